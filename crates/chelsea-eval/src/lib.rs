@@ -1,0 +1,1 @@
+//! Recall and quality tasks over clustered caches.

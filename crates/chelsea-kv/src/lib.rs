@@ -1,0 +1,20 @@
+//! The clustered KV cache of one sequence: matching, merging, budgets, policies, attention over
+//! weighted entries, and snapshots. No ML framework: plain slices in, plain slices out.
+//!
+//! # Shapes
+//!
+//! A cache has `layers x kv_heads` heads (`g = layer * kv_heads + head`). Every head owns an ordered
+//! list of *entries*: first the attention sinks, then centroids (entries that stand for `count >= 1`
+//! tokens), then the recent window. Heads are ragged: each has its own number of entries.
+//! Attention over a head is `softmax(q . k / sqrt(d) + ln count) . v`.
+//!
+//! Keys and queries enter after RoPE, in the half-split layout (dimension `i` pairs with `i + d/2`).
+
+pub mod attention;
+mod head;
+mod page;
+mod shape;
+
+pub use head::Head;
+pub use page::{PAGE, Page, TILE};
+pub use shape::{CacheShape, Dtype, Rotary, ShapeError};

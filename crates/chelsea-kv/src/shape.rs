@@ -1,0 +1,101 @@
+//! What a cache must know of the model it serves: sizes, storage type and rotary frequencies.
+
+use thiserror::Error;
+
+/// How keys and values are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dtype {
+    /// 32-bit floats: for tests that hold logits against a reference.
+    F32,
+    /// IEEE half precision, the default.
+    F16,
+    /// bfloat16, for models whose weights are bfloat16.
+    Bf16,
+}
+
+impl Dtype {
+    /// Bytes of one stored number.
+    pub const fn size(self) -> usize {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::F16 | Dtype::Bf16 => 2,
+        }
+    }
+}
+
+/// Sizes of a cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheShape {
+    /// Number of transformer layers.
+    pub layers: usize,
+    /// KV heads of each layer.
+    pub kv_heads: usize,
+    /// Query heads of each layer, a multiple of `kv_heads`.
+    pub q_heads: usize,
+    /// Size of one key, and of one value; even.
+    pub head_dim: usize,
+}
+
+/// A shape no cache can have.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum ShapeError {
+    /// One of the sizes is zero.
+    #[error("a cache needs at least one layer, one KV head and a head size of 2 (got {0:?})")]
+    Empty(CacheShape),
+    /// Query heads cannot be shared evenly among KV heads.
+    #[error("{q_heads} query heads cannot be shared evenly among {kv_heads} KV heads")]
+    Grouping {
+        /// Query heads of a layer.
+        q_heads: usize,
+        /// KV heads of a layer.
+        kv_heads: usize,
+    },
+    /// Rotary pairs need an even head size.
+    #[error("head size {0} is odd: rotary pairs need an even one")]
+    OddHead(usize),
+}
+
+impl CacheShape {
+    /// Checks that the sizes can make a cache.
+    pub fn validate(&self) -> Result<(), ShapeError> {
+        if self.layers == 0 || self.kv_heads == 0 || self.q_heads == 0 || self.head_dim < 2 {
+            return Err(ShapeError::Empty(*self));
+        }
+        if !self.q_heads.is_multiple_of(self.kv_heads) {
+            return Err(ShapeError::Grouping { q_heads: self.q_heads, kv_heads: self.kv_heads });
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            return Err(ShapeError::OddHead(self.head_dim));
+        }
+        Ok(())
+    }
+
+    /// Number of KV heads over all layers.
+    pub fn heads(&self) -> usize {
+        self.layers * self.kv_heads
+    }
+
+    /// Query heads that share one KV head.
+    pub fn group(&self) -> usize {
+        self.q_heads / self.kv_heads
+    }
+
+    /// Bytes that one token's keys and values take over all layers in a cache that keeps everything.
+    pub fn bytes_per_token(&self, dtype: Dtype) -> usize {
+        self.heads() * 2 * self.head_dim * dtype.size()
+    }
+}
+
+/// Rotary position embedding in the half-split layout, as the model applies it: pair `i` of a key at
+/// position `p` is turned by `p * inv_freq[i]` and scaled by `scale`.
+///
+/// The cache uses it to turn cached keys back (matching is done on keys before RoPE), so that no
+/// second copy of the keys has to be kept.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rotary {
+    /// One frequency a rotary pair; `inv_freq.len() <= head_dim / 2`. Dimensions beyond
+    /// `2 * inv_freq.len()` are not turned (partial rotary): then pair `i` is `(i, i + inv_freq.len())`.
+    pub inv_freq: Vec<f32>,
+    /// Factor on both cosine and sine (YaRN's attention factor); 1 for the others.
+    pub scale: f32,
+}

@@ -1,0 +1,1 @@
+//! Quantised weight matrices and their products.

@@ -1,0 +1,1 @@
+//! Bytes to logits: GGUF and safetensors, tokenizers, chat templates, architectures.

@@ -1,0 +1,2 @@
+//! The `chelsea` command.
+fn main() {}
