@@ -32,7 +32,7 @@ pub struct Page {
 }
 
 fn zeroed_lines(bytes: usize) -> Box<[Line]> {
-    bytemuck::zeroed_vec(bytes.div_ceil(64)).into_boxed_slice()
+    vec![Line([0; 64]); bytes.div_ceil(64)].into_boxed_slice()
 }
 
 impl Page {
