@@ -1,0 +1,236 @@
+//! From logits to the next token: penalties, truncation (top-k, top-p, min-p), temperature, draw.
+//!
+//! The order is the customary one: repeat penalty, top-k, top-p, min-p, temperature. A temperature
+//! of zero takes the most likely token and ignores the truncations.
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use thiserror::Error;
+
+/// How the next token is chosen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampling {
+    /// 0 is greedy; 1 is the model's own distribution.
+    pub temperature: f32,
+    /// Keep this many most likely tokens; 0 keeps all.
+    pub top_k: usize,
+    /// Keep the smallest set of tokens whose probability reaches this; 1 keeps all.
+    pub top_p: f32,
+    /// Keep tokens at least this probable relative to the most likely one; 0 keeps all.
+    pub min_p: f32,
+    /// Divides positive logits (multiplies negative ones) of recently seen tokens; 1 is off.
+    pub repeat_penalty: f32,
+    /// How many of the latest tokens the penalty looks at.
+    pub repeat_last: usize,
+    /// Seed of the draws.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Sampling { temperature: 0.0, top_k: 40, top_p: 0.95, min_p: 0.05, repeat_penalty: 1.0, repeat_last: 64, seed: 0 }
+    }
+}
+
+/// A sampling setting out of its range.
+#[derive(Debug, Error, PartialEq)]
+#[error("{name} is {value}, but must be {range}")]
+pub struct SamplingError {
+    name: &'static str,
+    value: f32,
+    range: &'static str,
+}
+
+impl Sampling {
+    /// Checks every setting.
+    pub fn validate(&self) -> Result<(), SamplingError> {
+        let check = |name, value: f32, ok: bool, range| {
+            if ok && value.is_finite() { Ok(()) } else { Err(SamplingError { name, value, range }) }
+        };
+        check("temperature", self.temperature, self.temperature >= 0.0, "0 or more")?;
+        check("top-p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0 and at most 1")?;
+        check("min-p", self.min_p, (0.0..=1.0).contains(&self.min_p), "between 0 and 1")?;
+        check("repeat penalty", self.repeat_penalty, self.repeat_penalty > 0.0, "above 0")
+    }
+}
+
+/// A seeded sampler; the same settings and logits give the same tokens.
+#[derive(Debug)]
+pub struct Sampler {
+    settings: Sampling,
+    rng: StdRng,
+    candidates: Vec<(u32, f32)>,
+    penalised: Vec<(usize, f32)>,
+}
+
+impl Sampler {
+    /// A sampler with checked settings.
+    pub fn new(settings: Sampling) -> Result<Self, SamplingError> {
+        settings.validate()?;
+        let rng = StdRng::seed_from_u64(settings.seed);
+        Ok(Sampler { settings, rng, candidates: Vec::new(), penalised: Vec::new() })
+    }
+
+    /// Chooses the next token. `recent` are the tokens so far; `logits` is left as it was.
+    pub fn sample(&mut self, logits: &mut [f32], recent: &[u32]) -> u32 {
+        self.penalise(logits, recent);
+        let token = if self.settings.temperature == 0.0 { argmax(logits) } else { self.draw(logits) };
+        for &(i, was) in self.penalised.iter().rev() {
+            logits[i] = was;
+        }
+        token
+    }
+
+    fn penalise(&mut self, logits: &mut [f32], recent: &[u32]) {
+        self.penalised.clear();
+        let penalty = self.settings.repeat_penalty;
+        if penalty == 1.0 {
+            return;
+        }
+        let from = recent.len().saturating_sub(self.settings.repeat_last);
+        for &token in &recent[from..] {
+            let i = token as usize;
+            if i < logits.len() && !self.penalised.iter().any(|&(j, _)| j == i) {
+                self.penalised.push((i, logits[i]));
+                logits[i] = if logits[i] > 0.0 { logits[i] / penalty } else { logits[i] * penalty };
+            }
+        }
+    }
+
+    fn draw(&mut self, logits: &[f32]) -> u32 {
+        let s = &self.settings;
+        let c = &mut self.candidates;
+        c.clear();
+        c.extend((0u32..).zip(logits.iter().copied()).filter(|(_, x)| x.is_finite()));
+        if c.is_empty() {
+            return argmax(logits);
+        }
+        let by_logit = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+        if s.top_k > 0 && s.top_k < c.len() {
+            c.select_nth_unstable_by(s.top_k - 1, by_logit);
+            c.truncate(s.top_k);
+        }
+        c.sort_unstable_by(by_logit);
+        let top = c[0].1;
+        if s.top_p < 1.0 {
+            let total: f32 = c.iter().map(|x| (x.1 - top).exp()).sum();
+            let mut sum = 0.0;
+            let keep = c.iter().position(|x| {
+                sum += (x.1 - top).exp() / total;
+                sum >= s.top_p
+            });
+            c.truncate(keep.map_or(c.len(), |i| i + 1));
+        }
+        if s.min_p > 0.0 {
+            let least = top + s.min_p.ln();
+            let keep = c.iter().position(|x| x.1 < least).unwrap_or(c.len());
+            c.truncate(keep.max(1));
+        }
+        let mut total = 0.0;
+        for x in c.iter_mut() {
+            x.1 = ((x.1 - top) / s.temperature).exp();
+            total += x.1;
+        }
+        let mut left = self.rng.random::<f32>() * total;
+        for &(token, weight) in c.iter() {
+            left -= weight;
+            if left < 0.0 {
+                return token;
+            }
+        }
+        c[c.len() - 1].0
+    }
+}
+
+/// Index of the largest logit, the lowest one when several are equal.
+pub fn argmax(logits: &[f32]) -> u32 {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (i, &x) in (0u32..).zip(logits) {
+        if x > best.1 {
+            best = (i, x);
+        }
+    }
+    best.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sampler(change: impl FnOnce(&mut Sampling)) -> Sampler {
+        let mut s = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, ..Sampling::default() };
+        change(&mut s);
+        Sampler::new(s).unwrap()
+    }
+
+    fn drawn(sampler: &mut Sampler, logits: &[f32], n: usize) -> Vec<usize> {
+        let mut counts = vec![0; logits.len()];
+        let mut logits = logits.to_vec();
+        for _ in 0..n {
+            counts[sampler.sample(&mut logits, &[]) as usize] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn zero_temperature_takes_the_lowest_of_the_most_likely() {
+        let mut s = sampler(|s| s.temperature = 0.0);
+        assert_eq!(s.sample(&mut [0.0, 3.0, 1.0, 3.0], &[]), 1);
+    }
+
+    #[test]
+    fn draws_follow_the_distribution() {
+        let counts = drawn(&mut sampler(|_| ()), &[0.0, 2f32.ln(), 4f32.ln()], 14_000);
+        for (count, share) in counts.iter().zip([2000.0, 4000.0, 8000.0]) {
+            assert!((*count as f64 - share).abs() < 300.0, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn low_temperature_sharpens_and_high_temperature_flattens() {
+        let logits = [0.0, 1.0];
+        let cold = drawn(&mut sampler(|s| s.temperature = 0.2), &logits, 2000)[1];
+        let hot = drawn(&mut sampler(|s| s.temperature = 5.0), &logits, 2000)[1];
+        assert!(cold > 1950 && hot < 1250, "{cold} {hot}");
+    }
+
+    #[test]
+    fn top_k_top_p_and_min_p_leave_out_the_tail() {
+        let logits = [0.5f32.ln(), 0.3f32.ln(), 0.15f32.ln(), 0.05f32.ln()];
+        assert_eq!(drawn(&mut sampler(|s| s.top_k = 2), &logits, 1000)[2..], [0, 0]);
+        assert_eq!(drawn(&mut sampler(|s| s.top_p = 0.7), &logits, 1000)[2..], [0, 0]);
+        assert_eq!(drawn(&mut sampler(|s| s.min_p = 0.2), &logits, 1000)[3], 0);
+        assert!(drawn(&mut sampler(|s| s.min_p = 0.2), &logits, 1000)[2] > 0);
+    }
+
+    #[test]
+    fn repeat_penalty_lowers_seen_tokens_and_leaves_the_logits_as_they_were() {
+        let mut s = sampler(|s| {
+            s.temperature = 0.0;
+            s.repeat_penalty = 2.0;
+        });
+        let mut logits = vec![1.0, 1.5, -1.0];
+        assert_eq!(s.sample(&mut logits, &[1, 1, 2, 99]), 0);
+        assert_eq!(logits, [1.0, 1.5, -1.0]);
+    }
+
+    #[test]
+    fn the_same_seed_draws_the_same_tokens() {
+        let logits = vec![0.0; 50];
+        assert_eq!(drawn(&mut sampler(|s| s.seed = 7), &logits, 100), drawn(&mut sampler(|s| s.seed = 7), &logits, 100));
+        assert_ne!(drawn(&mut sampler(|s| s.seed = 7), &logits, 100), drawn(&mut sampler(|s| s.seed = 8), &logits, 100));
+    }
+
+    #[test]
+    fn settings_out_of_range_are_named() {
+        let err = Sampler::new(Sampling { top_p: 1.5, ..Sampling::default() }).unwrap_err();
+        assert_eq!(err.to_string(), "top-p is 1.5, but must be above 0 and at most 1");
+        assert!(Sampler::new(Sampling { temperature: f32::NAN, ..Sampling::default() }).is_err());
+    }
+
+    #[test]
+    fn infinite_logits_never_panic() {
+        let mut s = sampler(|_| ());
+        assert_eq!(s.sample(&mut [f32::NEG_INFINITY; 3], &[]), 0);
+        assert_eq!(s.sample(&mut [f32::NEG_INFINITY, 0.0, f32::NAN], &[]), 1);
+    }
+}
