@@ -1,1 +1,3 @@
 //! Bytes to logits: GGUF and safetensors, tokenizers, chat templates, architectures.
+
+pub mod gguf;
