@@ -1,1 +1,29 @@
-//! Quantised weight matrices and their products.
+//! Quantised weight matrices and their products on the CPU.
+//!
+//! A [`Linear`] takes over a matrix as it lies in a GGUF or safetensors file and keeps **one** copy of
+//! it, repacked into tiles of 16 rows that take as many bits a weight as the file does. Products
+//! round the activations to bytes in blocks of 32 and run on integer dot products; the weights
+//! themselves are not rounded again, except float ones (F32, F16, BF16), which become Q8_0. With
+//! [`Products::F32`] everything is multiplied in f32 instead.
+//!
+//! Shapes are row-major: weights `[rows][cols]`, activations `[m][cols]`, outputs `[m][rows]`.
+//! Products run on the rayon pool that the caller is in; no pool is built here.
+
+mod activations;
+mod blocks;
+mod buffer;
+mod error;
+mod float;
+mod kernel;
+mod linear;
+mod packed;
+mod parallel;
+mod tile;
+mod types;
+
+pub use activations::Activations;
+pub use blocks::dequantize;
+pub use error::LinearError;
+pub use kernel::Isa;
+pub use linear::{Linear, Products, forward_many};
+pub use types::GgmlType;

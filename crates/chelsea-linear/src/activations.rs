@@ -1,0 +1,156 @@
+//! Activations as bytes: what a packed product multiplies.
+//!
+//! Each block of 32 columns of each token is rounded to symmetric signed bytes under one f32 scale.
+//! Tokens lie in groups of up to [`GROUP`], block by block, so that a kernel reads one stream:
+//!
+//! ```text
+//! [group][block] { q [T][32] i8, scale [T] f32, -sum(q) [T] i32, -sum(first 16 of q) [T] i32 }
+//! ```
+//!
+//! `T` is [`GROUP`] for all groups but the last, which is as wide as the narrowest kernel that takes
+//! the tokens left; tokens that do not exist are zeros. A block that holds a NaN or an infinity gets
+//! a scale that is one, so the products of that token are not finite either.
+
+use crate::buffer::Buffer;
+use crate::kernel::{self, Isa};
+use crate::parallel;
+use crate::tile::BLOCK;
+
+/// Tokens of a full group.
+pub(crate) const GROUP: usize = 16;
+/// Group widths that have a kernel.
+pub(crate) const WIDTHS: [usize; 6] = [1, 2, 4, 8, 12, 16];
+/// Blocks with no number above this count as zeros: the inverse of their scale would overflow.
+pub(crate) const SMALLEST: f32 = 1e-35;
+/// Bytes of one token's block.
+pub(crate) const TOKEN_BYTES: usize = BLOCK + 12;
+
+/// A reusable workspace: activations, quantised once and shared by several products.
+#[derive(Debug, Default)]
+pub struct Activations {
+    buffer: Buffer,
+    shape: Shape,
+}
+
+/// Where groups lie.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// Tokens.
+    pub m: usize,
+    /// Columns.
+    pub cols: usize,
+}
+
+impl Shape {
+    /// Blocks of a row; the last one may be padded with zeros.
+    pub fn blocks(self) -> usize {
+        self.cols.div_ceil(BLOCK)
+    }
+
+    pub fn groups(self) -> usize {
+        self.m.div_ceil(GROUP)
+    }
+
+    /// First token, tokens and width of group `g`.
+    pub fn group(self, g: usize) -> (usize, usize, usize) {
+        let first = g * GROUP;
+        let tokens = (self.m - first).min(GROUP);
+        let width = WIDTHS.into_iter().find(|&w| w >= tokens).unwrap_or(GROUP);
+        (first, tokens, width)
+    }
+
+    fn group_bytes(self, g: usize) -> usize {
+        self.group(g).2 * self.blocks() * TOKEN_BYTES
+    }
+
+    fn group_start(self, g: usize) -> usize {
+        g * GROUP * self.blocks() * TOKEN_BYTES
+    }
+}
+
+impl Activations {
+    /// An empty workspace.
+    pub fn new() -> Activations {
+        Activations::default()
+    }
+
+    /// Quantises `x`, `[m][cols]`, in parallel where that pays.
+    ///
+    /// # Panics
+    /// When `x` does not hold `m * cols` numbers.
+    pub fn set(&mut self, x: &[f32], m: usize, cols: usize) {
+        assert_eq!(Some(x.len()), m.checked_mul(cols), "activations are not {m} x {cols}");
+        self.shape = Shape { m, cols };
+        let shape = self.shape;
+        let Some(last) = shape.groups().checked_sub(1) else { return };
+        self.buffer.reserve(shape.group_start(last) + shape.group_bytes(last));
+        let isa = Isa::detect();
+        let quantize = |g: usize, out: &mut [u8]| {
+            let (first, tokens, width) = shape.group(g);
+            kernel::quantize_group(isa, &x[first * cols..(first + tokens) * cols], cols, width, out);
+        };
+        let stride = shape.group_start(1).max(1);
+        parallel::for_each_chunk(self.buffer.bytes_mut(), stride, shape.groups(), |g, chunk| {
+            let bytes = shape.group_bytes(g);
+            quantize(g, &mut chunk[..bytes]);
+        });
+    }
+
+    pub(crate) fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// Bytes of group `g`.
+    pub(crate) fn group(&self, g: usize) -> &[u8] {
+        &self.buffer.bytes()[self.shape.group_start(g)..][..self.shape.group_bytes(g)]
+    }
+
+    /// Bytes of memory held.
+    pub fn bytes(&self) -> usize {
+        self.buffer.bytes().len()
+    }
+
+    /// Token `t` as the numbers that the products really multiply.
+    pub fn dequantize(&self, t: usize, out: &mut [f32]) {
+        let (g, t) = (t / GROUP, t % GROUP);
+        let width = self.shape.group(g).2;
+        let group = self.group(g);
+        for (b, out) in out.chunks_mut(BLOCK).enumerate() {
+            let block = Block::of(&group[b * width * TOKEN_BYTES..][..width * TOKEN_BYTES], width);
+            for (out, &q) in out.iter_mut().zip(block.q(t)) {
+                *out = block.scale(t) * f32::from(q);
+            }
+        }
+    }
+}
+
+/// One block of a group, read plainly.
+#[derive(Clone, Copy)]
+pub(crate) struct Block<'a> {
+    bytes: &'a [u8],
+    width: usize,
+}
+
+impl<'a> Block<'a> {
+    #[inline(always)]
+    pub fn of(bytes: &'a [u8], width: usize) -> Block<'a> {
+        Block { bytes, width }
+    }
+
+    /// The bytes of token `t`.
+    #[inline(always)]
+    pub fn q(self, t: usize) -> &'a [i8] {
+        bytemuck::cast_slice(&self.bytes[t * BLOCK..][..BLOCK])
+    }
+
+    /// The scale of token `t`.
+    #[inline(always)]
+    pub fn scale(self, t: usize) -> f32 {
+        f32::from_ne_bytes(self.word(self.width * BLOCK + t * 4))
+    }
+
+    #[inline(always)]
+    fn word(self, at: usize) -> [u8; 4] {
+        [self.bytes[at], self.bytes[at + 1], self.bytes[at + 2], self.bytes[at + 3]]
+    }
+}

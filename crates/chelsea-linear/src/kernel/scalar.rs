@@ -1,0 +1,61 @@
+//! Plain code: the twin that the vector kernels are held against, and what runs where there are none.
+
+use crate::activations::{Block, SMALLEST, TOKEN_BYTES};
+use crate::blocks::Quant;
+use crate::tile::{BLOCK, Layout, OpenBlock, TILE, high_bytes, low_bytes, open};
+
+/// See [`super::TileKernel`]. The width of the group is `out.len()`.
+pub(crate) fn tile<Q: Quant>(tile: &[u8], acts: &[u8], out: &mut [[f32; TILE]]) {
+    let width = out.len();
+    let blocks = acts.len() / (width * TOKEN_BYTES);
+    let layout = Layout::of::<Q>(blocks);
+    debug_assert!(
+        layout.high >= blocks * low_bytes::<Q>() && layout.scales >= layout.high + blocks * high_bytes::<Q>()
+    );
+    let mut w = OpenBlock { q: [[0; 64]; 8], scale: [[0.0; TILE]; 2], min: [[0.0; TILE]; 2] };
+    out.fill([0.0; TILE]);
+    for (b, acts) in acts.chunks_exact(width * TOKEN_BYTES).enumerate() {
+        open::<Q>(tile, layout, b, &mut w);
+        let acts = Block::of(acts, width);
+        for (t, out) in out.iter_mut().enumerate() {
+            let (x, x_scale) = (acts.q(t), acts.scale(t));
+            for (g, x) in x.chunks_exact(Q::GROUP).enumerate() {
+                let mut dot = [0i32; TILE];
+                let mut sum = 0i32;
+                for (x, q) in x.chunks_exact(4).zip(&w.q[g * Q::GROUP / 4..]) {
+                    for (dot, q) in dot.iter_mut().zip(q.chunks_exact(4)) {
+                        *dot += x.iter().zip(q).map(|(&x, &q)| i32::from(x) * i32::from(q)).sum::<i32>();
+                    }
+                    sum += x.iter().map(|&x| i32::from(x)).sum::<i32>();
+                }
+                for (r, out) in out.iter_mut().enumerate() {
+                    *out += w.scale[g][r] * x_scale * (dot[r] - Q::OFFSET * sum) as f32;
+                    *out -= w.min[g][r] * (x_scale * sum as f32);
+                }
+            }
+        }
+    }
+}
+
+/// See [`super::quantize_group`].
+pub(crate) fn quantize_group(x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
+    out.fill(0);
+    for (t, x) in x.chunks_exact(cols).enumerate() {
+        for (x, out) in x.chunks(BLOCK).zip(out.chunks_exact_mut(width * TOKEN_BYTES)) {
+            // As integers, absolute values order like the numbers, with infinity and NaN on top.
+            let amax = f32::from_bits(x.iter().fold(0, |a, v| a.max(v.abs().to_bits())));
+            let scale = amax / 127.0;
+            let inverse = if amax > SMALLEST { 127.0 / amax } else { 0.0 };
+            let (mut first, mut sum) = (0i32, 0i32);
+            for (c, (&x, out)) in x.iter().zip(&mut out[t * BLOCK..][..BLOCK]).enumerate() {
+                let q = (x * inverse).round_ties_even() as i8;
+                *out = q as u8;
+                sum += i32::from(q);
+                first += if c < BLOCK / 2 { i32::from(q) } else { 0 };
+            }
+            out[width * BLOCK + t * 4..][..4].copy_from_slice(&scale.to_ne_bytes());
+            out[width * (BLOCK + 4) + t * 4..][..4].copy_from_slice(&(-sum).to_ne_bytes());
+            out[width * (BLOCK + 8) + t * 4..][..4].copy_from_slice(&(-first).to_ne_bytes());
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! A weight matrix and its products.
+
+use crate::activations::Activations;
+use crate::blocks::{Codes, Quant, round_to_q8, with_quant};
+use crate::buffer::Buffer;
+use crate::kernel::Isa;
+use crate::tile::{BLOCK, Layout, TILE, dequantize_row, pack};
+use crate::{GgmlType, LinearError, dequantize, float, packed};
+use rayon::prelude::*;
+use std::cell::Cell;
+
+/// How the products of a matrix are formed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Products {
+    /// Weights in packed integer tiles, activations rounded to bytes in blocks of 32.
+    #[default]
+    Fast,
+    /// Weights as in the file, opened to f32 strip by strip, multiplied in f32: slow, and as close to
+    /// a reference as f32 comes.
+    F32,
+}
+
+/// A weight matrix of `rows` output features and `cols` input features: `y = x W^T`.
+#[derive(Debug)]
+pub struct Linear {
+    ty: GgmlType,
+    rows: usize,
+    cols: usize,
+    weights: Weights,
+}
+
+/// The one copy of the weights.
+#[derive(Debug)]
+pub(crate) enum Weights {
+    /// Tiles of a packed type.
+    Packed {
+        /// Type of the codes: the source type, or [`GgmlType::Q8_0`] for float sources.
+        ty: GgmlType,
+        /// Bytes of a tile.
+        tile_bytes: usize,
+        tiles: Buffer,
+    },
+    /// Rows of GGML blocks as in the file.
+    Source { row_bytes: usize, data: Vec<u8> },
+}
+
+impl Linear {
+    /// Takes over the weights in `data`, `[rows][cols]` in GGML blocks. With `row_order`, output row `i`
+    /// is source row `row_order[i]`. Packing runs on the caller's rayon pool.
+    ///
+    /// # Errors
+    /// When the shape is empty, overflows or does not fit the blocks, when `data` has another length
+    /// than the shape asks for, or when `row_order` is not `rows` rows below `rows`.
+    pub fn new(
+        ty: GgmlType,
+        data: &[u8],
+        rows: usize,
+        cols: usize,
+        products: Products,
+        row_order: Option<&[u32]>,
+    ) -> Result<Linear, LinearError> {
+        if rows == 0 || cols == 0 {
+            return Err(LinearError::Empty { rows, cols });
+        }
+        let expected = ty.bytes_for(rows, cols)?;
+        if data.len() != expected {
+            return Err(LinearError::Length { ty, expected, found: data.len() });
+        }
+        if row_order.is_some_and(|order| order.len() != rows || order.iter().any(|&row| row as usize >= rows)) {
+            return Err(LinearError::RowOrder { rows });
+        }
+        let row_bytes = expected / rows;
+        let source = |row: usize| {
+            let row = row_order.map_or(row, |order| order[row] as usize);
+            &data[row * row_bytes..][..row_bytes]
+        };
+        let weights = match products {
+            Products::Fast => pack_rows(ty, rows, cols, source),
+            Products::F32 => {
+                let mut copy = vec![0; expected];
+                copy.par_chunks_exact_mut(row_bytes).enumerate().for_each(|(i, out)| out.copy_from_slice(source(i)));
+                Weights::Source { row_bytes, data: copy }
+            }
+        };
+        Ok(Linear { ty, rows, cols, weights })
+    }
+
+    /// Output features.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Input features.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Type of the weights in the file.
+    pub fn source_type(&self) -> GgmlType {
+        self.ty
+    }
+
+    /// Bytes of memory that the weights take.
+    pub fn bytes(&self) -> usize {
+        match &self.weights {
+            Weights::Packed { tiles, .. } => tiles.bytes().len(),
+            Weights::Source { data, .. } => data.len(),
+        }
+    }
+
+    /// How the weights lie in memory, in a few words.
+    pub fn format(&self) -> &'static str {
+        match &self.weights {
+            Weights::Packed { ty, .. } => packed::format_name(*ty),
+            Weights::Source { .. } => "source blocks",
+        }
+    }
+
+    /// Writes output row `i` as numbers, as the products see it.
+    ///
+    /// # Panics
+    /// When there is no such row or `out` is not `cols` long.
+    pub fn row(&self, i: usize, out: &mut [f32]) {
+        assert!(i < self.rows, "row {i} of {}", self.rows);
+        assert_eq!(out.len(), self.cols, "a row has {} columns", self.cols);
+        match &self.weights {
+            Weights::Packed { ty, tile_bytes, tiles } => {
+                let tile = &tiles.bytes()[i / TILE * tile_bytes..][..*tile_bytes];
+                let blocks = self.cols.div_ceil(BLOCK);
+                with_quant!(ty, Q => dequantize_row::<Q>(tile, blocks, i % TILE, out), _ => unreachable!("float tiles"));
+            }
+            Weights::Source { row_bytes, data } => {
+                let opened = dequantize(self.ty, &data[i * row_bytes..][..*row_bytes], out);
+                debug_assert!(opened.is_ok(), "lengths were checked when the matrix was made");
+            }
+        }
+    }
+
+    /// `y = x W^T` with `x` `[m][cols]` and `y` `[m][rows]`, on the caller's rayon pool.
+    ///
+    /// # Panics
+    /// When `x` or `y` has another length.
+    pub fn forward(&self, x: &[f32], m: usize, y: &mut [f32]) {
+        thread_local!(static WORKSPACE: Cell<Option<Activations>> = const { Cell::new(None) });
+        // Taken, not borrowed: while this thread waits for others it may run another product.
+        let mut workspace = WORKSPACE.take().unwrap_or_default();
+        forward_many(&mut [(self, y)], x, m, &mut workspace);
+        WORKSPACE.set(Some(workspace));
+    }
+
+    pub(crate) fn weights(&self) -> &Weights {
+        &self.weights
+    }
+}
+
+/// Several products of the same `x`, `[m][cols]`: the activations are quantised once (into `workspace`)
+/// and all outputs, `[m][rows]` each, are formed in one parallel region on the caller's rayon pool.
+///
+/// # Panics
+/// When a length does not match a shape, or when the matrices differ in columns.
+pub fn forward_many(parts: &mut [(&Linear, &mut [f32])], x: &[f32], m: usize, workspace: &mut Activations) {
+    let Some(cols) = parts.first().map(|part| part.0.cols) else { return };
+    assert_eq!(Some(x.len()), m.checked_mul(cols), "activations are not {m} x {cols}");
+    for (linear, y) in parts.iter() {
+        assert_eq!(linear.cols, cols, "matrices of one call differ in columns");
+        assert_eq!(Some(y.len()), m.checked_mul(linear.rows), "output is not {m} x {}", linear.rows);
+    }
+    if parts.iter().any(|part| matches!(part.0.weights, Weights::Packed { .. })) {
+        workspace.set(x, m, cols);
+    }
+    if m > 0 {
+        packed::products(parts, x, m, workspace, Isa::detect());
+    }
+}
+
+fn pack_rows<'a>(ty: GgmlType, rows: usize, cols: usize, source: impl Fn(usize) -> &'a [u8] + Sync) -> Weights {
+    let packed = if ty.block_len() == 1 { GgmlType::Q8_0 } else { ty };
+    let blocks = cols.div_ceil(BLOCK);
+    let tile_bytes = with_quant!(packed, Q => Layout::of::<Q>(blocks).bytes, _ => unreachable!("float tiles"));
+    let mut tiles = Buffer::zeroed(rows.div_ceil(TILE) * tile_bytes);
+    tiles.bytes_mut().par_chunks_exact_mut(tile_bytes).enumerate().for_each(|(t, tile)| {
+        let sources: [Option<&[u8]>; TILE] =
+            std::array::from_fn(|r| (t * TILE + r < rows).then(|| source(t * TILE + r)));
+        if ty == packed {
+            with_quant!(ty, Q => pack_quant::<Q>(tile, blocks, &sources), _ => unreachable!("float tiles"));
+        } else {
+            pack_float(ty, tile, blocks, &sources);
+        }
+    });
+    Weights::Packed { ty: packed, tile_bytes, tiles }
+}
+
+fn pack_quant<Q: Quant>(tile: &mut [u8], blocks: usize, sources: &[Option<&[u8]>; TILE]) {
+    pack::<Q>(tile, blocks, |r, b, codes: &mut Codes| {
+        let Some(source) = sources[r] else { return false };
+        Q::open(&source[b * Q::BYTES..][..Q::BYTES], codes);
+        true
+    });
+}
+
+fn pack_float(ty: GgmlType, tile: &mut [u8], blocks: usize, sources: &[Option<&[u8]>; TILE]) {
+    let size = ty.block_bytes();
+    pack::<crate::blocks::Q8_0>(tile, blocks, |r, b, codes: &mut Codes| {
+        let Some(source) = sources[r] else { return false };
+        let bytes = &source[b * BLOCK * size..];
+        let bytes = &bytes[..bytes.len().min(BLOCK * size)];
+        let mut numbers = [0.0; BLOCK];
+        let numbers = &mut numbers[..bytes.len() / size];
+        float::open(ty, bytes, numbers);
+        round_to_q8(numbers, codes);
+        true
+    });
+}

@@ -1,0 +1,146 @@
+//! How products are cut into items of work and where their results go.
+
+use crate::activations::{Activations, GROUP};
+use crate::kernel::{self, Isa, TileKernel};
+use crate::linear::{Linear, Weights};
+use crate::tile::TILE;
+use crate::{GgmlType, float, parallel};
+
+/// Name of a packed type, for reports: bits of a code and what its scales are.
+pub(crate) fn format_name(ty: GgmlType) -> &'static str {
+    match ty {
+        GgmlType::Q4_0 => "tiles of 4 bits, d per 32",
+        GgmlType::Q4_1 => "tiles of 4 bits, d and min per 32",
+        GgmlType::Q5_0 => "tiles of 4+1 bits, d per 32",
+        GgmlType::Q5_1 => "tiles of 4+1 bits, d and min per 32",
+        GgmlType::Q8_0 => "tiles of 8 bits, d per 32",
+        GgmlType::Q2K => "tiles of 2 bits, scale and min per 16",
+        GgmlType::Q3K => "tiles of 2+1 bits, scale per 16",
+        GgmlType::Q4K => "tiles of 4 bits, scale and min per 32",
+        GgmlType::Q5K => "tiles of 4+1 bits, scale and min per 32",
+        GgmlType::Q6K => "tiles of 4+2 bits, scale per 16",
+        GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => "float",
+    }
+}
+
+/// Weight bytes of an item: small beside a core's L2 cache, long beside a page.
+const ITEM_BYTES: usize = 128 << 10;
+/// Token groups of an item: its activations should stay in the L2 cache too.
+const ITEM_GROUPS: usize = 8;
+
+/// How one matrix is cut.
+#[derive(Clone, Copy)]
+struct Cut {
+    tiles: usize,
+    tiles_per_item: usize,
+    groups: usize,
+}
+
+impl Cut {
+    fn of(linear: &Linear, m: usize) -> Cut {
+        let tiles = linear.rows().div_ceil(TILE);
+        let by_cache = ITEM_BYTES / (linear.bytes() / tiles).max(1);
+        let by_balance = tiles / (rayon::current_num_threads() * 4);
+        let groups = match linear.weights() {
+            Weights::Packed { .. } => m.div_ceil(GROUP).div_ceil(ITEM_GROUPS),
+            Weights::Source { .. } => 1,
+        };
+        Cut { tiles, tiles_per_item: by_cache.min(by_balance).max(1), groups }
+    }
+
+    fn items(self) -> usize {
+        self.tiles.div_ceil(self.tiles_per_item) * self.groups
+    }
+}
+
+/// The outputs of one matrix, written by several threads at once.
+struct Output {
+    y: *mut f32,
+    len: usize,
+    rows: usize,
+}
+
+// SAFETY: threads write through `Output::write` only, and no two items write the same (token, row).
+#[allow(unsafe_code)]
+unsafe impl Sync for Output {}
+
+impl Output {
+    /// Writes the sums of rows `row..row + 16`, as far as they exist, of token `t`.
+    ///
+    /// # Safety
+    /// No other thread may write the same rows of the same token meanwhile.
+    #[allow(unsafe_code)]
+    unsafe fn write(&self, t: usize, row: usize, sums: &[f32; TILE]) {
+        let n = TILE.min(self.rows - row);
+        let at = t * self.rows + row;
+        assert!(at + n <= self.len);
+        // SAFETY: in bounds by the assertion; exclusive by the contract of this function, and `y` is
+        // borrowed mutably for as long as `products` runs.
+        unsafe { std::ptr::copy_nonoverlapping(sums.as_ptr(), self.y.add(at), n) }
+    }
+}
+
+/// Forms all products of `parts`; lengths were checked by the caller, `m > 0`.
+pub(crate) fn products(parts: &mut [(&Linear, &mut [f32])], x: &[f32], m: usize, acts: &Activations, isa: Isa) {
+    // Few matrices share an input; more than this take several regions.
+    const PARTS: usize = 8;
+    for parts in parts.chunks_mut(PARTS) {
+        let mut jobs: [Option<(&Linear, Output, Cut)>; PARTS] = [const { None }; PARTS];
+        let mut items = 0;
+        for (job, (linear, y)) in jobs.iter_mut().zip(parts.iter_mut()) {
+            let cut = Cut::of(linear, m);
+            items += cut.items();
+            *job = Some((linear, Output { y: y.as_mut_ptr(), len: y.len(), rows: linear.rows() }, cut));
+        }
+        parallel::for_each(items, |mut i| {
+            for (linear, output, cut) in jobs.iter().flatten() {
+                if i < cut.items() {
+                    return item(linear, output, *cut, i, x, acts, isa);
+                }
+                i -= cut.items();
+            }
+        });
+    }
+}
+
+/// Item `i` of one matrix: a run of tiles times a run of token groups. Items of the same tiles follow
+/// one another, so that their weights are still in the cache.
+fn item(linear: &Linear, output: &Output, cut: Cut, i: usize, x: &[f32], acts: &Activations, isa: Isa) {
+    let first_tile = i / cut.groups * cut.tiles_per_item;
+    let tile_range = first_tile..(first_tile + cut.tiles_per_item).min(cut.tiles);
+    match linear.weights() {
+        Weights::Packed { ty, tile_bytes, tiles } => {
+            let shape = acts.shape();
+            let first_group = i % cut.groups * ITEM_GROUPS;
+            for g in first_group..(first_group + ITEM_GROUPS).min(shape.groups()) {
+                let (first, tokens, width) = shape.group(g);
+                let run: TileKernel = kernel::tile_kernel(isa, *ty, width);
+                let group = acts.group(g);
+                let mut sums = [[0.0; TILE]; GROUP];
+                for tile in tile_range.clone() {
+                    run(&tiles.bytes()[tile * tile_bytes..][..*tile_bytes], group, &mut sums[..width]);
+                    for (t, sums) in sums[..tokens].iter().enumerate() {
+                        // SAFETY: this item alone holds these tiles for these tokens.
+                        #[allow(unsafe_code)]
+                        unsafe {
+                            output.write(first + t, tile * TILE, sums);
+                        }
+                    }
+                }
+            }
+        }
+        Weights::Source { row_bytes, data } => {
+            for tile in tile_range {
+                let rows = TILE.min(linear.rows() - tile * TILE);
+                let bytes = &data[tile * TILE * row_bytes..][..rows * row_bytes];
+                float::strip(linear.source_type(), bytes, *row_bytes, x, linear.cols(), |t, sums| {
+                    // SAFETY: this item alone holds these tiles, for all tokens.
+                    #[allow(unsafe_code)]
+                    unsafe {
+                        output.write(t, tile * TILE, sums);
+                    }
+                });
+            }
+        }
+    }
+}

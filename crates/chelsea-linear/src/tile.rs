@@ -1,0 +1,223 @@
+//! Packed tiles: the one copy of the weights that stays in memory.
+//!
+//! A tile holds [`TILE`] output rows over all columns, columns in blocks of [`BLOCK`]. Codes are
+//! unsigned and lie in the order of the byte dot product: one vector of 64 bytes is a *step*, four
+//! consecutive columns of each of the 16 rows (`byte = row * 4 + column % 4`), and a block is 8
+//! steps. A code is split over bit planes, so that a weight takes no more bits than in its file:
+//!
+//! ```text
+//! tile = [block][low plane] [block][high plane] [block or super-block][scales]      (padded to 64)
+//!
+//! low plane, 8 bits:  512 bytes: steps 0..8
+//! low plane, 4 bits:  256 bytes: vector v holds step v (low nibbles) and step v + 4 (high nibbles)
+//! low plane, 2 bits:  128 bytes: vector v holds step 2 p + v at bits 2 p
+//! high plane, 2 bits: 128 bytes: as the low plane of 2 bits
+//! high plane, 1 bit:   64 bytes: step p at bit p
+//!
+//! scales, Block:        per block of 32 columns:   d [16] f16
+//! scales, BlockMin:     per block of 32 columns:   d [16] f16, m [16] f16
+//! scales, SuperMin:     per 256 columns:           d [16] f16, m [16] f16, 8 x (scale [16] u8, min [16] u8)
+//! scales, SuperSigned:  per 256 columns:           d [16] f16, 16 x scale [16] i8
+//! scales, SuperNibble:  per 256 columns:           d [16] f16, m [16] f16, 16 x (scale | min << 4) [16] u8
+//! ```
+//!
+//! Rows past the last one of the matrix have zero scales and codes.
+
+use crate::blocks::{Codes, Quant, Scales};
+use half::f16;
+
+/// Output rows of a tile.
+pub(crate) const TILE: usize = 16;
+/// Columns of a block of activations, and of a block of codes in a tile.
+pub(crate) const BLOCK: usize = 32;
+/// Columns of a super-block.
+pub(crate) const SUPER: usize = 256;
+
+/// Bytes of one block's low plane.
+pub(crate) const fn low_bytes<Q: Quant>() -> usize {
+    TILE * BLOCK * Q::LOW / 8
+}
+
+/// Bytes of one block's high plane.
+pub(crate) const fn high_bytes<Q: Quant>() -> usize {
+    TILE * BLOCK * Q::HIGH / 8
+}
+
+/// Bytes of the scales of one block (of 32 columns, or of 256 in types with super-blocks).
+pub(crate) const fn scale_bytes<Q: Quant>() -> usize {
+    match Q::SCALES {
+        Scales::Block => 32,
+        Scales::BlockMin => 64,
+        Scales::SuperMin => 64 + 8 * 32,
+        Scales::SuperSigned => 32 + 16 * 16,
+        Scales::SuperNibble => 64 + 16 * 16,
+    }
+}
+
+/// Where the planes of a tile with `blocks` blocks begin, and its size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// Start of the high plane.
+    pub high: usize,
+    /// Start of the scales.
+    pub scales: usize,
+    /// Bytes of a tile, a multiple of 64.
+    pub bytes: usize,
+}
+
+impl Layout {
+    pub const fn of<Q: Quant>(blocks: usize) -> Layout {
+        let high = blocks * low_bytes::<Q>();
+        let scales = high + blocks * high_bytes::<Q>();
+        let end = scales + blocks * BLOCK / Q::LEN * scale_bytes::<Q>();
+        Layout { high, scales, bytes: end.next_multiple_of(64) }
+    }
+}
+
+/// Opened weights of one block of one tile.
+pub(crate) struct OpenBlock {
+    /// Codes, `[step][row * 4 + column % 4]`.
+    pub q: [[u8; 64]; 8],
+    /// Scales of the groups (one, or two of 16 columns), `[group][row]`.
+    pub scale: [[f32; TILE]; 2],
+    /// Mins of the groups, `[group][row]`.
+    pub min: [[f32; TILE]; 2],
+}
+
+/// Writes one tile. `row(r, b, codes)` opens block `b` (of `Q::LEN` columns) of row `r` of the tile,
+/// or answers false where the matrix has no such row.
+pub(crate) fn pack<Q: Quant>(tile: &mut [u8], blocks: usize, mut row: impl FnMut(usize, usize, &mut Codes) -> bool) {
+    let layout = Layout::of::<Q>(blocks);
+    let mut codes = Codes::new();
+    let steps = Q::LEN / 4;
+    let mut q = [[0u8; 64]; SUPER / 4];
+    for b in 0..blocks * BLOCK / Q::LEN {
+        let scales = &mut tile[layout.scales + b * scale_bytes::<Q>()..][..scale_bytes::<Q>()];
+        for r in 0..TILE {
+            if !row(r, b, &mut codes) {
+                for q in &mut q {
+                    q[r * 4..][..4].fill(0);
+                }
+                continue;
+            }
+            for (q, codes) in q.iter_mut().zip(codes.q[..Q::LEN].chunks_exact(4)) {
+                q[r * 4..][..4].copy_from_slice(codes);
+            }
+            write_scales::<Q>(scales, r, &codes);
+        }
+        for (i, q) in q[..steps].chunks_exact(8).enumerate() {
+            let block = b * (Q::LEN / BLOCK) + i;
+            let low = &mut tile[block * low_bytes::<Q>()..][..low_bytes::<Q>()];
+            write_plane(low, q, 0, Q::LOW);
+            let high = &mut tile[layout.high + block * high_bytes::<Q>()..][..high_bytes::<Q>()];
+            write_plane(high, q, Q::LOW, Q::HIGH);
+        }
+    }
+}
+
+/// Step `s` of a plane of `bits` lies in vector `s % v` at bit `s / v * bits`, with `v = bits` vectors;
+/// four-bit planes keep the first four steps in the low nibbles.
+fn write_plane(plane: &mut [u8], q: &[[u8; 64]], shift: usize, bits: usize) {
+    for (v, plane) in plane.chunks_exact_mut(64).enumerate() {
+        for (s, q) in q.iter().enumerate().skip(v).step_by(bits) {
+            let (at, mask) = (s / bits * bits, ((1u16 << bits) - 1) as u8);
+            for (p, q) in plane.iter_mut().zip(q) {
+                let field = ((q >> shift) & mask) << at;
+                *p = if s == v { field } else { *p | field };
+            }
+        }
+    }
+}
+
+fn write_scales<Q: Quant>(scales: &mut [u8], r: usize, codes: &Codes) {
+    scales[r * 2..][..2].copy_from_slice(&codes.d.to_le_bytes());
+    match Q::SCALES {
+        Scales::Block => {}
+        Scales::BlockMin => scales[32 + r * 2..][..2].copy_from_slice(&codes.m.to_le_bytes()),
+        Scales::SuperMin => {
+            scales[32 + r * 2..][..2].copy_from_slice(&codes.m.to_le_bytes());
+            for g in 0..8 {
+                scales[64 + g * 32 + r] = codes.scale[g];
+                scales[64 + g * 32 + 16 + r] = codes.min[g];
+            }
+        }
+        Scales::SuperSigned => {
+            for g in 0..16 {
+                scales[32 + g * 16 + r] = codes.scale[g];
+            }
+        }
+        Scales::SuperNibble => {
+            scales[32 + r * 2..][..2].copy_from_slice(&codes.m.to_le_bytes());
+            for g in 0..16 {
+                scales[64 + g * 16 + r] = codes.scale[g] | codes.min[g] << 4;
+            }
+        }
+    }
+}
+
+/// Opens block `block` (of 32 columns) of a tile: the plain twin of what the kernels do in registers.
+#[inline(always)]
+pub(crate) fn open<Q: Quant>(tile: &[u8], layout: Layout, block: usize, out: &mut OpenBlock) {
+    let low = &tile[block * low_bytes::<Q>()..][..low_bytes::<Q>()];
+    let high = &tile[layout.high + block * high_bytes::<Q>()..][..high_bytes::<Q>()];
+    for (s, q) in out.q.iter_mut().enumerate() {
+        for (i, q) in q.iter_mut().enumerate() {
+            *q = field(low, s, i, Q::LOW) | if Q::HIGH > 0 { field(high, s, i, Q::HIGH) << (Q::LOW % 8) } else { 0 };
+        }
+    }
+    let per_scales = Q::LEN / BLOCK;
+    let scales = &tile[layout.scales + block / per_scales * scale_bytes::<Q>()..][..scale_bytes::<Q>()];
+    let groups = BLOCK / Q::GROUP;
+    for g in 0..groups {
+        let at = block % per_scales * groups + g;
+        for r in 0..TILE {
+            (out.scale[g][r], out.min[g][r]) = group_scales::<Q>(scales, at, r);
+        }
+    }
+}
+
+#[inline(always)]
+fn field(plane: &[u8], s: usize, i: usize, bits: usize) -> u8 {
+    (plane[s % bits * 64 + i] >> (s / bits * bits)) & ((1u16 << bits) - 1) as u8
+}
+
+#[inline(always)]
+fn group_scales<Q: Quant>(scales: &[u8], g: usize, r: usize) -> (f32, f32) {
+    let half = |at: usize| f16::from_le_bytes([scales[at], scales[at + 1]]).to_f32();
+    let d = half(r * 2);
+    match Q::SCALES {
+        Scales::Block => (d, 0.0),
+        Scales::BlockMin => (d, half(32 + r * 2)),
+        Scales::SuperMin => {
+            (d * f32::from(scales[64 + g * 32 + r]), half(32 + r * 2) * f32::from(scales[64 + g * 32 + 16 + r]))
+        }
+        Scales::SuperSigned => (d * f32::from(scales[32 + g * 16 + r] as i8), 0.0),
+        Scales::SuperNibble => {
+            let byte = scales[64 + g * 16 + r];
+            (d * f32::from(byte & 15), half(32 + r * 2) * f32::from(byte >> 4))
+        }
+    }
+}
+
+/// Writes row `r` of a tile as numbers.
+pub(crate) fn dequantize_row<Q: Quant>(tile: &[u8], blocks: usize, r: usize, out: &mut [f32]) {
+    let layout = Layout::of::<Q>(blocks);
+    let groups = BLOCK / Q::GROUP;
+    let per_scales = Q::LEN / BLOCK;
+    for (block, out) in out.chunks_mut(BLOCK).enumerate() {
+        let low = &tile[block * low_bytes::<Q>()..][..low_bytes::<Q>()];
+        let high = &tile[layout.high + block * high_bytes::<Q>()..][..high_bytes::<Q>()];
+        let scales = &tile[layout.scales + block / per_scales * scale_bytes::<Q>()..][..scale_bytes::<Q>()];
+        for (g, out) in out.chunks_mut(Q::GROUP).enumerate() {
+            let (scale, min) = group_scales::<Q>(scales, block % per_scales * groups + g, r);
+            for (c, out) in out.iter_mut().enumerate() {
+                let (s, i) = ((g * Q::GROUP + c) / 4, r * 4 + c % 4);
+                let mut q = field(low, s, i, Q::LOW);
+                if Q::HIGH > 0 {
+                    q |= field(high, s, i, Q::HIGH) << (Q::LOW % 8);
+                }
+                *out = scale * (i32::from(q) - Q::OFFSET) as f32 - min;
+            }
+        }
+    }
+}
