@@ -55,6 +55,49 @@ impl Head {
         self.len += 1;
     }
 
+    /// Adds `n` tokens at the end, at positions `first..first + n`. Key and value of token `t` are
+    /// `keys[t * stride..][..head_dim]` and `values[t * stride..][..head_dim]`.
+    pub fn extend(&mut self, keys: &[f32], values: &[f32], stride: usize, n: usize, first: usize) {
+        let dim = self.head_dim;
+        let mut t = 0;
+        while t < n {
+            if self.len == self.pages.len() * PAGE {
+                self.pages.push(Arc::new(Page::new(dim, self.dtype)));
+            }
+            let slot = self.len % PAGE;
+            let here = (PAGE - slot).min(n - t);
+            let page = Arc::make_mut(&mut self.pages[self.len / PAGE]);
+            for i in 0..here {
+                let row = (t + i) * stride;
+                let (key, value) = (&keys[row..row + dim], &values[row..row + dim]);
+                page.set(slot + i, self.dtype, key, value, 1, (first + t + i) as f32);
+            }
+            self.len += here;
+            t += here;
+        }
+    }
+
+    /// Overwrites entry `i`.
+    pub(crate) fn set(&mut self, i: usize, key: &[f32], value: &[f32], count: u32, position: f32) {
+        debug_assert!(i < self.len);
+        Arc::make_mut(&mut self.pages[i / PAGE]).set(i % PAGE, self.dtype, key, value, count, position);
+    }
+
+    /// Copies entry `from` over the earlier entry `to`, bit for bit.
+    pub(crate) fn move_down(&mut self, to: usize, from: usize) {
+        debug_assert!(to <= from && from < self.len);
+        if to == from {
+            return;
+        }
+        let dtype = self.dtype;
+        if to / PAGE == from / PAGE {
+            Arc::make_mut(&mut self.pages[to / PAGE]).move_entry(to % PAGE, from % PAGE, dtype);
+        } else {
+            let (front, back) = self.pages.split_at_mut(from / PAGE);
+            Arc::make_mut(&mut front[to / PAGE]).copy_entry(to % PAGE, &back[0], from % PAGE, dtype);
+        }
+    }
+
     /// Drops entries `len..` and gives their pages back.
     pub fn truncate(&mut self, len: usize) {
         if len >= self.len {
@@ -87,5 +130,89 @@ impl Head {
     /// Reads value `i`.
     pub fn read_value(&self, i: usize, out: &mut [f32]) {
         self.pages[i / PAGE].read_value(i % PAGE, self.dtype, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(i: usize, dim: usize) -> Vec<f32> {
+        (0..dim).map(|k| (i * 31 + k) as f32 * 0.25).collect()
+    }
+
+    fn filled(n: usize, dim: usize, dtype: Dtype) -> Head {
+        let mut head = Head::new(dim, dtype);
+        for i in 0..n {
+            head.push(&row(i, dim), &row(i + 1000, dim), i as u32 + 1, i as f32);
+        }
+        head
+    }
+
+    fn assert_entry(head: &Head, at: usize, i: usize) {
+        let dim = head.head_dim();
+        let mut out = vec![0.0; dim];
+        head.read_key(at, &mut out);
+        let round = |x: f32| match head.dtype() {
+            Dtype::F32 => x,
+            Dtype::F16 => half::f16::from_f32(x).to_f32(),
+            Dtype::Bf16 => half::bf16::from_f32(x).to_f32(),
+        };
+        assert!(out.iter().zip(row(i, dim)).all(|(&x, y)| x == round(y)), "key {i} at {at}");
+        head.read_value(at, &mut out);
+        assert!(out.iter().zip(row(i + 1000, dim)).all(|(&x, y)| x == round(y)), "value {i} at {at}");
+        assert_eq!((head.count(at), head.position(at)), (i as u32 + 1, i as f32));
+    }
+
+    #[test]
+    fn entries_are_read_as_they_were_written() {
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
+            for dim in [2, 10, 16, 64, 80] {
+                let head = filled(150, dim, dtype);
+                (0..150).for_each(|i| assert_entry(&head, i, i));
+            }
+        }
+    }
+
+    #[test]
+    fn tokens_added_at_once_are_tokens_added_one_by_one() {
+        for dim in [6, 32] {
+            let rows: Vec<f32> = (0..100).flat_map(|i| row(i, 2 * dim)).collect();
+            let mut at_once = filled(70, dim, Dtype::F16);
+            let mut one_by_one = at_once.clone();
+            at_once.extend(&rows[dim..], &rows, 2 * dim, 100, 70);
+            for i in 0..100 {
+                let token = &rows[i * 2 * dim..][..2 * dim];
+                one_by_one.push(&token[dim..], &token[..dim], 1, (70 + i) as f32);
+            }
+            assert_eq!(at_once.len(), one_by_one.len());
+            for (x, y) in at_once.pages().iter().zip(one_by_one.pages()) {
+                assert_eq!(x.keys::<u16>(), y.keys::<u16>());
+                assert_eq!(x.values::<u16>(), y.values::<u16>());
+                assert_eq!((x.counts(), x.positions()), (y.counts(), y.positions()));
+            }
+        }
+    }
+
+    #[test]
+    fn moved_entries_keep_every_bit() {
+        let mut head = filled(200, 10, Dtype::F16);
+        for (to, from) in [(3, 5), (3, 70), (64, 66), (17, 199)] {
+            head.move_down(to, from);
+            assert_entry(&head, to, from);
+        }
+    }
+
+    #[test]
+    fn a_clone_shares_pages_until_one_is_written() {
+        let mut head = filled(100, 8, Dtype::F32);
+        let copy = head.clone();
+        head.truncate(80);
+        head.push(&row(7, 8), &row(1007, 8), 8, 7.0);
+        assert!(Arc::ptr_eq(&head.pages()[0], &copy.pages()[0]));
+        assert!(!Arc::ptr_eq(&head.pages()[1], &copy.pages()[1]));
+        assert_entry(&head, 80, 7);
+        (0..100).for_each(|i| assert_entry(&copy, i, i));
+        assert_eq!(head.pages()[1].counts()[17], 0, "slots past the end hold no entry");
     }
 }

@@ -11,10 +11,24 @@
 //! Keys and queries enter after RoPE, in the half-split layout (dimension `i` pairs with `i + d/2`).
 
 pub mod attention;
+pub mod budget;
+pub mod cache;
+mod convert;
 mod head;
+pub mod matching;
+pub mod merge;
 mod page;
+pub mod policy;
+mod query;
+mod rotary;
+pub mod scratch;
 mod shape;
+mod simd;
 
+pub use budget::{Budget, BudgetError};
+pub use cache::{CacheConfig, CacheError, CompactReport, MAX_TOKENS, MemoryReport, Schedule, SequenceCache};
 pub use head::Head;
 pub use page::{PAGE, Page, TILE};
+pub use policy::{Policy, PolicyError, policy, registry};
+pub use query::QueryPower;
 pub use shape::{CacheShape, Dtype, Rotary, ShapeError};

@@ -6,7 +6,7 @@
 //! row (`[entry][dim]`): a weighted sum of values walks along rows.
 
 use crate::Dtype;
-use half::{bf16, f16};
+use crate::convert::{Number, with_number};
 
 /// Entries of a page.
 pub const PAGE: usize = 64;
@@ -54,6 +54,15 @@ impl Page {
     /// Bytes of counts, `ln count` and positions.
     pub const META_BYTES: usize = PAGE * 12;
 
+    /// Bytes of the bookkeeping that a page costs beside its entries: the page itself, its reference
+    /// counts and the pointer to it.
+    pub const OVERHEAD_BYTES: usize = size_of::<Page>() + 3 * size_of::<usize>();
+
+    /// Bytes that a page of keys and values of `head_dim` numbers takes, everything counted.
+    pub fn bytes(head_dim: usize, dtype: Dtype) -> usize {
+        (2 * PAGE * head_dim * dtype.size()).next_multiple_of(64) + Page::META_BYTES + Page::OVERHEAD_BYTES
+    }
+
     /// The keys, `[PAGE / TILE][head_dim][TILE]`, as stored numbers of type `T`.
     pub fn keys<T: bytemuck::Pod>(&self) -> &[T] {
         let all: &[T] = bytemuck::cast_slice(&self.lines);
@@ -89,26 +98,59 @@ impl Page {
 
     /// Writes entry `slot`. `key` and `value` have `head_dim` numbers.
     pub fn set(&mut self, slot: usize, dtype: Dtype, key: &[f32], value: &[f32], count: u32, position: f32) {
-        fn put<T: bytemuck::Pod>(page: &mut Page, slot: usize, key: &[f32], value: &[f32], to: impl Fn(f32) -> T) {
+        fn put<T: Number>(page: &mut Page, slot: usize, key: &[f32], value: &[f32]) {
             let dim = key.len();
             let (keys, values) = page.halves_mut::<T>();
             let tile = &mut keys[slot / TILE * TILE * dim..][..TILE * dim];
-            for (column, &x) in tile.chunks_exact_mut(TILE).zip(key) {
-                column[slot % TILE] = to(x);
+            let mut narrow = [T::zeroed(); TILE];
+            for (columns, part) in tile.chunks_mut(TILE * TILE).zip(key.chunks(TILE)) {
+                T::narrow(part, &mut narrow[..part.len()]);
+                for (column, &x) in columns.chunks_exact_mut(TILE).zip(&narrow) {
+                    column[slot % TILE] = x;
+                }
             }
-            for (y, &x) in values[slot * dim..][..dim].iter_mut().zip(value) {
-                *y = to(x);
-            }
+            T::narrow(value, &mut values[slot * dim..][..dim]);
         }
         debug_assert!(count > 0, "an entry stands for at least one token");
-        match dtype {
-            Dtype::F32 => put(self, slot, key, value, |x| x),
-            Dtype::F16 => put(self, slot, key, value, f16::from_f32),
-            Dtype::Bf16 => put(self, slot, key, value, bf16::from_f32),
-        }
+        with_number!(dtype, T => put::<T>(self, slot, key, value));
+        self.set_meta(slot, count, position);
+    }
+
+    fn set_meta(&mut self, slot: usize, count: u32, position: f32) {
         self.count[slot] = count;
         self.ln_count[slot] = if count == 1 { 0.0 } else { (count as f32).ln() };
         self.position[slot] = position;
+    }
+
+    /// Copies entry `from` of `source` to `slot`, bit for bit.
+    pub fn copy_entry(&mut self, slot: usize, source: &Page, from: usize, dtype: Dtype) {
+        fn put<T: Number>(page: &mut Page, slot: usize, source: &Page, from: usize) {
+            let (keys, values) = page.halves_mut::<T>();
+            let dim = keys.len() / PAGE;
+            let (source_keys, source_values) = (source.keys::<T>(), source.values::<T>());
+            let (to, at) = (slot / TILE * TILE * dim + slot % TILE, from / TILE * TILE * dim + from % TILE);
+            for i in 0..dim {
+                keys[to + i * TILE] = source_keys[at + i * TILE];
+            }
+            values[slot * dim..][..dim].copy_from_slice(&source_values[from * dim..][..dim]);
+        }
+        with_number!(dtype, T => put::<T>(self, slot, source, from));
+        self.set_meta(slot, source.count[from], source.position[from]);
+    }
+
+    /// Moves entry `from` of this page to the earlier slot `slot`, bit for bit.
+    pub fn move_entry(&mut self, slot: usize, from: usize, dtype: Dtype) {
+        fn put<T: Number>(page: &mut Page, slot: usize, from: usize) {
+            let (keys, values) = page.halves_mut::<T>();
+            let dim = keys.len() / PAGE;
+            let (to, at) = (slot / TILE * TILE * dim + slot % TILE, from / TILE * TILE * dim + from % TILE);
+            for i in 0..dim {
+                keys[to + i * TILE] = keys[at + i * TILE];
+            }
+            values.copy_within(from * dim..(from + 1) * dim, slot * dim);
+        }
+        with_number!(dtype, T => put::<T>(self, slot, from));
+        self.set_meta(slot, self.count[from], self.position[from]);
     }
 
     /// Marks slots `from..` as holding no entry.
@@ -119,32 +161,30 @@ impl Page {
 
     /// Reads the key of entry `slot` into `out` (`head_dim` numbers).
     pub fn read_key(&self, slot: usize, dtype: Dtype, out: &mut [f32]) {
-        fn get<T: bytemuck::Pod>(page: &Page, slot: usize, out: &mut [f32], from: impl Fn(T) -> f32) {
+        fn get<T: Number>(page: &Page, slot: usize, out: &mut [f32]) {
             let dim = out.len();
             let tile = &page.keys::<T>()[slot / TILE * TILE * dim..][..TILE * dim];
-            for (y, column) in out.iter_mut().zip(tile.chunks_exact(TILE)) {
-                *y = from(column[slot % TILE]);
+            let mut stored = [T::zeroed(); TILE];
+            for (part, columns) in out.chunks_mut(TILE).zip(tile.chunks(TILE * TILE)) {
+                for (x, column) in stored.iter_mut().zip(columns.chunks_exact(TILE)) {
+                    *x = column[slot % TILE];
+                }
+                T::widen(&stored[..part.len()], part);
             }
         }
-        match dtype {
-            Dtype::F32 => get(self, slot, out, |x: f32| x),
-            Dtype::F16 => get(self, slot, out, f16::to_f32),
-            Dtype::Bf16 => get(self, slot, out, bf16::to_f32),
-        }
+        with_number!(dtype, T => get::<T>(self, slot, out));
+    }
+
+    /// Reads key tile `tile` into `out`, `[head_dim][TILE]`. Lanes past the head's length hold
+    /// whatever the page holds there: finite numbers that mean nothing.
+    pub fn read_key_tile(&self, tile: usize, dtype: Dtype, out: &mut [f32]) {
+        let len = out.len();
+        with_number!(dtype, T => T::widen(&self.keys::<T>()[tile * len..][..len], out));
     }
 
     /// Reads the value of entry `slot` into `out` (`head_dim` numbers).
     pub fn read_value(&self, slot: usize, dtype: Dtype, out: &mut [f32]) {
-        fn get<T: bytemuck::Pod>(page: &Page, slot: usize, out: &mut [f32], from: impl Fn(T) -> f32) {
-            let dim = out.len();
-            for (y, &x) in out.iter_mut().zip(&page.values::<T>()[slot * dim..]) {
-                *y = from(x);
-            }
-        }
-        match dtype {
-            Dtype::F32 => get(self, slot, out, |x: f32| x),
-            Dtype::F16 => get(self, slot, out, f16::to_f32),
-            Dtype::Bf16 => get(self, slot, out, bf16::to_f32),
-        }
+        let dim = out.len();
+        with_number!(dtype, T => T::widen(&self.values::<T>()[slot * dim..][..dim], out));
     }
 }

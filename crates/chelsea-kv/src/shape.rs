@@ -37,7 +37,7 @@ pub struct CacheShape {
 }
 
 /// A shape no cache can have.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Debug, Clone, Error, PartialEq, Eq)]
 pub enum ShapeError {
     /// One of the sizes is zero.
     #[error("a cache needs at least one layer, one KV head and a head size of 2 (got {0:?})")]

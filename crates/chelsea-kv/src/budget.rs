@@ -1,0 +1,267 @@
+//! How many entries a sequence may keep.
+//!
+//! Budgets speak of the whole sequence: all layers and KV heads together, sinks and recent window
+//! included. How the total is shared among heads is the policy's business.
+
+use std::str::FromStr;
+use thiserror::Error;
+
+/// How much of the cache is kept.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Budget {
+    /// A share of all entries, in (0, 1]; 1 keeps everything.
+    Keep(f32),
+    /// This many entries a head on average; the context may grow without bound.
+    Entries(usize),
+    /// This many bytes for the whole sequence, everything counted; the context may grow without bound.
+    Bytes(usize),
+}
+
+/// A budget that cannot be held.
+#[derive(Debug, Clone, PartialEq, Error)]
+pub enum BudgetError {
+    /// A keep ratio outside (0, 1].
+    #[error("keep ratio {0} is out of range: it must be above 0 and at most 1")]
+    Ratio(f32),
+    /// Sinks, window and one page do not fit.
+    #[error(
+        "a budget of {entries} entries a head is too small: {sinks} sinks, a recent window of {window} and one page \
+         of {page} entries need {needed}"
+    )]
+    Entries {
+        /// What was asked for.
+        entries: usize,
+        /// Attention sinks of a head.
+        sinks: usize,
+        /// Recent window of a head.
+        window: usize,
+        /// Entries of a page.
+        page: usize,
+        /// The least that works.
+        needed: usize,
+    },
+    /// Sinks, window and one page do not fit.
+    #[error(
+        "a budget of {bytes} bytes is too small: {sinks} sinks, a recent window of {window} and one page of entries \
+         over {heads} KV heads need {needed} bytes"
+    )]
+    Bytes {
+        /// What was asked for.
+        bytes: usize,
+        /// Attention sinks of a head.
+        sinks: usize,
+        /// Recent window of a head.
+        window: usize,
+        /// KV heads over all layers.
+        heads: usize,
+        /// The least that works.
+        needed: usize,
+    },
+    /// Text that is no budget.
+    #[error("`{0}` is not a budget: write a share like 25%, entries a head like 20000, or bytes like 512MiB")]
+    Unreadable(String),
+}
+
+/// What a budget must know of the cache it is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// KV heads over all layers.
+    pub heads: usize,
+    /// Attention sinks of a head.
+    pub sinks: usize,
+    /// Recent window of a head.
+    pub window: usize,
+    /// Entries of a page.
+    pub page: usize,
+    /// Bytes of a page, everything counted.
+    pub page_bytes: usize,
+    /// Bytes that do not depend on the number of entries.
+    pub fixed_bytes: usize,
+}
+
+impl Limits {
+    /// Entries of a head that are never touched.
+    pub fn protected(&self) -> usize {
+        self.sinks + self.window
+    }
+
+    /// Entries over all heads that are sure to fit in `bytes`: each head may waste up to a page less one
+    /// entry.
+    fn entries_in(&self, bytes: usize) -> usize {
+        let pages = bytes.saturating_sub(self.fixed_bytes) / self.page_bytes;
+        (pages * self.page).saturating_sub(self.heads * (self.page - 1))
+    }
+
+    /// The least bytes in which `entries` a head are sure to fit.
+    fn bytes_for(&self, entries: usize) -> usize {
+        let slots = self.heads * (entries + self.page - 1);
+        slots.div_ceil(self.page) * self.page_bytes + self.fixed_bytes
+    }
+}
+
+impl Budget {
+    /// Checks that the budget can be held.
+    pub fn validate(&self, limits: &Limits) -> Result<(), BudgetError> {
+        let needed = limits.protected() + limits.page;
+        let (sinks, window) = (limits.sinks, limits.window);
+        match *self {
+            Budget::Keep(ratio) if !(ratio > 0.0 && ratio <= 1.0) => Err(BudgetError::Ratio(ratio)),
+            Budget::Entries(entries) if entries < needed => {
+                Err(BudgetError::Entries { entries, sinks, window, page: limits.page, needed })
+            }
+            Budget::Bytes(bytes) if bytes < limits.bytes_for(needed) => {
+                let needed = limits.bytes_for(needed);
+                Err(BudgetError::Bytes { bytes, sinks, window, heads: limits.heads, needed })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the budget does not grow with the text.
+    pub fn is_absolute(&self) -> bool {
+        !matches!(self, Budget::Keep(_))
+    }
+
+    /// Entries over all heads that a sequence of `tokens` tokens may hold, never more than it has.
+    ///
+    /// A keep ratio holds for `max(tokens, expected)` tokens: what lies between sinks and window is kept
+    /// at one rate from the start, such that the ratio is met when the expected length is reached.
+    /// It never asks for less than sinks, window and one centroid a head.
+    pub fn allowed(&self, limits: &Limits, tokens: usize, expected: usize) -> usize {
+        let all = tokens * limits.heads;
+        let allowed = match *self {
+            Budget::Keep(ratio) => {
+                let protected = limits.protected() as f64;
+                let length = tokens.max(expected) as f64;
+                let middle = (tokens as f64 - protected).max(0.0);
+                let rate = if length > protected {
+                    ((f64::from(ratio) * length - protected) / (length - protected)).clamp(0.0, 1.0)
+                } else {
+                    1.0
+                };
+                let total = ((protected + rate * middle) * limits.heads as f64 + 1e-6).floor() as usize;
+                total.max((limits.protected() + 1) * limits.heads)
+            }
+            Budget::Entries(entries) => entries * limits.heads,
+            Budget::Bytes(bytes) => limits.entries_in(bytes),
+        };
+        allowed.min(all)
+    }
+}
+
+impl FromStr for Budget {
+    type Err = BudgetError;
+
+    /// Reads `25%` (a share), `20000` (entries a head) or `512MiB` (bytes; B, KB, MB, GB, KiB, MiB, GiB).
+    fn from_str(text: &str) -> Result<Self, BudgetError> {
+        let unreadable = || BudgetError::Unreadable(text.to_owned());
+        let text = text.trim();
+        let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let unit = unit.trim().to_ascii_lowercase();
+        if unit.is_empty() {
+            return number.parse().map(Budget::Entries).map_err(|_| unreadable());
+        }
+        let number: f64 = number.parse().map_err(|_| unreadable())?;
+        let factor = match unit.as_str() {
+            "%" => return Ok(Budget::Keep((number / 100.0) as f32)),
+            "b" => 1.0,
+            "kb" => 1e3,
+            "mb" => 1e6,
+            "gb" => 1e9,
+            "k" | "kib" => 1024.0,
+            "m" | "mib" => 1024.0 * 1024.0,
+            "g" | "gib" => 1024.0 * 1024.0 * 1024.0,
+            _ => return Err(unreadable()),
+        };
+        Ok(Budget::Bytes((number * factor) as usize))
+    }
+}
+
+/// Shares `total` entries among heads that have `lens`, as evenly as their lengths allow.
+pub fn even_shares(lens: &[usize], total: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..lens.len()).collect();
+    order.sort_by_key(|&g| (lens[g], std::cmp::Reverse(g)));
+    let mut shares = vec![0; lens.len()];
+    let mut left = total;
+    for (i, &g) in order.iter().enumerate() {
+        // Rounded down for the shortest heads, so that of equal heads the first get what is left over.
+        shares[g] = lens[g].min(left / (order.len() - i));
+        left -= shares[g];
+    }
+    shares
+}
+
+/// The least a head keeps when the average is `total / heads` and every head is promised `floor` of it.
+pub fn head_floor(floor: f64, total: usize, heads: usize) -> usize {
+    (floor * total as f64 / heads as f64).ceil() as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { heads: 6, sinks: 4, window: 64, page: 64, page_bytes: 10_000, fixed_bytes: 500 };
+
+    #[test]
+    fn a_keep_ratio_is_met_and_never_exceeded() {
+        for tokens in 0..3000 {
+            let allowed = Budget::Keep(0.25).allowed(&LIMITS, tokens, 0);
+            let least = (69 * 6).min(tokens * 6);
+            assert!(allowed == least || allowed as f64 <= 0.25 * (tokens * 6) as f64 + 1e-6, "{tokens}");
+        }
+        assert_eq!(Budget::Keep(0.25).allowed(&LIMITS, 1000, 0), 1500);
+        assert_eq!(Budget::Keep(1.0).allowed(&LIMITS, 1000, 0), 6000);
+        assert_eq!(Budget::Keep(0.25).allowed(&LIMITS, 10, 0), 60);
+    }
+
+    #[test]
+    fn an_expected_length_keeps_more_at_the_start_and_the_ratio_at_the_end() {
+        let budget = Budget::Keep(0.2);
+        assert!(budget.allowed(&LIMITS, 512, 8000) > budget.allowed(&LIMITS, 512, 0));
+        assert_eq!(budget.allowed(&LIMITS, 8000, 8000), 9600);
+        assert!((0..8000).all(|t| budget.allowed(&LIMITS, t, 8000) <= 9600));
+    }
+
+    #[test]
+    fn a_byte_budget_holds_with_the_worst_slack() {
+        let budget = Budget::Bytes(500 + 10_000 * 100);
+        let entries = budget.allowed(&LIMITS, 1_000_000, 0);
+        let worst_pages = (entries + 6 * 63) / 64;
+        assert!(worst_pages * 10_000 + 500 <= 500 + 10_000 * 100);
+        assert!(entries > 90 * 64);
+    }
+
+    #[test]
+    fn impossible_budgets_say_what_is_needed() {
+        for ratio in [0.0, -1.0, 1.5, f32::NAN] {
+            assert!(matches!(Budget::Keep(ratio).validate(&LIMITS), Err(BudgetError::Ratio(_))));
+        }
+        let error = Budget::Entries(100).validate(&LIMITS).unwrap_err();
+        assert!(error.to_string().contains("need 132"), "{error}");
+        let Err(BudgetError::Bytes { needed, .. }) = Budget::Bytes(1000).validate(&LIMITS) else {
+            panic!("a thousand bytes hold nothing")
+        };
+        assert!(Budget::Bytes(needed).validate(&LIMITS).is_ok());
+        assert!(Budget::Bytes(needed - 1).validate(&LIMITS).is_err());
+        assert!(Budget::Bytes(needed).allowed(&LIMITS, 1_000_000, 0) >= 132 * 6);
+    }
+
+    #[test]
+    fn budgets_are_read_from_text() {
+        assert_eq!("25%".parse(), Ok(Budget::Keep(0.25)));
+        assert_eq!("20000".parse(), Ok(Budget::Entries(20_000)));
+        assert_eq!("512MiB".parse(), Ok(Budget::Bytes(512 << 20)));
+        assert_eq!("1.5 gb".parse(), Ok(Budget::Bytes(1_500_000_000)));
+        for text in ["", "-1", "1.5", "12 apples", "MiB", "nan"] {
+            assert!(text.parse::<Budget>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn shares_are_even_where_lengths_allow() {
+        assert_eq!(even_shares(&[10, 10, 10], 10), [4, 3, 3]);
+        assert_eq!(even_shares(&[1, 10, 10], 11), [1, 5, 5]);
+        assert_eq!(even_shares(&[0, 2], 10), [0, 2]);
+    }
+}

@@ -1,0 +1,158 @@
+//! When a cache is compacted, which entries are candidates, and how a plan is carried out.
+
+use super::{CacheConfig, CacheError, Schedule, SequenceCache};
+use crate::budget::Budget;
+use crate::merge::merge_head;
+use crate::policy::{HeadView, Plan, View};
+use crate::scratch::Gauge;
+use crate::{CacheShape, Head};
+use rayon::prelude::*;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+/// What a call to compact did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CompactReport {
+    /// Whether a compaction was due.
+    pub compacted: bool,
+    /// Entries over all heads before.
+    pub before: usize,
+    /// Entries over all heads after.
+    pub after: usize,
+    /// Bytes given back.
+    pub freed: usize,
+    /// Most bytes taken for a while.
+    pub scratch: usize,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+impl SequenceCache {
+    /// Clusters what left the recent window, so that the total meets the budget. To be called after all
+    /// layers got a block; does nothing while some layers are behind, while the budget is met, or before
+    /// `decode_block` tokens have piled up.
+    pub fn compact(&mut self) -> CompactReport {
+        let tokens = self.tokens();
+        let allowed = self.allowed(self.config.budget);
+        let piled_up = tokens - self.compacted_at;
+        if self.block() != 0 || self.entries() <= allowed || piled_up < self.config.decode_block {
+            return self.nothing_done();
+        }
+        let anew = self.config.schedule == Schedule::Remerge || self.config.budget.is_absolute();
+        let mut from = self.sinks();
+        if !anew {
+            from.iter_mut().zip(&self.frozen).for_each(|(from, &frozen)| *from = frozen.max(*from));
+        }
+        self.run(from, allowed)
+    }
+
+    /// Compresses everything between sinks and window right now, whatever the schedule: to `budget`, or
+    /// to the cache's own when none is given.
+    pub fn compact_now(&mut self, budget: Option<Budget>) -> Result<CompactReport, CacheError> {
+        let budget = budget.unwrap_or(self.config.budget);
+        CacheConfig { budget, ..self.config.clone() }.validate()?;
+        let allowed = self.allowed(budget);
+        if self.block() != 0 || self.entries() <= allowed {
+            return Ok(self.nothing_done());
+        }
+        Ok(self.run(self.sinks(), allowed))
+    }
+
+    /// Entries over all heads that `budget` allows for the text so far.
+    fn allowed(&self, budget: Budget) -> usize {
+        budget.allowed(&self.config.limits(), self.tokens(), self.expected_tokens)
+    }
+
+    fn nothing_done(&self) -> CompactReport {
+        CompactReport { before: self.entries(), after: self.entries(), ..CompactReport::default() }
+    }
+
+    /// First entry of each head that is no sink.
+    fn sinks(&self) -> Vec<usize> {
+        self.heads.iter().map(|head| self.config.sinks.min(head.len())).collect()
+    }
+
+    /// The entries of each head from `from` up to the recent window.
+    fn candidates(&self, from: &[usize]) -> Vec<Range<usize>> {
+        let window = self.config.window;
+        self.heads.iter().zip(from).map(|(head, &from)| from..head.len().saturating_sub(window).max(from)).collect()
+    }
+
+    /// Has the policy bring all heads together to `allowed` entries, with candidates that start at
+    /// `from`.
+    fn run(&mut self, from: Vec<usize>, allowed: usize) -> CompactReport {
+        let start = Instant::now();
+        let (before, bytes_before) = (self.entries(), self.bytes_held());
+        let mut ranges = self.candidates(&from);
+        let candidates = |ranges: &[Range<usize>]| ranges.iter().map(Range::len).sum::<usize>();
+        // What was clustered before may leave no room for what is new: then it is clustered again.
+        let least = ranges.iter().filter(|range| !range.is_empty()).count();
+        if allowed + candidates(&ranges) < before + least {
+            ranges = self.candidates(&self.sinks());
+        }
+        let target = (allowed + candidates(&ranges)).saturating_sub(before);
+        let gauge = Gauge::default();
+        self.take_value_scales(&ranges);
+        let plan = self.config.policy.plan(&self.view(&ranges, &gauge), target);
+        self.carry_out(&ranges, &plan, &gauge);
+        self.compacted_at = self.tokens();
+        let window = self.config.window;
+        for ((frozen, head), range) in self.frozen.iter_mut().zip(&self.heads).zip(&ranges) {
+            *frozen = head.len().saturating_sub(window).max(range.start);
+        }
+        self.scratch_peak = self.scratch_peak.max(gauge.peak());
+        self.peak = self.peak.max(bytes_before + gauge.peak());
+        let freed = bytes_before.saturating_sub(self.bytes_held());
+        let (after, scratch) = (self.entries(), gauge.peak());
+        CompactReport { compacted: true, before, after, freed, scratch, elapsed: start.elapsed() }
+    }
+
+    fn view<'a>(&'a self, ranges: &[Range<usize>], scratch: &'a Gauge) -> View<'a> {
+        let needs = self.config.policy.needs();
+        let rotary = &self.config.rotary;
+        let head = |(g, (head, range)): (usize, (&'a Head, &Range<usize>))| {
+            let power = match &self.query_power {
+                Some(power) if needs.query_power => power.weights(g, rotary),
+                _ => Vec::new(),
+            };
+            HeadView::new(head, range.clone(), rotary, power, self.value_scale[g].unwrap_or(1.0))
+        };
+        let heads = self.heads.iter().zip(ranges).enumerate().map(head).collect();
+        View { shape: self.config.shape, heads, tokens: self.tokens(), scratch }
+    }
+
+    fn take_value_scales(&mut self, ranges: &[Range<usize>]) {
+        if !self.config.policy.needs().value_scale {
+            return;
+        }
+        let CacheShape { head_dim, .. } = self.config.shape;
+        self.value_scale.par_iter_mut().zip(&self.heads).zip(ranges).for_each(|((scale, head), range)| {
+            if scale.is_none() && !range.is_empty() {
+                *scale = Some(mean_value_power(head, range.clone(), head_dim));
+            }
+        });
+    }
+
+    fn carry_out(&mut self, ranges: &[Range<usize>], plan: &Plan, gauge: &Gauge) {
+        assert_eq!(plan.heads(), self.heads.len(), "policy `{}` plans for every head", self.config.policy.name());
+        self.heads.par_iter_mut().zip(ranges).enumerate().for_each(|(g, (head, range))| {
+            let roots = plan.roots(g);
+            if !roots.is_empty() {
+                merge_head(head, range.clone(), roots, gauge);
+            }
+        });
+        self.pages = self.heads.iter().map(|head| head.pages().len()).sum();
+    }
+}
+
+/// Mean of `|value|^2` over entries; 1 when all values are zero, so that it can be divided by.
+fn mean_value_power(head: &Head, range: Range<usize>, head_dim: usize) -> f32 {
+    let mut value = vec![0.0; head_dim];
+    let len = range.len() as f64;
+    let mut sum = 0.0;
+    for i in range {
+        head.read_value(i, &mut value);
+        sum += value.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
+    }
+    if sum > 0.0 { (sum / len) as f32 } else { 1.0 }
+}

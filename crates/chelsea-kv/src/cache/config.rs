@@ -1,0 +1,142 @@
+//! What a cache is made for, and what can be wrong with it.
+
+use crate::budget::{Budget, BudgetError, Limits};
+use crate::policy::{Chelsea, Policy};
+use crate::{CacheShape, Dtype, PAGE, Page, Rotary, ShapeError};
+use std::sync::Arc;
+use thiserror::Error;
+
+/// When entries are clustered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Schedule {
+    /// Each block is clustered once, as it leaves the window; centroids made earlier stay as they are,
+    /// unless an absolute budget leaves no other way.
+    Once,
+    /// Everything between sinks and window is matched again, under the total that the budget allows for
+    /// the text so far.
+    #[default]
+    Remerge,
+}
+
+/// Settings of a [`super::SequenceCache`].
+#[derive(Debug, Clone)]
+pub struct CacheConfig {
+    /// Sizes, from the model.
+    pub shape: CacheShape,
+    /// How keys and values are stored.
+    pub dtype: Dtype,
+    /// How the model turns its keys.
+    pub rotary: Rotary,
+    /// First entries of every head, never touched: attention sinks.
+    pub sinks: usize,
+    /// Last entries of every head, never touched: the recent window.
+    pub window: usize,
+    /// What happens to the entries between.
+    pub policy: Arc<dyn Policy>,
+    /// How much may be kept.
+    pub budget: Budget,
+    /// When entries are clustered.
+    pub schedule: Schedule,
+    /// Entries that may pile up beyond the budget before they are clustered: decoding compacts once in
+    /// so many tokens.
+    pub decode_block: usize,
+}
+
+impl CacheConfig {
+    /// The defaults: 16-bit storage, 4 sinks, a window of 64, policy `chelsea`, everything kept.
+    pub fn new(shape: CacheShape, rotary: Rotary) -> Self {
+        CacheConfig {
+            shape,
+            dtype: Dtype::F16,
+            rotary,
+            sinks: 4,
+            window: 64,
+            policy: Arc::new(Chelsea::default()),
+            budget: Budget::Keep(1.0),
+            schedule: Schedule::default(),
+            decode_block: 64,
+        }
+    }
+
+    /// Checks that a cache can be made so.
+    pub fn validate(&self) -> Result<(), CacheError> {
+        self.shape.validate()?;
+        let (turned, head_dim) = (self.rotary.turned_dims(), self.shape.head_dim);
+        if turned > head_dim {
+            return Err(CacheError::Rotary { turned, head_dim });
+        }
+        self.budget.validate(&self.limits())?;
+        if self.policy.keeps_everything() && self.budget != Budget::Keep(1.0) {
+            return Err(CacheError::NothingToGive(self.policy.name()));
+        }
+        Ok(())
+    }
+
+    /// What the budget must know of this cache.
+    pub(super) fn limits(&self) -> Limits {
+        let (heads, page_bytes) = (self.shape.heads(), Page::bytes(self.shape.head_dim, self.dtype));
+        let fixed_bytes = super::memory::fixed_bytes(self);
+        Limits { heads, sinks: self.sinks, window: self.window, page: PAGE, page_bytes, fixed_bytes }
+    }
+}
+
+/// What can go wrong with a cache.
+#[derive(Debug, Clone, PartialEq, Error)]
+pub enum CacheError {
+    /// The sizes make no sense.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+    /// The budget cannot be held.
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
+    /// More dimensions are turned than a head has.
+    #[error("rotary embedding turns {turned} dimensions of a head of {head_dim}")]
+    Rotary {
+        /// Dimensions turned.
+        turned: usize,
+        /// Head size.
+        head_dim: usize,
+    },
+    /// A policy that keeps everything was given a budget.
+    #[error("policy `{0}` keeps every entry: it cannot hold a budget below the full cache")]
+    NothingToGive(&'static str),
+    /// There is no such layer.
+    #[error("layer {layer} does not exist: the cache has {layers}")]
+    Layer {
+        /// What was asked for.
+        layer: usize,
+        /// Layers of the cache.
+        layers: usize,
+    },
+    /// Keys and values do not hold a whole number of tokens, or differ in length.
+    #[error("{keys} numbers of keys and {values} of values are not [tokens, {kv_heads}, {head_dim}] each")]
+    Length {
+        /// Numbers given as keys.
+        keys: usize,
+        /// Numbers given as values.
+        values: usize,
+        /// KV heads of a layer.
+        kv_heads: usize,
+        /// Head size.
+        head_dim: usize,
+    },
+    /// A layer got tokens out of step with the others.
+    #[error(
+        "layer {layer} holds {held} tokens and got {got} more, while the other layers are at {tokens} plus {block}"
+    )]
+    OutOfStep {
+        /// The layer.
+        layer: usize,
+        /// Tokens it had before.
+        held: usize,
+        /// Tokens it was given.
+        got: usize,
+        /// Tokens that all layers have.
+        tokens: usize,
+        /// Tokens of the block in progress; 0 when none is.
+        block: usize,
+    },
+    /// The sequence is too long for positions to be exact.
+    #[error("a sequence holds at most {0} tokens")]
+    TooLong(usize),
+}

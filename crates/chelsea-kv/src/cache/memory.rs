@@ -1,0 +1,80 @@
+//! Where a cache's bytes are.
+
+use super::{CacheConfig, SequenceCache};
+use crate::query::QueryPower;
+use crate::{Head, Page};
+use std::sync::Arc;
+
+/// Bytes of a cache, by purpose. They are disjoint, except for `shared` and `scratch_peak`, which
+/// [`MemoryReport::total`] leaves out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemoryReport {
+    /// Keys of entries. Keys before RoPE are not stored: they are turned back when needed.
+    pub keys: usize,
+    /// Values of entries.
+    pub values: usize,
+    /// Counts of entries.
+    pub counts: usize,
+    /// Logarithms of counts.
+    pub ln_counts: usize,
+    /// Mean positions of entries.
+    pub positions: usize,
+    /// Room in pages that no entry uses yet, and what pages cost beside their entries.
+    pub slack: usize,
+    /// Statistics of queries, and the heads themselves.
+    pub fixed: usize,
+    /// The part of all this that lies in pages shared with forks.
+    pub shared: usize,
+    /// Most that was taken for a while during any one compaction.
+    pub scratch_peak: usize,
+}
+
+impl MemoryReport {
+    /// All bytes held now, pages shared with forks included.
+    pub fn total(&self) -> usize {
+        self.keys + self.values + self.counts + self.ln_counts + self.positions + self.slack + self.fixed
+    }
+}
+
+/// Bytes that do not depend on the number of entries.
+pub(super) fn fixed_bytes(config: &CacheConfig) -> usize {
+    let power = if config.policy.needs().query_power { QueryPower::bytes_for(config.shape) } else { 0 };
+    config.shape.heads() * (size_of::<Head>() + size_of::<f32>() + size_of::<usize>()) + power
+}
+
+impl SequenceCache {
+    /// Where every byte is, now.
+    pub fn memory(&self) -> MemoryReport {
+        let entries = self.entries();
+        let row = entries * self.config.shape.head_dim * self.config.dtype.size();
+        let pages: usize = self.heads.iter().map(|head| head.pages().len()).sum();
+        let page_bytes = Page::bytes(self.config.shape.head_dim, self.config.dtype);
+        let shared = self.heads.iter().flat_map(Head::pages).filter(|page| Arc::strong_count(page) > 1).count();
+        MemoryReport {
+            keys: row,
+            values: row,
+            counts: entries * 4,
+            ln_counts: entries * 4,
+            positions: entries * 4,
+            slack: pages * page_bytes - 2 * row - entries * 12,
+            fixed: fixed_bytes(&self.config),
+            shared: shared * page_bytes,
+            scratch_peak: self.scratch_peak,
+        }
+    }
+
+    /// Most bytes held at once over the cache's life, what compactions took for a while included.
+    pub fn peak(&self) -> usize {
+        self.peak.max(self.bytes_held())
+    }
+
+    /// Bytes that the keys and values of all tokens seen would take in a cache that keeps everything.
+    pub fn full_bytes(&self) -> usize {
+        self.tokens() * self.config.shape.bytes_per_token(self.config.dtype)
+    }
+
+    /// Bytes of all pages and of what is fixed: [`MemoryReport::total`], from the count of pages alone.
+    pub(super) fn bytes_held(&self) -> usize {
+        self.pages * Page::bytes(self.config.shape.head_dim, self.config.dtype) + fixed_bytes(&self.config)
+    }
+}

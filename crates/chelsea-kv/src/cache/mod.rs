@@ -1,0 +1,193 @@
+//! The cache of one sequence: every layer's KV heads, kept within a budget as the text goes by.
+//!
+//! # The way of a token
+//!
+//! A block of tokens goes through the layers: [`SequenceCache::append`] adds a layer's keys and values,
+//! [`SequenceCache::attend`] answers its queries. After the last layer, [`SequenceCache::compact`] looks
+//! at what left the recent window and has the policy cluster it, over all layers at once.
+//!
+//! # Invariants
+//!
+//! - Every layer has been given the same tokens whenever `compact` does anything.
+//! - The first `sinks` and the last `window` entries of a head stand for one token each and are never
+//!   touched.
+//! - After a compaction that was due, the entries of all heads together are within the budget. Between
+//!   compactions at most one block (or `decode_block` tokens, in decode) piles up beyond it.
+//! - A fork shares pages with its origin until one of them writes to a page.
+
+mod compact;
+mod config;
+mod memory;
+
+pub use compact::CompactReport;
+pub use config::{CacheConfig, CacheError, Schedule};
+pub use memory::MemoryReport;
+
+use crate::budget::Budget;
+use crate::query::QueryPower;
+use crate::{Head, attention};
+use rayon::prelude::*;
+
+/// Positions are kept as `f32`, which counts exactly up to here.
+pub const MAX_TOKENS: usize = 1 << 24;
+
+/// Tokens of a block from which a layer's heads are filled in parallel.
+const PARALLEL_TOKENS: usize = 64;
+
+/// The KV cache of one sequence.
+#[derive(Debug, Clone)]
+pub struct SequenceCache {
+    config: CacheConfig,
+    /// `[layers][kv_heads]`.
+    heads: Vec<Head>,
+    /// Tokens that each layer was given.
+    layer_tokens: Vec<usize>,
+    /// Entries at the front of each head up to which everything has been through a compaction: `Once`
+    /// leaves them alone.
+    frozen: Vec<usize>,
+    /// Mean of `|value|^2` at a head's first compaction, where the policy needs it.
+    value_scale: Vec<Option<f32>>,
+    query_power: Option<QueryPower>,
+    /// Tokens seen when the cache was last compacted.
+    compacted_at: usize,
+    expected_tokens: usize,
+    pages: usize,
+    peak: usize,
+    scratch_peak: usize,
+}
+
+impl SequenceCache {
+    /// An empty cache.
+    pub fn new(config: CacheConfig) -> Result<Self, CacheError> {
+        config.validate()?;
+        let shape = config.shape;
+        let heads = vec![Head::new(shape.head_dim, config.dtype); shape.heads()];
+        Ok(Self::from_heads(config, heads, 0))
+    }
+
+    /// A cache that holds these entries already, of a sequence of `tokens` tokens.
+    pub(crate) fn from_heads(config: CacheConfig, heads: Vec<Head>, tokens: usize) -> Self {
+        let shape = config.shape;
+        let query_power = config.policy.needs().query_power.then(|| QueryPower::new(shape));
+        let mut cache = SequenceCache {
+            layer_tokens: vec![tokens; shape.layers],
+            frozen: vec![0; heads.len()],
+            value_scale: vec![None; heads.len()],
+            query_power,
+            compacted_at: 0,
+            expected_tokens: 0,
+            pages: heads.iter().map(|head| head.pages().len()).sum(),
+            peak: 0,
+            scratch_peak: 0,
+            heads,
+            config,
+        };
+        cache.peak = cache.bytes_held();
+        cache
+    }
+
+    /// Settings of this cache.
+    pub fn config(&self) -> &CacheConfig {
+        &self.config
+    }
+
+    /// Changes how much may be kept; the next [`SequenceCache::compact`] acts on it.
+    pub fn set_budget(&mut self, budget: Budget) -> Result<(), CacheError> {
+        let config = CacheConfig { budget, ..self.config.clone() };
+        config.validate()?;
+        self.config = config;
+        Ok(())
+    }
+
+    /// Says how long the sequence is going to be, as far as known (the length of the prompt). A keep
+    /// ratio is then met at that length rather than at every step before it: the first blocks are
+    /// clustered no more than the last.
+    pub fn expect_tokens(&mut self, tokens: usize) {
+        self.expected_tokens = tokens;
+    }
+
+    /// Tokens that all layers have seen.
+    pub fn tokens(&self) -> usize {
+        self.layer_tokens.iter().copied().min().unwrap_or(0)
+    }
+
+    /// Entries over all heads.
+    pub fn entries(&self) -> usize {
+        self.heads.iter().map(Head::len).sum()
+    }
+
+    /// All heads, `layer * kv_heads + head`.
+    pub fn heads(&self) -> &[Head] {
+        &self.heads
+    }
+
+    /// Tokens of the block that some layers were given and others were not; 0 between blocks.
+    fn block(&self) -> usize {
+        self.layer_tokens.iter().copied().max().unwrap_or(0) - self.tokens()
+    }
+
+    /// Adds `n` tokens to a layer. `k` and `v` are `[n, kv_heads, head_dim]`, keys after RoPE; positions
+    /// go on from the tokens seen. Every layer must get a block before any gets the next.
+    pub fn append(&mut self, layer: usize, k: &[f32], v: &[f32]) -> Result<(), CacheError> {
+        let shape = self.config.shape;
+        let (kv_heads, head_dim) = (shape.kv_heads, shape.head_dim);
+        if layer >= shape.layers {
+            return Err(CacheError::Layer { layer, layers: shape.layers });
+        }
+        let stride = kv_heads * head_dim;
+        if k.len() != v.len() || !k.len().is_multiple_of(stride) {
+            return Err(CacheError::Length { keys: k.len(), values: v.len(), kv_heads, head_dim });
+        }
+        let n = k.len() / stride;
+        let (held, tokens, block) = (self.layer_tokens[layer], self.tokens(), self.block());
+        if held != tokens || (block != 0 && n != block) {
+            return Err(CacheError::OutOfStep { layer, held, got: n, tokens, block });
+        }
+        if held + n > MAX_TOKENS {
+            return Err(CacheError::TooLong(MAX_TOKENS));
+        }
+        let heads = &mut self.heads[layer * kv_heads..][..kv_heads];
+        let pages = |heads: &[Head]| heads.iter().map(|head| head.pages().len()).sum::<usize>();
+        let before = pages(heads);
+        let extend = |(h, head): (usize, &mut Head)| {
+            head.extend(&k[(h * head_dim).min(k.len())..], &v[(h * head_dim).min(v.len())..], stride, n, held);
+        };
+        if n >= PARALLEL_TOKENS {
+            heads.par_iter_mut().enumerate().for_each(extend);
+        } else {
+            heads.iter_mut().enumerate().for_each(extend);
+        }
+        self.pages += pages(heads) - before;
+        self.layer_tokens[layer] += n;
+        self.peak = self.peak.max(self.bytes_held());
+        Ok(())
+    }
+
+    /// Attention of the `n` tokens appended last to `layer`. `q` and `out` are
+    /// `[n, q_heads, head_dim]`, queries after RoPE; token i sees everything up to itself.
+    ///
+    /// # Panics
+    /// If there is no such layer, if `q` and `out` differ in length or are no whole number of tokens, or
+    /// if the layer was given fewer tokens.
+    pub fn attend(&mut self, layer: usize, q: &[f32], out: &mut [f32]) {
+        let shape = self.config.shape;
+        assert!(layer < shape.layers, "layer {layer} of {}", shape.layers);
+        let n = q.len() / (shape.q_heads * shape.head_dim);
+        assert!(q.len() == n * shape.q_heads * shape.head_dim, "queries are [n, q_heads, head_dim]");
+        if let Some(power) = &mut self.query_power {
+            power.observe(layer, q, n);
+        }
+        let heads = &self.heads[layer * shape.kv_heads..][..shape.kv_heads];
+        let scale = (shape.head_dim as f32).sqrt().recip();
+        attention::attend(heads, q, n, shape.group(), scale, out);
+    }
+
+    /// A cache with the same contents that goes its own way from here: several questions over one
+    /// document. Pages are shared until one of the two writes to them.
+    pub fn fork(&self) -> SequenceCache {
+        let mut fork = self.clone();
+        fork.peak = fork.bytes_held();
+        fork.scratch_peak = 0;
+        fork
+    }
+}

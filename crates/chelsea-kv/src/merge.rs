@@ -1,0 +1,98 @@
+//! Merging: a cluster of entries becomes one entry, its count-weighted centroid.
+//!
+//! Who joins whom is written as *roots*, one number an entry of a candidate range: `roots[i] == i`
+//! survives, `roots[i] == j` joins j (which must survive), [`EVICT`] is removed. A cluster sits at its
+//! root's place; survivors keep their order; counts add up.
+
+use crate::Head;
+use crate::scratch::Gauge;
+use std::ops::Range;
+
+/// Root of an entry that is dropped without joining another.
+pub const EVICT: u32 = u32::MAX;
+
+/// Whether every root is a survivor of the same range, or [`EVICT`].
+pub fn are_roots(roots: &[u32]) -> bool {
+    roots.iter().all(|&r| r == EVICT || roots.get(r as usize) == Some(&r))
+}
+
+/// Number of entries that survive.
+pub fn survivors(roots: &[u32]) -> usize {
+    roots.iter().enumerate().filter(|&(i, &r)| r as usize == i).count()
+}
+
+/// Sums over the members of one cluster.
+#[derive(Clone, Copy, Default)]
+struct Cluster {
+    members: u32,
+    count: u64,
+    /// Sum of count times position.
+    moment: f64,
+    /// Row of this cluster's sums of keys and values, when it has several members.
+    row: u32,
+}
+
+/// Carries out `roots` over the entries `range` of `head` and closes the gaps; entries outside the
+/// range and entries that stay alone keep every bit. Returns how many of the range survive.
+///
+/// # Panics
+/// If `roots` does not fit the range or names a root that does not survive.
+pub fn merge_head(head: &mut Head, range: Range<usize>, roots: &[u32], gauge: &Gauge) -> usize {
+    assert!(roots.len() == range.len() && range.end <= head.len(), "one root for every candidate entry");
+    assert!(are_roots(roots), "an entry joins an entry that survives");
+    if survivors(roots) == roots.len() {
+        return roots.len();
+    }
+    let dim = head.head_dim();
+    let mut clusters = vec![Cluster::default(); roots.len()];
+    for (i, &root) in roots.iter().enumerate().filter(|&(_, &r)| r != EVICT) {
+        let cluster = &mut clusters[root as usize];
+        let count = head.count(range.start + i);
+        cluster.members += 1;
+        cluster.count += u64::from(count);
+        cluster.moment += f64::from(count) * f64::from(head.position(range.start + i));
+    }
+    let mut rows = 0;
+    for cluster in clusters.iter_mut().filter(|c| c.members > 1) {
+        cluster.row = rows;
+        rows += 1;
+    }
+    let _hold = gauge.hold(rows as usize * 2 * dim * 4 + clusters.len() * size_of::<Cluster>());
+    let mut sums = vec![0.0f32; rows as usize * 2 * dim];
+    let (mut key, mut value) = (vec![0.0; dim], vec![0.0; dim]);
+    for (i, &root) in roots.iter().enumerate().filter(|&(_, &r)| r != EVICT) {
+        let cluster = clusters[root as usize];
+        if cluster.members > 1 {
+            head.read_key(range.start + i, &mut key);
+            head.read_value(range.start + i, &mut value);
+            let weight = head.count(range.start + i) as f32;
+            let (keys, values) = sums[cluster.row as usize * 2 * dim..][..2 * dim].split_at_mut(dim);
+            keys.iter_mut().zip(&key).for_each(|(sum, x)| *sum += weight * x);
+            values.iter_mut().zip(&value).for_each(|(sum, x)| *sum += weight * x);
+        }
+    }
+    // Survivors move to the front in order: what is overwritten was moved, or summed up, before.
+    let mut at = range.start;
+    for (i, cluster) in clusters.iter().enumerate() {
+        match cluster.members {
+            0 => continue,
+            1 => head.move_down(at, range.start + i),
+            _ => {
+                let total = cluster.count as f32;
+                let mean = &mut sums[cluster.row as usize * 2 * dim..][..2 * dim];
+                mean.iter_mut().for_each(|x| *x /= total);
+                let count = u32::try_from(cluster.count).expect("a sequence has fewer than 2^32 tokens");
+                let position = (cluster.moment / cluster.count as f64) as f32;
+                head.set(at, &mean[..dim], &mean[dim..], count, position);
+            }
+        }
+        at += 1;
+    }
+    let left = at - range.start;
+    for from in range.end..head.len() {
+        head.move_down(at, from);
+        at += 1;
+    }
+    head.truncate(at);
+    left
+}

@@ -1,0 +1,141 @@
+//! `chelsea`, the default: chunked soft matching over one pool of edges for the whole sequence.
+
+use super::clusters::{Clusters, Rows, Source};
+use super::{HeadView, Needs, Plan, Policy, View};
+use crate::budget::head_floor;
+use crate::matching::{Cut, Edge, Measure, Scratch, match_chunks};
+use rayon::prelude::*;
+
+/// The global recipe.
+///
+/// The cost of a merge is the expected squared change of an attention logit ([`HeadView::query_power`]),
+/// taken between keys before RoPE. It is absolute, so the edges of all layers and heads compete in one
+/// pool: that is also how the budget is shared among heads. Merging goes in gentle rounds, with fresh
+/// matching after each.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chelsea {
+    /// Entries of a chunk.
+    pub chunk: usize,
+    /// Share of all candidates that one round merges at most.
+    pub frac: f64,
+    /// Share of the average that every head keeps at least.
+    pub floor: f64,
+    /// Share of a head's candidates that one round may merge; 1 sets no limit.
+    pub hcap: f64,
+    /// Weight of the squared distance of values in the cost.
+    pub lam: f64,
+}
+
+impl Default for Chelsea {
+    fn default() -> Self {
+        Chelsea { chunk: 256, frac: 0.125, floor: 0.4, hcap: 1.0, lam: 0.0 }
+    }
+}
+
+/// One head while the plan is being made.
+struct State {
+    clusters: Clusters,
+    /// Square root of the query power, one factor a dimension.
+    scale: Vec<f32>,
+    /// Mean of the keys before RoPE.
+    centre: Vec<f32>,
+    /// The edges this head offers, in ascending order of a; `a` and `b` are candidates.
+    edges: Vec<Edge>,
+    /// Whether the clusters changed since they were matched.
+    stale: bool,
+}
+
+impl State {
+    fn new(head: &HeadView<'_>) -> Self {
+        let dim = head.dim();
+        let scale = match head.query_power() {
+            [] => vec![(1.0 / dim as f32).sqrt(); dim],
+            power => power.iter().map(|w| w.sqrt()).collect(),
+        };
+        State { clusters: Clusters::new(head.len()), scale, centre: mean_feature(head), edges: Vec::new(), stale: true }
+    }
+}
+
+/// Keys carry large constant offsets; distances do not depend on them, but their rounding does.
+fn mean_feature(head: &HeadView<'_>) -> Vec<f32> {
+    let mut sums = vec![0.0f64; head.dim()];
+    head.for_each_feature(|_, key| sums.iter_mut().zip(key).for_each(|(sum, &x)| *sum += f64::from(x)));
+    sums.iter().map(|sum| (sum / head.len().max(1) as f64) as f32).collect()
+}
+
+impl Chelsea {
+    /// Matches the clusters of one head and leaves the edges it offers in `state`: the cheapest ones,
+    /// as many as floor and cap allow.
+    fn offer(&self, head: &HeadView<'_>, state: &mut State, least: usize, rows: &mut Rows, scratch: &mut Scratch) {
+        let value_factor = (self.lam / f64::from(head.value_scale())).sqrt() as f32;
+        let source = Source::Features { centre: &state.centre, scale: &state.scale, value_factor };
+        state.clusters.rows(head, source, rows);
+        state.edges.clear();
+        match_chunks(
+            &rows.rows,
+            source.dim(head.dim()),
+            self.chunk,
+            Measure::SquaredDistance,
+            scratch,
+            &mut state.edges,
+        );
+        let len = state.clusters.len();
+        let most = len.saturating_sub(least).min((self.hcap * len as f64).ceil() as usize);
+        if most < state.edges.len() {
+            let mut cut = Cut::cheapest(state.edges.iter(), most);
+            state.edges.retain(|edge| cut.takes(edge));
+        }
+        for edge in &mut state.edges {
+            (edge.a, edge.b) = (rows.ids[edge.a as usize], rows.ids[edge.b as usize]);
+        }
+        state.stale = false;
+    }
+}
+
+impl Policy for Chelsea {
+    fn name(&self) -> &'static str {
+        "chelsea"
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { query_power: true, value_scale: self.lam != 0.0 }
+    }
+
+    fn plan(&self, view: &View<'_>, target: usize) -> Plan {
+        let least = head_floor(self.floor, target, view.heads.len());
+        if view.len() <= target {
+            return Plan::identity(view.heads.len());
+        }
+        let mut states: Vec<State> = view.heads.par_iter().map(State::new).collect();
+        // Roots, and half as many edges of 12 bytes with their sort keys.
+        let _held = view.scratch.hold(states.iter().map(|s| 3 * s.clusters.bytes()).sum());
+        loop {
+            let total: usize = states.iter().map(|s| s.clusters.len()).sum();
+            let merges = total.saturating_sub(target).min(((total as f64 * self.frac).floor() as usize).max(1));
+            if merges == 0 {
+                break;
+            }
+            states.par_iter_mut().zip(&view.heads).filter(|(state, _)| state.stale).for_each_init(
+                || (Rows::default(), Scratch::default()),
+                |(rows, scratch), (state, head)| {
+                    let dim = if self.lam == 0.0 { head.dim() } else { 2 * head.dim() };
+                    let bytes = Rows::bytes(state.clusters.len(), head.len(), dim) + Scratch::bytes(dim, self.chunk);
+                    let _held = view.scratch.hold(bytes);
+                    self.offer(head, state, least, rows, scratch);
+                },
+            );
+            let mut cut = Cut::cheapest(states.iter().flat_map(|s| &s.edges), merges);
+            let mut merged = false;
+            for State { clusters, edges, stale, .. } in &mut states {
+                let before = clusters.len();
+                clusters.merge(edges.iter().filter(|edge| cut.takes(edge)));
+                *stale = clusters.len() < before;
+                merged |= *stale;
+            }
+            if !merged {
+                break;
+            }
+        }
+        Plan::new(states.into_iter().map(|s| s.clusters.into_roots()).collect())
+    }
+}

@@ -1,0 +1,63 @@
+//! `chelsea-plain`: chunked soft matching as it was published.
+
+use super::clusters::{Clusters, Rows, Source};
+use super::{HeadView, Plan, Policy, View};
+use crate::budget::even_shares;
+use crate::matching::{Cut, Measure, Scratch, match_chunks, normalise};
+use rayon::prelude::*;
+
+/// The published recipe: cosine of cached keys, every head on its own and to the same length, half of
+/// the candidates merged in a round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChelseaPlain {
+    /// Entries of a chunk.
+    pub chunk: usize,
+}
+
+impl Default for ChelseaPlain {
+    fn default() -> Self {
+        ChelseaPlain { chunk: 256 }
+    }
+}
+
+impl ChelseaPlain {
+    fn plan_head(&self, head: &HeadView<'_>, target: usize, rows: &mut Rows, scratch: &mut Scratch) -> Vec<u32> {
+        let mut clusters = Clusters::new(head.len());
+        let mut edges = Vec::new();
+        while clusters.len() > target {
+            let merges = (clusters.len() - target).min(clusters.len() / 2);
+            clusters.rows(head, Source::Keys, rows);
+            normalise(&mut rows.rows, head.dim());
+            edges.clear();
+            match_chunks(&rows.rows, head.dim(), self.chunk, Measure::Cosine, scratch, &mut edges);
+            let mut cut = Cut::cheapest(edges.iter(), merges);
+            edges.retain(|edge| cut.takes(edge));
+            if edges.is_empty() {
+                break;
+            }
+            for edge in &mut edges {
+                (edge.a, edge.b) = (rows.ids[edge.a as usize], rows.ids[edge.b as usize]);
+            }
+            clusters.merge(edges.iter());
+        }
+        clusters.into_roots()
+    }
+}
+
+impl Policy for ChelseaPlain {
+    fn name(&self) -> &'static str {
+        "chelsea-plain"
+    }
+
+    fn plan(&self, view: &View<'_>, target: usize) -> Plan {
+        let shares = even_shares(&view.lens(), target);
+        let _held = view.scratch.hold(view.len() * 4);
+        let plan = |(rows, scratch): &mut (Rows, Scratch), (head, &share): (&HeadView<'_>, &usize)| {
+            let edges = head.len() * 6;
+            let bytes = Rows::bytes(head.len(), head.len(), head.dim()) + Scratch::bytes(head.dim(), self.chunk);
+            let _held = view.scratch.hold(bytes + edges);
+            self.plan_head(head, share, rows, scratch)
+        };
+        Plan::new(view.heads.par_iter().zip(&shares).map_init(Default::default, plan).collect())
+    }
+}

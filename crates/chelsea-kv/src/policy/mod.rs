@@ -1,0 +1,91 @@
+//! Policies: what to do with entries that left the recent window.
+//!
+//! A policy sees the candidates of every head at once (a [`View`]) and a total that they must come down
+//! to, and answers with a [`Plan`]: which candidates join which, and which are dropped. It never sees
+//! sinks, window or anything else that must not be touched, and it changes nothing itself.
+//!
+//! [`registry`] lists every policy by name; [`policy`] makes one.
+
+mod chelsea;
+mod chelsea_plain;
+mod clusters;
+mod full;
+mod random;
+mod registry;
+mod streaming;
+mod view;
+
+pub use chelsea::Chelsea;
+pub use chelsea_plain::ChelseaPlain;
+pub use full::Full;
+pub use random::Random;
+pub use registry::{PolicyError, PolicyInfo, Setting, Settings, policy, registry};
+pub use streaming::Streaming;
+pub use view::{HeadView, View};
+
+use crate::merge;
+use std::fmt::Debug;
+
+/// What a policy asks the cache to find out for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Needs {
+    /// The power of queries per dimension ([`HeadView::query_power`]), sampled as queries pass by.
+    pub query_power: bool,
+    /// The mean of `|value|^2` at a head's first compaction ([`HeadView::value_scale`]).
+    pub value_scale: bool,
+}
+
+/// Decides which entries are merged or dropped.
+pub trait Policy: Debug + Send + Sync {
+    /// The name in the registry.
+    fn name(&self) -> &'static str;
+
+    /// The statistics that [`Policy::plan`] reads.
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
+
+    /// Whether the policy never gives up an entry, and so can hold no budget below the full cache.
+    fn keeps_everything(&self) -> bool {
+        false
+    }
+
+    /// Brings the candidates of all heads together down to `target` entries: never more, and exactly
+    /// that many wherever entries can be merged so.
+    fn plan(&self, view: &View<'_>, target: usize) -> Plan;
+}
+
+/// A policy's answer: for each head the roots of its candidates, as [`merge`] defines them. A head
+/// without roots is left as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    roots: Vec<Vec<u32>>,
+}
+
+impl Plan {
+    /// Leaves every head as it is.
+    pub fn identity(heads: usize) -> Self {
+        Plan { roots: vec![Vec::new(); heads] }
+    }
+
+    /// One list of roots a head; an empty list leaves the head as it is.
+    pub fn new(roots: Vec<Vec<u32>>) -> Self {
+        Plan { roots }
+    }
+
+    /// The roots of head `g`, empty when it is left as it is.
+    pub fn roots(&self, g: usize) -> &[u32] {
+        &self.roots[g]
+    }
+
+    /// Number of heads.
+    pub fn heads(&self) -> usize {
+        self.roots.len()
+    }
+
+    /// Candidates of head `g` that survive, of `len`.
+    pub fn survivors(&self, g: usize, len: usize) -> usize {
+        if self.roots[g].is_empty() { len } else { merge::survivors(&self.roots[g]) }
+    }
+}

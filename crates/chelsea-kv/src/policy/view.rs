@@ -1,0 +1,147 @@
+//! What a policy gets to see.
+
+use crate::scratch::Gauge;
+use crate::{CacheShape, Head, PAGE, Rotary, TILE};
+use std::ops::Range;
+
+/// The candidates of all heads, `g = layer * kv_heads + head`.
+#[derive(Debug)]
+pub struct View<'a> {
+    /// Sizes of the cache.
+    pub shape: CacheShape,
+    /// The candidates of each head.
+    pub heads: Vec<HeadView<'a>>,
+    /// Tokens the sequence has seen.
+    pub tokens: usize,
+    /// Where a policy counts memory that it takes for a while.
+    pub scratch: &'a Gauge,
+}
+
+impl View<'_> {
+    /// Candidates over all heads.
+    pub fn len(&self) -> usize {
+        self.heads.iter().map(HeadView::len).sum()
+    }
+
+    /// Whether there are no candidates at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Candidates of each head.
+    pub fn lens(&self) -> Vec<usize> {
+        self.heads.iter().map(HeadView::len).collect()
+    }
+}
+
+/// The candidates of one head: the entries that may be merged or dropped, numbered from 0 in sequence
+/// order.
+#[derive(Debug)]
+pub struct HeadView<'a> {
+    head: &'a Head,
+    range: Range<usize>,
+    rotary: &'a Rotary,
+    query_power: Vec<f32>,
+    value_scale: f32,
+}
+
+impl<'a> HeadView<'a> {
+    /// The entries `range` of `head`. `query_power` and `value_scale` are as [`super::Needs`] has them,
+    /// empty and 1 when nobody asked.
+    pub fn new(
+        head: &'a Head,
+        range: Range<usize>,
+        rotary: &'a Rotary,
+        query_power: Vec<f32>,
+        value_scale: f32,
+    ) -> Self {
+        assert!(range.end <= head.len(), "candidates are entries of the head");
+        HeadView { head, range, rotary, query_power, value_scale }
+    }
+
+    /// Number of candidates.
+    pub fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    /// Whether there are no candidates.
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+
+    /// Numbers of a key, and of a value.
+    pub fn dim(&self) -> usize {
+        self.head.head_dim()
+    }
+
+    /// Tokens that candidate `i` stands for.
+    pub fn count(&self, i: usize) -> u32 {
+        self.head.count(self.range.start + i)
+    }
+
+    /// Mean position of candidate `i`.
+    pub fn position(&self, i: usize) -> f32 {
+        self.head.position(self.range.start + i)
+    }
+
+    /// Reads key `i`, after RoPE as it is stored.
+    pub fn read_key(&self, i: usize, out: &mut [f32]) {
+        self.head.read_key(self.range.start + i, out);
+    }
+
+    /// Reads key `i` before RoPE: the stored key turned back by its mean position. For a centroid made
+    /// earlier this is not quite the mean of its members' keys before RoPE.
+    pub fn read_feature(&self, i: usize, out: &mut [f32]) {
+        self.read_key(i, out);
+        self.rotary.turn_back(out, self.position(i));
+    }
+
+    /// Reads value `i`.
+    pub fn read_value(&self, i: usize, out: &mut [f32]) {
+        self.head.read_value(self.range.start + i, out);
+    }
+
+    /// Power of the queries that read this head, one number a dimension: merging x and y changes a
+    /// logit by `sum_i w_i (x_i - y_i)^2` in expected square, for keys before RoPE. Empty unless asked
+    /// for.
+    pub fn query_power(&self) -> &[f32] {
+        &self.query_power
+    }
+
+    /// Mean of `|value|^2` over the candidates of this head's first compaction; 1 unless asked for.
+    pub fn value_scale(&self) -> f32 {
+        self.value_scale
+    }
+
+    /// Calls `f(i, key)` for every candidate in order, with keys as stored.
+    pub fn for_each_key(&self, f: impl FnMut(usize, &[f32])) {
+        self.for_each(None, f);
+    }
+
+    /// Calls `f(i, key)` for every candidate in order, with keys before RoPE.
+    pub fn for_each_feature(&self, f: impl FnMut(usize, &[f32])) {
+        self.for_each(Some(self.rotary), f);
+    }
+
+    /// Reads tile by tile: far faster than key by key.
+    fn for_each(&self, rotary: Option<&Rotary>, mut f: impl FnMut(usize, &[f32])) {
+        let dim = self.dim();
+        let mut tile = vec![0.0; TILE * dim];
+        let mut rows = vec![0.0; TILE * dim];
+        let mut positions = [0.0; TILE];
+        let mut next = self.range.start;
+        while next < self.range.end {
+            let page = &self.head.pages()[next / PAGE];
+            let lane = next % TILE;
+            let start = next % PAGE - lane;
+            page.read_key_tile(start / TILE, self.head.dtype(), &mut tile);
+            positions.copy_from_slice(&page.positions()[start..][..TILE]);
+            crate::rotary::tile_to_rows(rotary, &mut tile, &positions, &mut rows);
+            let here = (TILE - lane).min(self.range.end - next);
+            for i in 0..here {
+                f(next - self.range.start + i, &rows[(lane + i) * dim..][..dim]);
+            }
+            next += here;
+        }
+    }
+}
