@@ -1,0 +1,125 @@
+//! The hub's cache on disk, in the layout that other hub clients share:
+//!
+//! ```text
+//! models--org--name/blobs/ETAG                 contents, named by what the hub calls them
+//! models--org--name/blobs/ETAG.incomplete      a transfer that is not finished
+//! models--org--name/refs/REVISION              the commit that a branch or tag stood for when last asked
+//! models--org--name/snapshots/COMMIT/FILE      links to the blobs
+//! .locks/models--org--name/ETAG.lock           held while a blob is downloaded
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use crate::error::HubError;
+use crate::spec::HubId;
+
+/// The cache of one repository.
+#[derive(Debug)]
+pub(crate) struct RepoCache {
+    root: PathBuf,
+    locks: PathBuf,
+}
+
+impl RepoCache {
+    pub(crate) fn new(hub_cache: &Path, repo: &str) -> Self {
+        let folder = hf_hub::Repo::model(repo.to_owned()).folder_name();
+        RepoCache { root: hub_cache.join(&folder), locks: hub_cache.join(".locks").join(folder) }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn blob(&self, etag: &str) -> PathBuf {
+        self.root.join("blobs").join(etag)
+    }
+
+    pub(crate) fn incomplete(&self, etag: &str) -> PathBuf {
+        self.root.join("blobs").join(format!("{etag}.incomplete"))
+    }
+
+    pub(crate) fn lock(&self, etag: &str) -> PathBuf {
+        self.locks.join(format!("{etag}.lock"))
+    }
+
+    pub(crate) fn snapshot(&self, commit: &str) -> PathBuf {
+        self.root.join("snapshots").join(commit)
+    }
+
+    /// The commit known for a revision: the noted one, or the revision itself if it is a commit with a snapshot.
+    pub(crate) fn commit(&self, id: &HubId) -> Option<String> {
+        let noted = std::fs::read_to_string(self.root.join("refs").join(&id.revision)).ok();
+        let commit = noted.map(|text| text.trim().to_owned()).unwrap_or_else(|| id.revision.clone());
+        self.snapshot(&commit).is_dir().then_some(commit)
+    }
+
+    /// Notes that `revision` stands for `commit`.
+    pub(crate) fn note_commit(&self, revision: &str, commit: &str) -> Result<(), HubError> {
+        let path = self.root.join("refs").join(revision);
+        if revision == commit {
+            return Ok(());
+        }
+        make_parent(&path)?;
+        std::fs::write(&path, commit).map_err(HubError::io("write", path))
+    }
+
+    /// The files of a snapshot that are really there, as paths inside the repository.
+    pub(crate) fn files(&self, commit: &str) -> Vec<String> {
+        let mut files = Vec::new();
+        collect(&self.snapshot(commit), "", &mut files);
+        files.sort();
+        files
+    }
+
+    /// Makes `file` of a snapshot point at its blob.
+    pub(crate) fn link(&self, commit: &str, file: &str, etag: &str) -> Result<PathBuf, HubError> {
+        let pointer = self.snapshot(commit).join(file);
+        let blob = self.blob(etag);
+        make_parent(&pointer)?;
+        // A link left over from a blob that was removed.
+        if pointer.symlink_metadata().is_ok() {
+            std::fs::remove_file(&pointer).map_err(HubError::io("replace", &pointer))?;
+        }
+        let up = "../".repeat(file.split('/').count() + 1);
+        let relative = format!("{up}blobs/{etag}");
+        if symlink(Path::new(&relative), &pointer).is_err() && std::fs::hard_link(&blob, &pointer).is_err() {
+            std::fs::copy(&blob, &pointer).map_err(HubError::io("write", &pointer))?;
+        }
+        Ok(pointer)
+    }
+}
+
+pub(crate) fn make_parent(path: &Path) -> Result<(), HubError> {
+    match path.parent() {
+        Some(dir) => std::fs::create_dir_all(dir).map_err(HubError::io("create", dir)),
+        None => Ok(()),
+    }
+}
+
+#[cfg(unix)]
+fn symlink(target: &Path, link: &Path) -> std::io::Result<()> {
+    std::os::unix::fs::symlink(target, link)
+}
+
+#[cfg(windows)]
+fn symlink(target: &Path, link: &Path) -> std::io::Result<()> {
+    std::os::windows::fs::symlink_file(target, link)
+}
+
+#[cfg(not(any(unix, windows)))]
+fn symlink(_target: &Path, _link: &Path) -> std::io::Result<()> {
+    Err(std::io::ErrorKind::Unsupported.into())
+}
+
+fn collect(dir: &Path, prefix: &str, files: &mut Vec<String>) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let Some(name) = entry.file_name().to_str().map(|n| format!("{prefix}{n}")) else { continue };
+        // `metadata` follows links: a link whose blob is gone does not count.
+        match std::fs::metadata(entry.path()) {
+            Ok(meta) if meta.is_dir() => collect(&entry.path(), &format!("{name}/"), files),
+            Ok(_) => files.push(name),
+            Err(_) => {}
+        }
+    }
+}

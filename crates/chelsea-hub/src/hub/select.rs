@@ -1,0 +1,251 @@
+//! Which files of a repository are the model.
+
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::error::HubError;
+use crate::spec::is_safe_path;
+
+/// The quantisation taken when nothing else is asked for: the common middle of size and quality.
+const PREFERRED: &str = "q4_k_m";
+
+/// Small files that a safetensors model is read with, where the repository has them.
+const COMPANIONS: &[&str] = &[
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+];
+
+/// The model's files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Choice {
+    /// One GGUF file.
+    Gguf(String),
+    /// One safetensors file and its companions.
+    Safetensors { weights: String, companions: Vec<String>, whole_folder: bool },
+    /// An index that names the shards, and its companions.
+    Sharded { index: String, companions: Vec<String> },
+}
+
+/// Picks the model among `files` (paths inside `repo`), by the user's word if there is one.
+pub(crate) fn choose(repo: &str, files: &[String], wanted: Option<&str>) -> Result<Choice, HubError> {
+    match wanted {
+        Some(wanted) => choose_named(repo, files, wanted),
+        None => choose_default(repo, files),
+    }
+}
+
+fn choose_named(repo: &str, files: &[String], wanted: &str) -> Result<Choice, HubError> {
+    let no_model = |reason: String| HubError::NoModel { repo: repo.to_owned(), reason };
+    if let Some(exact) = files.iter().find(|f| *f == wanted) {
+        let lower = exact.to_ascii_lowercase();
+        return if lower.ends_with(".gguf") {
+            whole_gguf(repo, exact)
+        } else if lower.ends_with(".safetensors") {
+            let companions = companions(repo, files, folder_of(exact))?;
+            Ok(Choice::Safetensors { weights: exact.clone(), companions, whole_folder: false })
+        } else if lower.ends_with(".safetensors.index.json") {
+            Ok(Choice::Sharded { index: exact.clone(), companions: companions(repo, files, folder_of(exact))? })
+        } else {
+            Err(no_model(format!("{wanted} is neither a .gguf nor a .safetensors file")))
+        };
+    }
+    let models = ggufs(files);
+    let needle = wanted.to_ascii_lowercase();
+    let matching: Vec<&String> = models.iter().copied().filter(|f| f.to_ascii_lowercase().contains(&needle)).collect();
+    match matching.as_slice() {
+        [one] => whole_gguf(repo, one),
+        [] => {
+            let mut all: Vec<&str> = files.iter().map(String::as_str).filter(|f| is_model_file(f)).collect();
+            all.sort_unstable();
+            let list = if all.is_empty() { "none".to_owned() } else { all.join(", ") };
+            Err(no_model(format!("no file is called {wanted:?}. Its model files: {list}")))
+        }
+        several => Err(ambiguous(repo, several)),
+    }
+}
+
+fn choose_default(repo: &str, files: &[String]) -> Result<Choice, HubError> {
+    let models = ggufs(files);
+    let preferred: Vec<&String> =
+        models.iter().copied().filter(|f| f.to_ascii_lowercase().contains(PREFERRED)).collect();
+    match (preferred.as_slice(), models.as_slice()) {
+        ([one], _) | ([], [one]) => return whole_gguf(repo, one),
+        ([], []) => {}
+        ([], several) | (several, _) => return Err(ambiguous(repo, several)),
+    }
+    let has = |name: &str| files.iter().any(|f| f == name);
+    if has("model.safetensors.index.json") {
+        let companions = companions(repo, files, "")?;
+        return Ok(Choice::Sharded { index: "model.safetensors.index.json".into(), companions });
+    }
+    let tensors: Vec<&String> = files.iter().filter(|f| f.ends_with(".safetensors") && !f.contains('/')).collect();
+    let weights = match tensors.as_slice() {
+        [] => {
+            return Err(HubError::NoModel {
+                repo: repo.to_owned(),
+                reason: "it has no .gguf and no .safetensors file".into(),
+            });
+        }
+        [one] => (*one).clone(),
+        _ if has("model.safetensors") => "model.safetensors".to_owned(),
+        several => return Err(ambiguous(repo, several)),
+    };
+    Ok(Choice::Safetensors { weights, companions: companions(repo, files, "")?, whole_folder: true })
+}
+
+/// GGUF files that hold a language model: no vision projectors or importance matrices, and of a split file its head.
+fn ggufs(files: &[String]) -> Vec<&String> {
+    let mut models: Vec<&String> = files
+        .iter()
+        .filter(|f| {
+            let lower = f.to_ascii_lowercase();
+            let extra = lower.contains("mmproj") || lower.contains("imatrix");
+            lower.ends_with(".gguf") && !extra && split_of(f).is_none_or(|(part, _)| part == 1)
+        })
+        .collect();
+    models.sort();
+    models
+}
+
+/// `(part, parts)` of a name such as `x-00001-of-00003.gguf`.
+fn split_of(file: &str) -> Option<(u32, u32)> {
+    let stem = file.strip_suffix(".gguf")?;
+    let (head, parts) = stem.rsplit_once("-of-")?;
+    let (_, part) = head.rsplit_once('-')?;
+    Some((part.parse().ok()?, parts.parse().ok()?))
+}
+
+fn whole_gguf(repo: &str, file: &str) -> Result<Choice, HubError> {
+    match split_of(file) {
+        Some((_, parts)) if parts > 1 => Err(HubError::NoModel {
+            repo: repo.to_owned(),
+            reason: format!(
+                "{file} is one of {parts} parts of a split GGUF; name a file in one piece or join the parts"
+            ),
+        }),
+        _ => Ok(Choice::Gguf(file.to_owned())),
+    }
+}
+
+fn is_model_file(file: &str) -> bool {
+    let lower = file.to_ascii_lowercase();
+    lower.ends_with(".gguf") || lower.ends_with(".safetensors")
+}
+
+fn ambiguous(repo: &str, choices: &[&String]) -> HubError {
+    HubError::Ambiguous { repo: repo.to_owned(), choices: choices.iter().map(|f| (*f).clone()).collect() }
+}
+
+pub(crate) fn folder_of(file: &str) -> &str {
+    file.rsplit_once('/').map_or("", |(folder, _)| folder)
+}
+
+fn join(folder: &str, name: &str) -> String {
+    if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
+}
+
+fn companions(repo: &str, files: &[String], folder: &str) -> Result<Vec<String>, HubError> {
+    let wanted = COMPANIONS.iter().map(|name| join(folder, name));
+    let found: Vec<String> = wanted.filter(|path| files.contains(path)).collect();
+    let config = join(folder, "config.json");
+    if found.contains(&config) {
+        return Ok(found);
+    }
+    Err(HubError::NoModel { repo: repo.to_owned(), reason: format!("it has safetensors files but no {config}") })
+}
+
+/// The shard files that an index names, in order, each once, as paths inside the repository.
+pub(crate) fn shards(index: &str, text: &str) -> Result<Vec<String>, String> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let parsed: Index = serde_json::from_str(text).map_err(|e| format!("it is not a shard index: {e}"))?;
+    let names: BTreeSet<String> = parsed.weight_map.into_values().collect();
+    if names.is_empty() {
+        return Err("it names no shards".into());
+    }
+    match names.iter().find(|name| !is_safe_path(name) || !name.ends_with(".safetensors")) {
+        Some(name) => Err(format!("it names {name:?} as a shard")),
+        None => Ok(names.iter().map(|name| join(folder_of(index), name)).collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(names: &[&str]) -> Vec<String> {
+        names.iter().map(|n| n.to_string()).collect()
+    }
+
+    fn gguf(name: &str) -> Choice {
+        Choice::Gguf(name.into())
+    }
+
+    #[test]
+    fn q4_k_m_is_taken_among_several() {
+        let all = files(&["README.md", "m-Q8_0.gguf", "m-Q4_K_M.gguf", "mmproj-Q4_K_M.gguf"]);
+        assert_eq!(choose("o/n", &all, None).expect("one"), gguf("m-Q4_K_M.gguf"));
+    }
+
+    #[test]
+    fn a_single_gguf_needs_no_name() {
+        assert_eq!(choose("o/n", &files(&["x.gguf", "config.json"]), None).expect("one"), gguf("x.gguf"));
+    }
+
+    #[test]
+    fn several_without_a_preferred_one_are_listed() {
+        let error = choose("o/n", &files(&["b-q8_0.gguf", "a-f16.gguf"]), None).expect_err("two").to_string();
+        assert!(error.contains("o/n:FILE") && error.contains("a-f16.gguf\n  b-q8_0.gguf"), "{error}");
+    }
+
+    #[test]
+    fn a_part_of_a_name_is_enough_when_it_is_unique() {
+        let all = files(&["m-Q8_0.gguf", "m-Q4_K_M.gguf", "m-Q4_0.gguf"]);
+        assert_eq!(choose("o/n", &all, Some("q8_0")).expect("one"), gguf("m-Q8_0.gguf"));
+        assert!(matches!(choose("o/n", &all, Some("q4")), Err(HubError::Ambiguous { .. })));
+        let error = choose("o/n", &all, Some("q2_k")).expect_err("none").to_string();
+        assert!(error.contains("m-Q4_0.gguf"), "{error}");
+    }
+
+    #[test]
+    fn split_ggufs_are_refused_by_name() {
+        let all = files(&["m-Q4_K_M-00001-of-00002.gguf", "m-Q4_K_M-00002-of-00002.gguf"]);
+        let error = choose("o/n", &all, None).expect_err("split").to_string();
+        assert!(error.contains("2 parts"), "{error}");
+    }
+
+    #[test]
+    fn safetensors_come_with_config_and_tokenizer() {
+        let all = files(&["config.json", "model.safetensors", "tokenizer.json", "pytorch_model.bin"]);
+        let expected = Choice::Safetensors {
+            weights: "model.safetensors".into(),
+            companions: files(&["config.json", "tokenizer.json"]),
+            whole_folder: true,
+        };
+        assert_eq!(choose("o/n", &all, None).expect("one"), expected);
+        assert!(
+            choose("o/n", &files(&["model.safetensors"]), None).expect_err("no config").to_string().contains("config")
+        );
+    }
+
+    #[test]
+    fn an_index_names_its_shards_once_and_inside_the_repository() {
+        let text =
+            r#"{"metadata":{},"weight_map":{"a":"m-2.safetensors","b":"m-1.safetensors","c":"m-2.safetensors"}}"#;
+        assert_eq!(shards("d/i.json", text).expect("two"), files(&["d/m-1.safetensors", "d/m-2.safetensors"]));
+        for bad in [r#"{"weight_map":{"a":"../x.safetensors"}}"#, r#"{"weight_map":{}}"#, "[]"] {
+            assert!(shards("i.json", bad).is_err(), "{bad}");
+        }
+    }
+}

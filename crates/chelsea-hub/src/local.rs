@@ -1,0 +1,108 @@
+//! Models that lie on this machine.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crate::error::HubError;
+use crate::{Format, ResolvedModel, Source};
+
+/// A file or folder as a model. Only names and first bytes are looked at; reading it is the loader's work.
+pub(crate) fn resolve(path: &Path) -> Result<ResolvedModel, HubError> {
+    let bad = |reason: String| HubError::BadLocalModel { path: path.to_owned(), reason };
+    let model = |path: PathBuf, format| {
+        let name = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        ResolvedModel { path, format, name, source: Source::Local }
+    };
+    if path.is_dir() {
+        let (path, format) = folder(path)?;
+        return Ok(model(path, format));
+    }
+    match format_of(path)? {
+        Some(Format::Safetensors) if !path.with_file_name("config.json").is_file() => {
+            Err(bad("a .safetensors file needs its config.json (and tokenizer.json) beside it".into()))
+        }
+        Some(format) => Ok(model(path.to_owned(), format)),
+        None => Err(bad("it is neither a GGUF nor a safetensors file".into())),
+    }
+}
+
+fn folder(path: &Path) -> Result<(PathBuf, Format), HubError> {
+    let bad = |reason: String| HubError::BadLocalModel { path: path.to_owned(), reason };
+    let entries = std::fs::read_dir(path).map_err(HubError::io("list", path))?;
+    let files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| p.is_file()).collect();
+    let with = |ending: &str| -> Vec<&PathBuf> {
+        files.iter().filter(|p| p.extension().is_some_and(|e| e.eq_ignore_ascii_case(ending))).collect()
+    };
+    let (safetensors, gguf) = (with("safetensors"), with("gguf"));
+    match (safetensors.is_empty(), path.join("config.json").is_file(), gguf.as_slice()) {
+        (false, true, _) => Ok((path.to_owned(), Format::Safetensors)),
+        (true, _, [one]) => Ok(((*one).clone(), Format::Gguf)),
+        (false, false, _) => Err(bad("it has .safetensors files but no config.json".into())),
+        (true, _, []) => Err(bad("it has neither .safetensors files with a config.json nor a .gguf file".into())),
+        (true, _, several) => {
+            let names: Vec<_> = several.iter().filter_map(|p| p.file_name()?.to_str()).collect();
+            Err(bad(format!("it has several .gguf files, name one: {}", names.join(", "))))
+        }
+    }
+}
+
+/// By the ending, else by the first bytes.
+fn format_of(path: &Path) -> Result<Option<Format>, HubError> {
+    match path.extension() {
+        Some(e) if e.eq_ignore_ascii_case("gguf") => return Ok(Some(Format::Gguf)),
+        Some(e) if e.eq_ignore_ascii_case("safetensors") => return Ok(Some(Format::Safetensors)),
+        _ => {}
+    }
+    let file = std::fs::File::open(path).map_err(HubError::io("open", path))?;
+    let mut head = Vec::with_capacity(9);
+    file.take(9).read_to_end(&mut head).map_err(HubError::io("read", path))?;
+    Ok(match head.as_slice() {
+        [b'G', b'G', b'U', b'F', ..] => Some(Format::Gguf),
+        // Eight bytes of header length, then JSON.
+        [.., 0, 0, b'{'] if head.len() == 9 => Some(Format::Safetensors),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = dir.join(name);
+        std::fs::write(&path, bytes).expect("written");
+        path
+    }
+
+    #[test]
+    fn a_file_is_known_by_its_ending_or_its_first_bytes() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let named = write(dir.path(), "a.GGUF", b"");
+        assert_eq!(resolve(&named).expect("a model").format, Format::Gguf);
+        let unnamed = write(dir.path(), "blob", b"GGUF\x03\0\0\0\0");
+        assert_eq!(resolve(&unnamed).expect("a model").format, Format::Gguf);
+        let tensors = write(dir.path(), "blob2", b"\x10\0\0\0\0\0\0\0{");
+        let error = resolve(&tensors).expect_err("no config yet").to_string();
+        assert!(error.contains("config.json"), "{error}");
+        write(dir.path(), "config.json", b"{}");
+        assert_eq!(resolve(&tensors).expect("a model").format, Format::Safetensors);
+        let text = write(dir.path(), "notes.txt", b"hello");
+        assert!(resolve(&text).is_err());
+    }
+
+    #[test]
+    fn a_folder_needs_a_config_or_a_single_gguf() {
+        let dir = tempfile::tempdir().expect("a folder");
+        assert!(resolve(dir.path()).is_err());
+        let one = write(dir.path(), "one.gguf", b"GGUF");
+        assert_eq!(resolve(dir.path()).expect("the only one").path, one);
+        write(dir.path(), "two.gguf", b"GGUF");
+        let error = resolve(dir.path()).expect_err("two").to_string();
+        assert!(error.contains("one.gguf") && error.contains("two.gguf"), "{error}");
+        write(dir.path(), "model.safetensors", b"");
+        assert!(resolve(dir.path()).expect_err("no config").to_string().contains("config.json"));
+        write(dir.path(), "config.json", b"{}");
+        let model = resolve(dir.path()).expect("a model folder");
+        assert_eq!((model.path.as_path(), model.format), (dir.path(), Format::Safetensors));
+    }
+}
