@@ -1,0 +1,288 @@
+//! Attention of a block of query rows over a range of pages, with the online softmax.
+//!
+//! A *row* is one query of one query head; the rows of a KV head are counted token by token, the
+//! `group` query heads of a token next to each other. A block leaves unnormalised sums behind, so that
+//! blocks over different pages of the same rows can be merged.
+
+#![allow(unsafe_code)]
+
+use super::product::{PANEL, Product};
+use super::simd::{Element, Kernel, Simd};
+use crate::{Dtype, Head, PAGE, TILE};
+use core::ops::Range;
+use half::{bf16, f16};
+
+/// What a block of rows is to attend to.
+#[derive(Clone, Copy)]
+pub(super) struct Job<'a> {
+    /// The KV head, with as many entries as there are tokens or more.
+    pub head: &'a Head,
+    /// All queries of the request, `[tokens, token_stride / d, d]`.
+    pub queries: &'a [f32],
+    /// Numbers from a token's queries to the next token's.
+    pub token_stride: usize,
+    /// Where the KV head's query heads begin within a token's queries.
+    pub first_query: usize,
+    /// Query heads that share the KV head.
+    pub group: usize,
+    /// Queries of a query head; the last belongs to the last entry.
+    pub tokens: usize,
+    /// Factor on scores.
+    pub scale: f32,
+    /// First row and number of rows.
+    pub rows: (usize, usize),
+    /// First page and the page after the last.
+    pub pages: (usize, usize),
+}
+
+impl Job<'_> {
+    fn row_range(&self) -> Range<usize> {
+        self.rows.0..self.rows.0 + self.rows.1
+    }
+
+    /// Number of entries that a row sees.
+    fn visible(&self, row: usize) -> usize {
+        self.head.len() - self.tokens + row / self.group + 1
+    }
+
+    fn query(&self, row: usize) -> &[f32] {
+        let at = row / self.group * self.token_stride + self.first_query + row % self.group * self.head.head_dim();
+        &self.queries[at..][..self.head.head_dim()]
+    }
+}
+
+/// Numbers that the sums of `rows` rows take: see [`Sums`].
+pub(super) const fn sums_len(rows: usize, head_dim: usize) -> usize {
+    rows * (head_dim + 2)
+}
+
+/// What a block leaves behind: for each row the weighted sum of values, the largest score in powers of
+/// two, and the sum of weights relative to that score. The weighted sums are to be divided by the sum
+/// of weights.
+pub(super) struct Sums<'a> {
+    /// `[rows, head_dim]`.
+    pub values: &'a mut [f32],
+    /// Largest score of each row, times `log2 e`; `f32::MIN` if no entry was visible.
+    pub max: &'a mut [f32],
+    /// Sum of weights of each row.
+    pub weight: &'a mut [f32],
+}
+
+impl<'a> Sums<'a> {
+    /// Sums over a buffer of [`sums_len`] numbers.
+    pub fn new(buffer: &'a mut [f32], rows: usize, head_dim: usize) -> Self {
+        let (values, rest) = buffer.split_at_mut(rows * head_dim);
+        let (max, rest) = rest.split_at_mut(rows);
+        Sums { values, max, weight: &mut rest[..rows] }
+    }
+}
+
+/// Buffers of a thread, kept from block to block.
+#[derive(Default)]
+pub(super) struct Scratch {
+    queries: Vec<f32>,
+    scores: Vec<f32>,
+    factors: Vec<f32>,
+    weights: Vec<f32>,
+}
+
+fn at_least(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    &mut buffer[..len]
+}
+
+/// [`PAGE`] zeros, then [`PAGE`] times `-inf`: a window of it hides the entries past a limit.
+static HIDE: [f32; 2 * PAGE] = {
+    let mut hide = [0.0; 2 * PAGE];
+    let mut i = PAGE;
+    while i < 2 * PAGE {
+        hide[i] = f32::NEG_INFINITY;
+        i += 1;
+    }
+    hide
+};
+
+/// A job with the buffers it works in.
+pub(super) struct Block<'a> {
+    pub job: Job<'a>,
+    pub scratch: &'a mut Scratch,
+    pub sums: Sums<'a>,
+}
+
+impl Kernel for Block<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // SAFETY: the caller promises the instruction set.
+        unsafe {
+            match self.job.head.dtype() {
+                Dtype::F32 => self.over::<S, f32>(),
+                Dtype::F16 => self.over::<S, f16>(),
+                Dtype::Bf16 => self.over::<S, bf16>(),
+            }
+        }
+    }
+}
+
+impl Block<'_> {
+    /// # Safety
+    /// `S`'s instruction set is available.
+    #[inline(always)]
+    unsafe fn over<S: Simd, E: Element>(self) {
+        let Block { job, scratch, sums } = self;
+        let d = job.head.head_dim();
+        let rows = job.rows.1;
+        let queries = at_least(&mut scratch.queries, rows * d.next_multiple_of(PANEL));
+        let scores = at_least(&mut scratch.scores, rows * PAGE);
+        let factors = at_least(&mut scratch.factors, rows);
+        let weights = at_least(&mut scratch.weights, rows * S::LANES);
+        assert!(sums.values.len() == rows * d && sums.max.len() == rows && sums.weight.len() == rows);
+
+        // Scores are kept in powers of two: one factor here instead of one in every exponential.
+        let scale = job.scale * core::f32::consts::LOG2_E;
+        for (r, row) in job.row_range().enumerate() {
+            for (panel, part) in job.query(row).chunks(PANEL).enumerate() {
+                let to = &mut queries[(panel * rows + r) * PANEL..][..part.len()];
+                for (to, &x) in to.iter_mut().zip(part) {
+                    *to = x * scale;
+                }
+            }
+        }
+        sums.values.fill(0.0);
+        sums.max.fill(f32::MIN);
+        weights.fill(0.0);
+
+        let limit = job.visible(job.rows.0 + rows - 1);
+        for p in job.pages.0..job.pages.1 {
+            let page = &job.head.pages()[p];
+            let used = limit.saturating_sub(p * PAGE).min(PAGE);
+            if used == 0 {
+                break;
+            }
+            let tiles = used.div_ceil(TILE);
+            let (keys, values) = (page.keys::<E>(), page.values::<E>());
+            assert!(keys.len() >= PAGE * d && values.len() >= PAGE * d, "a page holds PAGE keys and values");
+            let product = Product {
+                a: queries.as_ptr(),
+                a_panel: rows * PANEL,
+                b: keys.as_ptr(),
+                b_row: TILE,
+                b_tile: TILE * d,
+                depth: d,
+                c: scores.as_mut_ptr(),
+                c_row: PAGE,
+                factors: core::ptr::null(),
+                ahead: 0,
+            };
+            // SAFETY: queries are `rows` rows in panels, keys hold PAGE / TILE tiles of d x TILE, and
+            // scores have PAGE columns.
+            unsafe { product.run::<S, false>(rows, tiles * TILE / S::LANES) };
+
+            let mut bias = [0.0; PAGE];
+            for (bias, ln_count) in bias.iter_mut().zip(page.ln_counts()) {
+                *bias = ln_count * core::f32::consts::LOG2_E;
+            }
+            let mut softmax = Softmax { bias: &bias, vectors: tiles * TILE / S::LANES };
+            for (r, row) in job.row_range().enumerate() {
+                let visible = job.visible(row).saturating_sub(p * PAGE).min(PAGE);
+                let hide: &[f32; PAGE] = HIDE[PAGE - visible..].first_chunk().unwrap_or(&[0.0; PAGE]);
+                // SAFETY: the caller promises the instruction set.
+                factors[r] = unsafe {
+                    softmax.row::<S>(
+                        &mut scores[r * PAGE..][..PAGE],
+                        (visible < tiles * TILE).then_some(hide),
+                        &mut sums.max[r],
+                        &mut weights[r * S::LANES..][..S::LANES],
+                    )
+                };
+            }
+
+            let product = Product {
+                a: scores.as_ptr(),
+                a_panel: 0,
+                b: values.as_ptr(),
+                b_row: d,
+                b_tile: TILE,
+                depth: used,
+                c: sums.values.as_mut_ptr(),
+                c_row: d,
+                factors: factors.as_ptr(),
+                ahead: 0,
+            };
+            // SAFETY: scores are `rows` rows of one panel, values hold PAGE rows of d, and the sums
+            // have `rows` rows of d.
+            unsafe { product.run::<S, true>(rows, d / S::LANES) };
+            // Head sizes that are no multiple of the vector: the columns left over.
+            for c in d / S::LANES * S::LANES..d {
+                for r in 0..rows {
+                    let weights = &scores[r * PAGE..][..used];
+                    let sum: f32 = weights.iter().enumerate().map(|(i, w)| w * values[i * d + c].widen()).sum();
+                    let total = &mut sums.values[r * d + c];
+                    *total = *total * factors[r] + sum;
+                }
+            }
+        }
+        for (total, lanes) in sums.weight.iter_mut().zip(weights.chunks_exact(S::LANES)) {
+            // SAFETY: the chunk is one vector; the caller promises the instruction set.
+            *total = unsafe { S::reduce_add(S::load(lanes.as_ptr())) };
+        }
+    }
+}
+
+/// Turns the scores of a page into weights.
+struct Softmax<'a> {
+    /// `log2 count` of every entry.
+    bias: &'a [f32; PAGE],
+    /// Vectors of a row that hold scores.
+    vectors: usize,
+}
+
+impl Softmax<'_> {
+    /// Replaces the scores of a row by `2^(score + bias - max)`, raises `max` to the largest score,
+    /// adds the weights to `total` lane by lane, and returns the factor by which what was summed under
+    /// the old maximum shrinks.
+    ///
+    /// # Safety
+    /// `S`'s instruction set is available.
+    #[inline(always)]
+    unsafe fn row<S: Simd>(
+        &mut self,
+        scores: &mut [f32],
+        hide: Option<&[f32; PAGE]>,
+        max: &mut f32,
+        total: &mut [f32],
+    ) -> f32 {
+        assert!(scores.len() == PAGE && self.vectors * S::LANES <= PAGE && total.len() == S::LANES);
+        let scores = scores.as_mut_ptr();
+        // SAFETY: all offsets stay below PAGE numbers, and `total` is one vector.
+        unsafe {
+            let mut largest = S::splat(*max);
+            for v in (0..self.vectors).map(|v| v * S::LANES) {
+                let mut score = S::add(S::load(scores.add(v)), S::load(self.bias.as_ptr().add(v)));
+                if let Some(hide) = hide {
+                    score = S::add(score, S::load(hide.as_ptr().add(v)));
+                }
+                S::store(scores.add(v), score);
+                largest = S::max(largest, score);
+            }
+            let largest = S::reduce_max(largest);
+            let mut factor = 1.0;
+            if largest > *max {
+                let mut lanes = [0.0; TILE];
+                S::store(lanes.as_mut_ptr(), S::exp2(S::splat(*max - largest)));
+                factor = lanes[0];
+                *max = largest;
+            }
+            let shift = S::splat(largest);
+            let mut sum = S::mul(S::load(total.as_ptr()), S::splat(factor));
+            for v in (0..self.vectors).map(|v| v * S::LANES) {
+                let weight = S::exp2(S::sub(S::load(scores.add(v)), shift));
+                S::store(scores.add(v), weight);
+                sum = S::add(sum, weight);
+            }
+            S::store(total.as_mut_ptr(), sum);
+            factor
+        }
+    }
+}

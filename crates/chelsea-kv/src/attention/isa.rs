@@ -1,0 +1,80 @@
+//! Which instruction set the kernels run on.
+
+#![allow(unsafe_code)]
+
+use super::block::Block;
+#[cfg(target_arch = "x86_64")]
+use super::simd::avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+use super::simd::avx512::Avx512;
+#[cfg(target_arch = "aarch64")]
+use super::simd::neon::Neon;
+use super::simd::{Simd, portable::Portable};
+use std::sync::OnceLock;
+
+/// An instruction set that the attention kernels are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Isa {
+    /// Whatever the target is compiled for, through plain Rust.
+    Portable,
+    /// AArch64's 128-bit vectors.
+    Neon,
+    /// 256-bit vectors with FMA and half-precision loads.
+    Avx2,
+    /// 512-bit vectors.
+    Avx512,
+}
+
+impl Isa {
+    /// All of them, the slowest first.
+    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Neon, Isa::Avx2, Isa::Avx512];
+
+    /// Whether this machine has it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Isa::Portable => true,
+            Isa::Neon => cfg!(target_arch = "aarch64"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => {
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                Isa::Avx2.is_available()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            Isa::Avx2 | Isa::Avx512 => false,
+        }
+    }
+
+    /// Those that this machine has, the slowest first.
+    pub fn available() -> impl Iterator<Item = Isa> {
+        Isa::ALL.into_iter().filter(|isa| isa.is_available())
+    }
+
+    /// The fastest that this machine has.
+    pub fn best() -> Isa {
+        static BEST: OnceLock<Isa> = OnceLock::new();
+        *BEST.get_or_init(|| Isa::available().last().unwrap_or(Isa::Portable))
+    }
+
+    /// Runs a block. The caller has checked that the machine has this instruction set.
+    pub(super) fn run(self, block: Block<'_>) {
+        debug_assert!(self.is_available());
+        // SAFETY: `attend_with` and `best` let only available instruction sets through.
+        unsafe {
+            match self {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 => Avx512::run(block),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => Avx2::run(block),
+                #[cfg(target_arch = "aarch64")]
+                Isa::Neon => Neon::run(block),
+                _ => Portable::run(block),
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! The one matrix product of attention: a few rows of f32 numbers times a page of stored numbers.
+//!
+//! Scores are `rows of q x keys` and outputs are `rows of weights x values`; both walk the page once
+//! for each block of rows, with the sums of the block in registers. The same product serves decode,
+//! where the rows are the query heads that share a KV head, and prefill, where they are many.
+
+#![allow(unsafe_code)]
+
+use super::simd::{Element, Simd};
+use crate::TILE;
+
+/// Distance between the rows of the left matrix, which is cut into panels of this many columns.
+pub(super) const PANEL: usize = 64;
+
+/// `c = a . b`, or `c = c * factor + a . b`, all by address. Columns are counted in vectors.
+#[derive(Clone, Copy)]
+pub(super) struct Product<E> {
+    /// Left matrix: panels of [`PANEL`] columns, in each a row every [`PANEL`] numbers.
+    pub a: *const f32,
+    /// Numbers from a panel to the next.
+    pub a_panel: usize,
+    /// Right matrix, `depth` rows of stored numbers.
+    pub b: *const E,
+    /// Numbers from a row of `b` to the next.
+    pub b_row: usize,
+    /// Numbers from [`TILE`] columns of `b` to the next [`TILE`].
+    pub b_tile: usize,
+    /// Columns of `a`, rows of `b`.
+    pub depth: usize,
+    /// Result, a row every `c_row` numbers.
+    pub c: *mut f32,
+    /// Numbers from a row of `c` to the next.
+    pub c_row: usize,
+    /// One factor a row for what `c` holds; unused when `c` is overwritten.
+    pub factors: *const f32,
+    /// Bytes from `b` to the matrix that will be wanted next, which is asked for on the way.
+    pub ahead: isize,
+}
+
+impl<E: Element> Product<E> {
+    /// Computes `rows` rows of `vectors` vectors; adds to `c` if `ADD`, overwrites it if not.
+    ///
+    /// # Safety
+    /// `S`'s instruction set is available, and every matrix has the numbers that the fields promise.
+    #[inline(always)]
+    pub(super) unsafe fn run<S: Simd, const ADD: bool>(mut self, rows: usize, vectors: usize) {
+        let block = if rows.is_multiple_of(S::ROWS) { S::ROWS } else { S::ROWS.min(8) };
+        let blocks = rows.div_ceil(block);
+        for i in 0..blocks {
+            // Even shares: 13 rows are 7 and 6, not 12 and 1.
+            let share = rows / blocks + usize::from(i < rows % blocks);
+            // SAFETY: the caller's promise; rows are walked in order and add up to `rows`.
+            unsafe {
+                match share {
+                    1 => self.columns::<S, 1, ADD>(vectors),
+                    2 => self.columns::<S, 2, ADD>(vectors),
+                    3 => self.columns::<S, 3, ADD>(vectors),
+                    4 => self.columns::<S, 4, ADD>(vectors),
+                    5 => self.columns::<S, 5, ADD>(vectors),
+                    6 => self.columns::<S, 6, ADD>(vectors),
+                    7 => self.columns::<S, 7, ADD>(vectors),
+                    8 => self.columns::<S, 8, ADD>(vectors),
+                    _ => self.columns::<S, 12, ADD>(vectors),
+                }
+                self.a = self.a.add(share * PANEL);
+                self.c = self.c.add(share * self.c_row);
+                self.factors = self.factors.wrapping_add(share);
+            }
+            self.ahead = 0;
+        }
+    }
+
+    /// # Safety
+    /// As [`run`](Self::run).
+    #[inline(always)]
+    unsafe fn columns<S: Simd, const M: usize, const ADD: bool>(&self, vectors: usize) {
+        if M > S::ROWS {
+            unreachable!("blocks have at most S::ROWS rows");
+        }
+        // The sums, the shorter of a column of `a` and a row of `b`, and one number of the other.
+        let fits = |n: usize| M * n + M.min(n) < S::REGISTERS;
+        let mut at = 0;
+        // SAFETY: the caller's promise; vectors are walked in order up to `vectors`.
+        unsafe {
+            if const { M * 4 + if M < 4 { M } else { 4 } < S::REGISTERS } {
+                while at + 4 <= vectors {
+                    self.registers::<S, M, 4, ADD>(at);
+                    at += 4;
+                }
+            }
+            if const { M * 2 + if M < 2 { M } else { 2 } < S::REGISTERS } {
+                while at + 2 <= vectors {
+                    self.registers::<S, M, 2, ADD>(at);
+                    at += 2;
+                }
+            }
+            while at < vectors {
+                self.registers::<S, M, 1, ADD>(at);
+                at += 1;
+            }
+        }
+        let _ = fits;
+    }
+
+    /// `M` rows of the `N` vectors that begin at vector `at`, summed in registers.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run).
+    #[inline(always)]
+    unsafe fn registers<S: Simd, const M: usize, const N: usize, const ADD: bool>(&self, at: usize) {
+        let column = |n: usize| {
+            let first = (at + n) * S::LANES;
+            first / TILE * self.b_tile + first % TILE
+        };
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut sums = [[S::splat(0.0); N]; M];
+            let mut b = [self.b; N];
+            for (n, b) in b.iter_mut().enumerate() {
+                *b = self.b.add(column(n));
+            }
+            let mut panel = self.a;
+            let mut left = self.depth;
+            while left > 0 {
+                for k in 0..left.min(PANEL) {
+                    let mut row = [S::splat(0.0); N];
+                    for n in 0..N {
+                        row[n] = E::load::<S>(b[n]);
+                        b[n] = b[n].wrapping_add(self.b_row);
+                    }
+                    for (m, sums) in sums.iter_mut().enumerate() {
+                        let a = S::splat(*panel.add(m * PANEL + k));
+                        for n in 0..N {
+                            sums[n] = S::mul_add(a, row[n], sums[n]);
+                        }
+                    }
+                }
+                left -= left.min(PANEL);
+                panel = panel.wrapping_add(self.a_panel);
+            }
+            for (m, sums) in sums.iter().enumerate() {
+                let c = self.c.add(m * self.c_row + at * S::LANES);
+                for (n, &sum) in sums.iter().enumerate() {
+                    let c = c.add(n * S::LANES);
+                    if ADD {
+                        let factor = S::splat(*self.factors.add(m));
+                        S::store(c, S::mul_add(S::load(c), factor, sum));
+                    } else {
+                        S::store(c, sum);
+                    }
+                }
+            }
+        }
+    }
+}

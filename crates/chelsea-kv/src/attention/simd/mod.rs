@@ -1,0 +1,126 @@
+//! The few vector operations that the attention kernels are written in, and their implementations.
+//!
+//! A kernel is generic over [`Simd`] and inlined as a whole into [`Simd::run`], the one function an
+//! implementation compiles with its instruction set enabled. So there is a single kernel, and what
+//! differs between machines is this folder.
+
+#![allow(unsafe_code)]
+
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub(super) mod neon;
+pub(super) mod portable;
+
+use half::{bf16, f16};
+
+/// A vector of [`LANES`](Self::LANES) f32 numbers and what can be done with it.
+///
+/// # Safety
+/// Every method may be called only where the implementation's instruction set is available; loads and
+/// stores need [`LANES`](Self::LANES) readable or writable numbers at their pointer, of any alignment.
+#[allow(clippy::missing_safety_doc)]
+pub(super) trait Simd: Copy {
+    type V: Copy;
+    /// Numbers of a vector; divides [`TILE`](crate::TILE).
+    const LANES: usize;
+    /// Vectors that fit in registers.
+    const REGISTERS: usize;
+    /// Rows of the register block when there are many.
+    const ROWS: usize;
+
+    /// Runs `kernel` compiled for this instruction set.
+    unsafe fn run<K: Kernel>(kernel: K);
+
+    unsafe fn splat(x: f32) -> Self::V;
+    unsafe fn load(at: *const f32) -> Self::V;
+    unsafe fn load_f16(at: *const f16) -> Self::V;
+    unsafe fn load_bf16(at: *const bf16) -> Self::V;
+    unsafe fn store(at: *mut f32, v: Self::V);
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, fused where the machine can.
+    unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `2^n` for every lane that holds `n + 1.5 * 2^23`, `n` a whole number in `-127 ..= 127`; -127
+    /// gives 0.
+    unsafe fn power_of_two(shifted: Self::V) -> Self::V;
+    unsafe fn reduce_max(v: Self::V) -> f32;
+    unsafe fn reduce_add(v: Self::V) -> f32;
+    /// Asks for the cache line at `at`, which may be any address.
+    unsafe fn prefetch(at: *const u8);
+
+    /// `2^x` for `x <= 0`, within 2e-7 of it; 0 below -126.5.
+    #[inline(always)]
+    unsafe fn exp2(x: Self::V) -> Self::V {
+        // Adding 1.5 * 2^23 rounds to a whole number and leaves it in the low bits.
+        const SHIFT: f32 = 12_582_912.0;
+        // Minimax on [-1/2, 1/2], largest relative error 7.5e-8.
+        const C: [f32; 6] = [1.000_000_1, 0.693_146_94, 0.240_221_2, 0.055_507_13, 0.009_675_541, 0.001_327_647_2];
+        // SAFETY: the caller promises the instruction set.
+        unsafe {
+            let x = Self::max(x, Self::splat(-127.0));
+            let shifted = Self::add(x, Self::splat(SHIFT));
+            let rest = Self::sub(x, Self::sub(shifted, Self::splat(SHIFT)));
+            let mut p = Self::splat(C[5]);
+            p = Self::mul_add(p, rest, Self::splat(C[4]));
+            p = Self::mul_add(p, rest, Self::splat(C[3]));
+            p = Self::mul_add(p, rest, Self::splat(C[2]));
+            p = Self::mul_add(p, rest, Self::splat(C[1]));
+            p = Self::mul_add(p, rest, Self::splat(C[0]));
+            Self::mul(p, Self::power_of_two(shifted))
+        }
+    }
+}
+
+/// Something to run with an instruction set enabled.
+pub(super) trait Kernel {
+    /// # Safety
+    /// `S`'s instruction set is available.
+    unsafe fn run<S: Simd>(self);
+}
+
+/// A stored number that vectors are loaded from.
+pub(super) trait Element: bytemuck::Pod {
+    /// # Safety
+    /// As [`Simd`]'s loads.
+    unsafe fn load<S: Simd>(at: *const Self) -> S::V;
+    /// One number, widened.
+    fn widen(self) -> f32;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(at: *const Self) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { S::load(at) }
+    }
+    fn widen(self) -> f32 {
+        self
+    }
+}
+
+impl Element for f16 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(at: *const Self) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { S::load_f16(at) }
+    }
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+impl Element for bf16 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(at: *const Self) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { S::load_bf16(at) }
+    }
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+}

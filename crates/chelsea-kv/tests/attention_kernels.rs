@@ -1,0 +1,270 @@
+//! Every instruction set of this machine against attention's definition in f64.
+
+use chelsea_kv::attention::{Isa, Request, attend, attend_batch, attend_with, reference};
+use chelsea_kv::{Dtype, Head};
+use proptest::prelude::*;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+/// What a random layer looks like.
+#[derive(Debug, Clone)]
+struct Layer {
+    head_dim: usize,
+    group: usize,
+    dtype: Dtype,
+    /// Entries of each head beyond those of the queries.
+    before: Vec<usize>,
+    n: usize,
+    /// Size of queries: the larger, the further apart the scores.
+    spread: f32,
+    largest_count: u32,
+    seed: u64,
+}
+
+impl Layer {
+    fn heads(&self, rng: &mut SmallRng) -> Vec<Head> {
+        let mut numbers = |n: usize| -> Vec<f32> { (0..n).map(|_| rng.random_range(-1.0..1.0)).collect() };
+        let mut heads = Vec::new();
+        for &before in &self.before {
+            let mut head = Head::new(self.head_dim, self.dtype);
+            for i in 0..before + self.n {
+                let (key, value) = (numbers(self.head_dim), numbers(self.head_dim));
+                let count = 1 + (u64::from(self.largest_count - 1) * (i as u64 * 7919 % 101) / 100) as u32;
+                head.push(&key, &value, count, i as f32);
+            }
+            heads.push(head);
+        }
+        heads
+    }
+
+    fn queries(&self, rng: &mut SmallRng) -> Vec<f32> {
+        let len = self.n * self.before.len() * self.group * self.head_dim;
+        (0..len).map(|_| rng.random_range(-1.0f32..1.0) * self.spread).collect()
+    }
+}
+
+fn layers() -> impl Strategy<Value = Layer> {
+    (
+        prop::sample::select(vec![2usize, 6, 8, 16, 20, 64, 80, 96, 128, 256]),
+        1usize..=8,
+        prop::sample::select(vec![Dtype::F32, Dtype::F16, Dtype::Bf16]),
+        prop::collection::vec(prop_oneof![Just(0usize), 0usize..20, 0usize..300], 1..4),
+        prop_oneof![3 => 1usize..4, 2 => 1usize..=70],
+        prop::sample::select(vec![0.0f32, 1.0, 10.0]),
+        prop::sample::select(vec![1u32, 2, 40, 1_000_000_000]),
+        any::<u64>(),
+    )
+        .prop_map(|(head_dim, group, dtype, before, n, spread, largest_count, seed)| Layer {
+            head_dim,
+            group,
+            dtype,
+            before,
+            n,
+            spread,
+            largest_count,
+            seed,
+        })
+}
+
+/// Largest difference, and the index where it is.
+fn difference(a: &[f32], b: &[f32]) -> (f32, usize) {
+    assert_eq!(a.len(), b.len());
+    let mut worst = (0.0, 0);
+    for (i, (x, y)) in a.iter().zip(b).enumerate() {
+        let off = (x - y).abs();
+        // A NaN anywhere is the worst.
+        if off.is_nan() || off > worst.0 {
+            worst = (if off.is_nan() { f32::INFINITY } else { off }, i);
+        }
+    }
+    worst
+}
+
+fn check(layer: &Layer, scale: f32, tolerance: f32) {
+    let mut rng = SmallRng::seed_from_u64(layer.seed);
+    let (heads, q) = (layer.heads(&mut rng), layer.queries(&mut rng));
+    let mut expected = vec![f32::NAN; q.len()];
+    reference::attend(&heads, &q, layer.n, layer.group, scale, &mut expected);
+    for isa in Isa::available() {
+        let mut out = vec![f32::NAN; q.len()];
+        let request = Request { heads: &heads, q: &q, n: layer.n, out: &mut out };
+        attend_with(isa, &mut [request], layer.group, scale);
+        let (off, at) = difference(&out, &expected);
+        assert!(off <= tolerance, "{isa:?} is off by {off} at {at}: {} instead of {}", out[at], expected[at]);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn every_instruction_set_agrees_with_the_definition(layer in layers()) {
+        check(&layer, 1.0 / (layer.head_dim as f32).sqrt(), 1e-5);
+    }
+}
+
+/// A layer that tests change in one respect.
+fn plain() -> Layer {
+    Layer {
+        head_dim: 64,
+        group: 3,
+        dtype: Dtype::F16,
+        before: vec![500, 70],
+        n: 1,
+        spread: 1.0,
+        largest_count: 3,
+        seed: 7,
+    }
+}
+
+#[test]
+fn a_single_entry_returns_its_value() {
+    for head_dim in [8, 16, 64, 80, 256] {
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
+            check(&Layer { head_dim, dtype, before: vec![0], spread: 100.0, ..plain() }, 1.0, 1e-6);
+        }
+    }
+}
+
+#[test]
+fn every_group_size_reads_its_own_kv_head() {
+    for group in [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17, 25] {
+        check(&Layer { group, ..plain() }, 0.125, 1e-5);
+        check(&Layer { group, n: 9, ..plain() }, 0.125, 1e-5);
+    }
+}
+
+#[test]
+fn a_prompt_block_is_causal() {
+    // Several blocks of rows, the first of them without any entry before it, over partial pages.
+    for before in [vec![0], vec![0, 63], vec![1, 64, 130]] {
+        check(&Layer { before, group: 2, n: 203, ..plain() }, 0.125, 1e-5);
+    }
+}
+
+#[test]
+fn long_caches_are_split_and_merged() {
+    for threads in [1, 2, 5] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
+        pool.install(|| {
+            let layer = Layer { before: vec![9000, 30, 2100], largest_count: 9, spread: 4.0, ..plain() };
+            check(&layer, 0.125, 1e-5);
+            check(&Layer { n: 5, ..layer.clone() }, 0.125, 1e-5);
+            check(&Layer { n: 70, group: 2, before: vec![3000, 0], ..layer }, 0.125, 1e-5);
+        });
+    }
+}
+
+/// The winner's value, exactly: no overflow, no NaN, no leftover of the others.
+#[test]
+fn huge_scores_pick_one_entry() {
+    for isa in Isa::available() {
+        for sign in [1.0, -1.0] {
+            let mut head = Head::new(64, Dtype::F32);
+            for i in 0..200 {
+                let size = sign * (1.0 + i as f32) * 1e15;
+                head.push(&[size; 64], &[i as f32; 64], 1, i as f32);
+            }
+            let (q, mut out) = (vec![1e15; 64], vec![f32::NAN; 64]);
+            let heads = [head];
+            attend_with(isa, &mut [Request { heads: &heads, q: &q, n: 1, out: &mut out }], 1, 1.0);
+            let winner = if sign > 0.0 { 199.0 } else { 0.0 };
+            assert_eq!(out, vec![winner; 64], "{isa:?}, sign {sign}");
+        }
+    }
+}
+
+#[test]
+fn a_count_weighs_like_as_many_copies() {
+    let key = |i: usize| -> Vec<f32> { (0..16).map(|j| ((i * 5 + j * 3) % 7) as f32 / 7.0).collect() };
+    let value = |i: usize| -> Vec<f32> { (0..16).map(|j| ((i * 3 + j) % 11) as f32).collect() };
+    let (mut merged, mut copies) = (Head::new(16, Dtype::F32), Head::new(16, Dtype::F32));
+    for i in 0..90 {
+        let count = 1 + i % 4;
+        merged.push(&key(i), &value(i), count as u32, 0.0);
+        (0..count).for_each(|_| copies.push(&key(i), &value(i), 1, 0.0));
+    }
+    let q: Vec<f32> = key(31);
+    let run = |head: Head| {
+        let mut out = vec![0.0; 16];
+        attend(&[head], &q, 1, 1, 1.0, &mut out);
+        out
+    };
+    let (off, _) = difference(&run(merged), &run(copies));
+    assert!(off < 1e-5, "{off}");
+}
+
+#[test]
+fn entries_cut_off_leave_no_trace() {
+    let layer = Layer { before: vec![150], ..plain() };
+    let mut rng = SmallRng::seed_from_u64(3);
+    let (mut heads, q) = (layer.heads(&mut rng), layer.queries(&mut rng));
+    // What remains in the page behind the end must not matter, whatever it is.
+    heads[0].push(&[60000.0; 64], &[60000.0; 64], u32::MAX, 0.0);
+    heads[0].truncate(131);
+    let mut expected = vec![0.0; q.len()];
+    reference::attend(&heads, &q, 1, layer.group, 0.125, &mut expected);
+    let mut out = vec![f32::NAN; q.len()];
+    attend(&heads, &q, 1, layer.group, 0.125, &mut out);
+    let (off, _) = difference(&out, &expected);
+    assert!(off < 1e-5, "{off}");
+}
+
+#[test]
+fn a_batch_is_as_many_calls() {
+    let mut rng = SmallRng::seed_from_u64(11);
+    let sequences: Vec<Layer> = [(vec![4000, 10], 1), (vec![0, 0], 1), (vec![90, 3], 40), (vec![300, 2000], 2)]
+        .into_iter()
+        .map(|(before, n)| Layer { before, n, ..plain() })
+        .collect();
+    let inputs: Vec<_> = sequences.iter().map(|s| (s.heads(&mut rng), s.queries(&mut rng))).collect();
+    let mut outs: Vec<Vec<f32>> = inputs.iter().map(|(_, q)| vec![f32::NAN; q.len()]).collect();
+    let mut requests: Vec<Request> = inputs
+        .iter()
+        .zip(&mut outs)
+        .zip(&sequences)
+        .map(|(((heads, q), out), s)| Request { heads, q, n: s.n, out })
+        .collect();
+    attend_batch(&mut requests, 3, 0.125);
+    for (((heads, q), out), s) in inputs.iter().zip(&outs).zip(&sequences) {
+        let mut alone = vec![f32::NAN; q.len()];
+        attend(heads, q, s.n, 3, 0.125, &mut alone);
+        let (off, _) = difference(out, &alone);
+        assert!(off < 1e-6, "{off}");
+    }
+}
+
+#[test]
+fn nothing_asked_is_nothing_done() {
+    let mut heads = vec![Head::new(64, Dtype::F16)];
+    attend(&[], &[], 0, 3, 1.0, &mut []);
+    attend(&[], &[], 4, 3, 1.0, &mut []);
+    attend(&heads, &[], 0, 3, 1.0, &mut []);
+    heads[0].push(&[1.0; 64], &[2.0; 64], 1, 0.0);
+    attend(&heads, &[], 0, 3, 1.0, &mut []);
+    attend_batch(&mut [], 3, 1.0);
+    let (q, mut out) = (vec![1.0; 64], vec![0.0; 64]);
+    let mut requests = [
+        Request { heads: &heads, q: &[], n: 0, out: &mut [] },
+        Request { heads: &heads, q: &q, n: 1, out: &mut out },
+        Request { heads: &[], q: &[], n: 1, out: &mut [] },
+    ];
+    attend_batch(&mut requests, 1, 1.0);
+    assert_eq!(out, vec![2.0; 64]);
+}
+
+#[test]
+#[should_panic(expected = "every query belongs to an entry")]
+fn more_queries_than_entries_are_refused() {
+    let mut head = Head::new(2, Dtype::F32);
+    head.push(&[1.0; 2], &[1.0; 2], 1, 0.0);
+    attend(&[head], &[0.0; 4], 2, 1, 1.0, &mut [0.0; 4]);
+}
+
+#[test]
+#[should_panic(expected = "queries are [n, heads * group, d]")]
+fn queries_of_another_shape_are_refused() {
+    let mut head = Head::new(2, Dtype::F32);
+    head.push(&[1.0; 2], &[1.0; 2], 1, 0.0);
+    attend(&[head], &[0.0; 3], 1, 1, 1.0, &mut [0.0; 3]);
+}
