@@ -17,9 +17,9 @@ use crate::parallel;
 use crate::tile::BLOCK;
 
 /// Tokens of a full group.
-pub(crate) const GROUP: usize = 16;
+pub(crate) const GROUP: usize = 8;
 /// Group widths that have a kernel.
-pub(crate) const WIDTHS: [usize; 6] = [1, 2, 4, 8, 12, 16];
+pub(crate) const WIDTHS: [usize; 4] = [1, 2, 4, GROUP];
 /// Blocks with no number above this count as zeros: the inverse of their scale would overflow.
 pub(crate) const SMALLEST: f32 = 1e-35;
 /// Bytes of one token's block.

@@ -24,6 +24,10 @@ mod types;
 pub use activations::Activations;
 pub use blocks::dequantize;
 pub use error::LinearError;
-pub use kernel::Isa;
 pub use linear::{Linear, Products, forward_many};
 pub use types::GgmlType;
+
+/// Name of the instructions that products run on here, for reports.
+pub fn instructions() -> &'static str {
+    kernel::Isa::detect().name()
+}

@@ -26,7 +26,7 @@ pub(crate) fn format_name(ty: GgmlType) -> &'static str {
 /// Weight bytes of an item: small beside a core's L2 cache, long beside a page.
 const ITEM_BYTES: usize = 128 << 10;
 /// Token groups of an item: its activations should stay in the L2 cache too.
-const ITEM_GROUPS: usize = 8;
+const ITEM_GROUPS: usize = 16;
 
 /// How one matrix is cut.
 #[derive(Clone, Copy)]

@@ -44,7 +44,7 @@ pub(crate) fn quantize_group(x: &[f32], cols: usize, width: usize, out: &mut [u8
         for (x, out) in x.chunks(BLOCK).zip(out.chunks_exact_mut(width * TOKEN_BYTES)) {
             // As integers, absolute values order like the numbers, with infinity and NaN on top.
             let amax = f32::from_bits(x.iter().fold(0, |a, v| a.max(v.abs().to_bits())));
-            let scale = amax / 127.0;
+            let scale = amax * (1.0 / 127.0);
             let inverse = if amax > SMALLEST { 127.0 / amax } else { 0.0 };
             let (mut first, mut sum) = (0i32, 0i32);
             for (c, (&x, out)) in x.iter().zip(&mut out[t * BLOCK..][..BLOCK]).enumerate() {

@@ -1,0 +1,104 @@
+//! Products of every type on the matrices of small models: `cargo bench -p chelsea-linear`.
+//!
+//! Prints, for one and for all threads: prefill (512 tokens) in GFLOP/s of `2 m rows cols`, decode
+//! (one token) in GB/s of the bytes held, bits a weight, and the time to pack. Decode walks over
+//! enough copies of a matrix that none stays in the caches. Best of several runs.
+//! A word on the command line picks types by name: `cargo bench -p chelsea-linear -- Q4_K`.
+
+use chelsea_linear::{Activations, GgmlType, Linear, Products, forward_many};
+use std::time::{Duration, Instant};
+
+const SHAPES: [(usize, usize); 9] = [
+    (576, 576),
+    (1536, 576),
+    (576, 1536),
+    (896, 896),
+    (4864, 896),
+    (896, 4864),
+    (1536, 1536),
+    (8960, 1536),
+    (1536, 8960),
+];
+const PREFILL: usize = 512;
+/// Bytes that decode walks over: more than the last cache.
+const COLD: usize = 96 << 20;
+
+fn best(runs: usize, mut work: impl FnMut()) -> f64 {
+    let once = |work: &mut dyn FnMut()| {
+        let start = Instant::now();
+        work();
+        start.elapsed()
+    };
+    (0..runs).map(|_| once(&mut work)).min().unwrap_or(Duration::ZERO).as_secs_f64()
+}
+
+fn random_bytes(n: usize) -> Vec<u8> {
+    let mut state = 1u64;
+    (0..n)
+        .map(|_| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            // No exponent of all ones: scales stay finite.
+            (state >> 56) as u8 & 0x3b
+        })
+        .collect()
+}
+
+fn main() {
+    let mut filter: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
+    let short = filter.iter().position(|f| f == "short").map(|i| filter.remove(i)).is_some();
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    println!("{}, {threads} threads", chelsea_linear::instructions());
+    println!(
+        "type  rows x cols      bits   pack GB/s | prefill 512, GFLOP/s: 1, {threads} threads | decode, GB/s: 1, {threads} threads"
+    );
+    for ty in GgmlType::ALL {
+        if !filter.is_empty() && !filter.iter().any(|f| f.eq_ignore_ascii_case(ty.name())) {
+            continue;
+        }
+        for (rows, cols) in SHAPES {
+            if cols % ty.block_len() == 0 && !(short && (rows, cols) != (8960, 1536) && (rows, cols) != (896, 4864)) {
+                measure(ty, rows, cols, threads);
+            }
+        }
+    }
+}
+
+fn measure(ty: GgmlType, rows: usize, cols: usize, threads: usize) {
+    let data = random_bytes(ty.bytes_for(rows, cols).expect("whole blocks"));
+    let pools = [1, threads].map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().expect("a thread pool"));
+    let make = || Linear::new(ty, &data, rows, cols, Products::Fast, None).expect("a valid matrix");
+    let linear = make();
+    let copies: Vec<Linear> = (0..COLD.div_ceil(linear.bytes())).map(|_| pools[1].install(make)).collect();
+    let pack = pools[1].install(|| best(3, || drop(make())));
+    let x: Vec<f32> = (0..PREFILL * cols).map(|i| (i % 251) as f32 * 0.01 - 1.25).collect();
+    let mut y = vec![0.0; PREFILL * rows];
+    let mut workspace = Activations::new();
+    let mut prefill = [0.0; 2];
+    let mut decode = [0.0; 2];
+    for (i, pool) in pools.iter().enumerate() {
+        pool.install(|| {
+            let run =
+                |workspace: &mut Activations, y: &mut [f32]| forward_many(&mut [(&linear, y)], &x, PREFILL, workspace);
+            let time = best(7, || run(&mut workspace, &mut y));
+            prefill[i] = 2.0 * (PREFILL * rows * cols) as f64 / time / 1e9;
+            let time = best(5, || {
+                for linear in &copies {
+                    linear.forward(&x[..cols], 1, &mut y[..rows]);
+                }
+            });
+            decode[i] = (copies.len() * linear.bytes()) as f64 / time / 1e9;
+        });
+    }
+    println!(
+        "{:5} {:5} x {:<5} {:8.3} {:8.2}    | {:8.0} {:8.0}   | {:8.1} {:8.1}",
+        ty.name(),
+        rows,
+        cols,
+        linear.bytes() as f64 * 8.0 / (rows * cols) as f64,
+        data.len() as f64 / pack / 1e9,
+        prefill[0],
+        prefill[1],
+        decode[0],
+        decode[1]
+    );
+}

@@ -1,0 +1,148 @@
+//! Every set of kernels against the plain twin, and the twin against a product in f64.
+
+use super::*;
+use crate::activations::{Activations, WIDTHS};
+use crate::{Linear, Products};
+
+/// A small deterministic generator; shapes and bits need no better one.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u32 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) as u32
+    }
+    fn below(&mut self, n: usize) -> usize {
+        self.next() as usize % n
+    }
+    /// About normal, mean 0, deviation 1.
+    fn normal(&mut self) -> f32 {
+        (0..12).map(|_| self.next() as f32 / (1u64 << 31) as f32).sum::<f32>() - 6.0
+    }
+}
+
+/// Random blocks whose half-precision numbers are sane.
+fn random_weights(ty: GgmlType, rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
+    let halves: &[usize] = match ty {
+        GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => &[],
+        GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q8_0 => &[0],
+        GgmlType::Q4_1 | GgmlType::Q5_1 | GgmlType::Q4K | GgmlType::Q5K => &[0, 2],
+        GgmlType::Q2K => &[80, 82],
+        GgmlType::Q3K => &[108],
+        GgmlType::Q6K => &[208],
+    };
+    let mut data: Vec<u8> = (0..ty.bytes_for(rows, cols).expect("whole blocks")).map(|_| random.next() as u8).collect();
+    for block in data.chunks_exact_mut(ty.block_bytes()) {
+        for &at in halves {
+            let half = half::f16::from_f32(random.normal() * 0.05);
+            block[at..at + 2].copy_from_slice(&half.to_le_bytes());
+        }
+        let number = random.normal();
+        match ty {
+            GgmlType::F32 => block.copy_from_slice(&number.to_le_bytes()),
+            GgmlType::F16 => block.copy_from_slice(&half::f16::from_f32(number).to_le_bytes()),
+            GgmlType::BF16 => block.copy_from_slice(&half::bf16::from_f32(number).to_le_bytes()),
+            _ => {}
+        }
+    }
+    data
+}
+
+fn random_shape(ty: GgmlType, random: &mut Random) -> (usize, usize, usize) {
+    let blocks = if ty.block_len() == 256 { 1 + random.below(5) } else { 1 + random.below(40) };
+    let cols = blocks * ty.block_len().max(32) - if ty.block_len() == 1 { random.below(32) } else { 0 };
+    (1 + random.below(70), cols, 1 + random.below(37))
+}
+
+/// `x W^T` in f64 from the weights and activations that the products really use, and the sum of the
+/// absolute terms, which is what rounding errors grow with.
+fn reference(linear: &Linear, acts: &Activations, m: usize) -> Vec<(f64, f64)> {
+    let cols = linear.cols();
+    let mut w = vec![0.0; cols];
+    let mut x = vec![vec![0.0; cols]; m];
+    for (t, x) in x.iter_mut().enumerate() {
+        acts.dequantize(t, x);
+    }
+    let mut y = vec![(0.0, 0.0); m * linear.rows()];
+    for row in 0..linear.rows() {
+        linear.row(row, &mut w);
+        for (t, x) in x.iter().enumerate() {
+            let terms = || w.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x));
+            y[t * linear.rows() + row] = (terms().sum(), terms().map(f64::abs).sum());
+        }
+    }
+    y
+}
+
+#[test]
+fn products_of_every_kernel_agree_with_f64() {
+    let mut random = Random(7);
+    for ty in GgmlType::ALL {
+        for round in 0..6 {
+            let (rows, cols, m) = random_shape(ty, &mut random);
+            let data = random_weights(ty, rows, cols, &mut random);
+            let linear = Linear::new(ty, &data, rows, cols, Products::Fast, None).expect("a valid matrix");
+            let x: Vec<f32> = (0..m * cols).map(|_| random.normal()).collect();
+            let mut acts = Activations::new();
+            acts.set(&x, m, cols);
+            let expected = reference(&linear, &acts, m);
+            for isa in Isa::available() {
+                let mut y = vec![f32::NAN; m * rows];
+                crate::packed::products(&mut [(&linear, &mut y[..])], &x, m, &acts, isa);
+                for (i, (&y, (e, size))) in y.iter().zip(&expected).enumerate() {
+                    // Mins and codes cancel: errors are relative to terms of up to both sizes.
+                    let bound = 1e-5 * size + 1e-5;
+                    assert!(
+                        (f64::from(y) - e).abs() <= bound,
+                        "{ty} {isa:?} round {round} {rows}x{cols} m={m} at {i}: {y} against {e} ({size})"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn activations_are_quantised_alike_by_every_kernel() {
+    let mut random = Random(11);
+    for width in WIDTHS {
+        for cols in [1, 31, 32, 33, 64, 575, 576] {
+            let tokens = 1 + random.below(width);
+            let mut x: Vec<f32> = (0..tokens * cols).map(|_| random.normal() * 3.0).collect();
+            x[random.below(tokens * cols)] = 0.0;
+            if cols > 32 {
+                x[..32].fill(0.0);
+            }
+            let bytes = cols.div_ceil(32) * width * crate::activations::TOKEN_BYTES;
+            let mut expected = vec![7; bytes];
+            quantize_group(Isa::Scalar, &x, cols, width, &mut expected);
+            for isa in Isa::available() {
+                let mut found = vec![9; bytes];
+                quantize_group(isa, &x, cols, width, &mut found);
+                assert!(found == expected, "{isa:?} width {width} cols {cols} tokens {tokens}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_number_that_is_not_finite_spoils_its_token_only() {
+    let mut random = Random(3);
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for ty in [GgmlType::Q4_0, GgmlType::Q4K, GgmlType::Q6K, GgmlType::Q8_0] {
+            let data = random_weights(ty, 16, 256, &mut random);
+            let linear = Linear::new(ty, &data, 16, 256, Products::Fast, None).expect("a valid matrix");
+            let mut x: Vec<f32> = (0..3 * 256).map(|_| random.normal()).collect();
+            x[256 + 70] = bad;
+            for isa in Isa::available() {
+                let mut acts = Activations::new();
+                acts.set(&x, 3, 256);
+                let mut y = [0.0; 3 * 16];
+                crate::packed::products(&mut [(&linear, &mut y[..])], &x, 3, &acts, isa);
+                assert!(y[..16].iter().all(|y| y.is_finite()), "{ty} {isa:?}");
+                assert!(y[16..32].iter().all(|y| !y.is_finite()), "{ty} {isa:?}");
+                assert!(y[32..].iter().all(|y| y.is_finite()), "{ty} {isa:?}");
+            }
+        }
+    }
+}
