@@ -1,5 +1,6 @@
 //! What can be wrong with a GGUF file, in words that say what to do about it.
 
+use chelsea_linear::LinearError;
 use thiserror::Error;
 
 /// A GGUF file that cannot be read, or a metadata key that is not what the reader needs.
@@ -67,13 +68,13 @@ pub enum GgufError {
         why: String,
     },
     /// A tensor type that no kernel knows.
-    #[error("tensor `{tensor}` has the unsupported type {id}; supported types: {supported}")]
+    #[error("tensor `{tensor}`: {source}; supported types: {supported}")]
     TensorType {
         /// Name of the tensor.
         tensor: String,
-        /// GGML type number.
-        id: u32,
-        /// The names of those that are.
+        /// The type found.
+        source: LinearError,
+        /// The names of those that have one.
         supported: String,
     },
     /// Tensor data that does not start where the format says it must.

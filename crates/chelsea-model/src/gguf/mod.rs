@@ -10,11 +10,10 @@
 mod cursor;
 mod error;
 mod metadata;
-mod ty;
 
 use std::collections::HashMap;
 
-use ty::GgmlType;
+use chelsea_linear::GgmlType;
 
 use cursor::Cursor;
 pub use error::GgufError;
@@ -161,10 +160,10 @@ fn read_tensor(cursor: &mut Cursor<'_>, index: usize) -> Result<TensorInfo, Gguf
     let id = cursor.u32(what)?;
     let offset = cursor.u64(what)?;
 
-    let ty = GgmlType::from_id(id).ok_or_else(|| GgufError::TensorType {
+    let ty = GgmlType::from_id(id).map_err(|source| GgufError::TensorType {
         tensor: name.clone(),
-        id,
-        supported: supported_types(),
+        source,
+        supported: GgmlType::ALL.map(GgmlType::name).join(", "),
     })?;
     let elements = dims
         .iter()
@@ -197,8 +196,4 @@ fn place(tensor: &mut TensorInfo, data_start: u64, alignment: u64, file_len: u64
     }
     tensor.offset = start;
     Ok(())
-}
-
-fn supported_types() -> String {
-    (0..64).filter_map(GgmlType::from_id).map(GgmlType::name).collect::<Vec<_>>().join(", ")
 }

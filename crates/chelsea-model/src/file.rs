@@ -1,0 +1,251 @@
+//! A model on disk, opened but not loaded: configuration and table of tensors, whatever the container.
+//!
+//! Tensors go by the names they have in GGUF files (`blk.0.attn_q.weight`), also when they come from
+//! safetensors. Shapes are outermost first: `[rows, cols]` for a matrix.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use chelsea_linear::GgmlType;
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::config::{Config, ConfigError, ROPE_DIVISORS};
+use crate::error::ModelError;
+use crate::gguf::Gguf;
+use crate::mapped::Mapped;
+use crate::safetensors;
+
+/// A tensor of the model.
+#[derive(Debug, Clone)]
+pub struct TensorEntry {
+    /// Name in the file.
+    pub name: String,
+    /// Name in this crate (that of GGUF files).
+    pub canonical: String,
+    /// Sizes, outermost first.
+    pub shape: Vec<usize>,
+    /// Block type of the data.
+    pub ty: GgmlType,
+    /// Bytes of the data.
+    pub bytes: usize,
+    /// Which of the model's files holds it.
+    pub(crate) file: usize,
+    /// Where the data starts in that file.
+    pub(crate) offset: usize,
+}
+
+/// Model files, mapped into memory.
+#[derive(Debug)]
+pub struct ModelFile {
+    path: PathBuf,
+    files: Vec<Mapped>,
+    gguf: Option<Gguf>,
+    config: Config,
+    tensors: Vec<TensorEntry>,
+    by_name: HashMap<String, usize>,
+}
+
+impl ModelFile {
+    /// Opens a `.gguf` file, a `.safetensors` file beside its `config.json`, or a folder with one of them.
+    /// Reads headers only.
+    ///
+    /// # Errors
+    /// [`ModelError`] for files that are missing, damaged, or of an unsupported kind.
+    pub fn open(path: &Path) -> Result<ModelFile, ModelError> {
+        let metadata = fs::metadata(path).map_err(|source| ModelError::Io { path: path.to_path_buf(), source })?;
+        if metadata.is_dir() {
+            return ModelFile::open_folder(path);
+        }
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            let folder = path.parent().unwrap_or(Path::new("."));
+            return ModelFile::open_safetensors(path, folder);
+        }
+        ModelFile::open_gguf(path)
+    }
+
+    fn open_folder(path: &Path) -> Result<ModelFile, ModelError> {
+        if path.join(safetensors::SINGLE).is_file() || path.join(safetensors::INDEX).is_file() {
+            return ModelFile::open_safetensors(path, path);
+        }
+        let entries = fs::read_dir(path).map_err(|source| ModelError::Io { path: path.to_path_buf(), source })?;
+        let mut found: Vec<PathBuf> = entries
+            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+            .filter(|file| file.extension().is_some_and(|extension| extension == "gguf"))
+            .collect();
+        match (found.pop(), found.len()) {
+            (Some(file), 0) => ModelFile::open_gguf(&file),
+            (None, _) => Err(ModelError::NotAModel {
+                path: path.to_path_buf(),
+                why: format!(
+                    "the folder holds neither {}, {}, nor a .gguf file",
+                    safetensors::SINGLE,
+                    safetensors::INDEX
+                ),
+            }),
+            (Some(_), more) => Err(ModelError::NotAModel {
+                path: path.to_path_buf(),
+                why: format!("the folder holds {} .gguf files; name one of them", more + 1),
+            }),
+        }
+    }
+
+    fn open_gguf(path: &Path) -> Result<ModelFile, ModelError> {
+        let mapped = map(path)?;
+        let gguf = Gguf::parse(&mapped).map_err(|source| ModelError::Gguf { path: path.to_path_buf(), source })?;
+        let tensors: Vec<TensorEntry> = gguf
+            .tensors()
+            .iter()
+            .map(|tensor| TensorEntry {
+                name: tensor.name.clone(),
+                canonical: tensor.name.clone(),
+                // Sizes and offsets lie inside the mapped file, so they fit.
+                shape: tensor.dims.iter().rev().map(|&dim| dim as usize).collect(),
+                ty: tensor.ty,
+                bytes: tensor.bytes as usize,
+                file: 0,
+                offset: tensor.offset as usize,
+            })
+            .collect();
+        let divisors = match tensors.iter().find(|tensor| tensor.canonical == ROPE_DIVISORS) {
+            Some(tensor) => Some(decode(tensor, data_of(tensor, &mapped))?),
+            None => None,
+        };
+        let config = Config::from_gguf(&gguf, divisors)
+            .map_err(|source| ModelError::Config { path: path.to_path_buf(), source })?;
+        ModelFile::assemble(path, vec![mapped], Some(gguf), config, tensors)
+    }
+
+    fn open_safetensors(path: &Path, folder: &Path) -> Result<ModelFile, ModelError> {
+        let config_path = folder.join("config.json");
+        let text =
+            fs::read_to_string(&config_path).map_err(|source| ModelError::Io { path: config_path.clone(), source })?;
+        let config =
+            Config::from_json(&text).map_err(|source| ModelError::Config { path: config_path.clone(), source })?;
+        let mut files = Vec::new();
+        let mut tensors = Vec::new();
+        for (index, weights) in safetensors::weight_files(path)?.into_iter().enumerate() {
+            let mapped = map(&weights)?;
+            tensors.extend(safetensors::read_tensors(&weights, &mapped, index)?);
+            files.push(mapped);
+        }
+        // Headers are JSON objects: their order is not kept, so make one.
+        tensors.sort_by(|a, b| a.canonical.cmp(&b.canonical));
+        ModelFile::assemble(path, files, None, config, tensors)
+    }
+
+    fn assemble(
+        path: &Path,
+        files: Vec<Mapped>,
+        gguf: Option<Gguf>,
+        config: Config,
+        tensors: Vec<TensorEntry>,
+    ) -> Result<ModelFile, ModelError> {
+        let mut by_name = HashMap::new();
+        for (index, tensor) in tensors.iter().enumerate() {
+            if by_name.insert(tensor.canonical.clone(), index).is_some() {
+                return Err(ModelError::Config {
+                    path: path.to_path_buf(),
+                    source: ConfigError::Invalid(format!("tensor `{}` appears twice", tensor.name)),
+                });
+            }
+        }
+        Ok(ModelFile { path: path.to_path_buf(), files, gguf, config, tensors, by_name })
+    }
+
+    /// What the model is.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The path it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Header of the GGUF file, with the tokenizer's metadata; `None` for safetensors.
+    pub fn gguf(&self) -> Option<&Gguf> {
+        self.gguf.as_ref()
+    }
+
+    /// The folder of a safetensors model, with its `tokenizer.json`; `None` for GGUF.
+    pub fn folder(&self) -> Option<&Path> {
+        match (&self.gguf, self.path.is_dir()) {
+            (Some(_), _) => None,
+            (None, true) => Some(&self.path),
+            (None, false) => self.path.parent(),
+        }
+    }
+
+    /// All tensors.
+    pub fn tensors(&self) -> &[TensorEntry] {
+        &self.tensors
+    }
+
+    /// The tensor of a canonical name.
+    pub fn tensor(&self, canonical: &str) -> Option<&TensorEntry> {
+        self.by_name.get(canonical).map(|&index| &self.tensors[index])
+    }
+
+    /// Bytes of a tensor.
+    pub(crate) fn data(&self, tensor: &TensorEntry) -> &[u8] {
+        data_of(tensor, &self.files[tensor.file])
+    }
+
+    /// Tells the system that a tensor's bytes will not be read again.
+    pub(crate) fn release(&self, tensor: &TensorEntry) {
+        self.files[tensor.file].release(tensor.offset..tensor.offset + tensor.bytes);
+    }
+
+    /// Identifies the weights: a hash of the sizes, the rotary frequencies, the table of tensors and three
+    /// samples of each tensor's data. The same for every copy of the same file, wherever it lies.
+    pub fn fingerprint(&self) -> u64 {
+        const SAMPLE: usize = 256;
+        let mut hash = Xxh3::new();
+        let config = &self.config;
+        hash.update(config.architecture.name().as_bytes());
+        let sizes =
+            [config.layers, config.hidden, config.feed_forward, config.q_heads, config.kv_heads, config.head_dim];
+        for size in sizes {
+            hash.update(&(size as u64).to_le_bytes());
+        }
+        let rotary = config.rotary();
+        for number in rotary.inv_freq.iter().chain([&rotary.scale, &config.norm_eps]) {
+            hash.update(&number.to_le_bytes());
+        }
+        for tensor in &self.tensors {
+            hash.update(tensor.canonical.as_bytes());
+            hash.update(tensor.ty.name().as_bytes());
+            for &size in &tensor.shape {
+                hash.update(&(size as u64).to_le_bytes());
+            }
+            let data = self.data(tensor);
+            let length = data.len().min(SAMPLE);
+            let spare = data.len() - length;
+            for start in [0, spare / 2, spare] {
+                hash.update(&data[start..start + length]);
+            }
+        }
+        hash.digest()
+    }
+}
+
+fn map(path: &Path) -> Result<Mapped, ModelError> {
+    Mapped::open(path).map_err(|source| ModelError::Io { path: path.to_path_buf(), source })
+}
+
+fn data_of<'a>(tensor: &TensorEntry, file: &'a [u8]) -> &'a [u8] {
+    // Both readers have checked that the range lies inside the file.
+    &file[tensor.offset..tensor.offset + tensor.bytes]
+}
+
+/// The values of a vector: norms, biases, rotary divisors. All of them must be finite.
+pub(crate) fn decode(tensor: &TensorEntry, data: &[u8]) -> Result<Vec<f32>, ModelError> {
+    let mut values = vec![0.0; tensor.shape.iter().product()];
+    chelsea_linear::dequantize(tensor.ty, data, &mut values)
+        .map_err(|source| ModelError::Linear { name: tensor.name.clone(), source })?;
+    match values.iter().all(|value| value.is_finite()) {
+        true => Ok(values),
+        false => Err(ModelError::NotFinite(tensor.name.clone())),
+    }
+}
