@@ -1,0 +1,252 @@
+//! The cache of a sequence, seen from outside.
+
+use chelsea_kv::{
+    Budget, BudgetError, CacheConfig, CacheError, CacheShape, Dtype, Head, PAGE, Page, Rotary, Schedule, SequenceCache,
+    attention, policy,
+};
+
+const SHAPE: CacheShape = CacheShape { layers: 3, kv_heads: 2, q_heads: 4, head_dim: 16 };
+
+fn noise(len: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+fn config(name: &str, budget: Budget) -> CacheConfig {
+    CacheConfig { policy: policy(name).unwrap(), budget, ..CacheConfig::new(SHAPE, Rotary::plain(16, 10_000.0)) }
+}
+
+fn feed(cache: &mut SequenceCache, n: usize, seed: u64) -> Vec<f32> {
+    let mut outputs = Vec::new();
+    for layer in 0..SHAPE.layers {
+        let seed = seed + 10 * layer as u64;
+        cache.append(layer, &noise(n * 32, seed), &noise(n * 32, seed + 1)).unwrap();
+        let mut out = vec![0.0; n * 64];
+        cache.attend(layer, &noise(n * 64, seed + 2), &mut out);
+        outputs.extend(out);
+    }
+    outputs
+}
+
+#[test]
+fn a_full_cache_is_plain_attention() {
+    let full = CacheConfig { dtype: Dtype::F32, ..config("full", Budget::Keep(1.0)) };
+    let mut cache = SequenceCache::new(full).unwrap();
+    for block in 0..5u64 {
+        let outputs = feed(&mut cache, 70, 100 * block);
+        assert!(!cache.compact().compacted);
+        if block == 4 {
+            // The same from a head that was filled by hand.
+            let mut head = Head::new(16, Dtype::F32);
+            for b in 0..5u64 {
+                let (k, v) = (noise(70 * 32, 100 * b), noise(70 * 32, 100 * b + 1));
+                for t in 0..70 {
+                    head.push(&k[t * 32..][..16], &v[t * 32..][..16], 1, 0.0);
+                }
+            }
+            let q = noise(70 * 64, 402);
+            let last = &q[69 * 64..][..32];
+            let mut out = vec![0.0; 32];
+            attention::reference::attend(&[head], last, 1, 2, 0.25, &mut out);
+            let got = &outputs[69 * 64..][..32];
+            assert!(out.iter().zip(got).all(|(x, y)| (x - y).abs() < 1e-5));
+        }
+    }
+    assert_eq!(cache.tokens(), 350);
+    assert_eq!(cache.entries(), 350 * 6);
+    assert!(cache.heads().iter().all(|head| (0..350).all(|i| head.position(i) == i as f32)));
+}
+
+#[test]
+fn keeping_everything_with_a_clustering_policy_is_the_full_cache() {
+    let mut full = SequenceCache::new(config("full", Budget::Keep(1.0))).unwrap();
+    let mut chelsea = SequenceCache::new(config("chelsea", Budget::Keep(1.0))).unwrap();
+    for block in 0..4 {
+        assert_eq!(feed(&mut full, 90, block), feed(&mut chelsea, 90, block));
+        full.compact();
+        chelsea.compact();
+    }
+}
+
+#[test]
+fn blocks_given_in_pieces_end_in_the_same_full_cache() {
+    let mut whole = SequenceCache::new(config("full", Budget::Keep(1.0))).unwrap();
+    let mut pieces = SequenceCache::new(config("full", Budget::Keep(1.0))).unwrap();
+    let (k, v) = (noise(130 * 32, 1), noise(130 * 32, 2));
+    for layer in 0..SHAPE.layers {
+        whole.append(layer, &k, &v).unwrap();
+    }
+    for range in [0..1, 1..65, 65..66, 66..130] {
+        for layer in 0..SHAPE.layers {
+            pieces.append(layer, &k[range.start * 32..range.end * 32], &v[range.start * 32..range.end * 32]).unwrap();
+        }
+    }
+    for (x, y) in whole.heads().iter().zip(pieces.heads()) {
+        for (x, y) in x.pages().iter().zip(y.pages()) {
+            assert_eq!(x.keys::<u16>(), y.keys::<u16>());
+            assert_eq!(x.values::<u16>(), y.values::<u16>());
+            assert_eq!((x.counts(), x.positions()), (y.counts(), y.positions()));
+        }
+    }
+}
+
+#[test]
+fn the_peak_of_a_run_is_budget_plus_one_block() {
+    let block = 128;
+    for schedule in [Schedule::Once, Schedule::Remerge] {
+        let mut cache = SequenceCache::new(CacheConfig { schedule, ..config("chelsea", Budget::Keep(0.2)) }).unwrap();
+        cache.expect_tokens(4096);
+        for b in 0..32 {
+            feed(&mut cache, block, b);
+            cache.compact();
+        }
+        assert_eq!(cache.tokens(), 4096);
+        assert!(cache.entries() <= 4096 * 6 / 5);
+        // Budget and block in whole pages, the statistics, and what compaction took for a while.
+        let entries = 4096usize.div_ceil(5) + block + PAGE;
+        let bytes = entries.div_ceil(PAGE) * 6 * Page::bytes(16, Dtype::F16) + cache.memory().fixed;
+        assert!(cache.peak() <= bytes + cache.memory().scratch_peak, "{} > {bytes}", cache.peak());
+        assert!(cache.memory().scratch_peak < bytes / 2);
+        assert!(cache.peak() < cache.full_bytes());
+    }
+}
+
+#[test]
+fn an_absolute_budget_lets_the_text_grow_without_bound() {
+    for (name, schedule) in [("chelsea", Schedule::Once), ("chelsea", Schedule::Remerge), ("streaming", Schedule::Once)]
+    {
+        let budget = Budget::Entries(160);
+        let mut cache = SequenceCache::new(CacheConfig { schedule, ..config(name, budget) }).unwrap();
+        let mut most = 0;
+        for b in 0..60 {
+            feed(&mut cache, 64, b);
+            cache.compact();
+            most = most.max(cache.peak());
+            assert!(cache.entries() <= 160 * 6);
+        }
+        assert_eq!(cache.entries(), 160 * 6);
+        assert_eq!(cache.tokens(), 60 * 64);
+        let one_block = (160usize + 64 + PAGE).div_ceil(PAGE) * 6 * Page::bytes(16, Dtype::F16);
+        assert!(most <= one_block + cache.memory().fixed + cache.memory().scratch_peak);
+    }
+}
+
+#[test]
+fn decoding_compacts_once_in_a_block() {
+    let mut cache = SequenceCache::new(config("chelsea", Budget::Entries(200))).unwrap();
+    feed(&mut cache, 512, 0);
+    assert!(cache.compact().compacted);
+    let mut compactions = 0;
+    for t in 0..256 {
+        feed(&mut cache, 1, t);
+        compactions += usize::from(cache.compact().compacted);
+        assert!(cache.entries() <= (200 + 64) * 6);
+    }
+    assert_eq!(compactions, 4);
+}
+
+#[test]
+fn once_leaves_earlier_centroids_alone() {
+    let mut cache =
+        SequenceCache::new(CacheConfig { schedule: Schedule::Once, ..config("chelsea", Budget::Keep(0.3)) }).unwrap();
+    cache.expect_tokens(1024);
+    for b in 0..8 {
+        let before: Vec<Vec<u32>> = counts(&cache, 64);
+        feed(&mut cache, 128, b);
+        assert!(cache.compact().compacted);
+        for (now, before) in counts(&cache, 64).iter().zip(&before) {
+            assert_eq!(now[..before.len()], before[..]);
+        }
+    }
+}
+
+fn counts(cache: &SequenceCache, window: usize) -> Vec<Vec<u32>> {
+    let all = |head: &Head| (0..head.len().saturating_sub(window)).map(|i| head.count(i)).collect();
+    cache.heads().iter().map(all).collect()
+}
+
+#[test]
+fn a_lower_budget_can_be_set_later() {
+    for schedule in [Schedule::Once, Schedule::Remerge] {
+        let mut cache = SequenceCache::new(CacheConfig { schedule, ..config("chelsea", Budget::Keep(0.8)) }).unwrap();
+        feed(&mut cache, 600, 0);
+        cache.compact();
+        cache.set_budget(Budget::Keep(0.2)).unwrap();
+        feed(&mut cache, 100, 1);
+        assert!(cache.compact().compacted);
+        assert!(cache.entries() <= 700 * 6 / 5);
+        let report = cache.compact_now(Some(Budget::Keep(0.12))).unwrap();
+        assert!(report.compacted && report.after <= 84 * 6 && report.freed > 0);
+        assert!(cache.heads().iter().all(|head| (0..head.len()).map(|i| head.count(i)).sum::<u32>() == 700));
+    }
+}
+
+#[test]
+fn one_shot_compression_meets_the_ratio() {
+    let mut cache = SequenceCache::new(config("chelsea", Budget::Keep(1.0))).unwrap();
+    feed(&mut cache, 1000, 0);
+    assert!(!cache.compact().compacted);
+    let report = cache.compact_now(Some(Budget::Keep(0.25))).unwrap();
+    assert_eq!((report.before, report.after), (6000, 1500));
+}
+
+#[test]
+fn every_byte_is_somewhere() {
+    let mut cache = SequenceCache::new(config("chelsea", Budget::Keep(0.5))).unwrap();
+    feed(&mut cache, 300, 0);
+    cache.compact();
+    let memory = cache.memory();
+    let entries = cache.entries();
+    assert_eq!((memory.keys, memory.values), (entries * 32, entries * 32));
+    assert_eq!((memory.counts, memory.ln_counts, memory.positions), (entries * 4, entries * 4, entries * 4));
+    let pages: usize = cache.heads().iter().map(|head| head.pages().len()).sum();
+    assert_eq!(memory.total(), pages * Page::bytes(16, Dtype::F16) + memory.fixed);
+    assert_eq!(memory.shared, 0);
+    let fork = cache.fork();
+    assert_eq!(fork.memory().shared, pages * Page::bytes(16, Dtype::F16));
+    assert_eq!(cache.full_bytes(), 300 * 6 * 2 * 16 * 2);
+}
+
+#[test]
+fn a_value_term_needs_the_scale_of_values() {
+    let mut cache = SequenceCache::new(config("chelsea:lam=0.3", Budget::Keep(0.3))).unwrap();
+    for b in 0..4 {
+        feed(&mut cache, 128, b);
+        cache.compact();
+    }
+    assert!(cache.entries() <= 512 * 6 * 3 / 10);
+}
+
+#[test]
+fn misuse_is_refused() {
+    let new = |config| SequenceCache::new(config).err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(new(config("chelsea", Budget::Keep(0.0))).contains("keep ratio 0"));
+    assert!(new(config("chelsea", Budget::Entries(10))).contains("132"));
+    assert!(new(config("full", Budget::Keep(0.5))).contains("keeps every entry"));
+    let odd = CacheShape { head_dim: 15, ..SHAPE };
+    assert!(new(CacheConfig { shape: odd, ..config("full", Budget::Keep(1.0)) }).contains("odd"));
+    assert!(
+        new(CacheConfig { rotary: Rotary::plain(32, 1e4), ..config("full", Budget::Keep(1.0)) }).contains("turns 32")
+    );
+    let bytes = SequenceCache::new(config("chelsea", Budget::Bytes(1 << 10)));
+    assert!(matches!(bytes, Err(CacheError::Budget(BudgetError::Bytes { .. }))));
+
+    let mut cache = SequenceCache::new(config("chelsea", Budget::Keep(0.5))).unwrap();
+    let token = noise(32, 0);
+    assert!(matches!(cache.append(3, &token, &token), Err(CacheError::Layer { layer: 3, layers: 3 })));
+    assert!(matches!(cache.append(0, &token[1..], &token[1..]), Err(CacheError::Length { .. })));
+    assert!(matches!(cache.append(0, &token, &[]), Err(CacheError::Length { .. })));
+    cache.append(0, &token, &token).unwrap();
+    assert!(matches!(cache.append(0, &token, &token), Err(CacheError::OutOfStep { layer: 0, .. })));
+    assert!(matches!(cache.append(1, &noise(64, 0), &noise(64, 0)), Err(CacheError::OutOfStep { layer: 1, .. })));
+    assert!(!cache.compact().compacted, "layers are out of step");
+    assert_eq!(cache.tokens(), 0);
+    cache.append(1, &token, &token).unwrap();
+    cache.append(2, &token, &token).unwrap();
+    assert_eq!(cache.tokens(), 1);
+    assert!(cache.set_budget(Budget::Keep(2.0)).is_err());
+}
