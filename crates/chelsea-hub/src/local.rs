@@ -34,8 +34,16 @@ fn folder(path: &Path) -> Result<(PathBuf, Format), HubError> {
         files.iter().filter(|p| p.extension().is_some_and(|e| e.eq_ignore_ascii_case(ending))).collect()
     };
     let (safetensors, gguf) = (with("safetensors"), with("gguf"));
-    match (safetensors.is_empty(), path.join("config.json").is_file(), gguf.as_slice()) {
-        (false, true, _) => Ok((path.to_owned(), Format::Safetensors)),
+    let has = |name: &str| path.join(name).is_file();
+    match (safetensors.is_empty(), has("config.json"), gguf.as_slice()) {
+        (false, true, _) if has("model.safetensors") || has("model.safetensors.index.json") => {
+            Ok((path.to_owned(), Format::Safetensors))
+        }
+        // Under another name it has to be the only one.
+        (false, true, _) => match safetensors.as_slice() {
+            [one] => Ok(((*one).clone(), Format::Safetensors)),
+            _ => Err(bad("it has several .safetensors files and no model.safetensors.index.json; name one".into())),
+        },
         (true, _, [one]) => Ok(((*one).clone(), Format::Gguf)),
         (false, false, _) => Err(bad("it has .safetensors files but no config.json".into())),
         (true, _, []) => Err(bad("it has neither .safetensors files with a config.json nor a .gguf file".into())),
@@ -46,7 +54,7 @@ fn folder(path: &Path) -> Result<(PathBuf, Format), HubError> {
     }
 }
 
-/// By the ending, else by the first bytes.
+/// By the ending; a GGUF file also by its first bytes, whatever it is called.
 fn format_of(path: &Path) -> Result<Option<Format>, HubError> {
     match path.extension() {
         Some(e) if e.eq_ignore_ascii_case("gguf") => return Ok(Some(Format::Gguf)),
@@ -54,14 +62,9 @@ fn format_of(path: &Path) -> Result<Option<Format>, HubError> {
         _ => {}
     }
     let file = std::fs::File::open(path).map_err(HubError::io("open", path))?;
-    let mut head = Vec::with_capacity(9);
-    file.take(9).read_to_end(&mut head).map_err(HubError::io("read", path))?;
-    Ok(match head.as_slice() {
-        [b'G', b'G', b'U', b'F', ..] => Some(Format::Gguf),
-        // Eight bytes of header length, then JSON.
-        [.., 0, 0, b'{'] if head.len() == 9 => Some(Format::Safetensors),
-        _ => None,
-    })
+    let mut head = Vec::with_capacity(4);
+    file.take(4).read_to_end(&mut head).map_err(HubError::io("read", path))?;
+    Ok((head == b"GGUF").then_some(Format::Gguf))
 }
 
 #[cfg(test)]
@@ -81,7 +84,7 @@ mod tests {
         assert_eq!(resolve(&named).expect("a model").format, Format::Gguf);
         let unnamed = write(dir.path(), "blob", b"GGUF\x03\0\0\0\0");
         assert_eq!(resolve(&unnamed).expect("a model").format, Format::Gguf);
-        let tensors = write(dir.path(), "blob2", b"\x10\0\0\0\0\0\0\0{");
+        let tensors = write(dir.path(), "m.safetensors", b"");
         let error = resolve(&tensors).expect_err("no config yet").to_string();
         assert!(error.contains("config.json"), "{error}");
         write(dir.path(), "config.json", b"{}");
@@ -104,5 +107,15 @@ mod tests {
         write(dir.path(), "config.json", b"{}");
         let model = resolve(dir.path()).expect("a model folder");
         assert_eq!((model.path.as_path(), model.format), (dir.path(), Format::Safetensors));
+    }
+
+    #[test]
+    fn a_single_safetensors_file_may_have_any_name() {
+        let dir = tempfile::tempdir().expect("a folder");
+        write(dir.path(), "config.json", b"{}");
+        let one = write(dir.path(), "weights.safetensors", b"");
+        assert_eq!(resolve(dir.path()).expect("the only one").path, one);
+        write(dir.path(), "other.safetensors", b"");
+        assert!(resolve(dir.path()).expect_err("two").to_string().contains("name one"));
     }
 }

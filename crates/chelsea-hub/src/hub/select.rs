@@ -99,7 +99,9 @@ fn choose_default(repo: &str, files: &[String]) -> Result<Choice, HubError> {
         _ if has("model.safetensors") => "model.safetensors".to_owned(),
         several => return Err(ambiguous(repo, several)),
     };
-    Ok(Choice::Safetensors { weights, companions: companions(repo, files, "")?, whole_folder: true })
+    // A loader that is given a folder looks for the usual name in it.
+    let whole_folder = weights == "model.safetensors";
+    Ok(Choice::Safetensors { weights, companions: companions(repo, files, "")?, whole_folder })
 }
 
 /// GGUF files that hold a language model: no vision projectors or importance matrices, and of a split file its head.

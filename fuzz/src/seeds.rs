@@ -1,0 +1,198 @@
+//! The seeds of each corpus: small valid inputs (`ok-*`) and typical broken ones (`bad-*`).
+
+use std::sync::Arc;
+
+use chelsea_kv::{Budget, CacheConfig, CacheShape, Dtype, Rotary, SequenceCache, policy, snapshot};
+
+use crate::mutate::Random;
+
+#[path = "../../crates/chelsea-model/tests/support/gguf_writer.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod gguf_writer;
+use gguf_writer::{GgufWriter, Meta};
+
+/// The `config.json` beside fuzzed safetensors files.
+pub const CONFIG: &str = r#"{"model_type": "llama", "hidden_size": 8, "intermediate_size": 16,
+ "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 1, "vocab_size": 4, "head_dim": 4,
+ "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true}"#;
+
+type Seeds = Vec<(&'static str, Vec<u8>)>;
+
+/// The seeds of the target called `name`, with their file names.
+pub fn of(name: &str) -> Seeds {
+    match name {
+        "gguf" => gguf(),
+        "safetensors" => safetensors(),
+        "config" => config(),
+        "tokenizer" => tokenizer(),
+        "snapshot" => snapshots(),
+        _ => Vec::new(),
+    }
+}
+
+fn strings(items: &[&str]) -> Meta {
+    Meta::Strs(items.iter().map(|s| s.to_string()).collect())
+}
+
+/// Metadata and tensors of a model with one layer and hardly any weights.
+fn small_model(architecture: &str) -> GgufWriter {
+    let key = |name: &str| format!("{architecture}.{name}");
+    let mut writer = GgufWriter::new();
+    writer
+        .set("general.architecture", Meta::str(architecture))
+        .set(&key("block_count"), Meta::U32(1))
+        .set(&key("context_length"), Meta::U32(64))
+        .set(&key("embedding_length"), Meta::U32(8))
+        .set(&key("feed_forward_length"), Meta::U32(16))
+        .set(&key("attention.head_count"), Meta::U32(2))
+        .set(&key("attention.head_count_kv"), Meta::U32(1))
+        .set(&key("attention.layer_norm_rms_epsilon"), Meta::F32(1e-5))
+        .set(&key("rope.freq_base"), Meta::F32(1e4))
+        .f32_tensor("token_embd.weight", &[8, 12], &[0.25; 96])
+        .f32_tensor("output_norm.weight", &[8], &[1.0; 8])
+        // One block of 32 weights at 8 bits: a scale and 32 numbers.
+        .tensor("blk.0.ffn_down.weight", &[32, 1], 8, vec![1; 34]);
+    writer
+}
+
+fn gguf() -> Seeds {
+    let vocab = ["<|im_start|>", "<|im_end|>", "H", "e", "l", "o", "Ġ", "1", "2", "3", "He", "ll"];
+    let mut byte_level = small_model("llama");
+    byte_level
+        .set("tokenizer.ggml.model", Meta::str("gpt2"))
+        .set("tokenizer.ggml.pre", Meta::str("smollm"))
+        .set("tokenizer.ggml.tokens", strings(&vocab))
+        .set("tokenizer.ggml.token_type", Meta::I32s(vec![3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]))
+        .set("tokenizer.ggml.merges", strings(&["H e", "l l"]))
+        .set("tokenizer.ggml.bos_token_id", Meta::U32(0))
+        .set("tokenizer.ggml.eos_token_id", Meta::U32(1))
+        .set("tokenizer.ggml.add_bos_token", Meta::Bool(false))
+        .set(
+            "tokenizer.chat_template",
+            Meta::str("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"),
+        );
+    let mut qwen = small_model("qwen2");
+    qwen.version = 2;
+    qwen.set("qwen2.rope.scaling.type", Meta::str("yarn"))
+        .set("qwen2.rope.scaling.factor", Meta::F32(4.0))
+        .set("qwen2.rope.scaling.original_context_length", Meta::U32(32))
+        .set("tokenizer.ggml.model", Meta::str("gpt2"))
+        .set("tokenizer.ggml.pre", Meta::str("qwen2"))
+        .set("tokenizer.ggml.tokens", strings(&vocab))
+        .set("tokenizer.ggml.merges", strings(&["H e"]));
+    let mut pieces = small_model("llama");
+    pieces
+        .set("tokenizer.ggml.model", Meta::str("llama"))
+        .set("tokenizer.ggml.tokens", strings(&["<unk>", "<s>", "</s>", "<0x41>", "▁", "H", "e", "He", "▁He"]))
+        .set("tokenizer.ggml.scores", Meta::F32s(vec![0.0, 0.0, 0.0, 0.0, -1.0, -2.0, -3.0, -1.5, -1.0]))
+        .set("tokenizer.ggml.token_type", Meta::I32s(vec![2, 3, 3, 6, 1, 1, 1, 1, 1]))
+        .set("tokenizer.ggml.bos_token_id", Meta::U32(1))
+        .set("tokenizer.ggml.eos_token_id", Meta::U32(2));
+    let mut aligned = small_model("qwen3");
+    aligned.alignment = 64;
+    aligned
+        .set("general.alignment", Meta::U32(64))
+        .set("qwen3.attention.key_length", Meta::U32(4))
+        .set("qwen3.attention.value_length", Meta::U32(4));
+    let mut alone = GgufWriter::new();
+    alone.set("a", Meta::U64(1)).set("b", Meta::F64(0.5)).set("c", Meta::U8(3));
+    let cut = byte_level.build()[..700].to_vec();
+    vec![
+        ("ok-byte-level.gguf", byte_level.build()),
+        ("ok-version-2-yarn.gguf", qwen.build()),
+        ("ok-sentencepiece.gguf", pieces.build()),
+        ("ok-aligned-64.gguf", aligned.build()),
+        ("bad-no-model.gguf", alone.build()),
+        ("bad-truncated.gguf", cut),
+        ("bad-counts.gguf", [&b"GGUF\x03\0\0\0"[..], &[0xff; 16]].concat()),
+    ]
+}
+
+fn with_header(header: &str, data: usize) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &vec![0; data]].concat()
+}
+
+fn safetensors() -> Seeds {
+    let two = r#"{"__metadata__":{"format":"pt"},"model.norm.weight":{"dtype":"F32","shape":[8],"data_offsets":[0,32]},"model.embed_tokens.weight":{"dtype":"F16","shape":[4,8],"data_offsets":[32,96]}}"#;
+    let layer = r#"{"model.layers.0.self_attn.q_proj.weight":{"dtype":"BF16","shape":[8,8],"data_offsets":[0,128]},"lm_head.weight":{"dtype":"F32","shape":[0,8],"data_offsets":[128,128]}}"#;
+    let overlap = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#;
+    let outside = r#"{"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,18446744073709551615]}}"#;
+    vec![
+        ("ok-two.safetensors", with_header(two, 96)),
+        ("ok-layer.safetensors", with_header(layer, 128)),
+        ("ok-empty.safetensors", with_header("{}", 0)),
+        ("bad-overlap.safetensors", with_header(overlap, 12)),
+        ("bad-outside.safetensors", with_header(outside, 8)),
+        ("bad-length.safetensors", [&u64::MAX.to_le_bytes()[..], b"{}"].concat()),
+    ]
+}
+
+fn config() -> Seeds {
+    let llama3 = r#"{"model_type":"llama","hidden_size":64,"intermediate_size":128,"num_attention_heads":4,"num_key_value_heads":2,"num_hidden_layers":2,"vocab_size":100,"max_position_embeddings":131072,"rms_norm_eps":1e-5,"rope_theta":500000.0,"rope_scaling":{"factor":8.0,"high_freq_factor":4.0,"low_freq_factor":1.0,"original_max_position_embeddings":8192,"rope_type":"llama3"},"torch_dtype":"bfloat16"}"#;
+    let qwen = r#"{"model_type":"qwen2","hidden_act":"silu","hidden_size":64,"intermediate_size":96,"max_position_embeddings":32768,"max_window_layers":24,"num_attention_heads":4,"num_hidden_layers":24,"num_key_value_heads":2,"rms_norm_eps":1e-06,"rope_scaling":{"factor":4.0,"original_max_position_embeddings":32768,"type":"yarn"},"rope_theta":1000000.0,"sliding_window":32768,"tie_word_embeddings":true,"use_sliding_window":false,"vocab_size":151936}"#;
+    vec![
+        ("ok-small.json", CONFIG.as_bytes().to_vec()),
+        ("ok-llama3.json", llama3.as_bytes().to_vec()),
+        ("ok-qwen2-yarn.json", qwen.as_bytes().to_vec()),
+        ("bad-architecture.json", br#"{"model_type":"mamba","hidden_size":64}"#.to_vec()),
+        ("bad-array.json", b"[1, 2]".to_vec()),
+    ]
+}
+
+fn tokenizer() -> Seeds {
+    let byte_level = r#"{"version":"1.0","added_tokens":[{"id":8,"content":"<|im_start|>","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}],"normalizer":{"type":"NFC"},"pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"Split","pattern":{"Regex":"\\p{N}|\\s+|\\p{L}+"},"behavior":"Isolated","invert":false},{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":false,"use_regex":false}]},"post_processor":null,"decoder":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":false,"use_regex":false},"model":{"type":"BPE","dropout":null,"unk_token":null,"continuing_subword_prefix":"","end_of_word_suffix":"","fuse_unk":false,"byte_fallback":false,"vocab":{"H":0,"e":1,"l":2,"o":3,"Ġ":4,"1":5,"He":6,"ll":7},"merges":["H e",["l","l"]]}}"#;
+    let unigram = r#"{"added_tokens":[],"model":{"type":"Unigram","vocab":[["a",0.0]]}}"#;
+    vec![
+        ("ok-byte-level.json", byte_level.as_bytes().to_vec()),
+        ("bad-unigram.json", unigram.as_bytes().to_vec()),
+        ("bad-empty.json", b"{}".to_vec()),
+    ]
+}
+
+/// A cache of `tokens` tokens of two layers, clustered down to `keep`.
+fn cache(policy_name: &str, dtype: Dtype, tokens: usize, keep: f32) -> Option<Vec<u8>> {
+    let shape = CacheShape { layers: 2, kv_heads: 1, q_heads: 2, head_dim: 4 };
+    let rotary = Rotary { inv_freq: vec![1.0, 0.01], scale: 1.0 };
+    let policy: Arc<dyn chelsea_kv::Policy> = policy(policy_name).ok()?;
+    let config = CacheConfig {
+        dtype,
+        sinks: 2,
+        window: 8,
+        policy,
+        budget: Budget::Keep(keep),
+        ..CacheConfig::new(shape, rotary)
+    };
+    let mut cache = SequenceCache::new(config).ok()?;
+    let mut random = Random::new(tokens as u64);
+    let mut numbers = |n: usize| -> Vec<f32> { (0..n).map(|_| random.below(2000) as f32 / 1000.0 - 1.0).collect() };
+    for layer in 0..shape.layers {
+        cache.append(layer, &numbers(tokens * 4), &numbers(tokens * 4)).ok()?;
+        let queries = numbers(tokens * 8);
+        let mut out = vec![0.0; queries.len()];
+        cache.attend(layer, &queries, &mut out);
+    }
+    cache.compact();
+    let info = snapshot::SnapshotInfo {
+        fingerprint: *b"a model of seeds",
+        tokens: (0..tokens as u32).collect(),
+        note: "{}".into(),
+    };
+    snapshot::to_bytes(&cache, &info).ok()
+}
+
+fn snapshots() -> Seeds {
+    let kinds = [
+        ("ok-chelsea-f16.kv", cache("chelsea", Dtype::F16, 96, 0.5)),
+        ("ok-full-f32.kv", cache("full", Dtype::F32, 20, 1.0)),
+        ("ok-streaming-bf16.kv", cache("streaming", Dtype::Bf16, 64, 0.5)),
+    ];
+    let mut seeds: Seeds = kinds.into_iter().filter_map(|(name, bytes)| Some((name, bytes?))).collect();
+    if let Some((_, first)) = seeds.first() {
+        let cut = first[..first.len() / 2].to_vec();
+        let mut version = first.clone();
+        version[8] = 9;
+        seeds.extend([("bad-truncated.kv", cut), ("bad-version.kv", version)]);
+    }
+    seeds.push(("bad-text.kv", b"CHELSEA".to_vec()));
+    seeds
+}
