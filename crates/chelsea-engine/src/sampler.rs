@@ -27,7 +27,15 @@ pub struct Sampling {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Sampling { temperature: 0.0, top_k: 40, top_p: 0.95, min_p: 0.05, repeat_penalty: 1.0, repeat_last: 64, seed: 0 }
+        Sampling {
+            temperature: 0.0,
+            top_k: 40,
+            top_p: 0.95,
+            min_p: 0.05,
+            repeat_penalty: 1.0,
+            repeat_last: 64,
+            seed: 0,
+        }
     }
 }
 
@@ -216,8 +224,14 @@ mod tests {
     #[test]
     fn the_same_seed_draws_the_same_tokens() {
         let logits = vec![0.0; 50];
-        assert_eq!(drawn(&mut sampler(|s| s.seed = 7), &logits, 100), drawn(&mut sampler(|s| s.seed = 7), &logits, 100));
-        assert_ne!(drawn(&mut sampler(|s| s.seed = 7), &logits, 100), drawn(&mut sampler(|s| s.seed = 8), &logits, 100));
+        assert_eq!(
+            drawn(&mut sampler(|s| s.seed = 7), &logits, 100),
+            drawn(&mut sampler(|s| s.seed = 7), &logits, 100)
+        );
+        assert_ne!(
+            drawn(&mut sampler(|s| s.seed = 7), &logits, 100),
+            drawn(&mut sampler(|s| s.seed = 8), &logits, 100)
+        );
     }
 
     #[test]

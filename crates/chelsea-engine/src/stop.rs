@@ -44,7 +44,10 @@ impl StopFilter {
 /// Length of the longest end of `text` that is a beginning of `stop`.
 fn overlap(text: &str, stop: &str) -> usize {
     let longest = text.len().min(stop.len() - 1);
-    (1..=longest).rev().find(|&n| stop.is_char_boundary(n) && text.as_bytes().ends_with(&stop.as_bytes()[..n])).unwrap_or(0)
+    (1..=longest)
+        .rev()
+        .find(|&n| stop.is_char_boundary(n) && text.as_bytes().ends_with(&stop.as_bytes()[..n]))
+        .unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -1,1 +1,6 @@
 //! Recall and quality tasks over clustered caches.
+
+pub mod needles;
+mod recall;
+
+pub use recall::{EvalError, Outcome, Setting, Subject};

@@ -1,2 +1,51 @@
-//! The `chelsea` command.
-fn main() {}
+//! The `chelsea` command: every verb is a file of its own, and none of them computes anything itself.
+
+mod bench;
+mod cache;
+mod chat;
+mod cli;
+mod eval;
+mod inspect;
+mod models;
+mod output;
+mod run;
+mod saved;
+mod setup;
+
+use clap::{CommandFactory as _, Parser as _};
+use cli::{Cli, Command};
+use tracing_subscriber::filter::LevelFilter;
+
+fn main() -> std::process::ExitCode {
+    let cli = Cli::parse();
+    let level = match cli.verbose {
+        0 => LevelFilter::WARN,
+        1 => LevelFilter::INFO,
+        _ => LevelFilter::DEBUG,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .without_time()
+        .init();
+    let result = match &cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Eval(args) => eval::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Models(args) => models::run(args),
+        Command::Cache(args) => cache::run(args),
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "chelsea", &mut std::io::stdout());
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

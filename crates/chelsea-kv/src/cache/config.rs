@@ -136,6 +136,14 @@ pub enum CacheError {
         /// Tokens of the block in progress; 0 when none is.
         block: usize,
     },
+    /// A synthetic cache of an impossible size.
+    #[error("{entries} entries cannot stand for {tokens} tokens: each stands for at least one")]
+    Synthetic {
+        /// Entries of a head.
+        entries: usize,
+        /// Tokens.
+        tokens: usize,
+    },
     /// The sequence is too long for positions to be exact.
     #[error("a sequence holds at most {0} tokens")]
     TooLong(usize),

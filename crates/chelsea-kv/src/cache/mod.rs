@@ -18,10 +18,13 @@
 mod compact;
 mod config;
 mod memory;
+mod saved;
+mod synthetic;
 
 pub use compact::CompactReport;
 pub use config::{CacheConfig, CacheError, Schedule};
 pub use memory::MemoryReport;
+pub(crate) use saved::Saved;
 
 use crate::budget::Budget;
 use crate::query::QueryPower;

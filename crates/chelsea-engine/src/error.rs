@@ -1,0 +1,51 @@
+//! What can go wrong while reading and generating.
+
+use crate::sampler::SamplingError;
+use chelsea_kv::{CacheError, PolicyError};
+use chelsea_model::ModelError;
+use chelsea_model::chat::ChatError;
+use chelsea_model::tokenizer::TokenizerError;
+use thiserror::Error;
+
+/// What can go wrong while reading and generating.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    /// The model refused or failed.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The cache refused.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// No such policy.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// A sampling setting is out of range.
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
+    /// The sequence would grow past its context.
+    #[error(
+        "{needed} tokens do not fit into a context of {limit}; shorten the text, or raise the context \
+         (beyond the trained one answers may turn to nonsense)"
+    )]
+    ContextFull {
+        /// Tokens the sequence would have.
+        needed: usize,
+        /// Tokens it may have.
+        limit: usize,
+    },
+    /// Generation needs something to go on from.
+    #[error("nothing was read yet: generation needs at least one token to go on from")]
+    NothingRead,
+    /// Text could not be turned into tokens.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The chat template failed.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
+    /// A chat template that drops a part of the conversation.
+    #[error("the chat template leaves out {0}: go on without it (--no-chat-template)")]
+    Template(&'static str),
+    /// A block of no tokens.
+    #[error("the block size is 0, but must be at least 1")]
+    ZeroBlock,
+}

@@ -1,0 +1,122 @@
+//! How documents and questions become tokens: through the model's chat template when it has one.
+//!
+//! The document comes first and the question last, so that everything before the question can be
+//! read, clustered and saved before any question is known. Only the template's own words may form
+//! special tokens; the user's text never does.
+
+use crate::EngineError;
+use chelsea_model::chat::{ChatTemplate, Message, RenderOptions};
+use chelsea_model::tokenizer::Tokenizer;
+
+/// Stand-ins for the user's text while the template is rendered: private-use characters that no
+/// template contains.
+const DOCUMENT: &str = "\u{F5D0}\u{F5D1}";
+const QUESTION: &str = "\u{F5D2}\u{F5D3}";
+
+/// Lays out prompts for one model.
+pub struct Layout<'a> {
+    tokenizer: &'a Tokenizer,
+    template: Option<&'a ChatTemplate>,
+    system: Option<&'a str>,
+}
+
+/// A template rendered around a document and a question.
+struct Frame {
+    head: String,
+    between: String,
+    tail: String,
+}
+
+impl<'a> Layout<'a> {
+    /// `template` is none for a model without one, or when the user wants none.
+    pub fn new(tokenizer: &'a Tokenizer, template: Option<&'a ChatTemplate>, system: Option<&'a str>) -> Self {
+        Layout { tokenizer, template, system }
+    }
+
+    fn frame(&self, with_document: bool) -> Result<Frame, EngineError> {
+        let user = if with_document { format!("{DOCUMENT}\n\n{QUESTION}") } else { QUESTION.to_string() };
+        let text = match self.template {
+            Some(template) => {
+                let mut messages = Vec::new();
+                if let Some(system) = self.system {
+                    messages.push(Message::new("system", system));
+                }
+                messages.push(Message::new("user", &user));
+                template.render(&messages, &turn())?
+            }
+            None => match self.system {
+                Some(system) => format!("{system}\n\n{user}"),
+                None => user,
+            },
+        };
+        let (before, tail) = text.split_once(QUESTION).ok_or(EngineError::Template("the user's message"))?;
+        let (head, between) = before.split_once(DOCUMENT).unwrap_or((before, ""));
+        Ok(Frame { head: head.into(), between: between.into(), tail: tail.into() })
+    }
+
+    /// Tokens of everything up to the question: the template's beginning and the documents.
+    pub fn document(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+        let frame = self.frame(true)?;
+        let mut tokens = self.beginning(&frame.head)?;
+        tokens.extend(self.tokenizer.encode(&format!("{text}{}", frame.between), false)?);
+        Ok(tokens)
+    }
+
+    /// Tokens of a question that follows a document.
+    pub fn question(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+        let frame = self.frame(true)?;
+        let mut tokens = self.tokenizer.encode(text, false)?;
+        tokens.extend(self.tokenizer.encode(&frame.tail, true)?);
+        Ok(tokens)
+    }
+
+    /// Tokens of a prompt without a document.
+    pub fn prompt(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+        let frame = self.frame(false)?;
+        let mut tokens = self.beginning(&frame.head)?;
+        tokens.extend(self.tokenizer.encode(text, false)?);
+        tokens.extend(self.tokenizer.encode(&frame.tail, true)?);
+        Ok(tokens)
+    }
+
+    /// Tokens of a chat's next turn, after the model's last answer ended with an end-of-turn token or
+    /// (`closed` is false) was cut off before it.
+    pub fn next_turn(&self, text: &str, closed: bool) -> Result<Vec<u32>, EngineError> {
+        let Some(template) = self.template else {
+            return Ok(self.tokenizer.encode(&format!("\n\n{text}"), false)?);
+        };
+        const ANSWER: &str = "\u{F5D4}\u{F5D5}";
+        let mut messages = vec![Message::new("user", DOCUMENT), Message::new("assistant", ANSWER)];
+        if let Some(system) = self.system {
+            messages.insert(0, Message::new("system", system));
+        }
+        messages.push(Message::new("user", QUESTION));
+        let rendered = template.render(&messages, &turn())?;
+        let (_, after) = rendered.split_once(ANSWER).ok_or(EngineError::Template("the model's answers"))?;
+        let (mut middle, tail) = after.split_once(QUESTION).ok_or(EngineError::Template("the user's message"))?;
+        let mut ends = self.tokenizer.turn_ends().iter().filter_map(|&id| self.tokenizer.token_text(id));
+        if closed && let Some(end) = ends.find(|text| middle.starts_with(text)) {
+            middle = &middle[end.len()..];
+        }
+        let mut tokens = self.tokenizer.encode(middle, true)?;
+        tokens.extend(self.tokenizer.encode(text, false)?);
+        tokens.extend(self.tokenizer.encode(tail, true)?);
+        Ok(tokens)
+    }
+
+    /// The first piece, with the beginning-of-sequence token where the model wants one and the
+    /// template has not written it already.
+    fn beginning(&self, head: &str) -> Result<Vec<u32>, EngineError> {
+        let mut tokens = self.tokenizer.encode(head, true)?;
+        let prefix = self.tokenizer.prefix();
+        if !tokens.starts_with(prefix) {
+            tokens.splice(0..0, prefix.iter().copied());
+        }
+        Ok(tokens)
+    }
+}
+
+/// The conversation, and the opening of the model's turn.
+fn turn() -> RenderOptions {
+    RenderOptions { add_generation_prompt: true, ..RenderOptions::default() }
+}

@@ -1,0 +1,320 @@
+//! One sequence: a model, its clustered cache, and what was read so far.
+//!
+//! Text is read in blocks. After every block all layers hold the same tokens, and only then may the
+//! cache be compacted: so its size never exceeds the budget by more than one block.
+
+use crate::EngineError;
+use chelsea_kv::{Budget, CacheConfig, Dtype, MemoryReport, Schedule, SequenceCache};
+use chelsea_model::{Chunk, Model, Wanted, Workspace};
+use rayon::ThreadPool;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// When the cache of a prompt is clustered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Block by block while reading: memory never exceeds the budget by more than a block.
+    Online,
+    /// Once, when [`Session::compress`] is called: reading needs the memory of the full cache.
+    OneShot,
+}
+
+/// How a sequence keeps its cache.
+#[derive(Debug, Clone)]
+pub struct SessionOptions {
+    /// How much may be kept.
+    pub budget: Budget,
+    /// A policy of the registry, with settings if any: `chelsea:floor=0`.
+    pub policy: String,
+    /// Whether old centroids are matched again.
+    pub schedule: Schedule,
+    /// When prompts are clustered.
+    pub compression: Compression,
+    /// First entries of every head that are never merged.
+    pub sinks: usize,
+    /// Last entries of every head that are never merged.
+    pub window: usize,
+    /// Tokens of a prompt that pass through the model at once.
+    pub block: usize,
+    /// Longest sequence, prompt and answer together; the trained context when none is given.
+    pub context: Option<usize>,
+    /// Storage of keys and values; the model's own choice when none is given.
+    pub dtype: Option<Dtype>,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        SessionOptions {
+            budget: Budget::Keep(1.0),
+            policy: "chelsea".into(),
+            schedule: Schedule::default(),
+            compression: Compression::Online,
+            sinks: 4,
+            window: 64,
+            block: 512,
+            context: None,
+            dtype: None,
+        }
+    }
+}
+
+/// How far reading has come.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    /// Tokens read of those given.
+    pub done: usize,
+    /// Tokens given.
+    pub total: usize,
+}
+
+/// What reading took.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct ReadStats {
+    /// Tokens read.
+    pub tokens: usize,
+    /// Time in all.
+    pub time: Duration,
+    /// Part of the time that went into clustering.
+    pub clustering: Duration,
+}
+
+/// One sequence over a clustered cache.
+pub struct Session {
+    model: Arc<Model>,
+    pool: Arc<ThreadPool>,
+    cancel: Arc<AtomicBool>,
+    cache: SequenceCache,
+    workspace: Workspace,
+    history: Vec<u32>,
+    logits: Vec<f32>,
+    block: usize,
+    limit: usize,
+    compression: Compression,
+}
+
+impl Session {
+    /// An empty sequence. `cancel` ends reading and generation between two blocks or tokens.
+    pub fn new(
+        model: Arc<Model>,
+        pool: Arc<ThreadPool>,
+        cancel: Arc<AtomicBool>,
+        options: &SessionOptions,
+    ) -> Result<Self, EngineError> {
+        let cache = SequenceCache::new(cache_config(&model, options)?)?;
+        Self::with_cache(model, pool, cancel, options, cache, Vec::new())
+    }
+
+    /// A sequence that goes on from a cache made before, of the tokens `history`.
+    pub fn with_cache(
+        model: Arc<Model>,
+        pool: Arc<ThreadPool>,
+        cancel: Arc<AtomicBool>,
+        options: &SessionOptions,
+        cache: SequenceCache,
+        history: Vec<u32>,
+    ) -> Result<Self, EngineError> {
+        if options.block == 0 {
+            return Err(EngineError::ZeroBlock);
+        }
+        let limit = options.context.unwrap_or(model.config().context_length).min(model.config().max_positions());
+        Ok(Session {
+            model,
+            pool,
+            cancel,
+            cache,
+            workspace: Workspace::new(),
+            history,
+            logits: Vec::new(),
+            block: options.block,
+            limit,
+            compression: options.compression,
+        })
+    }
+
+    /// A second sequence that goes on from here. The caches share their pages until one writes.
+    pub fn fork(&self) -> Self {
+        Session {
+            model: self.model.clone(),
+            pool: self.pool.clone(),
+            cancel: self.cancel.clone(),
+            cache: self.cache.fork(),
+            workspace: Workspace::new(),
+            history: self.history.clone(),
+            logits: self.logits.clone(),
+            block: self.block,
+            limit: self.limit,
+            compression: self.compression,
+        }
+    }
+
+    /// Reads `tokens` in blocks. Stops early, with what was read so far, when cancelled.
+    pub fn read(&mut self, tokens: &[u32], mut progress: impl FnMut(Progress)) -> Result<ReadStats, EngineError> {
+        let needed = self.history.len() + tokens.len();
+        if needed > self.limit {
+            return Err(EngineError::ContextFull { needed, limit: self.limit });
+        }
+        let start = Instant::now();
+        let mut stats = ReadStats::default();
+        self.cache.expect_tokens(needed);
+        for block in tokens.chunks(self.block) {
+            if self.cancelled() {
+                break;
+            }
+            let last = stats.tokens + block.len() == tokens.len();
+            self.forward(block, if last { Wanted::Last } else { Wanted::None })?;
+            if self.compression == Compression::Online {
+                stats.clustering += self.compact();
+            }
+            stats.tokens += block.len();
+            stats.time = start.elapsed();
+            progress(Progress { done: stats.tokens, total: tokens.len() });
+        }
+        Ok(stats)
+    }
+
+    /// Changes policy and budget from here on.
+    pub fn reconfigure(&mut self, policy: &str, budget: Budget) -> Result<(), EngineError> {
+        self.cache.reconfigure(chelsea_kv::policy(policy)?, budget)?;
+        Ok(())
+    }
+
+    /// Clusters everything between sinks and window down to the budget, at once.
+    pub fn compress(&mut self) -> Result<Duration, EngineError> {
+        let start = Instant::now();
+        let (pool, cache) = (self.pool.clone(), &mut self.cache);
+        pool.install(|| cache.compact_now(None))?;
+        Ok(start.elapsed())
+    }
+
+    /// Takes one more token in and makes the logits of the one after it.
+    pub fn step(&mut self, token: u32) -> Result<(), EngineError> {
+        if self.history.len() >= self.limit {
+            return Err(EngineError::ContextFull { needed: self.history.len() + 1, limit: self.limit });
+        }
+        self.forward(&[token], Wanted::Last)?;
+        self.compact();
+        Ok(())
+    }
+
+    /// Reads `tokens` and returns `-ln p` of each, given all before it. Something must have been read.
+    pub fn score(&mut self, tokens: &[u32]) -> Result<Vec<f64>, EngineError> {
+        let needed = self.history.len() + tokens.len();
+        if needed > self.limit {
+            return Err(EngineError::ContextFull { needed, limit: self.limit });
+        }
+        if self.logits.is_empty() {
+            return Err(EngineError::NothingRead);
+        }
+        let mut losses = Vec::with_capacity(tokens.len());
+        for block in tokens.chunks(self.block) {
+            losses.push(loss(&self.logits, block[0]));
+            self.forward(block, Wanted::All)?;
+            let vocab = self.model.config().vocab;
+            let rows = self.workspace.logits().chunks_exact(vocab);
+            losses.extend(rows.zip(&block[1..]).map(|(row, &next)| loss(row, next)));
+            self.compact();
+        }
+        Ok(losses)
+    }
+
+    fn forward(&mut self, tokens: &[u32], logits: Wanted) -> Result<(), EngineError> {
+        let (pool, model) = (self.pool.clone(), self.model.clone());
+        let (cache, workspace) = (&mut self.cache, &mut self.workspace);
+        pool.install(|| model.forward(&mut [Chunk { tokens, cache, logits }], workspace))?;
+        if logits != Wanted::None {
+            let all = self.workspace.logits();
+            self.logits.clear();
+            self.logits.extend_from_slice(&all[all.len() - self.model.config().vocab..]);
+        }
+        self.history.extend_from_slice(tokens);
+        Ok(())
+    }
+
+    fn compact(&mut self) -> Duration {
+        let start = Instant::now();
+        let (pool, cache) = (self.pool.clone(), &mut self.cache);
+        pool.install(|| cache.compact());
+        start.elapsed()
+    }
+
+    /// Whether the sequence was told to stop.
+    pub fn cancelled(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed)
+    }
+
+    /// Logits of the token after the last one read; empty before anything was read.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+
+    /// The logits, and the tokens they follow: what a sampler needs.
+    pub(crate) fn logits_and_history(&mut self) -> (&mut [f32], &[u32]) {
+        (&mut self.logits, &self.history)
+    }
+
+    /// Tokens read and generated so far.
+    pub fn history(&self) -> &[u32] {
+        &self.history
+    }
+
+    /// Longest sequence this session takes.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// The cache.
+    pub fn cache(&self) -> &SequenceCache {
+        &self.cache
+    }
+
+    /// The cache, to be compacted or changed by hand.
+    pub fn cache_mut(&mut self) -> &mut SequenceCache {
+        &mut self.cache
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Where every byte of the cache is.
+    pub fn memory(&self) -> MemoryReport {
+        self.cache.memory()
+    }
+}
+
+/// The cache that `options` ask for, for this model.
+pub fn cache_config(model: &Model, options: &SessionOptions) -> Result<CacheConfig, EngineError> {
+    Ok(CacheConfig {
+        shape: model.cache_shape(),
+        dtype: options.dtype.unwrap_or(model.kv_dtype()),
+        rotary: model.rotary(),
+        sinks: options.sinks,
+        window: options.window,
+        policy: chelsea_kv::policy(&options.policy)?,
+        budget: options.budget,
+        schedule: options.schedule,
+        decode_block: options.window.max(1),
+    })
+}
+
+/// `-ln softmax(logits)[token]`.
+fn loss(logits: &[f32], token: u32) -> f64 {
+    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&x| f64::from(x - top).exp()).sum();
+    logits.get(token as usize).map_or(f64::INFINITY, |&x| sum.ln() - f64::from(x - top))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loss_is_the_negative_log_probability() {
+        let logits = [0.0, 3f32.ln()];
+        assert!((loss(&logits, 1) - (4f64 / 3.0).ln()).abs() < 1e-6);
+        assert!((loss(&logits, 0) - 4f64.ln()).abs() < 1e-6);
+        assert_eq!(loss(&logits, 7), f64::INFINITY);
+    }
+}

@@ -1,0 +1,123 @@
+//! Caches filled with random entries: for timing long contexts without reading them.
+
+use super::{CacheConfig, CacheError, MAX_TOKENS, SequenceCache};
+use crate::Head;
+use crate::budget::Budget;
+use crate::policy::Policy;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use rayon::prelude::*;
+use std::sync::Arc;
+
+impl CacheConfig {
+    /// Entries over all heads that the budget allows a sequence of `tokens` tokens.
+    pub fn allowed(&self, tokens: usize) -> usize {
+        self.budget.allowed(&self.limits(), tokens, 0)
+    }
+}
+
+impl SequenceCache {
+    /// A cache as a sequence of `tokens` tokens might leave it: every head holds `entries` random
+    /// entries whose counts add up to `tokens`. Speed and memory are those of a real one; what attention
+    /// finds in it means nothing.
+    ///
+    /// # Errors
+    /// If `config` makes no cache, or `entries` tokens do not fit into `tokens`, or those into a sequence.
+    pub fn synthetic(config: CacheConfig, tokens: usize, entries: usize, seed: u64) -> Result<Self, CacheError> {
+        config.validate()?;
+        if tokens > MAX_TOKENS {
+            return Err(CacheError::TooLong(MAX_TOKENS));
+        }
+        if entries > tokens || (entries == 0 && tokens > 0) {
+            return Err(CacheError::Synthetic { entries, tokens });
+        }
+        let (shape, dtype) = (config.shape, config.dtype);
+        let mut heads = vec![Head::new(shape.head_dim, dtype); shape.heads()];
+        // Sinks and window stand for one token each; what is over lies between them.
+        let (sinks, window) = (config.sinks.min(entries), config.window.min(entries));
+        let middle = sinks..entries.saturating_sub(window).max(sinks);
+        let spread = middle.len();
+        heads.par_iter_mut().enumerate().for_each(|(g, head)| {
+            let mut rng = SmallRng::seed_from_u64(seed ^ (g as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+            let mut numbers = vec![0.0f32; 2 * shape.head_dim];
+            let mut position = 0;
+            for i in 0..entries {
+                numbers.iter_mut().for_each(|x| *x = rng.random_range(-1.0..1.0));
+                let extra = tokens - entries;
+                let count = if middle.contains(&i) {
+                    let j = i - middle.start;
+                    1 + (extra * (j + 1) / spread - extra * j / spread)
+                } else if spread == 0 && i == 0 {
+                    1 + extra
+                } else {
+                    1
+                };
+                let (key, value) = numbers.split_at(shape.head_dim);
+                head.push(key, value, count as u32, position as f32 + (count - 1) as f32 / 2.0);
+                position += count;
+            }
+        });
+        let mut cache = Self::from_heads(config, heads, tokens);
+        cache.compacted_at = tokens;
+        Ok(cache)
+    }
+
+    /// Changes policy and budget from here on; the next compaction acts on it. Statistics that only the
+    /// new policy needs are gathered from here on.
+    ///
+    /// # Errors
+    /// If the two do not fit together or to the cache.
+    pub fn reconfigure(&mut self, policy: Arc<dyn Policy>, budget: Budget) -> Result<(), CacheError> {
+        let config = CacheConfig { policy, budget, ..self.config.clone() };
+        config.validate()?;
+        if config.policy.needs().query_power && self.query_power.is_none() {
+            self.query_power = Some(crate::QueryPower::new(config.shape));
+        }
+        self.config = config;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{CacheShape, Rotary};
+
+    fn config() -> CacheConfig {
+        let shape = CacheShape { layers: 2, kv_heads: 2, q_heads: 4, head_dim: 8 };
+        CacheConfig::new(shape, Rotary { inv_freq: vec![1.0, 0.1, 0.01, 0.001], scale: 1.0 })
+    }
+
+    #[test]
+    fn counts_add_up_to_the_tokens_and_sinks_and_window_are_single() {
+        for (tokens, entries) in [(1000, 300), (1000, 1000), (70, 3), (0, 0), (500, 69)] {
+            let cache = SequenceCache::synthetic(config(), tokens, entries, 3).unwrap();
+            for head in cache.heads() {
+                let counts: Vec<u32> = (0..head.len()).map(|i| head.count(i)).collect();
+                assert_eq!(counts.iter().sum::<u32>() as usize, tokens);
+                assert_eq!(counts.len(), entries);
+                if entries > 68 {
+                    assert!(counts[..4].iter().chain(&counts[entries - 64..]).all(|&n| n == 1));
+                }
+            }
+            assert_eq!(cache.tokens(), tokens);
+        }
+    }
+
+    #[test]
+    fn more_entries_than_tokens_are_refused() {
+        assert!(matches!(
+            SequenceCache::synthetic(config(), 10, 11, 0),
+            Err(CacheError::Synthetic { entries: 11, tokens: 10 })
+        ));
+    }
+
+    #[test]
+    fn a_new_budget_and_policy_act_at_the_next_compaction() {
+        let mut cache = SequenceCache::synthetic(config(), 1000, 1000, 3).unwrap();
+        cache.reconfigure(crate::policy("streaming").unwrap(), Budget::Keep(0.2)).unwrap();
+        cache.compact_now(None).unwrap();
+        assert_eq!(cache.entries(), 800);
+        assert!(cache.reconfigure(crate::policy("full").unwrap(), Budget::Keep(0.2)).is_err());
+    }
+}

@@ -1,0 +1,81 @@
+//! `chelsea cache`: documents read once and kept as a file.
+
+use crate::cli::{BuildArgs, CacheAction, CacheCmdArgs, CompressArg};
+use crate::output::{self, Table};
+use crate::{run, saved, setup};
+use anyhow::{Context as _, Result, bail};
+use chelsea_engine::{Layout, Session};
+use std::io::IsTerminal as _;
+use std::path::Path;
+
+/// Runs the verb.
+pub fn run(args: &CacheCmdArgs) -> Result<()> {
+    match &args.action {
+        CacheAction::Build(args) => build(args),
+        CacheAction::Show { file, json } => show(file, *json),
+    }
+}
+
+fn build(args: &BuildArgs) -> Result<()> {
+    saved::check_folder(&args.output)?;
+    let text = run::documents(&args.file)?.context("no document was given: use -f FILE")?;
+    let quiet = !std::io::stderr().is_terminal();
+    let cancel = setup::cancel_flag()?;
+    let loaded = setup::load(&args.model, quiet)?;
+    let options = args.cache.session();
+    setup::warn_long_context(&loaded.model, &options);
+    let template = if args.no_chat_template { None } else { loaded.template.as_ref() };
+    let layout = Layout::new(&loaded.tokenizer, template, args.system.as_deref());
+    let mut session = Session::new(loaded.model.clone(), loaded.pool.clone(), cancel, &options)?;
+    let one_shot = args.cache.compress == CompressArg::OneShot;
+    run::read(&mut session, &layout.document(&text)?, one_shot, quiet)?;
+    if session.cancelled() {
+        bail!("stopped before the end: nothing was written");
+    }
+    let bytes = saved::save(&args.output, &session, args.system.as_deref(), args.no_chat_template)?;
+    println!("{}: {} tokens in {}", args.output.display(), session.history().len(), output::bytes(bytes as usize));
+    Ok(())
+}
+
+/// Whether a path is a file that begins like a saved cache.
+pub fn is_snapshot(path: &Path) -> bool {
+    chelsea_kv::snapshot::is_snapshot(path)
+}
+
+/// Prints what a cache file holds.
+pub fn show(path: &Path, json: bool) -> Result<()> {
+    let s = chelsea_kv::snapshot::inspect(path)?;
+    let bytes = std::fs::metadata(path)?.len();
+    let full = s.tokens * s.shape.bytes_per_token(s.dtype);
+    if json {
+        let value = serde_json::json!({
+            "path": path.display().to_string(), "bytes": bytes, "tokens": s.tokens, "entries": s.entries,
+            "layers": s.shape.layers, "kv_heads": s.shape.kv_heads, "head_dim": s.shape.head_dim,
+            "dtype": format!("{:?}", s.dtype).to_lowercase(), "policy": s.policy,
+            "entries_min": s.entries_min, "entries_max": s.entries_max,
+            "fingerprint": saved::fingerprint_text(&s.fingerprint), "kv_bytes_full": full,
+        });
+        println!("{}", serde_json::to_string_pretty(&value)?);
+        return Ok(());
+    }
+    let heads = s.shape.heads();
+    let mut t = Table::default().left(1);
+    t.row(["file".to_string(), path.display().to_string()]);
+    t.row(["size".to_string(), output::bytes(bytes as usize)]);
+    t.row(["model fingerprint".to_string(), saved::fingerprint_text(&s.fingerprint)]);
+    t.row(["policy".to_string(), s.policy.clone()]);
+    t.row([
+        "layers, KV heads".to_string(),
+        format!("{}, {} of {} numbers", s.shape.layers, s.shape.kv_heads, s.shape.head_dim),
+    ]);
+    t.row(["stored as".to_string(), format!("{:?}", s.dtype).to_lowercase()]);
+    t.row(["tokens".to_string(), s.tokens.to_string()]);
+    t.row([
+        "entries a head".to_string(),
+        format!("{} on average, {} to {}", s.entries / heads.max(1), s.entries_min, s.entries_max),
+    ]);
+    t.row(["kept".to_string(), output::percent(s.entries, s.tokens * heads)]);
+    t.row(["full cache would take".to_string(), output::bytes(full)]);
+    print!("{}", t.render());
+    Ok(())
+}

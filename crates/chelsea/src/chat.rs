@@ -1,0 +1,85 @@
+//! A chat on a terminal: the cache lives on from turn to turn.
+
+use crate::cli::RunArgs;
+use crate::output;
+use crate::run::answer;
+use crate::setup::{self, Loaded};
+use anyhow::Result;
+use chelsea_engine::{Finish, Layout, Session};
+use rustyline::error::ReadlineError;
+
+const HELP: &str = "/memory shows the cache, /clear forgets the talk, /exit (or Ctrl-D) leaves; Ctrl-C ends an answer.";
+
+/// Talks until the user leaves. `session` holds the documents, if there are any.
+pub fn chat(session: Session, loaded: &Loaded, layout: &Layout<'_>, args: &RunArgs, has_document: bool) -> Result<()> {
+    let mut editor = rustyline::DefaultEditor::new()?;
+    eprintln!("{} with policy {}. {HELP}", loaded.name, session.cache().config().policy.name());
+    let start = session;
+    let mut turn = start.fork();
+    let mut first = true;
+    let mut closed = true;
+    loop {
+        let line = match editor.readline("> ") {
+            Ok(line) => line,
+            Err(ReadlineError::Interrupted) => continue,
+            Err(ReadlineError::Eof) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        };
+        let line = line.trim();
+        match line {
+            "" => continue,
+            "/exit" | "/quit" => return Ok(()),
+            "/help" => {
+                eprintln!("{HELP}");
+                continue;
+            }
+            "/clear" => {
+                turn = start.fork();
+                first = true;
+                continue;
+            }
+            "/memory" => {
+                eprint!("{}", memory_line(&turn));
+                continue;
+            }
+            _ => {}
+        }
+        editor.add_history_entry(line)?;
+        let tokens = match (first, has_document) {
+            (true, true) => layout.question(line)?,
+            (true, false) => layout.prompt(line)?,
+            (false, _) => layout.next_turn(line, closed)?,
+        };
+        // An answer may fill what is left of the context, but a turn that cannot even begin is refused.
+        if turn.history().len() + tokens.len() >= turn.limit() {
+            eprintln!("The context of {} tokens is full. /clear starts anew.", turn.limit());
+            continue;
+        }
+        setup::rearm();
+        let (generation, _) = answer(&mut turn, &tokens, loaded, &args.generate_options(), true)?;
+        first = false;
+        // The end-of-turn token was sampled but not read; the next turn must begin after it.
+        closed = generation.finish == Finish::EndOfTurn;
+        let unread =
+            matches!(generation.finish, Finish::EndOfTurn | Finish::MaxTokens | Finish::StopString | Finish::Context);
+        if let Some(&token) = generation.tokens.last()
+            && unread
+            && turn.history().len() < turn.limit()
+        {
+            turn.step(token)?;
+        }
+        eprint!("{}", memory_line(&turn));
+        setup::rearm();
+    }
+}
+
+fn memory_line(session: &Session) -> String {
+    let (now, full) = (session.memory().total(), session.cache().full_bytes());
+    format!(
+        "[{} tokens, cache {} of {} ({})]\n",
+        session.history().len(),
+        output::bytes(now),
+        output::bytes(full),
+        output::percent(now, full)
+    )
+}

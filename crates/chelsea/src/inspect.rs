@@ -1,0 +1,152 @@
+//! `chelsea inspect`: what a model or a saved cache holds, from its headers alone.
+
+use crate::cli::InspectArgs;
+use crate::output::{self, Table};
+use crate::{cache, setup};
+use anyhow::Result;
+use chelsea_kv::{Budget, CacheConfig, Dtype};
+use chelsea_model::{Config, ModelFile};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
+use std::path::Path;
+
+#[derive(Serialize)]
+struct Report<'a> {
+    path: String,
+    architecture: &'static str,
+    name: Option<&'a str>,
+    layers: usize,
+    hidden: usize,
+    feed_forward: usize,
+    q_heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    vocab: usize,
+    context_length: usize,
+    sliding_window: Option<usize>,
+    fingerprint: String,
+    weight_bytes: usize,
+    types: BTreeMap<&'static str, TypeBytes>,
+    kv_bytes_per_token: usize,
+    kv_budget: Option<Holds>,
+}
+
+#[derive(Serialize, Default)]
+struct TypeBytes {
+    tensors: usize,
+    bytes: usize,
+}
+
+/// What a budget holds.
+#[derive(Serialize)]
+struct Holds {
+    entries_a_head: usize,
+    tokens_of_a_full_cache: usize,
+}
+
+/// Runs the verb.
+pub fn run(args: &InspectArgs) -> Result<()> {
+    let quiet = args.json || !std::io::stderr().is_terminal();
+    if cache::is_snapshot(Path::new(&args.what)) {
+        return cache::show(Path::new(&args.what), args.json);
+    }
+    setup::cancel_flag()?;
+    let file = ModelFile::open(&setup::resolve(&args.what, quiet)?)?;
+    let config = file.config();
+    let mut types: BTreeMap<&'static str, TypeBytes> = BTreeMap::new();
+    for tensor in file.tensors() {
+        let sum = types.entry(tensor.ty.name()).or_default();
+        sum.tensors += 1;
+        sum.bytes += tensor.bytes;
+    }
+    let report = Report {
+        path: file.path().display().to_string(),
+        architecture: config.architecture.name(),
+        name: config.name.as_deref(),
+        layers: config.layers,
+        hidden: config.hidden,
+        feed_forward: config.feed_forward,
+        q_heads: config.q_heads,
+        kv_heads: config.kv_heads,
+        head_dim: config.head_dim,
+        vocab: config.vocab,
+        context_length: config.context_length,
+        sliding_window: config.window,
+        fingerprint: crate::saved::fingerprint_text(&file.fingerprint()),
+        weight_bytes: file.tensors().iter().map(|t| t.bytes).sum(),
+        types,
+        kv_bytes_per_token: config.cache_shape().bytes_per_token(Dtype::F16),
+        kv_budget: args.kv_budget.map(|budget| holds(config, budget)).transpose()?,
+    };
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+        return Ok(());
+    }
+    print!("{}", text(&report));
+    if args.tensors {
+        let mut table = Table::with_heading(["tensor", "shape", "type", "bytes"]);
+        for t in file.tensors() {
+            let shape: Vec<String> = t.shape.iter().map(ToString::to_string).collect();
+            table.row([t.name.clone(), shape.join(" x "), t.ty.name().into(), output::bytes(t.bytes)]);
+        }
+        print!("\n{}", table.render());
+    }
+    Ok(())
+}
+
+fn holds(config: &Config, budget: Budget) -> Result<Holds> {
+    let cache = CacheConfig { budget, ..CacheConfig::new(config.cache_shape(), config.rotary()) };
+    cache.validate()?;
+    let shape = config.cache_shape();
+    // A budget that does not grow with the text holds the same at any length beyond it.
+    let tokens = match budget {
+        Budget::Keep(_) => config.context_length,
+        Budget::Entries(_) | Budget::Bytes(_) => chelsea_kv::MAX_TOKENS,
+    };
+    let bytes = match budget {
+        Budget::Bytes(bytes) => bytes,
+        _ => cache.allowed(tokens) * 2 * shape.head_dim * Dtype::F16.size(),
+    };
+    Ok(Holds {
+        entries_a_head: cache.allowed(tokens) / shape.heads(),
+        tokens_of_a_full_cache: bytes / shape.bytes_per_token(Dtype::F16),
+    })
+}
+
+fn text(r: &Report<'_>) -> String {
+    let mut t = Table::default().left(1);
+    t.row(["file".to_string(), r.path.clone()]);
+    t.row(["model".to_string(), r.name.unwrap_or("-").to_string()]);
+    t.row(["architecture".to_string(), r.architecture.to_string()]);
+    t.row(["layers".to_string(), r.layers.to_string()]);
+    t.row(["hidden, feed-forward".to_string(), format!("{}, {}", r.hidden, r.feed_forward)]);
+    t.row(["query heads, KV heads".to_string(), format!("{}, {} of {} numbers", r.q_heads, r.kv_heads, r.head_dim)]);
+    t.row(["vocabulary".to_string(), r.vocab.to_string()]);
+    t.row(["trained context".to_string(), format!("{} tokens", r.context_length)]);
+    if let Some(window) = r.sliding_window {
+        t.row(["sliding window".to_string(), format!("{window} tokens: longer sequences are refused")]);
+    }
+    t.row(["fingerprint".to_string(), r.fingerprint.clone()]);
+    t.row(["weights".to_string(), output::bytes(r.weight_bytes)]);
+    for (name, sum) in &r.types {
+        t.row([format!("  {name}"), format!("{} in {} tensors", output::bytes(sum.bytes), sum.tensors)]);
+    }
+    t.row(["cache, a token".to_string(), format!("{} (f16)", output::bytes(r.kv_bytes_per_token))]);
+    t.row([
+        "cache, whole context".to_string(),
+        format!("{} full", output::bytes(r.kv_bytes_per_token * r.context_length)),
+    ]);
+    for keep in [0.5, 0.25, 0.2] {
+        let bytes = (keep * (r.kv_bytes_per_token * r.context_length) as f64) as usize;
+        t.row([String::new(), format!("{} at --keep {keep}", output::bytes(bytes))]);
+    }
+    if let Some(holds) = &r.kv_budget {
+        let (entries, full) = (holds.entries_a_head, holds.tokens_of_a_full_cache);
+        t.row([
+            "the budget holds".to_string(),
+            format!("{entries} entries a head; a full cache of that size ends at {full} tokens"),
+        ]);
+    }
+    t.render()
+}

@@ -1,0 +1,156 @@
+//! What people look at: aligned tables, sizes, progress bars.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::fmt::Write as _;
+use unicode_width::UnicodeWidthStr;
+
+/// A table whose columns line up; the first column is left-aligned, the others right-aligned unless said.
+#[derive(Debug, Default)]
+pub struct Table {
+    rows: Vec<Vec<String>>,
+    rule_after_first: bool,
+    left: Vec<usize>,
+}
+
+impl Table {
+    /// A table with a heading.
+    pub fn with_heading<S: Into<String>>(heading: impl IntoIterator<Item = S>) -> Self {
+        Table { rows: vec![heading.into_iter().map(Into::into).collect()], rule_after_first: true, left: Vec::new() }
+    }
+
+    /// Aligns one more column to the left.
+    pub fn left(mut self, column: usize) -> Self {
+        self.left.push(column);
+        self
+    }
+
+    /// Adds a row.
+    pub fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) -> &mut Self {
+        self.rows.push(cells.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// The table as text, one line a row.
+    pub fn render(&self) -> String {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let mut widths = vec![0; columns];
+        for row in &self.rows {
+            for (w, cell) in widths.iter_mut().zip(row) {
+                *w = (*w).max(cell.width());
+            }
+        }
+        let mut out = String::new();
+        for (i, row) in self.rows.iter().enumerate() {
+            let mut line = String::new();
+            for (j, cell) in row.iter().enumerate() {
+                let pad = " ".repeat(widths[j] - cell.width());
+                if j > 0 {
+                    line.push_str("  ");
+                }
+                line.push_str(&if j == 0 || self.left.contains(&j) {
+                    format!("{cell}{pad}")
+                } else {
+                    format!("{pad}{cell}")
+                });
+            }
+            out.push_str(line.trim_end());
+            out.push('\n');
+            if i == 0 && self.rule_after_first {
+                let _ = writeln!(out, "{}", "-".repeat(widths.iter().sum::<usize>() + 2 * (columns.saturating_sub(1))));
+            }
+        }
+        out
+    }
+}
+
+/// Bytes as people read them.
+pub fn bytes(n: usize) -> String {
+    match n {
+        0..1024 => format!("{n} B"),
+        1024..0x10_0000 => format!("{:.1} KiB", n as f64 / 1024.0),
+        0x10_0000..0x4000_0000 => format!("{:.1} MiB", n as f64 / (1u64 << 20) as f64),
+        _ => format!("{:.2} GiB", n as f64 / (1u64 << 30) as f64),
+    }
+}
+
+/// A share as a percentage; a dash where there is no whole.
+pub fn percent(part: usize, whole: usize) -> String {
+    if whole == 0 { "-".into() } else { format!("{:.1}%", 100.0 * part as f64 / whole as f64) }
+}
+
+/// A progress bar on stderr; silent when stderr is not a terminal or `quiet` is set.
+pub fn bar(total: u64, what: &str, in_bytes: bool, quiet: bool) -> ProgressBar {
+    let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let template = if in_bytes {
+        "{msg:20} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}"
+    } else {
+        "{msg:20} [{bar:30}] {pos}/{len} tokens {per_sec} {eta}"
+    };
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::with_draw_target(Some(total), target);
+    bar.set_style(style.progress_chars("=> "));
+    bar.set_message(what.to_string());
+    bar
+}
+
+/// Downloads shown as bars, one after the other; it ends the download when Ctrl-C was pressed.
+pub struct Downloads {
+    quiet: bool,
+    bar: Option<ProgressBar>,
+}
+
+impl Downloads {
+    /// Shows bars on stderr unless `quiet`.
+    pub fn new(quiet: bool) -> Self {
+        Downloads { quiet, bar: None }
+    }
+}
+
+impl chelsea_hub::Progress for Downloads {
+    fn begin(&mut self, what: &str, total: Option<u64>) {
+        self.end();
+        self.bar = Some(bar(total.unwrap_or(0), what, true, self.quiet));
+    }
+
+    fn advance(&mut self, done: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+        }
+    }
+
+    fn end(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn note(&mut self, message: &str) {
+        tracing::info!("{message}");
+    }
+
+    fn cancelled(&self) -> bool {
+        crate::setup::cancelled()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_and_lines_have_no_trailing_space() {
+        let mut t = Table::with_heading(["policy", "bytes"]);
+        t.row(["full", "100 MiB"]).row(["chelsea", "20 MiB"]);
+        assert_eq!(t.render(), "policy     bytes\n----------------\nfull     100 MiB\nchelsea   20 MiB\n");
+    }
+
+    #[test]
+    fn sizes_are_readable() {
+        assert_eq!(bytes(999), "999 B");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes(5 << 20), "5.0 MiB");
+        assert_eq!(bytes(3 << 30), "3.00 GiB");
+        assert_eq!(percent(1, 4), "25.0%");
+        assert_eq!(percent(1, 0), "-");
+    }
+}

@@ -1,0 +1,276 @@
+//! `chelsea run`: read documents once, answer questions about them.
+
+use crate::cli::{CompressArg, RunArgs};
+use crate::output::{self, Table};
+use crate::setup::{self, Loaded};
+use crate::{chat, saved};
+use anyhow::{Context as _, Result, bail};
+use chelsea_engine::{Finish, GenerateOptions, Generation, Layout, ReadStats, Session, generate};
+use chelsea_kv::Budget;
+use serde::Serialize;
+use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// One question and what became of it.
+#[derive(Debug, Serialize)]
+struct Answer {
+    prompt: String,
+    text: String,
+    prompt_tokens: usize,
+    generated_tokens: usize,
+    ttft_s: f64,
+    decode_tokens_per_s: f64,
+    finish: &'static str,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Report {
+    answers: Vec<Answer>,
+    model: String,
+    policy: String,
+    keep: Option<f32>,
+    threads: usize,
+    prefill_tokens: usize,
+    prefill_s: f64,
+    clustering_s: f64,
+    kv_bytes: usize,
+    kv_bytes_peak: usize,
+    kv_bytes_full: usize,
+    kv_entries: usize,
+    kv_tokens: usize,
+    process_peak_bytes: Option<usize>,
+    cancelled: bool,
+}
+
+/// Runs the verb.
+pub fn run(args: &RunArgs) -> Result<()> {
+    if args.prompt.is_empty() && (args.json || !std::io::stdin().is_terminal()) && args.save_cache.is_none() {
+        bail!("no question was given: use -p 'QUESTION' (a chat without -p needs a terminal)");
+    }
+    let options = args.cache.session();
+    options_check(args)?;
+    let text = documents(&args.file)?;
+    let quiet = args.json || !std::io::stderr().is_terminal();
+    let cancel = setup::cancel_flag()?;
+    let loaded = setup::load(&args.model, quiet)?;
+    setup::warn_long_context(&loaded.model, &options);
+    let template = if args.no_chat_template { None } else { loaded.template.as_ref() };
+    let layout = Layout::new(&loaded.tokenizer, template, args.system.as_deref());
+
+    let mut stats = ReadStats::default();
+    let mut session = match &args.load_cache {
+        Some(file) => {
+            saved::load(file, &loaded, &args.cache, cancel.clone(), args.system.as_deref(), args.no_chat_template)?
+        }
+        None => Session::new(loaded.model.clone(), loaded.pool.clone(), cancel.clone(), &options)?,
+    };
+    if let Some(text) = &text {
+        let one_shot = args.cache.compress == CompressArg::OneShot;
+        stats = read(&mut session, &layout.document(text)?, one_shot, quiet)?;
+    }
+    let has_document = text.is_some() || args.load_cache.is_some();
+    if let Some(file) = &args.save_cache
+        && !session.cancelled()
+    {
+        if !has_document {
+            bail!("there is nothing to save: give documents with -f");
+        }
+        saved::save(file, &session, args.system.as_deref(), args.no_chat_template)?;
+    }
+    if args.prompt.is_empty() {
+        if args.save_cache.is_some() && !std::io::stdin().is_terminal() {
+            return Ok(());
+        }
+        return chat::chat(session, &loaded, &layout, args, has_document);
+    }
+    let (answers, last) = answer_all(args, &session, &loaded, &layout, has_document, stats)?;
+    let session = last.as_ref().unwrap_or(&session);
+    let report = report(&loaded, session, answers, stats);
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        eprint!("\n{}", summary(&report));
+    }
+    if report.cancelled { std::process::exit(130) } else { Ok(()) }
+}
+
+/// Refuses what can be refused before anything is loaded.
+fn options_check(args: &RunArgs) -> Result<()> {
+    args.sample.sampling().validate()?;
+    if args.sample.max_tokens == 0 {
+        bail!("--max-tokens is 0: an answer needs at least one token");
+    }
+    if let Some(file) = &args.save_cache {
+        saved::check_folder(file)?;
+    }
+    Ok(())
+}
+
+/// The documents' text, none when no file was given.
+pub fn documents(files: &[PathBuf]) -> Result<Option<String>> {
+    let mut all = Vec::new();
+    for file in files {
+        let bytes = if file.as_os_str() == "-" {
+            let mut bytes = Vec::new();
+            std::io::stdin().read_to_end(&mut bytes).context("cannot read standard input")?;
+            bytes
+        } else {
+            std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?
+        };
+        let text = String::from_utf8(bytes).map_err(|e| {
+            anyhow::anyhow!(
+                "{} is not UTF-8 text (byte {} is not): convert it first, for instance with `iconv -t UTF-8`",
+                file.display(),
+                e.utf8_error().valid_up_to()
+            )
+        })?;
+        all.push(text.trim_end().to_string());
+    }
+    Ok(if all.is_empty() { None } else { Some(all.join("\n\n")) })
+}
+
+/// Reads a document with a progress bar, and clusters it afterwards if that was asked for.
+pub fn read(session: &mut Session, tokens: &[u32], one_shot: bool, quiet: bool) -> Result<ReadStats> {
+    let bar = output::bar(tokens.len() as u64, "reading", false, quiet);
+    let mut stats = session.read(tokens, |p| bar.set_position(p.done as u64))?;
+    bar.finish_and_clear();
+    if one_shot && !session.cancelled() {
+        stats.clustering += session.compress()?;
+        stats.time += stats.clustering;
+    }
+    Ok(stats)
+}
+
+/// Answers every question on its own, each from the state after the document. Returns the session of
+/// the last one too: its cache is what the figures speak of.
+fn answer_all(
+    args: &RunArgs,
+    session: &Session,
+    loaded: &Loaded,
+    layout: &Layout<'_>,
+    has_document: bool,
+    read: ReadStats,
+) -> Result<(Vec<Answer>, Option<Session>)> {
+    let mut answers = Vec::new();
+    let mut last = None;
+    for (i, prompt) in args.prompt.iter().enumerate() {
+        if session.cancelled() {
+            break;
+        }
+        let mut turn = session.fork();
+        let tokens = if has_document { layout.question(prompt)? } else { layout.prompt(prompt)? };
+        if !args.json && args.prompt.len() > 1 {
+            println!("{}> {prompt}", if i > 0 { "\n" } else { "" });
+        }
+        let (generation, prefill) = answer(&mut turn, &tokens, loaded, &args.generate_options(), !args.json)?;
+        let document = if i == 0 { read.time } else { Duration::ZERO };
+        answers.push(Answer {
+            prompt: prompt.clone(),
+            prompt_tokens: tokens.len() + if i == 0 { read.tokens } else { 0 },
+            generated_tokens: generation.tokens.len(),
+            ttft_s: (document + prefill + generation.first_token).as_secs_f64(),
+            decode_tokens_per_s: generation.decode_tokens_per_s(),
+            finish: finish_name(generation.finish),
+            text: generation.text,
+        });
+        last = Some(turn);
+    }
+    Ok((answers, last))
+}
+
+/// Reads a question and generates the answer, streaming it to stdout if `show`.
+pub fn answer(
+    session: &mut Session,
+    tokens: &[u32],
+    loaded: &Loaded,
+    options: &GenerateOptions,
+    show: bool,
+) -> Result<(Generation, Duration)> {
+    let prefill = session.read(tokens, |_| ())?;
+    let mut out = std::io::stdout();
+    let mut broken = false;
+    let generation = generate(session, &loaded.tokenizer, options, |text| {
+        if show && !broken {
+            // A closed pipe ends the showing, not the run.
+            broken = write!(out, "{text}").and_then(|()| out.flush()).is_err();
+        }
+    })?;
+    if show && !broken {
+        let _ = writeln!(out);
+    }
+    Ok((generation, prefill.time))
+}
+
+fn finish_name(finish: Finish) -> &'static str {
+    match finish {
+        Finish::EndOfTurn => "end_of_turn",
+        Finish::StopString => "stop_string",
+        Finish::MaxTokens => "max_tokens",
+        Finish::Context => "context",
+        Finish::Cancelled => "cancelled",
+    }
+}
+
+impl RunArgs {
+    /// What an answer may look like.
+    pub fn generate_options(&self) -> GenerateOptions {
+        GenerateOptions {
+            max_tokens: Some(self.sample.max_tokens),
+            sampling: self.sample.sampling(),
+            stop: self.sample.stop.clone(),
+            ignore_eos: false,
+        }
+    }
+}
+
+fn report(loaded: &Loaded, session: &Session, answers: Vec<Answer>, read: ReadStats) -> Report {
+    let memory = session.memory();
+    let mut prefill_tokens = read.tokens;
+    let mut prefill_s = read.time.as_secs_f64();
+    if read.tokens == 0 {
+        prefill_tokens = answers.first().map_or(0, |a| a.prompt_tokens);
+        prefill_s = answers.first().map_or(0.0, |a| a.ttft_s);
+    }
+    Report {
+        model: loaded.name.clone(),
+        policy: session.cache().config().policy.name().to_string(),
+        keep: match session.cache().config().budget {
+            Budget::Keep(keep) => Some(keep),
+            Budget::Entries(_) | Budget::Bytes(_) => None,
+        },
+        threads: loaded.threads,
+        prefill_tokens,
+        prefill_s,
+        clustering_s: read.clustering.as_secs_f64(),
+        kv_bytes: memory.total(),
+        kv_bytes_peak: session.cache().peak(),
+        kv_bytes_full: session.cache().full_bytes(),
+        kv_entries: session.cache().entries(),
+        kv_tokens: session.cache().tokens(),
+        process_peak_bytes: setup::process_peak_bytes(),
+        cancelled: session.cancelled() || answers.iter().any(|a| a.finish == "cancelled"),
+        answers,
+    }
+}
+
+/// The short table at the end of a run.
+fn summary(r: &Report) -> String {
+    let mut t = Table::default();
+    let rate = if r.prefill_s > 0.0 { r.prefill_tokens as f64 / r.prefill_s } else { 0.0 };
+    t.row(["prompt".to_string(), format!("{} tokens", r.prefill_tokens), format!("{rate:.1} tokens/s")]);
+    if let Some(first) = r.answers.first() {
+        t.row(["first token after".to_string(), format!("{:.2} s", first.ttft_s)]);
+    }
+    let generated: usize = r.answers.iter().map(|a| a.generated_tokens).sum();
+    let mut rates: Vec<f64> = r.answers.iter().map(|a| a.decode_tokens_per_s).filter(|&x| x > 0.0).collect();
+    rates.sort_by(f64::total_cmp);
+    let median = rates.get(rates.len() / 2).map_or("-".into(), |x| format!("{x:.1} tokens/s"));
+    t.row(["answers".to_string(), format!("{generated} tokens"), median]);
+    let of_full = |n: usize| output::percent(n, r.kv_bytes_full);
+    t.row(["cache now".to_string(), output::bytes(r.kv_bytes), of_full(r.kv_bytes)]);
+    t.row(["cache peak".to_string(), output::bytes(r.kv_bytes_peak), of_full(r.kv_bytes_peak)]);
+    t.row(["full cache would take".to_string(), output::bytes(r.kv_bytes_full)]);
+    t.render()
+}

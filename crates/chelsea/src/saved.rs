@@ -1,0 +1,77 @@
+//! Caches as files: what `--save-cache` writes and `--load-cache` goes on from.
+
+use crate::cli::CacheArgs;
+use crate::setup::Loaded;
+use anyhow::{Context as _, Result, bail};
+use chelsea_engine::Session;
+use chelsea_kv::snapshot::{self, Expected, SnapshotInfo};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// How the saved text was laid out: a question must go on in the same way.
+#[derive(Debug, Serialize, Deserialize, PartialEq)]
+struct Note {
+    chat_template: bool,
+    system: Option<String>,
+}
+
+/// A fingerprint as `chelsea inspect` writes it.
+pub fn fingerprint_text(bytes: &[u8; 16]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Refuses a file whose folder does not exist, before any work is done for it.
+pub fn check_folder(file: &Path) -> Result<()> {
+    let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        bail!("cannot write {}: there is no folder {}", file.display(), folder.display());
+    }
+    if file.is_dir() {
+        bail!("cannot write {}: it is a folder", file.display());
+    }
+    Ok(())
+}
+
+/// Writes the cache of what `session` has read.
+pub fn save(file: &Path, session: &Session, system: Option<&str>, no_template: bool) -> Result<u64> {
+    let note = Note { chat_template: !no_template, system: system.map(Into::into) };
+    let info = SnapshotInfo {
+        fingerprint: session.model().fingerprint(),
+        tokens: session.history().to_vec(),
+        note: serde_json::to_string(&note)?,
+    };
+    snapshot::save(file, session.cache(), &info).with_context(|| format!("cannot save the cache to {}", file.display()))
+}
+
+/// A session that goes on from a saved cache.
+pub fn load(
+    file: &Path,
+    loaded: &Loaded,
+    args: &CacheArgs,
+    cancel: Arc<AtomicBool>,
+    system: Option<&str>,
+    no_template: bool,
+) -> Result<Session> {
+    let expected = Expected {
+        fingerprint: loaded.model.fingerprint(),
+        shape: loaded.model.cache_shape(),
+        rotary: loaded.model.rotary(),
+    };
+    let policy = args.policy.as_deref().map(chelsea_kv::policy).transpose()?;
+    let (mut cache, info) = snapshot::load(file, Some(&expected), policy)
+        .with_context(|| format!("cannot go on from {}", file.display()))?;
+    let note: Note = serde_json::from_str(&info.note).context("the cache file was not written by this command")?;
+    if note.chat_template == no_template {
+        let (was, flag) = if no_template { ("with", "without") } else { ("without", "with") };
+        bail!("the cache was made {was} the chat template: run {flag} --no-chat-template");
+    }
+    if system.is_some() && note.system.as_deref() != system {
+        bail!("the cache was made with another system message: leave --system out");
+    }
+    if let Some(budget) = args.asked_budget() {
+        cache.set_budget(budget)?;
+    }
+    Ok(Session::with_cache(loaded.model.clone(), loaded.pool.clone(), cancel, &args.session(), cache, info.tokens)?)
+}

@@ -1,0 +1,136 @@
+//! From a model's name to a loaded model, its tokenizer and its threads.
+
+use crate::cli::{ModelArgs, ProductsArg};
+use crate::output;
+use anyhow::{Context as _, Result};
+use chelsea_engine::SessionOptions;
+use chelsea_model::chat::ChatTemplate;
+use chelsea_model::tokenizer::Tokenizer;
+use chelsea_model::{LoadOptions, Model, ModelFile};
+use rayon::ThreadPool;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// Everything a verb needs to compute with a model.
+pub struct Loaded {
+    pub model: Arc<Model>,
+    pub tokenizer: Tokenizer,
+    pub template: Option<ChatTemplate>,
+    pub pool: Arc<ThreadPool>,
+    pub threads: usize,
+    pub name: String,
+}
+
+/// Finds the file behind a model's name, fetching it when it is not on this machine.
+pub fn resolve(spec: &str, quiet: bool) -> Result<PathBuf> {
+    let mut bars = output::Downloads::new(quiet);
+    let options = chelsea_hub::Options::from_env();
+    Ok(chelsea_hub::resolve(spec, &options, &mut bars)?.path)
+}
+
+/// A pool of `threads` threads, or of as many as there are cores.
+pub fn pool(threads: Option<u32>) -> Result<Arc<ThreadPool>> {
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.unwrap_or(0) as usize)
+        .thread_name(|i| format!("chelsea-{i}"))
+        .build()
+        .context("cannot start the threads")?;
+    Ok(Arc::new(pool))
+}
+
+/// Loads a model with everything around it.
+pub fn load(args: &ModelArgs, quiet: bool) -> Result<Loaded> {
+    let pool = pool(args.threads)?;
+    let path = resolve(&args.model, quiet)?;
+    let options = LoadOptions {
+        products: match args.products {
+            ProductsArg::Fast => chelsea_linear::Products::Fast,
+            ProductsArg::F32 => chelsea_linear::Products::F32,
+        },
+    };
+    let bar = output::bar(0, "loading", true, quiet);
+    let file = ModelFile::open(&path)?;
+    let (tokenizer, template) = words(&file)?;
+    let model = pool.install(|| {
+        Model::from_file(&file, &options, &mut |done, total| {
+            bar.set_length(total);
+            bar.set_position(done);
+        })
+    })?;
+    bar.finish_and_clear();
+    let threads = pool.current_num_threads();
+    Ok(Loaded { model: Arc::new(model), tokenizer, template, pool, threads, name: args.model.clone() })
+}
+
+/// The tokenizer and the chat template that lie inside a model file, or beside it.
+fn words(file: &ModelFile) -> Result<(Tokenizer, Option<ChatTemplate>)> {
+    if let Some(gguf) = file.gguf() {
+        let tokenizer = Tokenizer::from_gguf(gguf)?;
+        let template = ChatTemplate::from_gguf(gguf, &tokenizer)?;
+        return Ok((tokenizer, template));
+    }
+    let folder = file.folder().context("the model has no tokenizer")?;
+    let tokenizer = Tokenizer::from_folder(folder)?;
+    let template = ChatTemplate::from_folder(folder, &tokenizer)?;
+    Ok((tokenizer, template))
+}
+
+static CANCEL: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// A flag that Ctrl-C raises. The first one ends the work at hand in good order, a second one at once.
+pub fn cancel_flag() -> Result<Arc<AtomicBool>> {
+    if let Some(flag) = CANCEL.get() {
+        return Ok(flag.clone());
+    }
+    let flag = CANCEL.get_or_init(|| Arc::new(AtomicBool::new(false))).clone();
+    let raised = flag.clone();
+    ctrlc::set_handler(move || {
+        if raised.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    })
+    .context("cannot watch for Ctrl-C")?;
+    Ok(flag)
+}
+
+/// Whether Ctrl-C was pressed.
+pub fn cancelled() -> bool {
+    CANCEL.get().is_some_and(|flag| flag.load(Ordering::Relaxed))
+}
+
+/// Forgets an earlier Ctrl-C, so that a chat can go on after it.
+pub fn rearm() {
+    if let Some(flag) = CANCEL.get() {
+        flag.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Says so when a sequence may grow past what the model was trained for.
+pub fn warn_long_context(model: &Model, options: &SessionOptions) {
+    let trained = model.config().context_length;
+    if let Some(context) = options.context
+        && context > trained
+    {
+        tracing::warn!(
+            "the model was trained for {trained} tokens of context and {context} were asked for: beyond {trained} \
+             answers may turn to nonsense"
+        );
+    }
+}
+
+/// The most memory this process has taken so far, where the system tells.
+pub fn process_peak_bytes() -> Option<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
+    let kib: usize = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// Memory that is free for use, where the system tells.
+pub fn available_bytes() -> Option<usize> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find(|l| l.starts_with("MemAvailable:"))?;
+    let kib: usize = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
+}
