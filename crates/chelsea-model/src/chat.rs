@@ -19,7 +19,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use crate::gguf::{Gguf, Metadata};
+use crate::file::ModelFile;
+use crate::gguf::Gguf;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// Steps a template may take, and blocks of 64 bytes it may make; real ones take thousands.
@@ -130,17 +131,25 @@ impl ChatTemplate {
         Ok(Self { environment, bos: bos.map(str::to_owned), eos: eos.map(str::to_owned) })
     }
 
+    /// The template of a model file or folder, if it has one; without one, a caller talks in plain text.
+    ///
+    /// # Errors
+    /// [`ChatError`]: what is there cannot be read, or is no template.
+    pub fn open(file: &ModelFile, tokenizer: &Tokenizer) -> Result<Option<Self>, ChatError> {
+        match (file.gguf(), file.folder()) {
+            (Some(gguf), _) => Self::from_gguf(gguf, tokenizer),
+            (None, Some(folder)) => Self::from_folder(folder, tokenizer),
+            (None, None) => Self::from_folder(file.path().parent().unwrap_or(Path::new(".")), tokenizer),
+        }
+    }
+
     /// The template of a GGUF file, if it has one.
     ///
     /// # Errors
     /// [`ChatError`]: the key holds no text, or no template.
     pub fn from_gguf(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Option<Self>, ChatError> {
-        let source = gguf.metadata.get("tokenizer.chat_template").map(|_| Metadata::str);
-        let Some(get) = source else { return Ok(None) };
-        match get(&gguf.metadata, "tokenizer.chat_template")? {
-            Some(source) => Self::for_tokenizer(source, tokenizer).map(Some),
-            None => Ok(None),
-        }
+        let source = gguf.metadata.str("tokenizer.chat_template")?;
+        source.map(|source| Self::for_tokenizer(source, tokenizer)).transpose()
     }
 
     /// The template of a model folder, if it has one: `chat_template.jinja`, or `chat_template` in

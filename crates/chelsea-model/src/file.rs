@@ -199,7 +199,7 @@ impl ModelFile {
 
     /// Identifies the weights: a hash of the sizes, the rotary frequencies, the table of tensors and three
     /// samples of each tensor's data. The same for every copy of the same file, wherever it lies.
-    pub fn fingerprint(&self) -> u64 {
+    pub fn fingerprint(&self) -> [u8; 16] {
         const SAMPLE: usize = 256;
         let mut hash = Xxh3::new();
         let config = &self.config;
@@ -226,7 +226,7 @@ impl ModelFile {
                 hash.update(&data[start..start + length]);
             }
         }
-        hash.digest()
+        hash.digest128().to_le_bytes()
     }
 }
 

@@ -176,11 +176,7 @@ pub(super) fn load(file: &ModelFile, options: &LoadOptions, progress: &mut Progr
     };
 
     let embedding = loader.matrix("token_embd.weight", config.vocab, config.hidden, None)?;
-    let mut layers = Vec::new();
-    for index in 0..config.layers {
-        layers.push(loader.layer(index)?);
-    }
-    let output_norm = loader.need_vector("output_norm.weight", config.hidden)?;
+    // The other large matrix comes next: its source pages are gone before memory fills up with the layers.
     let output = match (config.tied_embeddings, file.tensor("output.weight").is_some()) {
         (Some(true), _) => {
             // A copy of the embedding that some files carry all the same.
@@ -190,7 +186,16 @@ pub(super) fn load(file: &ModelFile, options: &LoadOptions, progress: &mut Progr
         (None, false) => None,
         (Some(false), _) | (None, true) => Some(loader.matrix("output.weight", config.vocab, config.hidden, None)?),
     };
+    let mut layers = Vec::new();
+    for index in 0..config.layers {
+        layers.push(loader.layer(index)?);
+    }
+    let output_norm = loader.need_vector("output_norm.weight", config.hidden)?;
     loader.check_all_used()?;
+    if loader.done < loader.total {
+        // Tensors that need no packing: rotary divisors, a second copy of the embedding.
+        (loader.progress)(loader.total, loader.total);
+    }
 
     let keys = file.tensor("blk.0.attn_k.weight").map(|tensor| tensor.ty);
     Ok(Model {

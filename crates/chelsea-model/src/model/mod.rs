@@ -95,7 +95,7 @@ pub struct Model {
     config: Config,
     rotary: Rotary,
     kv_dtype: Dtype,
-    fingerprint: u64,
+    fingerprint: [u8; 16],
     packed: Vec<PackedTensor>,
     embedding: Linear,
     layers: Vec<Layer>,
@@ -148,7 +148,7 @@ impl Model {
     }
 
     /// Identifies the weights; see [`ModelFile::fingerprint`].
-    pub fn fingerprint(&self) -> u64 {
+    pub fn fingerprint(&self) -> [u8; 16] {
         self.fingerprint
     }
 

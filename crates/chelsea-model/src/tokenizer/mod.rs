@@ -21,6 +21,7 @@ mod stream;
 mod table;
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::{
@@ -31,6 +32,8 @@ use tokenizers::{
 pub use error::TokenizerError;
 pub use stream::TextStream;
 use table::{Kind, Table};
+
+use crate::file::ModelFile;
 
 /// More than any vocabulary has; a bound on what a damaged file can make us allocate.
 const MAX_TOKENS: usize = 1 << 22;
@@ -91,6 +94,18 @@ struct Parts {
 }
 
 impl Tokenizer {
+    /// The tokenizer of a model file or folder.
+    ///
+    /// # Errors
+    /// [`TokenizerError`]: the model has none, or one that cannot be used.
+    pub fn open(file: &ModelFile) -> Result<Self, TokenizerError> {
+        match (file.gguf(), file.folder()) {
+            (Some(gguf), _) => Self::from_gguf(gguf),
+            (None, Some(folder)) => Self::from_folder(folder),
+            (None, None) => Self::from_folder(file.path().parent().unwrap_or(Path::new("."))),
+        }
+    }
+
     fn from_parts(parts: Parts) -> Result<Self, TokenizerError> {
         let fail = |e: tokenizers::Error| TokenizerError::Json(e.to_string());
         check_merges(&parts.vocab, &parts.merges)?;
