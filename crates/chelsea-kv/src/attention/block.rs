@@ -11,6 +11,7 @@ use super::simd::{Element, Kernel, Simd};
 use crate::{Dtype, Head, PAGE, TILE};
 use core::ops::Range;
 use half::{bf16, f16};
+use std::sync::Arc;
 
 /// What a block of rows is to attend to.
 #[derive(Clone, Copy)]
@@ -153,80 +154,111 @@ impl Block<'_> {
         sums.max.fill(f32::MIN);
         weights.fill(0.0);
 
-        let limit = job.visible(job.rows.0 + rows - 1);
         for p in job.pages.0..job.pages.1 {
             let page = &job.head.pages()[p];
-            let used = limit.saturating_sub(p * PAGE).min(PAGE);
-            if used == 0 {
-                break;
-            }
-            let tiles = used.div_ceil(TILE);
             let (keys, values) = (page.keys::<E>(), page.values::<E>());
             assert!(keys.len() >= PAGE * d && values.len() >= PAGE * d, "a page holds PAGE keys and values");
-            let product = Product {
-                a: queries.as_ptr(),
-                a_panel: rows * PANEL,
-                b: keys.as_ptr(),
-                b_row: TILE,
-                b_tile: TILE * d,
-                depth: d,
-                c: scores.as_mut_ptr(),
-                c_row: PAGE,
-                factors: core::ptr::null(),
-                ahead: 0,
-            };
-            // SAFETY: queries are `rows` rows in panels, keys hold PAGE / TILE tiles of d x TILE, and
-            // scores have PAGE columns.
-            unsafe { product.run::<S, false>(rows, tiles * TILE / S::LANES) };
-
             let mut bias = [0.0; PAGE];
             for (bias, ln_count) in bias.iter_mut().zip(page.ln_counts()) {
                 *bias = ln_count * core::f32::consts::LOG2_E;
             }
-            let mut softmax = Softmax { bias: &bias, vectors: tiles * TILE / S::LANES };
-            for (r, row) in job.row_range().enumerate() {
-                let visible = job.visible(row).saturating_sub(p * PAGE).min(PAGE);
-                let hide: &[f32; PAGE] = HIDE[PAGE - visible..].first_chunk().unwrap_or(&[0.0; PAGE]);
-                // SAFETY: the caller promises the instruction set.
-                factors[r] = unsafe {
-                    softmax.row::<S>(
-                        &mut scores[r * PAGE..][..PAGE],
-                        (visible < tiles * TILE).then_some(hide),
-                        &mut sums.max[r],
-                        &mut weights[r * S::LANES..][..S::LANES],
-                    )
-                };
-            }
+            // SAFETY: the caller promises the instruction set.
+            let mut ahead = unsafe { prefetch_distance::<S, E>(&job, p) };
 
-            let product = Product {
-                a: scores.as_ptr(),
-                a_panel: 0,
-                b: values.as_ptr(),
-                b_row: d,
-                b_tile: TILE,
-                depth: used,
-                c: sums.values.as_mut_ptr(),
-                c_row: d,
-                factors: factors.as_ptr(),
-                ahead: 0,
-            };
-            // SAFETY: scores are `rows` rows of one panel, values hold PAGE rows of d, and the sums
-            // have `rows` rows of d.
-            unsafe { product.run::<S, true>(rows, d / S::LANES) };
-            // Head sizes that are no multiple of the vector: the columns left over.
-            for c in d / S::LANES * S::LANES..d {
-                for r in 0..rows {
-                    let weights = &scores[r * PAGE..][..used];
-                    let sum: f32 = weights.iter().enumerate().map(|(i, w)| w * values[i * d + c].widen()).sum();
-                    let total = &mut sums.values[r * d + c];
-                    *total = *total * factors[r] + sum;
+            // Entries of this page that a row sees. Where the first row sees all, one product does for
+            // the block; on the diagonal every few rows have their own limit.
+            let seen = |r: usize| job.visible(job.rows.0 + r).saturating_sub(p * PAGE).min(PAGE);
+            let step = if seen(0) < PAGE { S::ROWS } else { rows };
+            for first in (0..rows).step_by(step) {
+                let len = step.min(rows - first);
+                let used = seen(first + len - 1);
+                if used == 0 {
+                    continue;
                 }
+                let tiles = used.div_ceil(TILE);
+                let product = Product {
+                    a: queries[first * PANEL..].as_ptr(),
+                    a_panel: rows * PANEL,
+                    b: keys.as_ptr(),
+                    b_row: TILE,
+                    b_tile: TILE * d,
+                    depth: d,
+                    c: scores.as_mut_ptr(),
+                    c_row: PAGE,
+                    factors: core::ptr::null(),
+                    ahead,
+                };
+                // SAFETY: queries are `rows` rows in panels of which `len` begin at `first`, keys hold
+                // PAGE / TILE tiles of d x TILE, and scores have room for `len` rows of PAGE.
+                unsafe { product.run::<S, false>(len, tiles * TILE / S::LANES) };
+
+                let softmax = Softmax { bias: &bias, vectors: tiles * TILE / S::LANES };
+                for r in 0..len {
+                    let visible = seen(first + r);
+                    let hide = HIDE[PAGE - visible..].first_chunk::<PAGE>();
+                    // SAFETY: the caller promises the instruction set.
+                    factors[r] = unsafe {
+                        softmax.row::<S>(
+                            &mut scores[r * PAGE..][..PAGE],
+                            hide.filter(|_| visible < tiles * TILE),
+                            &mut sums.max[first + r],
+                            &mut weights[(first + r) * S::LANES..][..S::LANES],
+                        )
+                    };
+                }
+
+                let product = Product {
+                    a: scores.as_ptr(),
+                    a_panel: 0,
+                    b: values.as_ptr(),
+                    b_row: d,
+                    b_tile: TILE,
+                    depth: used,
+                    c: sums.values[first * d..].as_mut_ptr(),
+                    c_row: d,
+                    factors: factors.as_ptr(),
+                    ahead,
+                };
+                // SAFETY: scores are `len` rows of one panel, values hold PAGE rows of d, and the sums
+                // have `len` rows of d from `first`.
+                unsafe { product.run::<S, true>(len, d / S::LANES) };
+                // Head sizes that are no multiple of the vector: the columns left over.
+                for c in d / S::LANES * S::LANES..d {
+                    for r in 0..len {
+                        let weights = &scores[r * PAGE..][..used];
+                        let sum: f32 = weights.iter().enumerate().map(|(i, w)| w * values[i * d + c].widen()).sum();
+                        let total = &mut sums.values[(first + r) * d + c];
+                        *total = *total * factors[r] + sum;
+                    }
+                }
+                ahead = 0;
             }
         }
         for (total, lanes) in sums.weight.iter_mut().zip(weights.chunks_exact(S::LANES)) {
             // SAFETY: the chunk is one vector; the caller promises the instruction set.
             *total = unsafe { S::reduce_add(S::load(lanes.as_ptr())) };
         }
+    }
+}
+
+/// Asks for what page `p` will be followed by, apart from its entries, and returns the distance in bytes
+/// to the entries of the next page, which the products ask for as they walk this one; 0 at the end.
+///
+/// # Safety
+/// `S`'s instruction set is available.
+#[inline(always)]
+unsafe fn prefetch_distance<S: Simd, E: Element>(job: &Job<'_>, p: usize) -> isize {
+    let pages = &job.head.pages()[..job.pages.1];
+    // SAFETY: the caller promises the instruction set; any address may be asked for.
+    unsafe {
+        if let Some(later) = pages.get(p + 2) {
+            S::prefetch(Arc::as_ptr(later).cast());
+        }
+        let Some(next) = pages.get(p + 1) else { return 0 };
+        for line in next.ln_counts().chunks(16) {
+            S::prefetch(line.as_ptr().cast());
+        }
+        next.keys::<E>().as_ptr().addr() as isize - pages[p].keys::<E>().as_ptr().addr() as isize
     }
 }
 
@@ -247,7 +279,7 @@ impl Softmax<'_> {
     /// `S`'s instruction set is available.
     #[inline(always)]
     unsafe fn row<S: Simd>(
-        &mut self,
+        &self,
         scores: &mut [f32],
         hide: Option<&[f32; PAGE]>,
         max: &mut f32,

@@ -174,11 +174,13 @@ fn merge<'a>(parts: impl Iterator<Item = &'a [f32]> + Clone, row: usize, rows: u
     let max = parts.clone().map(max_of).fold(f32::MIN, f32::max);
     let factor_of = |part: &[f32]| if max_of(part) == max { 1.0 } else { (max_of(part) - max).exp2() };
     let weight: f32 = parts.clone().map(|part| part[rows * (d + 1) + row] * factor_of(part)).sum();
-    out.fill(0.0);
-    for part in parts {
+    for (index, part) in parts.enumerate() {
         let factor = factor_of(part) / weight;
-        for (out, value) in out.iter_mut().zip(&part[row * d..][..d]) {
-            *out += value * factor;
+        let values = out.iter_mut().zip(&part[row * d..][..d]);
+        if index == 0 {
+            values.for_each(|(out, value)| *out = value * factor);
+        } else {
+            values.for_each(|(out, value)| *out += value * factor);
         }
     }
 }

@@ -77,8 +77,8 @@ impl<E: Element> Product<E> {
         if M > S::ROWS {
             unreachable!("blocks have at most S::ROWS rows");
         }
-        // The sums, the shorter of a column of `a` and a row of `b`, and one number of the other.
-        let fits = |n: usize| M * n + M.min(n) < S::REGISTERS;
+        // What must fit in registers: the sums, the shorter of a column of `a` and a row of `b`, and one
+        // number of the other.
         let mut at = 0;
         // SAFETY: the caller's promise; vectors are walked in order up to `vectors`.
         unsafe {
@@ -99,7 +99,6 @@ impl<E: Element> Product<E> {
                 at += 1;
             }
         }
-        let _ = fits;
     }
 
     /// `M` rows of the `N` vectors that begin at vector `at`, summed in registers.
@@ -121,8 +120,13 @@ impl<E: Element> Product<E> {
             }
             let mut panel = self.a;
             let mut left = self.depth;
+            let mut step = 0;
             while left > 0 {
                 for k in 0..left.min(PANEL) {
+                    if self.ahead != 0 {
+                        self.prefetch::<S, N, ADD>(&b, step);
+                        step += 1;
+                    }
                     let mut row = [S::splat(0.0); N];
                     for n in 0..N {
                         row[n] = E::load::<S>(b[n]);
@@ -150,6 +154,21 @@ impl<E: Element> Product<E> {
                     }
                 }
             }
+        }
+    }
+
+    /// Asks for as many bytes of the next matrix as one step reads of this one.
+    ///
+    /// # Safety
+    /// `S`'s instruction set is available.
+    #[inline(always)]
+    unsafe fn prefetch<S: Simd, const N: usize, const ADD: bool>(&self, b: &[*const E; N], step: usize) {
+        let bytes = N * S::LANES * size_of::<E>();
+        let at = b[0].cast::<u8>().wrapping_offset(self.ahead);
+        let at = if ADD || N * S::LANES < TILE { at } else { at.wrapping_add(step * (bytes - TILE * size_of::<E>())) };
+        for line in 0..bytes.div_ceil(64) {
+            // SAFETY: the caller promises the instruction set; any address may be asked for.
+            unsafe { S::prefetch(at.wrapping_add(line * 64)) };
         }
     }
 }
