@@ -12,11 +12,6 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// `bytes` zeros.
-    pub fn zeroed(bytes: usize) -> Buffer {
-        Buffer { lines: vec![Line([0; 64]); bytes.div_ceil(64)] }
-    }
-
     /// Makes room for at least `bytes`; what was there is kept or not. Never shrinks.
     pub fn reserve(&mut self, bytes: usize) {
         let lines = bytes.div_ceil(64);

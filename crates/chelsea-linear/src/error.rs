@@ -55,4 +55,12 @@ pub enum LinearError {
         /// Output features.
         rows: usize,
     },
+    /// No memory for the packed weights.
+    #[error("no memory for {bytes} bytes of weights: {message}")]
+    Memory {
+        /// Bytes asked for.
+        bytes: usize,
+        /// What the system answered.
+        message: String,
+    },
 }

@@ -10,6 +10,7 @@
 //! Products run on the rayon pool that the caller is in; no pool is built here.
 
 mod activations;
+mod arena;
 mod blocks;
 mod buffer;
 mod error;

@@ -1,8 +1,8 @@
 //! A weight matrix and its products.
 
 use crate::activations::Activations;
+use crate::arena::Run;
 use crate::blocks::{Codes, Quant, round_to_q8, with_quant};
-use crate::buffer::Buffer;
 use crate::kernel::Isa;
 use crate::tile::{BLOCK, Layout, TILE, dequantize_row, pack};
 use crate::{GgmlType, LinearError, dequantize, float, packed};
@@ -38,7 +38,7 @@ pub(crate) enum Weights {
         ty: GgmlType,
         /// Bytes of a tile.
         tile_bytes: usize,
-        tiles: Buffer,
+        tiles: Run,
     },
     /// Rows of GGML blocks as in the file.
     Source { row_bytes: usize, data: Vec<u8> },
@@ -50,7 +50,8 @@ impl Linear {
     ///
     /// # Errors
     /// When the shape is empty, overflows or does not fit the blocks, when `data` has another length
-    /// than the shape asks for, or when `row_order` is not `rows` rows below `rows`.
+    /// than the shape asks for, when `row_order` is not `rows` rows below `rows`, or when there is no
+    /// memory.
     pub fn new(
         ty: GgmlType,
         data: &[u8],
@@ -75,7 +76,7 @@ impl Linear {
             &data[row * row_bytes..][..row_bytes]
         };
         let weights = match products {
-            Products::Fast => pack_rows(ty, rows, cols, source),
+            Products::Fast => pack_rows(ty, rows, cols, source)?,
             Products::F32 => {
                 let mut copy = vec![0; expected];
                 copy.par_chunks_exact_mut(row_bytes).enumerate().for_each(|(i, out)| out.copy_from_slice(source(i)));
@@ -173,11 +174,17 @@ pub fn forward_many(parts: &mut [(&Linear, &mut [f32])], x: &[f32], m: usize, wo
     }
 }
 
-fn pack_rows<'a>(ty: GgmlType, rows: usize, cols: usize, source: impl Fn(usize) -> &'a [u8] + Sync) -> Weights {
+fn pack_rows<'a>(
+    ty: GgmlType,
+    rows: usize,
+    cols: usize,
+    source: impl Fn(usize) -> &'a [u8] + Sync,
+) -> Result<Weights, LinearError> {
     let packed = if ty.block_len() == 1 { GgmlType::Q8_0 } else { ty };
     let blocks = cols.div_ceil(BLOCK);
     let tile_bytes = with_quant!(packed, Q => Layout::of::<Q>(blocks).bytes, _ => unreachable!("float tiles"));
-    let mut tiles = Buffer::zeroed(rows.div_ceil(TILE) * tile_bytes);
+    let bytes = rows.div_ceil(TILE).checked_mul(tile_bytes).ok_or(LinearError::TooLarge { rows, cols })?;
+    let mut tiles = Run::zeroed(bytes).map_err(|e| LinearError::Memory { bytes, message: e.to_string() })?;
     tiles.bytes_mut().par_chunks_exact_mut(tile_bytes).enumerate().for_each(|(t, tile)| {
         let sources: [Option<&[u8]>; TILE] =
             std::array::from_fn(|r| (t * TILE + r < rows).then(|| source(t * TILE + r)));
@@ -187,7 +194,7 @@ fn pack_rows<'a>(ty: GgmlType, rows: usize, cols: usize, source: impl Fn(usize) 
             pack_float(ty, tile, blocks, &sources);
         }
     });
-    Weights::Packed { ty: packed, tile_bytes, tiles }
+    Ok(Weights::Packed { ty: packed, tile_bytes, tiles })
 }
 
 fn pack_quant<Q: Quant>(tile: &mut [u8], blocks: usize, sources: &[Option<&[u8]>; TILE]) {

@@ -111,6 +111,7 @@ fn item(linear: &Linear, output: &Output, cut: Cut, i: usize, x: &[f32], acts: &
     match linear.weights() {
         Weights::Packed { ty, tile_bytes, tiles } => {
             let shape = acts.shape();
+            let tiles = &tiles.bytes()[..tile_range.end * tile_bytes];
             let first_group = i % cut.groups * ITEM_GROUPS;
             for g in first_group..(first_group + ITEM_GROUPS).min(shape.groups()) {
                 let (first, tokens, width) = shape.group(g);
@@ -118,7 +119,7 @@ fn item(linear: &Linear, output: &Output, cut: Cut, i: usize, x: &[f32], acts: &
                 let group = acts.group(g);
                 let mut sums = [[0.0; TILE]; GROUP];
                 for tile in tile_range.clone() {
-                    run(&tiles.bytes()[tile * tile_bytes..][..*tile_bytes], group, &mut sums[..width]);
+                    run(&tiles[tile * tile_bytes..], group, &mut sums[..width]);
                     for (t, sums) in sums[..tokens].iter().enumerate() {
                         // SAFETY: this item alone holds these tiles for these tokens.
                         #[allow(unsafe_code)]

@@ -31,6 +31,10 @@ macro_rules! unroll8 {
 /// Tokens whose sums are interleaved to hide the latency of the dot product.
 const STRANDS: usize = 4;
 
+/// How far ahead of the codes in use the weights are asked for, in bytes. The hardware alone keeps too
+/// few lines on their way from memory when a block takes as much arithmetic as here.
+const AHEAD: usize = 16 << 10;
+
 /// See [`super::TileKernel`].
 ///
 /// # Safety
@@ -42,6 +46,8 @@ pub(super) unsafe fn tile<Q: Quant, const T: usize>(tile: &[u8], acts: &[u8], ou
     assert!(tile.len() >= layout.bytes && out.len() == T);
     let mut sums = [_mm512_setzero_ps(); T];
     let per_scales = Q::LEN / BLOCK;
+    let step = layout.bytes.div_ceil(blocks);
+    let mut ahead = AHEAD;
     // SAFETY: block `b < blocks` of each plane lies inside the tile by `layout`, and its activations
     // inside `acts` by the definition of `blocks`.
     unsafe {
@@ -52,9 +58,8 @@ pub(super) unsafe fn tile<Q: Quant, const T: usize>(tile: &[u8], acts: &[u8], ou
         for _ in 0..blocks / per_scales {
             let (d, m) = super_scales::<Q>(scales);
             for i in 0..per_scales {
-                if T <= 2 {
-                    _mm_prefetch::<_MM_HINT_T0>(low.wrapping_add(2048).cast());
-                }
+                prefetch(tile, ahead, step);
+                ahead += step;
                 let codes = unpack::<Q>(low, high);
                 let group = group_scales::<Q>(scales, i, d, m);
                 block::<Q, T>(&codes, &group, x, &mut sums);
@@ -67,6 +72,18 @@ pub(super) unsafe fn tile<Q: Quant, const T: usize>(tile: &[u8], acts: &[u8], ou
         for (out, sum) in out.iter_mut().zip(sums) {
             _mm512_storeu_ps(out.as_mut_ptr(), sum);
         }
+    }
+}
+
+/// Asks for the lines that begin in `tiles[at..at + step]`, as far as they exist.
+#[inline(always)]
+fn prefetch(tiles: &[u8], at: usize, step: usize) {
+    let end = (at + step).min(tiles.len());
+    let mut at = at.next_multiple_of(64);
+    while at < end {
+        // SAFETY: a prefetch has no effect but on caches.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(tiles.as_ptr().wrapping_add(at).cast()) };
+        at += 64;
     }
 }
 

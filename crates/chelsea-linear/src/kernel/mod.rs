@@ -62,7 +62,8 @@ impl Isa {
     }
 }
 
-/// `(tile, activations of one group, out [T][16])`.
+/// `(tile and those that will follow, activations of one group, out [T][16])`: what follows the first tile
+/// is only asked for ahead of time.
 pub(crate) type TileKernel = fn(&[u8], &[u8], &mut [[f32; TILE]]);
 
 /// The kernel for weights of a packed type and groups `width` tokens wide.
