@@ -1,5 +1,7 @@
 //! The forward pass on small random models, against the definition.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! The GGUF reader on files that are whole, and on files that are not.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "support/gguf_writer.rs"]
 #[allow(dead_code)]
 mod gguf_writer;

@@ -1,5 +1,7 @@
 //! Opening and loading files that are whole, and files that are not.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::fs;

@@ -58,7 +58,7 @@ impl Tiny {
             let embedding = self.weight("token_embd.weight");
             let mut x: Vec<f64> =
                 embedding[token as usize * self.hidden..][..self.hidden].iter().map(|&x| x.into()).collect();
-            for layer in 0..self.layers {
+            for (layer, past) in past.iter_mut().enumerate() {
                 let name = |part: &str| format!("blk.{layer}.{part}");
                 let normed = self.norm(&x, &name("attn_norm.weight"));
                 let mut q = self.product(&normed, &name("attn_q"));
@@ -72,16 +72,14 @@ impl Tiny {
                         turn(head, position);
                     }
                 }
-                past[layer].push((k, v));
+                past.push((k, v));
                 let mut attended = vec![0.0; self.q_heads * d];
                 for (h, out) in attended.chunks_mut(d).enumerate() {
                     let (query, kv) = (&q[h * d..][..d], h / group * d);
-                    let scores: Vec<f64> = past[layer]
-                        .iter()
-                        .map(|(k, _)| (dot(query, &k[kv..][..d]) / (d as f64).sqrt()).exp())
-                        .collect();
+                    let scores: Vec<f64> =
+                        past.iter().map(|(k, _)| (dot(query, &k[kv..][..d]) / (d as f64).sqrt()).exp()).collect();
                     let total: f64 = scores.iter().sum();
-                    for ((_, v), score) in past[layer].iter().zip(&scores) {
+                    for ((_, v), score) in past.iter().zip(&scores) {
                         out.iter_mut().zip(&v[kv..][..d]).for_each(|(out, v)| *out += score / total * v);
                     }
                 }
