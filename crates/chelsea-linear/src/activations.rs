@@ -149,6 +149,18 @@ impl<'a> Block<'a> {
         f32::from_ne_bytes(self.word(self.width * BLOCK + t * 4))
     }
 
+    /// Minus the sum of the bytes of token `t`: of all 32, or of the first or last 16 (`half`).
+    #[inline(always)]
+    pub fn minus_sum(self, t: usize, half: Option<usize>) -> i32 {
+        let all = i32::from_ne_bytes(self.word(self.width * (BLOCK + 4) + t * 4));
+        let first = i32::from_ne_bytes(self.word(self.width * (BLOCK + 8) + t * 4));
+        match half {
+            None => all,
+            Some(0) => first,
+            Some(_) => all - first,
+        }
+    }
+
     #[inline(always)]
     fn word(self, at: usize) -> [u8; 4] {
         [self.bytes[at], self.bytes[at + 1], self.bytes[at + 2], self.bytes[at + 3]]

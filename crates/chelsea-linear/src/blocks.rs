@@ -37,6 +37,13 @@ pub(crate) struct Codes {
     pub min: [u8; 16],
 }
 
+impl Scales {
+    /// Whether there are mins.
+    pub const fn has_min(self) -> bool {
+        matches!(self, Scales::BlockMin | Scales::SuperMin | Scales::SuperNibble)
+    }
+}
+
 impl Codes {
     pub fn new() -> Codes {
         Codes { q: [0; 256], d: 0, m: 0, scale: [1; 16], min: [1; 16] }

@@ -134,7 +134,7 @@ fn item(linear: &Linear, output: &Output, cut: Cut, i: usize, x: &[f32], acts: &
             for tile in tile_range {
                 let rows = TILE.min(linear.rows() - tile * TILE);
                 let bytes = &data[tile * TILE * row_bytes..][..rows * row_bytes];
-                float::strip(linear.source_type(), bytes, *row_bytes, x, linear.cols(), |t, sums| {
+                float::strip(isa, linear.source_type(), bytes, *row_bytes, x, linear.cols(), |t, sums| {
                     // SAFETY: this item alone holds these tiles, for all tokens.
                     #[allow(unsafe_code)]
                     unsafe {

@@ -158,13 +158,7 @@ fn write_scales<Q: Quant>(scales: &mut [u8], r: usize, codes: &Codes) {
 /// Opens block `block` (of 32 columns) of a tile: the plain twin of what the kernels do in registers.
 #[inline(always)]
 pub(crate) fn open<Q: Quant>(tile: &[u8], layout: Layout, block: usize, out: &mut OpenBlock) {
-    let low = &tile[block * low_bytes::<Q>()..][..low_bytes::<Q>()];
-    let high = &tile[layout.high + block * high_bytes::<Q>()..][..high_bytes::<Q>()];
-    for (s, q) in out.q.iter_mut().enumerate() {
-        for (i, q) in q.iter_mut().enumerate() {
-            *q = field(low, s, i, Q::LOW) | if Q::HIGH > 0 { field(high, s, i, Q::HIGH) << (Q::LOW % 8) } else { 0 };
-        }
-    }
+    open_codes::<Q>(tile, layout, block, &mut out.q);
     let per_scales = Q::LEN / BLOCK;
     let scales = &tile[layout.scales + block / per_scales * scale_bytes::<Q>()..][..scale_bytes::<Q>()];
     let groups = BLOCK / Q::GROUP;
@@ -172,6 +166,19 @@ pub(crate) fn open<Q: Quant>(tile: &[u8], layout: Layout, block: usize, out: &mu
         let at = block % per_scales * groups + g;
         for r in 0..TILE {
             (out.scale[g][r], out.min[g][r]) = group_scales::<Q>(scales, at, r);
+        }
+    }
+}
+
+/// The codes of block `block` (of 32 columns) of a tile, `[step][row * 4 + column % 4]`. Written for the
+/// compiler to turn into vector instructions.
+#[inline(always)]
+pub(crate) fn open_codes<Q: Quant>(tile: &[u8], layout: Layout, block: usize, out: &mut [[u8; 64]; 8]) {
+    let low = &tile[block * low_bytes::<Q>()..][..low_bytes::<Q>()];
+    let high = &tile[layout.high + block * high_bytes::<Q>()..][..high_bytes::<Q>()];
+    for (s, q) in out.iter_mut().enumerate() {
+        for (i, q) in q.iter_mut().enumerate() {
+            *q = field(low, s, i, Q::LOW) | if Q::HIGH > 0 { field(high, s, i, Q::HIGH) << (Q::LOW % 8) } else { 0 };
         }
     }
 }

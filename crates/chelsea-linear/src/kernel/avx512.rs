@@ -12,6 +12,10 @@ use crate::blocks::{Quant, Scales};
 use crate::tile::{BLOCK, Layout, SUPER, TILE, high_bytes, low_bytes, scale_bytes};
 use std::arch::x86_64::*;
 
+/// Repeats an expression with constant indices, so that arrays of registers stay in registers.
+macro_rules! unroll {
+    ($i:ident, $body:expr, $($n:literal)*) => {{ $({ let $i: usize = $n; $body; })* }};
+}
 macro_rules! unroll2 {
     ($i:ident, $body:expr) => {
         unroll!($i, $body, 0 1)
@@ -93,10 +97,6 @@ struct Group {
     min: [__m512; 2],
 }
 
-const fn has_min(scales: Scales) -> bool {
-    matches!(scales, Scales::BlockMin | Scales::SuperMin | Scales::SuperNibble)
-}
-
 /// The half-precision scales and mins at the head of a (super-)block's scales.
 ///
 /// # Safety
@@ -106,7 +106,7 @@ unsafe fn super_scales<Q: Quant>(scales: *const u8) -> (__m512, __m512) {
     // SAFETY: 32 bytes of halves, 64 where there are mins.
     unsafe {
         let d = _mm512_cvtph_ps(_mm256_loadu_si256(scales.cast()));
-        let m = if has_min(Q::SCALES) {
+        let m = if Q::SCALES.has_min() {
             _mm512_cvtph_ps(_mm256_loadu_si256(scales.add(32).cast()))
         } else {
             _mm512_setzero_ps()
@@ -243,7 +243,7 @@ unsafe fn starts<Q: Quant, const T: usize>(x: *const u8) -> Starts {
                 _mm512_storeu_si512(starts.sum[1].as_mut_ptr().cast(), _mm512_sll_epi32(second, shift));
             }
         }
-        if has_min(Q::SCALES) {
+        if Q::SCALES.has_min() {
             let scale = _mm512_maskz_loadu_ps(mask, x.add(T * BLOCK).cast());
             _mm512_storeu_ps(starts.min[0].as_mut_ptr(), _mm512_mul_ps(scale, _mm512_cvtepi32_ps(first)));
             if Q::GROUP != BLOCK {
@@ -308,7 +308,7 @@ unsafe fn block<Q: Quant, const T: usize>(codes: &[__m512i; 8], group: &Group, x
                         } else {
                             sums[t] = _mm512_fmadd_ps(_mm512_fmadd_ps(dot, group.scale[1], head[i]), scale, sums[t]);
                         }
-                        if has_min(Q::SCALES) {
+                        if Q::SCALES.has_min() {
                             sums[t] = _mm512_fmadd_ps(group.min[0], _mm512_set1_ps(starts.min[0][t]), sums[t]);
                             if Q::GROUP != BLOCK {
                                 sums[t] = _mm512_fmadd_ps(group.min[1], _mm512_set1_ps(starts.min[1][t]), sums[t]);

@@ -5,18 +5,16 @@
 //! dot products, then adds `scale * activation scale * dot - min * activation scale * sum` in f32.
 //! [`scalar`] is the plain twin that every other set of kernels is held against.
 
-/// Repeats an expression with a constant index, so that arrays of registers stay in registers.
-#[allow(unused_macros)]
-macro_rules! unroll {
-    ($i:ident, $body:expr, $($n:literal)*) => {{ $({ let $i: usize = $n; $body; })* }};
-}
-
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub(crate) mod scalar;
 
 use crate::GgmlType;
-use crate::blocks::with_quant;
+use crate::blocks::{Quant, with_quant};
 use crate::tile::TILE;
 use std::sync::OnceLock;
 
@@ -26,6 +24,12 @@ use std::sync::OnceLock;
 pub(crate) enum Isa {
     /// Plain code.
     Scalar,
+    /// NEON with byte dot products.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// AVX2.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
     /// AVX-512 with byte dot products.
     #[cfg(target_arch = "x86_64")]
     Avx512,
@@ -42,6 +46,13 @@ impl Isa {
     pub fn available() -> impl DoubleEndedIterator<Item = Isa> {
         [
             Some(Isa::Scalar),
+            #[cfg(target_arch = "aarch64")]
+            std::arch::is_aarch64_feature_detected!("dotprod").then_some(Isa::Neon),
+            #[cfg(target_arch = "x86_64")]
+            (std::arch::is_x86_feature_detected!("avx2")
+                && std::arch::is_x86_feature_detected!("fma")
+                && std::arch::is_x86_feature_detected!("f16c"))
+            .then_some(Isa::Avx2),
             #[cfg(target_arch = "x86_64")]
             (std::arch::is_x86_feature_detected!("avx512bw")
                 && std::arch::is_x86_feature_detected!("avx512vl")
@@ -56,6 +67,10 @@ impl Isa {
     pub fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "plain code",
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => "NEON dotprod",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => "AVX2",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => "AVX-512 VNNI",
         }
@@ -68,10 +83,50 @@ pub(crate) type TileKernel = fn(&[u8], &[u8], &mut [[f32; TILE]]);
 
 /// The kernel for weights of a packed type and groups `width` tokens wide.
 pub(crate) fn tile_kernel(isa: Isa, ty: GgmlType, width: usize) -> TileKernel {
+    with_quant!(ty, Q => kernel_of::<Q>(isa, width), _ => unreachable!("float weights are packed as Q8_0"))
+}
+
+#[allow(unused_variables)]
+fn kernel_of<Q: Quant>(isa: Isa, width: usize) -> TileKernel {
     match isa {
-        Isa::Scalar => with_quant!(ty, Q => scalar::tile::<Q> as TileKernel, _ => scalar::tile::<Q8_0>),
+        Isa::Scalar => scalar::tile::<Q>,
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => neon_tile::<Q>,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => with_quant!(ty, Q => avx512_kernel::<Q>(width), _ => avx512_kernel::<Q8_0>(width)),
+        Isa::Avx2 => avx2_tile::<Q>,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => match width {
+            1 => avx512_tile::<Q, 1>,
+            2 => avx512_tile::<Q, 2>,
+            4 => avx512_tile::<Q, 4>,
+            _ => avx512_tile::<Q, { crate::activations::GROUP }>,
+        },
+    }
+}
+#[cfg(target_arch = "x86_64")]
+fn avx512_tile<Q: Quant, const T: usize>(tiles: &[u8], acts: &[u8], out: &mut [[f32; TILE]]) {
+    // SAFETY: chosen for an `Isa` only, and one that exists may be used.
+    #[allow(unsafe_code)]
+    unsafe {
+        avx512::tile::<Q, T>(tiles, acts, out);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn avx2_tile<Q: Quant>(tiles: &[u8], acts: &[u8], out: &mut [[f32; TILE]]) {
+    // SAFETY: chosen for an `Isa` only, and one that exists may be used.
+    #[allow(unsafe_code)]
+    unsafe {
+        avx2::tile::<Q>(tiles, acts, out);
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+fn neon_tile<Q: Quant>(tiles: &[u8], acts: &[u8], out: &mut [[f32; TILE]]) {
+    // SAFETY: chosen for an `Isa` only, and one that exists may be used.
+    #[allow(unsafe_code)]
+    unsafe {
+        neon::tile::<Q>(tiles, acts, out);
     }
 }
 
@@ -79,27 +134,16 @@ pub(crate) fn tile_kernel(isa: Isa, ty: GgmlType, width: usize) -> TileKernel {
 pub(crate) fn quantize_group(isa: Isa, x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
     match isa {
         Isa::Scalar => scalar::quantize_group(x, cols, width, out),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => scalar::quantize_group(x, cols, width, out),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an `Isa` that exists may be used.
+        #[allow(unsafe_code)]
+        Isa::Avx2 => unsafe { avx2::quantize_group(x, cols, width, out) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` that exists may be used.
         #[allow(unsafe_code)]
         Isa::Avx512 => unsafe { avx512::quantize_group(x, cols, width, out) },
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-fn avx512_kernel<Q: crate::blocks::Quant>(width: usize) -> TileKernel {
-    fn run<Q: crate::blocks::Quant, const T: usize>(tile: &[u8], acts: &[u8], out: &mut [[f32; TILE]]) {
-        // SAFETY: handed out for `Isa::Avx512` only, and an `Isa` that exists may be used.
-        #[allow(unsafe_code)]
-        unsafe {
-            avx512::tile::<Q, T>(tile, acts, out);
-        }
-    }
-    match width {
-        1 => run::<Q, 1>,
-        2 => run::<Q, 2>,
-        4 => run::<Q, 4>,
-        _ => run::<Q, { crate::activations::GROUP }>,
     }
 }
 

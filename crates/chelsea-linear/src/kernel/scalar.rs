@@ -2,16 +2,13 @@
 
 use crate::activations::{Block, SMALLEST, TOKEN_BYTES};
 use crate::blocks::Quant;
-use crate::tile::{BLOCK, Layout, OpenBlock, TILE, high_bytes, low_bytes, open};
+use crate::tile::{BLOCK, Layout, OpenBlock, TILE, open};
 
 /// See [`super::TileKernel`]. The width of the group is `out.len()`.
 pub(crate) fn tile<Q: Quant>(tile: &[u8], acts: &[u8], out: &mut [[f32; TILE]]) {
     let width = out.len();
     let blocks = acts.len() / (width * TOKEN_BYTES);
     let layout = Layout::of::<Q>(blocks);
-    debug_assert!(
-        layout.high >= blocks * low_bytes::<Q>() && layout.scales >= layout.high + blocks * high_bytes::<Q>()
-    );
     let mut w = OpenBlock { q: [[0; 64]; 8], scale: [[0.0; TILE]; 2], min: [[0.0; TILE]; 2] };
     out.fill([0.0; TILE]);
     for (b, acts) in acts.chunks_exact(width * TOKEN_BYTES).enumerate() {
@@ -38,6 +35,7 @@ pub(crate) fn tile<Q: Quant>(tile: &[u8], acts: &[u8], out: &mut [[f32; TILE]]) 
 }
 
 /// See [`super::quantize_group`].
+#[inline(always)]
 pub(crate) fn quantize_group(x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
     out.fill(0);
     for (t, x) in x.chunks_exact(cols).enumerate() {

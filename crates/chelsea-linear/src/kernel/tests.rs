@@ -102,6 +102,89 @@ fn products_of_every_kernel_agree_with_f64() {
     }
 }
 
+/// Blocks whose scales are 1 (or small integers) and whose codes are random, all ones or all zeros.
+fn integer_weights(ty: GgmlType, rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
+    let mut data = random_weights(ty, rows, cols, random);
+    for (i, block) in data.chunks_exact_mut(ty.block_bytes()).enumerate() {
+        match i % 3 {
+            1 => block.fill(0xff),
+            2 => block.fill(0x00),
+            _ => {}
+        }
+        let (halves, scales): (&[usize], _) = match ty {
+            GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q8_0 => (&[0], 0..0),
+            GgmlType::Q4_1 | GgmlType::Q5_1 => (&[0, 2], 0..0),
+            GgmlType::Q4K | GgmlType::Q5K => (&[0, 2], 4..16),
+            GgmlType::Q2K => (&[80, 82], 0..16),
+            GgmlType::Q3K => (&[108], 96..108),
+            _ => (&[208], 192..208),
+        };
+        block[scales].fill(if ty == GgmlType::Q2K { 0x11 } else { 0x01 });
+        for &at in halves {
+            block[at..at + 2].copy_from_slice(&half::f16::ONE.to_le_bytes());
+        }
+    }
+    data
+}
+
+#[test]
+fn integer_sums_are_exact_in_every_kernel() {
+    let mut random = Random(5);
+    for ty in GgmlType::ALL.into_iter().filter(|ty| ty.block_len() > 1) {
+        for extreme in [false, true] {
+            let (rows, cols, m) = (37, 256, 15);
+            let data = integer_weights(ty, rows, cols, &mut random);
+            let linear = Linear::new(ty, &data, rows, cols, Products::Fast, None).expect("a valid matrix");
+            let sign = |t: usize| if t.is_multiple_of(2) { 127.0 } else { -127.0 };
+            let mut x: Vec<f32> = (0..m * cols).map(|_| random.below(255) as f32 - 127.0).collect();
+            for (t, x) in x.chunks_exact_mut(cols).enumerate() {
+                x.iter_mut().enumerate().filter(|(c, _)| extreme || c % 32 == 0).for_each(|(_, x)| *x = sign(t));
+            }
+            let mut acts = Activations::new();
+            acts.set(&x, m, cols);
+            let mut seen = vec![0.0; cols];
+            acts.dequantize(1, &mut seen);
+            assert_eq!(seen, x[cols..2 * cols], "the scale of activations is 1 here");
+            let expected = reference(&linear, &acts, m);
+            for isa in Isa::available() {
+                let mut y = vec![f32::NAN; m * rows];
+                crate::packed::products(&mut [(&linear, &mut y[..])], &x, m, &acts, isa);
+                for (i, (&y, (e, _))) in y.iter().zip(&expected).enumerate() {
+                    assert_eq!(f64::from(y), *e, "{ty} {isa:?} extreme {extreme} at {i}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn products_in_f32_agree_with_f64() {
+    let mut random = Random(13);
+    for ty in GgmlType::ALL {
+        let (rows, cols, m) = random_shape(ty, &mut random);
+        for m in [1, m] {
+            let data = random_weights(ty, rows, cols, &mut random);
+            let linear = Linear::new(ty, &data, rows, cols, Products::F32, None).expect("a valid matrix");
+            assert_eq!(linear.bytes(), data.len());
+            let x: Vec<f32> = (0..m * cols).map(|_| random.normal()).collect();
+            let mut w = vec![0.0; cols];
+            for isa in Isa::available() {
+                let mut y = vec![f32::NAN; m * rows];
+                crate::packed::products(&mut [(&linear, &mut y[..])], &x, m, &Activations::new(), isa);
+                for row in 0..rows {
+                    linear.row(row, &mut w);
+                    for (t, x) in x.chunks_exact(cols).enumerate() {
+                        let terms = || w.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x));
+                        let (e, size): (f64, f64) = (terms().sum(), terms().map(f64::abs).sum());
+                        let y = f64::from(y[t * rows + row]);
+                        assert!((y - e).abs() <= 2e-6 * size + 1e-30, "{ty} {isa:?} {rows}x{cols} m={m}: {y}, {e}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn activations_are_quantised_alike_by_every_kernel() {
     let mut random = Random(11);
