@@ -259,4 +259,32 @@ mod tests {
         assert!((x[0] - 1.5f32.cos()).abs() < 1e-7 && (x[1] - 1.5f32.sin()).abs() < 1e-7);
         assert_eq!(&x[2..], &[7.0, 8.0]);
     }
+
+    #[test]
+    fn the_last_position_of_16000_is_turned_as_the_reference_turns_it() {
+        use crate::config::{Rope, Scaling};
+
+        let mut table = RotaryTable::default();
+        let rope = Rope { base: 1e6, dims: 64, scaling: Scaling::None };
+        table.fill(&rope.rotary(), 15_999..16_000);
+        // Cosine and sine of transformers' `Qwen2RotaryEmbedding` at this position, by rotary pair.
+        let reference = [
+            (0, -0.425_407_02, 0.905_002_1),
+            (1, -0.978_004_7, -0.208_582_97),
+            (2, 0.151_843_04, -0.988_404_63),
+            (3, -0.244_300_69, 0.969_699_5),
+            (5, 0.961_252_45, 0.275_669_66),
+            (8, -0.990_710_1, -0.135_990_9),
+            (13, -0.300_050_4, 0.953_923_34),
+            (21, -0.273_220_45, 0.961_951_43),
+            (31, 0.999_696_5, 0.024_634_792),
+        ];
+        for (pair, cos, sin) in reference {
+            let (found_cos, found_sin): (f32, f32) = (table.cos[pair], table.sin[pair]);
+            assert!(
+                (found_cos - cos).abs() < 1e-6 && (found_sin - sin).abs() < 1e-6,
+                "{pair}: {found_cos} {found_sin}"
+            );
+        }
+    }
 }
