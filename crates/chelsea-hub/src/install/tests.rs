@@ -155,6 +155,23 @@ fn a_damaged_file_is_reported_with_what_to_do() {
 }
 
 #[test]
+fn a_removed_download_leaves_nothing_behind() {
+    let bench = Bench::new();
+    std::fs::remove_file(bench.shelf("tiny-part2==1.0")).expect("removed");
+    bench.install().expect_err("a part is missing");
+    // `remove` knows the catalogue's names only: give it a model of that name.
+    let model = NamedModel { name: "smollm2", ..bench.model };
+    super::model(&model, &bench.options, &mut Silent).expect_err("a part is missing");
+    std::fs::create_dir_all(bench.options.models_dir()).expect("created");
+    std::fs::write(bench.options.models_dir().join(".smollm2.gguf.partial"), b"half").expect("written");
+    let entry = |name: &str| crate::list(&bench.options).into_iter().find(|e| e.name == name).expect("listed");
+    assert_eq!(entry("smollm2").state, crate::State::Partial);
+    assert!(crate::remove("smollm2", &bench.options).expect("removed") > 0);
+    assert_eq!(entry("smollm2").state, crate::State::Available);
+    assert_eq!(bench.leftovers(), [bench.options.parts_dir("tiny")]);
+}
+
+#[test]
 fn a_file_copied_in_by_hand_is_hashed_once_and_taken() {
     let bench = Bench::new();
     let models = bench.options.models_dir();

@@ -1,0 +1,41 @@
+//! Child processes of the chores, run in the root of the workspace.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+/// The root of the workspace.
+pub fn root() -> PathBuf {
+    // The manifest lies in `xtask/`, directly below the root.
+    let mut path = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    path.pop();
+    path
+}
+
+/// The folder that cargo builds into.
+pub fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |dir| root().join(dir))
+}
+
+/// `cargo ARGS` in the root, with the cargo that runs this program.
+pub fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args).current_dir(root());
+    command
+}
+
+/// The command as one would type it.
+pub fn shown(command: &Command) -> String {
+    let program = command.get_program().to_string_lossy();
+    let program = program.rsplit(['/', '\\']).next().unwrap_or(&program).to_owned();
+    let args = command.get_args().map(|a| a.to_string_lossy().into_owned());
+    std::iter::once(program).chain(args).collect::<Vec<_>>().join(" ")
+}
+
+/// Runs it with its output on this terminal; true if it succeeded.
+pub fn succeeds(command: &mut Command) -> Result<bool> {
+    eprintln!("\n$ {}", shown(command));
+    let status = command.status().with_context(|| format!("cannot start `{}`", shown(command)))?;
+    Ok(status.success())
+}

@@ -1,0 +1,83 @@
+//! `cargo xtask test`: everything that has to hold before a change is merged.
+//!
+//! Every step runs even when one before it failed, so that one run shows all that is wrong. Tests that need real
+//! models find them through `CHELSEA_TEST_MODELS` (a folder with `NAME.gguf`) and texts through
+//! `CHELSEA_TEST_ESSAYS` (a folder with `.txt` files).
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use chelsea_hub::Options;
+
+use crate::process::{cargo, succeeds};
+use crate::{fetch, fuzz, table};
+
+/// What `test` is given.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Leave out the models and the tests that need them.
+    #[arg(long)]
+    quick: bool,
+    /// Inputs for each fuzz target.
+    #[arg(long, default_value_t = 20_000)]
+    fuzz_runs: u64,
+}
+
+struct Steps {
+    rows: Vec<(String, Duration, bool)>,
+}
+
+impl Steps {
+    /// Runs one step and notes how it went; an error counts as a failure and is shown.
+    fn step(&mut self, name: &str, work: impl FnOnce() -> Result<bool>) -> bool {
+        eprintln!("\n=== {name}");
+        let start = Instant::now();
+        let passed = work().unwrap_or_else(|error| {
+            eprintln!("error: {error:#}");
+            false
+        });
+        self.rows.push((name.to_owned(), start.elapsed(), passed));
+        passed
+    }
+
+    fn cargo(&mut self, name: &str, args: &[&str], env: &[(&str, String)]) {
+        self.step(name, || succeeds(cargo(args).envs(env.iter().map(|(k, v)| (k, v)))));
+    }
+
+    /// Prints the table; true if every step passed.
+    fn finish(self) -> bool {
+        let row = |(name, time, passed): &(String, Duration, bool)| {
+            vec![name.clone(), format!("{:.0} s", time.as_secs_f64()), if *passed { "ok" } else { "FAILED" }.to_owned()]
+        };
+        let rows: Vec<_> = self.rows.iter().map(row).collect();
+        println!("\n{}", table::render(&["step", "time", "result"], &rows));
+        self.rows.iter().all(|(_, _, passed)| *passed)
+    }
+}
+
+/// Runs all steps; false if one failed.
+pub fn run(args: &Args) -> Result<bool> {
+    let mut steps = Steps { rows: Vec::new() };
+    let mut env = Vec::new();
+    if !args.quick {
+        for name in fetch::TEST_MODELS {
+            steps.step(&format!("fetch {name}"), || fetch::one(name).map(|_| true));
+        }
+        let mut essays = None;
+        steps.step(&format!("fetch {}", fetch::TEXTS), || {
+            essays = Some(fetch::one(fetch::TEXTS)?);
+            Ok(true)
+        });
+        let models = Options::from_env().models_dir();
+        env.push(("CHELSEA_TEST_MODELS", models.display().to_string()));
+        env.extend(essays.map(|path| ("CHELSEA_TEST_ESSAYS", path.display().to_string())));
+    }
+    steps.cargo("format", &["fmt", "--all", "--", "--check"], &[]);
+    steps.cargo("clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[]);
+    let strict = [("RUSTDOCFLAGS", "-D warnings".to_owned())];
+    steps.cargo("documentation", &["doc", "--workspace", "--no-deps"], &strict);
+    steps.cargo("tests", &["test", "--workspace", "--no-fail-fast"], &env);
+    let fuzz = fuzz::Args { runs: args.fuzz_runs, seed: 0, target: None };
+    steps.step("fuzz", || fuzz::run(&fuzz));
+    Ok(steps.finish())
+}
