@@ -53,6 +53,7 @@ pub fn normalise(rows: &mut [f32], dim: usize) {
 #[derive(Debug, Default)]
 pub struct Scratch {
     panel: Panel,
+    sources: Vec<f32>,
     costs: Vec<f32>,
 }
 
@@ -96,7 +97,8 @@ fn match_chunk(rows: &[f32], dim: usize, first: u32, measure: Measure, scratch: 
             row(if a < len { a } else { block })
         });
         scratch.costs.resize(kernel::ROWS * width, 0.0);
-        scratch.panel.inner_products(&sources, &mut scratch.costs);
+        kernel::pack_sources(&sources, &mut scratch.sources);
+        scratch.panel.inner_products(&scratch.sources, &mut scratch.costs);
         for (i, products) in scratch.costs.chunks_exact(width).enumerate() {
             let a = block + 2 * i;
             if a >= len {
@@ -104,7 +106,7 @@ fn match_chunk(rows: &[f32], dim: usize, first: u32, measure: Measure, scratch: 
             }
             let (b, cost) = match measure {
                 Measure::Cosine => most_alike(&products[..len.div_ceil(2)]),
-                Measure::SquaredDistance => nearest(&scratch.panel, rows, dim, sources[i], products),
+                Measure::SquaredDistance => kernel::nearest(&scratch.panel, rows, sources[i], products),
             };
             edges.push(Edge { a: first + a as u32, b: first + 2 * b as u32, cost });
         }
@@ -116,27 +118,4 @@ fn most_alike(products: &[f32]) -> (usize, f32) {
     let best = products.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let b = products.iter().position(|&p| p == best).unwrap_or(0);
     (b, 1.0 - products[b])
-}
-
-/// Index of the nearest b (the first of equally near ones) and its squared distance.
-fn nearest(panel: &Panel, rows: &[f32], dim: usize, a: &[f32], products: &[f32]) -> (usize, f32) {
-    let norm = kernel::squared_norm(a);
-    // The error of an inner product of d terms is below (d + 1) units in the last place of |a| |b|.
-    let slack = (dim + 4) as f32 * f32::EPSILON;
-    let (low, high) = (1.0 - slack, 1.0 + slack);
-    let norms = panel.norms();
-    let mut bound = f32::INFINITY;
-    for (&p, &n) in products.iter().zip(norms) {
-        bound = bound.min((norm + n) * high - 2.0 * p);
-    }
-    let (mut best, mut cost) = (0, f32::INFINITY);
-    for (b, (&p, &n)) in products.iter().zip(norms).enumerate() {
-        if (norm + n) * low - 2.0 * p <= bound {
-            let exact = kernel::squared_distance(a, &rows[2 * b * dim..][..dim]);
-            if exact < cost {
-                (best, cost) = (b, exact);
-            }
-        }
-    }
-    (best, cost)
 }

@@ -1,10 +1,11 @@
-//! Inner products of a few rows with all rows of a packed panel.
+//! Inner products of a few rows with all rows of a packed panel, and the nearest row that they lead to.
 //!
-//! One plain loop, compiled for each instruction set: the compiler keeps the block of sums in
-//! registers. The scalar form is the same code at the target's own level.
+//! AVX-512 and AVX2 forms beside a scalar twin; the tests hold them together.
 #![allow(unsafe_code)]
 
 use crate::simd::Level;
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
 
 /// Rows of A that are taken at once.
 pub(super) const ROWS: usize = 8;
@@ -22,7 +23,7 @@ pub(super) struct Panel {
 impl Panel {
     /// Bytes of a panel of `rows` rows, and of the products taken with it.
     pub(super) fn bytes(dim: usize, rows: usize) -> usize {
-        rows.next_multiple_of(LANES) * (dim + 1 + ROWS) * 4
+        (rows.next_multiple_of(LANES) * (dim + 1 + ROWS) + ROWS * dim) * 4
     }
 
     /// Packs the even rows of a chunk (`[n][dim]`).
@@ -33,13 +34,17 @@ impl Panel {
         self.packed.clear();
         self.packed.resize(width * dim, 0.0);
         self.norms.clear();
-        for (b, row) in chunk.chunks_exact(dim).step_by(2).enumerate() {
-            let strip = &mut self.packed[b / LANES * LANES * dim..][..LANES * dim];
-            for (column, &x) in strip.chunks_exact_mut(LANES).zip(row) {
-                column[b % LANES] = x;
-            }
-            self.norms.push(squared_norm(row));
+        let row = |b: usize| &chunk[2 * b * dim..][..dim];
+        for first in (0..rows).step_by(4) {
+            let strip = &mut self.packed[first / LANES * LANES * dim..][..LANES * dim];
+            interleave(
+                &std::array::from_fn(|i| if first + i < rows { row(first + i) } else { &[] }),
+                strip,
+                LANES,
+                first % LANES,
+            );
         }
+        self.norms.extend((0..rows).map(|b| squared_norm(row(b))));
         // Rows that only fill up a strip are infinitely far from everything.
         self.norms.resize(width, f32::INFINITY);
     }
@@ -49,71 +54,195 @@ impl Panel {
         self.norms.len()
     }
 
-    /// Squared lengths of the rows, `width` of them.
-    pub(super) fn norms(&self) -> &[f32] {
-        &self.norms
-    }
-
-    /// `out[i][b]` = inner product of `rows[i]` and row b; `out` is `[ROWS][width]`.
-    pub(super) fn inner_products(&self, rows: &[&[f32]; ROWS], out: &mut [f32]) {
+    /// `out[i][b]` = inner product of row i of A and row b; `a` is `[dim][ROWS]`, `out` `[ROWS][width]`.
+    pub(super) fn inner_products(&self, a: &[f32], out: &mut [f32]) {
         let width = self.width();
-        assert!(rows.iter().all(|r| r.len() == self.dim) && out.len() == ROWS * width);
+        assert!(a.len() == ROWS * self.dim && out.len() == ROWS * width);
         match Level::detect() {
             // SAFETY: `detect` found AVX-512 F and FMA on this processor.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { products_avx512(&self.packed, rows, width, out) },
+            Level::Avx512 => unsafe { products_avx512(&self.packed, a, width, out) },
             // SAFETY: `detect` found AVX2 and FMA on this processor.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => unsafe { products_avx2(&self.packed, rows, width, out) },
-            _ => products::<4, 8, false>(&self.packed, rows, width, out),
+            Level::Avx2 => unsafe { products_avx2(&self.packed, a, width, out) },
+            _ => products_plain(&self.packed, a, width, out),
         }
     }
 }
 
+/// Packs rows of A side by side, `[dim][ROWS]`.
+pub(super) fn pack_sources(rows: &[&[f32]; ROWS], out: &mut Vec<f32>) {
+    out.resize(rows[0].len() * ROWS, 0.0);
+    for (group, rows) in rows.chunks_exact(4).enumerate() {
+        interleave(&std::array::from_fn(|i| rows[i]), out, ROWS, group * 4);
+    }
+}
+
+/// `out[k * stride + lane + i] = rows[i][k]`; an empty row stands for zeros that are there already.
+fn interleave(rows: &[&[f32]; 4], out: &mut [f32], stride: usize, lane: usize) {
+    let dim = rows[0].len();
+    let mut done = 0;
+    #[cfg(target_arch = "x86_64")]
+    if rows.iter().all(|row| row.len() == dim) {
+        for k in (0..dim / 4 * 4).step_by(4) {
+            let part = &mut out[k * stride + lane..][..3 * stride + 4];
+            // SAFETY: every x86-64 processor has SSE; the rows hold 4 numbers from `k` on, and `part` ends
+            // 4 numbers after the last offset.
+            unsafe {
+                let load = |i: usize| _mm_loadu_ps(rows[i].as_ptr().add(k));
+                let (mut a, mut b, mut c, mut d) = (load(0), load(1), load(2), load(3));
+                _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut d);
+                _mm_storeu_ps(part.as_mut_ptr(), a);
+                _mm_storeu_ps(part.as_mut_ptr().add(stride), b);
+                _mm_storeu_ps(part.as_mut_ptr().add(2 * stride), c);
+                _mm_storeu_ps(part.as_mut_ptr().add(3 * stride), d);
+            }
+        }
+        done = dim / 4 * 4;
+    }
+    for (i, row) in rows.iter().enumerate() {
+        for (k, &x) in row.iter().enumerate().skip(done) {
+            out[k * stride + lane + i] = x;
+        }
+    }
+}
+
+/// All of a strip against all rows of A: 16 sums of 16 lanes stay in registers.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,fma")]
-fn products_avx512(packed: &[f32], rows: &[&[f32]; ROWS], width: usize, out: &mut [f32]) {
-    products::<8, 32, true>(packed, rows, width, out);
+fn products_avx512(packed: &[f32], a: &[f32], width: usize, out: &mut [f32]) {
+    let dim = a.len() / ROWS;
+    for (s, strip) in packed.chunks_exact(LANES * dim).enumerate() {
+        let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+        for (column, xs) in strip.chunks_exact(LANES).zip(a.chunks_exact(ROWS)) {
+            // SAFETY: a column holds `LANES` = 32 numbers.
+            let (low, high) = unsafe { (_mm512_loadu_ps(column.as_ptr()), _mm512_loadu_ps(column[16..].as_ptr())) };
+            for i in 0..ROWS {
+                let x = _mm512_set1_ps(xs[i]);
+                sums[i] = [_mm512_fmadd_ps(x, low, sums[i][0]), _mm512_fmadd_ps(x, high, sums[i][1])];
+            }
+        }
+        for (i, [low, high]) in sums.into_iter().enumerate() {
+            let out = &mut out[i * width + s * LANES..][..LANES];
+            // SAFETY: `out` holds `LANES` = 32 numbers here.
+            unsafe {
+                _mm512_storeu_ps(out.as_mut_ptr(), low);
+                _mm512_storeu_ps(out[16..].as_mut_ptr(), high);
+            }
+        }
+    }
 }
 
+/// Half a strip against half of the rows of A: 8 sums of 8 lanes stay in registers.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn products_avx2(packed: &[f32], rows: &[&[f32]; ROWS], width: usize, out: &mut [f32]) {
-    products::<4, 16, true>(packed, rows, width, out);
-}
-
-/// Works on blocks of `R` rows of A by `C` rows of B.
-#[inline(always)]
-fn products<const R: usize, const C: usize, const FMA: bool>(
-    packed: &[f32],
-    rows: &[&[f32]; ROWS],
-    width: usize,
-    out: &mut [f32],
-) {
-    let dim = rows[0].len();
+fn products_avx2(packed: &[f32], a: &[f32], width: usize, out: &mut [f32]) {
+    let dim = a.len() / ROWS;
     for (s, strip) in packed.chunks_exact(LANES * dim).enumerate() {
-        for (group, rows) in rows.chunks_exact(R).enumerate() {
-            for part in 0..LANES / C {
-                let mut sums = [[0.0f32; C]; R];
-                for (k, column) in strip.chunks_exact(LANES).enumerate() {
-                    let column = &column[part * C..][..C];
-                    for (sums, row) in sums.iter_mut().zip(rows) {
-                        let x = row[k];
-                        for (sum, &y) in sums.iter_mut().zip(column) {
-                            *sum = if FMA { x.mul_add(y, *sum) } else { *sum + x * y };
-                        }
-                    }
+        for (lane, group) in [(0, 0), (0, 4), (16, 0), (16, 4)] {
+            let mut sums = [[_mm256_setzero_ps(); 2]; 4];
+            for (column, xs) in strip.chunks_exact(LANES).zip(a.chunks_exact(ROWS)) {
+                let (column, xs) = (&column[lane..lane + 16], &xs[group..group + 4]);
+                // SAFETY: `column` holds 16 numbers here.
+                let (low, high) = unsafe { (_mm256_loadu_ps(column.as_ptr()), _mm256_loadu_ps(column[8..].as_ptr())) };
+                for i in 0..4 {
+                    let x = _mm256_set1_ps(xs[i]);
+                    sums[i] = [_mm256_fmadd_ps(x, low, sums[i][0]), _mm256_fmadd_ps(x, high, sums[i][1])];
                 }
-                for (i, sums) in sums.iter().enumerate() {
-                    out[(group * R + i) * width + s * LANES + part * C..][..C].copy_from_slice(sums);
+            }
+            for (i, [low, high]) in sums.into_iter().enumerate() {
+                let out = &mut out[(group + i) * width + s * LANES + lane..][..16];
+                // SAFETY: `out` holds 16 numbers here.
+                unsafe {
+                    _mm256_storeu_ps(out.as_mut_ptr(), low);
+                    _mm256_storeu_ps(out[8..].as_mut_ptr(), high);
                 }
             }
         }
     }
 }
 
+/// The scalar twin: one row of A at a time.
+fn products_plain(packed: &[f32], a: &[f32], width: usize, out: &mut [f32]) {
+    let dim = a.len() / ROWS;
+    for (s, strip) in packed.chunks_exact(LANES * dim).enumerate() {
+        for i in 0..ROWS {
+            let mut sums = [0.0f32; LANES];
+            for (column, xs) in strip.chunks_exact(LANES).zip(a.chunks_exact(ROWS)) {
+                sums.iter_mut().zip(column).for_each(|(sum, &y)| *sum += xs[i] * y);
+            }
+            out[i * width + s * LANES..][..LANES].copy_from_slice(&sums);
+        }
+    }
+}
+
+/// Index of the row nearest to `a` (the first of equally near ones) and its squared distance, given the
+/// inner products of `a` with all rows. `chunk` is what the panel was packed from.
+pub(super) fn nearest(panel: &Panel, chunk: &[f32], a: &[f32], products: &[f32]) -> (usize, f32) {
+    match Level::detect() {
+        // SAFETY: `detect` found AVX-512 F and FMA on this processor.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { nearest_avx512(panel, chunk, a, products) },
+        // SAFETY: `detect` found AVX2 and FMA on this processor.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { nearest_avx2(panel, chunk, a, products) },
+        _ => nearest_any(panel, chunk, a, products),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,fma")]
+fn nearest_avx512(panel: &Panel, chunk: &[f32], a: &[f32], products: &[f32]) -> (usize, f32) {
+    nearest_any(panel, chunk, a, products)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn nearest_avx2(panel: &Panel, chunk: &[f32], a: &[f32], products: &[f32]) -> (usize, f32) {
+    nearest_any(panel, chunk, a, products)
+}
+
+#[inline(always)]
+fn nearest_any(panel: &Panel, chunk: &[f32], a: &[f32], products: &[f32]) -> (usize, f32) {
+    const WIDE: usize = 16;
+    let dim = a.len();
+    let norm = squared_norm(a);
+    // The error of an inner product of d terms is below (d + 1) units in the last place of |a| |b|.
+    let slack = (dim + 4) as f32 * f32::EPSILON;
+    let (low, high) = (1.0 - slack, 1.0 + slack);
+    let parts = || products.chunks_exact(WIDE).zip(panel.norms.chunks_exact(WIDE));
+    // The largest that the smallest distance can be.
+    let mut bounds = [f32::INFINITY; WIDE];
+    for (products, norms) in parts() {
+        for i in 0..WIDE {
+            let most = (norm + norms[i]) * high - 2.0 * products[i];
+            bounds[i] = if most < bounds[i] { most } else { bounds[i] };
+        }
+    }
+    let bound = bounds.iter().copied().fold(f32::INFINITY, f32::min);
+    let (mut best, mut cost) = (0, f32::INFINITY);
+    for (part, (products, norms)) in parts().enumerate() {
+        let mut near = [false; WIDE];
+        for i in 0..WIDE {
+            near[i] = (norm + norms[i]) * low - 2.0 * products[i] <= bound;
+        }
+        if near.contains(&true) {
+            for b in (0..WIDE).filter(|&i| near[i]).map(|i| part * WIDE + i) {
+                // Rows that fill up a strip are near only where nothing is a number.
+                let Some(row) = chunk.get(2 * b * dim..(2 * b + 1) * dim) else { break };
+                let exact = squared_distance(a, row);
+                if exact < cost {
+                    (best, cost) = (b, exact);
+                }
+            }
+        }
+    }
+    (best, cost)
+}
+
 /// Sum of squares, in eight interleaved partial sums.
-pub(super) fn squared_norm(row: &[f32]) -> f32 {
+#[inline(always)]
+fn squared_norm(row: &[f32]) -> f32 {
     let mut sums = [0.0f32; 8];
     for part in row.chunks(8) {
         for (sum, &x) in sums.iter_mut().zip(part) {
@@ -124,7 +253,8 @@ pub(super) fn squared_norm(row: &[f32]) -> f32 {
 }
 
 /// Sum of squared differences: exactly zero for equal rows, and the same bits for the same two rows.
-pub(super) fn squared_distance(x: &[f32], y: &[f32]) -> f32 {
+#[inline(always)]
+fn squared_distance(x: &[f32], y: &[f32]) -> f32 {
     let mut sums = [0.0f32; 8];
     for (xs, ys) in x.chunks(8).zip(y.chunks(8)) {
         for ((sum, &x), &y) in sums.iter_mut().zip(xs).zip(ys) {
@@ -147,7 +277,9 @@ mod tests {
             panel.pack(&chunk, dim);
             let rows: [&[f32]; ROWS] = std::array::from_fn(|i| &chunk[(2 * i + 1) % n * dim..][..dim]);
             let mut plain = vec![0.0; ROWS * panel.width()];
-            products::<4, 8, false>(&panel.packed, &rows, panel.width(), &mut plain);
+            let mut a = Vec::new();
+            pack_sources(&rows, &mut a);
+            products_plain(&panel.packed, &a, panel.width(), &mut plain);
             for (i, row) in rows.iter().enumerate() {
                 for b in 0..n.div_ceil(2) {
                     let direct: f64 =
@@ -157,13 +289,13 @@ mod tests {
             }
             let agree = |out: &[f32]| out.iter().zip(&plain).all(|(x, y)| (x - y).abs() < 1e-4);
             let mut out = vec![0.0; plain.len()];
-            panel.inner_products(&rows, &mut out);
+            panel.inner_products(&a, &mut out);
             assert!(agree(&out));
             #[cfg(target_arch = "x86_64")]
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                 out.fill(0.0);
                 // SAFETY: AVX2 and FMA were found.
-                unsafe { products_avx2(&panel.packed, &rows, panel.width(), &mut out) };
+                unsafe { products_avx2(&panel.packed, &a, panel.width(), &mut out) };
                 assert!(agree(&out));
             }
         }

@@ -1,0 +1,78 @@
+//! What a sequence pays for its cache beside attention: taking in a block, and compacting.
+//!
+//! Sizes are those of a small model (24 layers, 2 KV heads of 64). "online" is one block of 512 tokens
+//! on top of a cache that was clustered all along; "one shot" is the whole prompt at once.
+
+use chelsea_kv::{Budget, CacheConfig, CacheShape, Rotary, Schedule, SequenceCache, policy};
+use criterion::{BatchSize, Criterion};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use std::time::Duration;
+
+const SHAPE: CacheShape = CacheShape { layers: 24, kv_heads: 2, q_heads: 14, head_dim: 64 };
+const BLOCK: usize = 512;
+
+/// A cache after `tokens` tokens in blocks, compacted after each but the last.
+fn filled(name: &str, budget: Budget, schedule: Schedule, tokens: usize) -> SequenceCache {
+    let config = CacheConfig {
+        policy: policy(name).expect("registered"),
+        budget,
+        schedule,
+        ..CacheConfig::new(SHAPE, Rotary::plain(SHAPE.head_dim, 1e6))
+    };
+    let mut cache = SequenceCache::new(config).expect("valid");
+    cache.expect_tokens(tokens);
+    let mut rng = StdRng::seed_from_u64(1);
+    let row = SHAPE.kv_heads * SHAPE.head_dim;
+    let mut key = vec![0.0f32; row];
+    for start in (0..tokens).step_by(BLOCK) {
+        cache.compact();
+        let n = BLOCK.min(tokens - start);
+        for layer in 0..SHAPE.layers {
+            let mut keys = Vec::with_capacity(n * row);
+            for _ in 0..n {
+                key.iter_mut().for_each(|x| *x = 0.9 * *x + rng.random::<f32>() - 0.5);
+                keys.extend_from_slice(&key);
+            }
+            let values: Vec<f32> = (0..n * row).map(|_| rng.random::<f32>() - 0.5).collect();
+            cache.append(layer, &keys, &values).expect("in step");
+        }
+    }
+    cache
+}
+
+fn main() {
+    let mut criterion = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(3))
+        .configure_from_args();
+    let c = &mut criterion;
+    let row = BLOCK * SHAPE.kv_heads * SHAPE.head_dim;
+    let (k, v) = (vec![0.5; row], vec![0.25; row]);
+    let empty = filled("full", Budget::Keep(1.0), Schedule::Once, 0);
+    c.bench_function("append 512 tokens to 24 layers", |b| {
+        let append = |mut cache: SequenceCache| {
+            (0..SHAPE.layers).for_each(|layer| cache.append(layer, &k, &v).expect("in step"));
+            cache
+        };
+        b.iter_batched(|| empty.fork(), append, BatchSize::LargeInput);
+    });
+    for (name, schedule) in [("chelsea", Schedule::Once), ("chelsea", Schedule::Remerge), ("streaming", Schedule::Once)]
+    {
+        let cache = filled(name, Budget::Keep(0.25), schedule, 8192);
+        c.bench_function(&format!("online {name} {schedule:?}, block of 512 at 8192, keep 25%"), |b| {
+            b.iter_batched(|| cache.fork(), |mut cache| cache.compact(), BatchSize::LargeInput);
+        });
+    }
+    let full = filled("full", Budget::Keep(1.0), Schedule::Once, 8192);
+    for name in ["chelsea", "chelsea-plain", "streaming"] {
+        let cache = filled(name, Budget::Keep(1.0), Schedule::Once, 8192);
+        assert_eq!(cache.entries(), full.entries());
+        c.bench_function(&format!("one shot {name}, 8192 to 25%"), |b| {
+            let compact = |mut cache: SequenceCache| cache.compact_now(Some(Budget::Keep(0.25)));
+            b.iter_batched(|| cache.fork(), compact, BatchSize::LargeInput);
+        });
+    }
+    criterion.final_summary();
+}
