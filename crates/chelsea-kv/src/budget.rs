@@ -142,7 +142,7 @@ impl Budget {
                 let total = ((protected + rate * middle) * limits.heads as f64 + 1e-6).floor() as usize;
                 total.max((limits.protected() + 1) * limits.heads)
             }
-            Budget::Entries(entries) => entries * limits.heads,
+            Budget::Entries(entries) => entries.saturating_mul(limits.heads),
             Budget::Bytes(bytes) => limits.entries_in(bytes),
         };
         allowed.min(all)

@@ -19,6 +19,12 @@ impl Head {
         Head { pages: Vec::new(), len: 0, head_dim, dtype }
     }
 
+    /// A head of `len` entries in `pages`, of which all but the last are full.
+    pub(crate) fn from_pages(pages: Vec<Arc<Page>>, len: usize, head_dim: usize, dtype: Dtype) -> Self {
+        debug_assert_eq!(pages.len(), len.div_ceil(PAGE));
+        Head { pages, len, head_dim, dtype }
+    }
+
     /// Number of entries.
     pub fn len(&self) -> usize {
         self.len

@@ -4,9 +4,14 @@
 //! Inside a page, keys lie in tiles of [`TILE`] entries, transposed (`[tile][dim][TILE]`): one vector
 //! load holds the same dimension of 16 entries, so scores need no horizontal sums. Values lie row by
 //! row (`[entry][dim]`): a weighted sum of values walks along rows.
+//!
+//! Keys and values may lie in a mapped file, in the very same layout; they are copied out of it when a
+//! page is written to.
 
-use crate::Dtype;
 use crate::convert::{Number, with_number};
+use crate::{Dtype, Mapped};
+use std::ops::Range;
+use std::sync::Arc;
 
 /// Entries of a page.
 pub const PAGE: usize = 64;
@@ -16,12 +21,47 @@ pub const TILE: usize = 16;
 /// One cache line; pages are made of these so that vector loads never straddle two lines.
 #[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
-struct Line([u8; 64]);
+pub(crate) struct Line([u8; 64]);
+
+/// Where the keys and values of a page lie.
+#[derive(Debug, Clone)]
+pub(crate) enum Lines {
+    /// In memory of their own.
+    Owned(Box<[Line]>),
+    /// In a mapped file, at `bytes`, whose start is a multiple of 64; copied before anything is written.
+    Mapped { file: Arc<Mapped>, bytes: Range<usize> },
+}
+
+impl Lines {
+    /// A copy of `bytes`.
+    pub(crate) fn copied(bytes: &[u8]) -> Self {
+        let mut lines = zeroed_lines(bytes.len());
+        bytemuck::cast_slice_mut(&mut lines)[..bytes.len()].copy_from_slice(bytes);
+        Lines::Owned(lines)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Lines::Owned(lines) => bytemuck::cast_slice(lines),
+            Lines::Mapped { file, bytes } => &file[bytes.clone()],
+        }
+    }
+
+    fn to_mut(&mut self) -> &mut [Line] {
+        if let Lines::Mapped { file, bytes } = self {
+            *self = Lines::copied(&file[bytes.clone()]);
+        }
+        match self {
+            Lines::Owned(lines) => lines,
+            Lines::Mapped { .. } => unreachable!("mapped lines were just copied"),
+        }
+    }
+}
 
 /// [`PAGE`] entries of one head.
 #[derive(Debug, Clone)]
 pub struct Page {
-    lines: Box<[Line]>,
+    lines: Lines,
     /// `ln count` of every entry; entries past the head's length hold `-inf`, so that kernels may
     /// run over whole tiles.
     ln_count: Box<[f32; PAGE]>,
@@ -39,16 +79,33 @@ impl Page {
     /// An empty page for keys and values of `head_dim` numbers.
     pub fn new(head_dim: usize, dtype: Dtype) -> Self {
         Page {
-            lines: zeroed_lines(2 * PAGE * head_dim * dtype.size()),
+            lines: Lines::Owned(zeroed_lines(2 * PAGE * head_dim * dtype.size())),
             ln_count: Box::new([f32::NEG_INFINITY; PAGE]),
             count: Box::new([0; PAGE]),
             position: Box::new([0.0; PAGE]),
         }
     }
 
+    /// A page of the entries that `lines`, `counts` and `positions` hold; the slots past them are empty.
+    pub(crate) fn restored(lines: Lines, entries: impl Iterator<Item = (u32, f32)>) -> Self {
+        let mut page = Page {
+            lines,
+            ln_count: Box::new([f32::NEG_INFINITY; PAGE]),
+            count: Box::new([0; PAGE]),
+            position: Box::new([0.0; PAGE]),
+        };
+        entries.enumerate().for_each(|(slot, (count, position))| page.set_meta(slot, count, position));
+        page
+    }
+
+    /// Keys and values as they lie in memory.
+    pub(crate) fn kv(&self) -> &[u8] {
+        self.lines.bytes()
+    }
+
     /// Bytes of keys and values together.
     pub fn kv_bytes(&self) -> usize {
-        self.lines.len() * 64
+        self.lines.bytes().len()
     }
 
     /// Bytes of counts, `ln count` and positions.
@@ -65,18 +122,18 @@ impl Page {
 
     /// The keys, `[PAGE / TILE][head_dim][TILE]`, as stored numbers of type `T`.
     pub fn keys<T: bytemuck::Pod>(&self) -> &[T] {
-        let all: &[T] = bytemuck::cast_slice(&self.lines);
+        let all: &[T] = bytemuck::cast_slice(self.lines.bytes());
         &all[..all.len() / 2]
     }
 
     /// The values, `[PAGE][head_dim]`, as stored numbers of type `T`.
     pub fn values<T: bytemuck::Pod>(&self) -> &[T] {
-        let all: &[T] = bytemuck::cast_slice(&self.lines);
+        let all: &[T] = bytemuck::cast_slice(self.lines.bytes());
         &all[all.len() / 2..]
     }
 
     fn halves_mut<T: bytemuck::Pod>(&mut self) -> (&mut [T], &mut [T]) {
-        let all: &mut [T] = bytemuck::cast_slice_mut(&mut self.lines);
+        let all: &mut [T] = bytemuck::cast_slice_mut(self.lines.to_mut());
         let half = all.len() / 2;
         all.split_at_mut(half)
     }

@@ -64,6 +64,17 @@ impl QueryPower {
         (0..d).map(|i| (weight(i) / d as f64) as f32).collect()
     }
 
+    /// Sums of squares and samples seen, as [`QueryPower::from_parts`] takes them.
+    pub(crate) fn parts(&self) -> (&[f64], &[u64]) {
+        (&self.sums, &self.samples)
+    }
+
+    /// What was taken apart before: sums `[layers][kv_heads][head_dim]` and samples `[layers]`.
+    pub(crate) fn from_parts(shape: CacheShape, sums: Vec<f64>, samples: Vec<u64>) -> Self {
+        debug_assert!(sums.len() == shape.heads() * shape.head_dim && samples.len() == shape.layers);
+        QueryPower { shape, sums, samples }
+    }
+
     /// Bytes that this takes in a cache of `shape`.
     pub fn bytes_for(shape: CacheShape) -> usize {
         (shape.heads() * shape.head_dim + shape.layers) * 8

@@ -97,6 +97,11 @@ impl Policy for Chelsea {
         "chelsea"
     }
 
+    fn spec(&self) -> String {
+        let Chelsea { chunk, frac, floor, hcap, lam } = self;
+        format!("chelsea:chunk={chunk},frac={frac},floor={floor},hcap={hcap},lam={lam}")
+    }
+
     fn needs(&self) -> Needs {
         Needs { query_power: true, value_scale: self.lam != 0.0 }
     }

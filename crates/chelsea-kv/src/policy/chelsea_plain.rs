@@ -49,6 +49,10 @@ impl Policy for ChelseaPlain {
         "chelsea-plain"
     }
 
+    fn spec(&self) -> String {
+        format!("chelsea-plain:chunk={}", self.chunk)
+    }
+
     fn plan(&self, view: &View<'_>, target: usize) -> Plan {
         let shares = even_shares(&view.lens(), target);
         let _held = view.scratch.hold(view.len() * 4);

@@ -41,6 +41,11 @@ pub trait Policy: Debug + Send + Sync {
     /// The name in the registry.
     fn name(&self) -> &'static str;
 
+    /// The name with all settings, as [`policy`] reads it: what a snapshot notes down.
+    fn spec(&self) -> String {
+        self.name().to_owned()
+    }
+
     /// The statistics that [`Policy::plan`] reads.
     fn needs(&self) -> Needs {
         Needs::default()

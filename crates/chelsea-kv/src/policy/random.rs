@@ -18,6 +18,10 @@ impl Policy for Random {
         "random"
     }
 
+    fn spec(&self) -> String {
+        format!("random:seed={}", self.seed)
+    }
+
     fn plan(&self, view: &View<'_>, target: usize) -> Plan {
         let lens = view.lens();
         let shares = even_shares(&lens, target);

@@ -1,0 +1,142 @@
+//! The block of a head: its pages as they lie in memory, then counts, then positions, then zeros up to a
+//! multiple of 64.
+//!
+//! Slots of the last page that hold no entry are zero in the file: what a page held before is nobody's
+//! business, and kernels that run over whole tiles meet finite numbers there.
+
+use super::header::{Header, ensure};
+use super::{ALIGN, SnapshotError};
+use crate::page::Lines;
+use crate::{Head, PAGE, Page, TILE};
+use std::borrow::Cow;
+use std::io::{self, Write};
+use std::ops::Range;
+use std::sync::Arc;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+/// Bytes of a page's keys and values that belong to slots `used..`, for numbers of `size` bytes.
+fn unused(head_dim: usize, size: usize, used: usize) -> impl Iterator<Item = Range<usize>> {
+    let keys = (0..PAGE / TILE).flat_map(move |tile| {
+        let first = used.saturating_sub(tile * TILE).min(TILE);
+        (0..head_dim).map(move |i| {
+            let lanes = (tile * head_dim + i) * TILE;
+            (lanes + first) * size..(lanes + TILE) * size
+        })
+    });
+    let values = (PAGE + used) * head_dim * size..2 * PAGE * head_dim * size;
+    keys.chain([values])
+}
+
+/// Keys and values of a page of `used` entries, with zeros where no entry is.
+fn clean<'a>(head: &Head, page: &'a Page, used: usize) -> Cow<'a, [u8]> {
+    let mut bytes = Cow::Borrowed(page.kv());
+    if used < PAGE {
+        let owned = bytes.to_mut();
+        unused(head.head_dim(), head.dtype().size(), used).for_each(|range| owned[range].fill(0));
+    }
+    bytes
+}
+
+/// Hands the block of `head` to `take`, piece by piece.
+fn pieces(head: &Head, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    let mut bytes = 8 * head.len();
+    let used = |i: usize| (head.len() - i * PAGE).min(PAGE);
+    for (i, page) in head.pages().iter().enumerate() {
+        let page = clean(head, page, used(i));
+        bytes += page.len();
+        take(&page)?;
+    }
+    for (i, page) in head.pages().iter().enumerate() {
+        take(bytemuck::cast_slice(&page.counts()[..used(i)]))?;
+    }
+    for (i, page) in head.pages().iter().enumerate() {
+        take(bytemuck::cast_slice(&page.positions()[..used(i)]))?;
+    }
+    take(&[0; ALIGN][..bytes.next_multiple_of(ALIGN) - bytes])
+}
+
+/// XXH3 of the block of `head`.
+pub(super) fn hash(head: &Head) -> u64 {
+    let mut hash = Xxh3::new();
+    let infallible = pieces(head, |piece| {
+        hash.update(piece);
+        Ok(())
+    });
+    debug_assert!(infallible.is_ok());
+    hash.digest()
+}
+
+/// Writes the block of `head`.
+pub(super) fn write(head: &Head, out: &mut impl Write) -> io::Result<()> {
+    pieces(head, |piece| out.write_all(piece))
+}
+
+/// The numbers of four bytes in `bytes`.
+fn words(bytes: &[u8]) -> impl Iterator<Item = u32> {
+    bytes.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
+}
+
+/// One head of a snapshot: where its block lies, and how many entries it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Block {
+    /// Bytes of the file.
+    pub range: Range<usize>,
+    len: usize,
+}
+
+impl Block {
+    pub(super) fn new(range: Range<usize>, len: usize) -> Self {
+        Block { range, len }
+    }
+
+    /// Where counts and positions begin inside the block.
+    fn meta(&self, header: &Header) -> usize {
+        self.len.div_ceil(PAGE) * header.page_bytes() as usize
+    }
+
+    /// Count and position of every entry.
+    fn entries<'a>(&self, header: &Header, block: &'a [u8]) -> impl Iterator<Item = (u32, f32)> + use<'a> {
+        let (counts, positions) = block[self.meta(header)..][..8 * self.len].split_at(4 * self.len);
+        words(counts).zip(words(positions).map(f32::from_bits))
+    }
+
+    /// Checks the block of head `g` in `bytes`, the whole file.
+    pub(super) fn check(&self, header: &Header, g: usize, bytes: &[u8]) -> Result<(), SnapshotError> {
+        let block = &bytes[self.range.clone()];
+        if xxh3_64(block) != header.heads[g].hash {
+            let kv_heads = header.shape.kv_heads;
+            return Err(SnapshotError::HeadCorrupted { layer: g / kv_heads, head: g % kv_heads });
+        }
+        let tokens = header.tokens.len();
+        let mut total = 0u64;
+        for (i, (count, position)) in self.entries(header, block).enumerate() {
+            ensure(count > 0, || format!("entry {i} of head {g} stands for no token"))?;
+            ensure(position >= 0.0 && position < tokens as f32, || {
+                format!("entry {i} of head {g} is at position {position} of {tokens} tokens")
+            })?;
+            total += u64::from(count);
+        }
+        ensure(total <= tokens as u64, || format!("head {g} stands for {total} of {tokens} tokens"))?;
+        let used = self.len % PAGE;
+        let empty = |range: Range<usize>| block[range].iter().all(|&byte| byte == 0);
+        let meta = self.meta(header);
+        let mut clean = empty(meta + 8 * self.len..block.len());
+        if used != 0 {
+            let last = meta - header.page_bytes() as usize;
+            let mut slots = unused(header.shape.head_dim, header.dtype.size(), used);
+            clean &= slots.all(|range| empty(last + range.start..last + range.end));
+        }
+        ensure(clean, || format!("head {g} holds something where nothing belongs"))
+    }
+
+    /// The head, with pages that `lines` makes of bytes of the file.
+    pub(super) fn head(&self, header: &Header, bytes: &[u8], lines: impl Fn(Range<usize>) -> Lines) -> Head {
+        let page_bytes = header.page_bytes() as usize;
+        let mut entries = self.entries(header, &bytes[self.range.clone()]);
+        let pages = (0..self.len.div_ceil(PAGE)).map(|i| {
+            let start = self.range.start + i * page_bytes;
+            Arc::new(Page::restored(lines(start..start + page_bytes), entries.by_ref().take(PAGE)))
+        });
+        Head::from_pages(pages.collect(), self.len, header.shape.head_dim, header.dtype)
+    }
+}

@@ -1,0 +1,121 @@
+//! Foreign bytes to a cache.
+
+use super::block::Block;
+use super::header::{self, Header, PRELUDE, Prelude};
+use super::{Expected, SnapshotError, SnapshotInfo, SnapshotSummary};
+use crate::page::Lines;
+use crate::{Policy, Rotary, SequenceCache, policy};
+use rayon::prelude::*;
+use std::ops::Range;
+use std::sync::Arc;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Bytes that were found to be a sound snapshot.
+#[derive(Debug, Clone)]
+pub struct Parsed<'a> {
+    bytes: &'a [u8],
+    header: Header,
+    blocks: Vec<Block>,
+}
+
+/// Reads and checks a whole snapshot: header, checksums, and every count and position.
+///
+/// # Errors
+/// Whatever keeps the bytes from being a snapshot.
+pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, SnapshotError> {
+    parse_for(bytes, None)
+}
+
+/// [`parse`], and an error if the snapshot was not made with what is expected; found out from the header,
+/// before all the rest is read.
+pub(super) fn parse_for<'a>(bytes: &'a [u8], expected: Option<&Expected>) -> Result<Parsed<'a>, SnapshotError> {
+    let prelude = Prelude::decode(bytes, bytes.len() as u64)?;
+    let header = Header::decode(&bytes[..prelude.header as usize], &prelude)?;
+    if let Some(expected) = expected {
+        meets(&header, expected)?;
+    }
+    let blocks = blocks(&header, prelude.header as usize);
+    let first_error = blocks.par_iter().enumerate().map(|(g, block)| block.check(&header, g, bytes));
+    first_error.find_first(Result::is_err).unwrap_or(Ok(()))?;
+    Ok(Parsed { bytes, header, blocks })
+}
+
+/// Where the blocks of the heads lie in a file whose size was checked.
+fn blocks(header: &Header, first: usize) -> Vec<Block> {
+    let mut at = first;
+    let block = |len: usize| {
+        let start = at;
+        at += header.block_bytes(len) as usize;
+        Block::new(start..at, len)
+    };
+    header.heads.iter().map(|head| head.len).map(block).collect()
+}
+
+fn meets(header: &Header, expected: &Expected) -> Result<(), SnapshotError> {
+    if header.fingerprint != expected.fingerprint {
+        return Err(SnapshotError::OtherModel { found: header.fingerprint, expected: expected.fingerprint });
+    }
+    if header.shape != expected.shape {
+        return Err(SnapshotError::OtherShape { found: header.shape, expected: expected.shape });
+    }
+    if alike(&header.rotary, &expected.rotary) { Ok(()) } else { Err(SnapshotError::OtherRotary) }
+}
+
+/// Whether two rotary embeddings are one, up to the rounding of another machine's mathematics library.
+fn alike(x: &Rotary, y: &Rotary) -> bool {
+    let close = |x: f32, y: f32| (x - y).abs() <= 1e-5 * x.abs().max(y.abs());
+    let pairs = x.inv_freq.iter().zip(&y.inv_freq);
+    x.inv_freq.len() == y.inv_freq.len() && close(x.scale, y.scale) && pairs.into_iter().all(|(&x, &y)| close(x, y))
+}
+
+impl Parsed<'_> {
+    /// What the snapshot is.
+    pub fn summary(&self) -> SnapshotSummary {
+        SnapshotSummary::new(&self.header, self.bytes.len() as u64)
+    }
+
+    /// The cache, in memory of its own, and what the caller kept beside it. The policy is the one noted in
+    /// the snapshot unless another is given.
+    ///
+    /// # Errors
+    /// If the policy noted is unknown here, or the settings make no cache.
+    pub fn cache(&self, policy: Option<Arc<dyn Policy>>) -> Result<(SequenceCache, SnapshotInfo), SnapshotError> {
+        self.cache_over(policy, |range| Lines::copied(&self.bytes[range]))
+    }
+
+    /// [`Parsed::cache`], with pages that `lines` makes of bytes of the file.
+    pub(super) fn cache_over(
+        &self,
+        policy: Option<Arc<dyn Policy>>,
+        lines: impl Fn(Range<usize>) -> Lines,
+    ) -> Result<(SequenceCache, SnapshotInfo), SnapshotError> {
+        let header = &self.header;
+        let policy = match policy {
+            Some(policy) => policy,
+            None => policy::policy(&header.policy)?,
+        };
+        let heads = self.blocks.iter().map(|block| block.head(header, self.bytes, &lines)).collect();
+        let cache = SequenceCache::restored(header.config(policy), heads, header.saved())?;
+        let (fingerprint, tokens, note) = (header.fingerprint, header.tokens.clone(), header.note.clone());
+        Ok((cache, SnapshotInfo { fingerprint, tokens, note }))
+    }
+}
+
+/// Makes size and checksums of a snapshot right again after its bytes were changed, as far as its header
+/// can be read: tests and fuzzing get past the checksums with it, to the checks behind them.
+pub fn reseal(bytes: &mut [u8]) {
+    if bytes.len() < PRELUDE {
+        return;
+    }
+    header::set_file_size(bytes);
+    let Ok(prelude) = Prelude::decode(bytes, bytes.len() as u64) else { return };
+    let end = prelude.header as usize;
+    header::seal(&mut bytes[..end]);
+    let sealed = Prelude::decode(bytes, bytes.len() as u64);
+    let Ok(mut header) = sealed.and_then(|prelude| Header::decode(&bytes[..end], &prelude)) else { return };
+    let blocks = blocks(&header, end);
+    for (record, block) in header.heads.iter_mut().zip(blocks) {
+        record.hash = xxh3_64(&bytes[block.range]);
+    }
+    bytes[..end].copy_from_slice(&header.encode());
+}
