@@ -16,10 +16,14 @@
 //!
 //! scales, Block:        per block of 32 columns:   d [16] f16
 //! scales, BlockMin:     per block of 32 columns:   d [16] f16, m [16] f16
-//! scales, SuperMin:     per 256 columns:           d [16] f16, m [16] f16, 8 x (scale [16] u8, min [16] u8)
+//! scales, SuperMin:     per 256 columns:           d [16] f16, m [16] f16, 4 x (a [16] u8, b [16] u8, c [16] u8)
 //! scales, SuperSigned:  per 256 columns:           d [16] f16, 16 x scale [16] i8
 //! scales, SuperNibble:  per 256 columns:           d [16] f16, m [16] f16, 16 x (scale | min << 4) [16] u8
 //! ```
+//!
+//! Six-bit scales and mins (SuperMin) of an even group and the odd one after it: `a` and `b` hold the
+//! scale and the two low bits of the min, `scale | min << 6`; `c` holds the high bits of both mins,
+//! `even >> 2 | odd >> 2 << 4`.
 //!
 //! Rows past the last one of the matrix have zero scales and codes.
 
@@ -48,7 +52,7 @@ pub(crate) const fn scale_bytes<Q: Quant>() -> usize {
     match Q::SCALES {
         Scales::Block => 32,
         Scales::BlockMin => 64,
-        Scales::SuperMin => 64 + 8 * 32,
+        Scales::SuperMin => 64 + 4 * 48,
         Scales::SuperSigned => 32 + 16 * 16,
         Scales::SuperNibble => 64 + 16 * 16,
     }
@@ -136,9 +140,12 @@ fn write_scales<Q: Quant>(scales: &mut [u8], r: usize, codes: &Codes) {
         Scales::BlockMin => scales[32 + r * 2..][..2].copy_from_slice(&codes.m.to_le_bytes()),
         Scales::SuperMin => {
             scales[32 + r * 2..][..2].copy_from_slice(&codes.m.to_le_bytes());
-            for g in 0..8 {
-                scales[64 + g * 32 + r] = codes.scale[g];
-                scales[64 + g * 32 + 16 + r] = codes.min[g];
+            for pair in 0..4 {
+                let at = 64 + pair * 48 + r;
+                let (even, odd) = (codes.min[2 * pair], codes.min[2 * pair + 1]);
+                scales[at] = codes.scale[2 * pair] | even << 6;
+                scales[at + 16] = codes.scale[2 * pair + 1] | odd << 6;
+                scales[at + 32] = even >> 2 | odd >> 2 << 4;
             }
         }
         Scales::SuperSigned => {
@@ -196,7 +203,9 @@ fn group_scales<Q: Quant>(scales: &[u8], g: usize, r: usize) -> (f32, f32) {
         Scales::Block => (d, 0.0),
         Scales::BlockMin => (d, half(32 + r * 2)),
         Scales::SuperMin => {
-            (d * f32::from(scales[64 + g * 32 + r]), half(32 + r * 2) * f32::from(scales[64 + g * 32 + 16 + r]))
+            let at = 64 + g / 2 * 48 + r;
+            let (byte, high) = (scales[at + g % 2 * 16], scales[at + 32] >> (g % 2 * 4) & 15);
+            (d * f32::from(byte & 63), half(32 + r * 2) * f32::from(byte >> 6 | high << 2))
         }
         Scales::SuperSigned => (d * f32::from(scales[32 + g * 16 + r] as i8), 0.0),
         Scales::SuperNibble => {

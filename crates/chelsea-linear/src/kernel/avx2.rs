@@ -82,8 +82,13 @@ fn group_scales<Q: Quant>(scales: &[u8], i: usize, half: usize) -> Group {
         Scales::Block => Group { scale: [d; 2], min: [_mm256_setzero_ps(); 2] },
         Scales::BlockMin => Group { scale: [d; 2], min: [halves(32); 2] },
         Scales::SuperMin => {
-            let scale = _mm256_mul_ps(d, _mm256_cvtepi32_ps(unsigned(64 + i * 32)));
-            let min = _mm256_mul_ps(halves(32), _mm256_cvtepi32_ps(unsigned(64 + i * 32 + 16)));
+            let at = 64 + i / 2 * 48;
+            let byte = unsigned(at + i % 2 * 16);
+            let high = _mm256_srl_epi32(unsigned(at + 32), _mm_cvtsi32_si128((i % 2 * 4) as i32));
+            let high = _mm256_and_si256(_mm256_slli_epi32::<2>(high), _mm256_set1_epi32(60));
+            let scale = _mm256_cvtepi32_ps(_mm256_and_si256(byte, _mm256_set1_epi32(63)));
+            let min = _mm256_cvtepi32_ps(_mm256_or_si256(_mm256_srli_epi32::<6>(byte), high));
+            let (scale, min) = (_mm256_mul_ps(d, scale), _mm256_mul_ps(halves(32), min));
             Group { scale: [scale; 2], min: [min; 2] }
         }
         Scales::SuperSigned => {

@@ -124,9 +124,13 @@ unsafe fn group_scales<Q: Quant>(scales: *const u8, i: usize, d: __m512, m: __m5
         match Q::SCALES {
             Scales::Block | Scales::BlockMin => Group { scale: [d; 2], min: [m; 2] },
             Scales::SuperMin => {
-                let at = scales.add(64 + i * 32);
-                let scale = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(at.cast())));
-                let min = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(at.add(16).cast())));
+                let at = scales.add(64 + i / 2 * 48);
+                let byte = _mm512_cvtepu8_epi32(_mm_loadu_si128(at.add(i % 2 * 16).cast()));
+                let high = _mm512_cvtepu8_epi32(_mm_loadu_si128(at.add(32).cast()));
+                let high = _mm512_srl_epi32(high, _mm_cvtsi32_si128((i % 2 * 4) as i32));
+                let high = _mm512_and_si512(_mm512_slli_epi32::<2>(high), _mm512_set1_epi32(60));
+                let scale = _mm512_cvtepi32_ps(_mm512_and_si512(byte, _mm512_set1_epi32(63)));
+                let min = _mm512_cvtepi32_ps(_mm512_or_si512(_mm512_srli_epi32::<6>(byte), high));
                 Group { scale: [_mm512_mul_ps(d, scale); 2], min: [_mm512_mul_ps(m, min); 2] }
             }
             Scales::SuperSigned => {
