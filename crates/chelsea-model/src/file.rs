@@ -7,13 +7,13 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use chelsea_kv::Mapped;
 use chelsea_linear::GgmlType;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::config::{Config, ConfigError, ROPE_DIVISORS};
 use crate::error::ModelError;
 use crate::gguf::Gguf;
-use crate::mapped::Mapped;
 use crate::safetensors;
 
 /// A tensor of the model.

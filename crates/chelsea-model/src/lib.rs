@@ -4,7 +4,7 @@
 //! weights, [`Model::forward`] runs chunks of token sequences through them against
 //! [`chelsea_kv::SequenceCache`]s.
 //!
-//! - [`gguf`], `safetensors`, `mapped`: containers. Foreign bytes, so everything is checked.
+//! - [`gguf`], `safetensors`: containers. Foreign bytes, so everything is checked.
 //! - [`config`]: what a model is, the same for both containers.
 //! - `file`: a model on disk, tensors by one set of names.
 //! - `model`: packed weights, and the forward pass over them.
@@ -16,7 +16,6 @@ pub mod config;
 mod error;
 mod file;
 pub mod gguf;
-mod mapped;
 mod model;
 mod ops;
 mod safetensors;

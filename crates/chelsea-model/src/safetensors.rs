@@ -8,12 +8,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use ::safetensors::{Dtype, SafeTensorError, SafeTensors};
+use chelsea_kv::Mapped;
 use chelsea_linear::GgmlType;
 use serde::Deserialize;
 
 use crate::error::ModelError;
 use crate::file::TensorEntry;
-use crate::mapped::Mapped;
 
 /// Name of a model in one file.
 pub(crate) const SINGLE: &str = "model.safetensors";
