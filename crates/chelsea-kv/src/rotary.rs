@@ -4,7 +4,7 @@
 //! lanes, so the compiler makes vectors of them, once for each instruction set.
 #![allow(unsafe_code)]
 
-use crate::simd::Level;
+use crate::simd::{Level, interleave};
 use crate::{Rotary, TILE};
 use std::f64::consts::{FRAC_2_PI, FRAC_PI_2};
 
@@ -47,7 +47,7 @@ pub(crate) fn tile_to_rows(rotary: Option<&Rotary>, tile: &mut [f32], positions:
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512dq,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
 fn tile_to_rows_avx512(rotary: Option<&Rotary>, tile: &mut [f32], positions: &[f32; TILE], rows: &mut [f32]) {
     tile_to_rows_any(rotary, tile, positions, rows);
 }
@@ -64,10 +64,9 @@ fn tile_to_rows_any(rotary: Option<&Rotary>, tile: &mut [f32], positions: &[f32;
         turn_back_tile(rotary, tile, positions);
     }
     let dim = tile.len() / TILE;
-    for (k, column) in tile.chunks_exact(TILE).enumerate() {
-        for (lane, &x) in column.iter().enumerate() {
-            rows[lane * dim + k] = x;
-        }
+    let column = |k: usize| if k < dim { &tile[k * TILE..][..TILE] } else { &[] };
+    for k in (0..dim).step_by(4) {
+        interleave(&[column(k), column(k + 1), column(k + 2), column(k + 3)], rows, dim, k);
     }
 }
 

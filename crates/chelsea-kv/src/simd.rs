@@ -1,11 +1,16 @@
-//! Which vector instructions this processor has, found at run time.
+//! Which vector instructions this processor has, found at run time, and a transposition that all kernels
+//! share.
+#![allow(unsafe_code)]
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
 
 /// Instruction sets that kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
-    /// AVX-512 F and DQ, with FMA.
+    /// AVX-512 F, BW, DQ and VL, with FMA.
     Avx512,
-    /// AVX2 and FMA.
+    /// AVX2, FMA and F16C.
     Avx2,
     /// Whatever the target guarantees.
     Plain,
@@ -16,16 +21,46 @@ impl Level {
     pub(crate) fn detect() -> Level {
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx512f")
+            let avx2 =
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+            let avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("fma")
-            {
-                return Level::Avx512;
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                return Level::Avx2;
+                && is_x86_feature_detected!("avx512vl");
+            if avx2 {
+                return if avx512 { Level::Avx512 } else { Level::Avx2 };
             }
         }
         Level::Plain
+    }
+}
+
+/// `out[k * stride + lane + i] = rows[i][k]`; an empty row stands for zeros that are there already.
+#[inline(always)]
+pub(crate) fn interleave(rows: &[&[f32]; 4], out: &mut [f32], stride: usize, lane: usize) {
+    let dim = rows[0].len();
+    let mut done = 0;
+    #[cfg(target_arch = "x86_64")]
+    if rows.iter().all(|row| row.len() == dim) {
+        for k in (0..dim / 4 * 4).step_by(4) {
+            let part = &mut out[k * stride + lane..][..3 * stride + 4];
+            // SAFETY: every x86-64 processor has SSE; the rows hold 4 numbers from `k` on, and `part` ends
+            // 4 numbers after the last offset.
+            unsafe {
+                let load = |i: usize| _mm_loadu_ps(rows[i].as_ptr().add(k));
+                let (mut a, mut b, mut c, mut d) = (load(0), load(1), load(2), load(3));
+                _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut d);
+                _mm_storeu_ps(part.as_mut_ptr(), a);
+                _mm_storeu_ps(part.as_mut_ptr().add(stride), b);
+                _mm_storeu_ps(part.as_mut_ptr().add(2 * stride), c);
+                _mm_storeu_ps(part.as_mut_ptr().add(3 * stride), d);
+            }
+        }
+        done = dim / 4 * 4;
+    }
+    for (i, row) in rows.iter().enumerate() {
+        for (k, &x) in row.iter().enumerate().skip(done) {
+            out[k * stride + lane + i] = x;
+        }
     }
 }

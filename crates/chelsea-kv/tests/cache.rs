@@ -17,14 +17,18 @@ fn noise(len: usize, seed: u64) -> Vec<f32> {
 }
 
 fn config(name: &str, budget: Budget) -> CacheConfig {
-    CacheConfig { policy: policy(name).unwrap(), budget, ..CacheConfig::new(SHAPE, Rotary::plain(16, 10_000.0)) }
+    CacheConfig {
+        policy: policy(name).expect("registered"),
+        budget,
+        ..CacheConfig::new(SHAPE, Rotary::plain(16, 10_000.0))
+    }
 }
 
 fn feed(cache: &mut SequenceCache, n: usize, seed: u64) -> Vec<f32> {
     let mut outputs = Vec::new();
     for layer in 0..SHAPE.layers {
         let seed = seed + 10 * layer as u64;
-        cache.append(layer, &noise(n * 32, seed), &noise(n * 32, seed + 1)).unwrap();
+        cache.append(layer, &noise(n * 32, seed), &noise(n * 32, seed + 1)).expect("in step");
         let mut out = vec![0.0; n * 64];
         cache.attend(layer, &noise(n * 64, seed + 2), &mut out);
         outputs.extend(out);
@@ -160,6 +164,23 @@ fn once_leaves_earlier_centroids_alone() {
         assert!(cache.compact().compacted);
         for (now, before) in counts(&cache, 64).iter().zip(&before) {
             assert_eq!(now[..before.len()], before[..]);
+        }
+    }
+}
+
+#[test]
+fn streaming_keeps_sinks_and_the_latest_entries_under_either_schedule() {
+    for schedule in [Schedule::Once, Schedule::Remerge] {
+        let mut cache =
+            SequenceCache::new(CacheConfig { schedule, ..config("streaming", Budget::Keep(0.25)) }).unwrap();
+        for b in 0..8 {
+            feed(&mut cache, 128, b);
+            cache.compact();
+        }
+        for head in cache.heads() {
+            let positions: Vec<f32> = (0..head.len()).map(|i| head.position(i)).collect();
+            let wanted: Vec<f32> = (0..4).chain(1024 - 252..1024).map(|p| p as f32).collect();
+            assert_eq!(positions, wanted);
         }
     }
 }

@@ -39,7 +39,7 @@ fn config(name: &str, budget: Budget, schedule: Schedule) -> CacheConfig {
     CacheConfig {
         sinks: SINKS,
         window: WINDOW,
-        policy: policy(name).unwrap(),
+        policy: policy(name).expect("registered"),
         budget,
         schedule,
         decode_block: 8,
@@ -53,7 +53,7 @@ fn feed(cache: &mut SequenceCache, noise: &mut Noise, n: usize) {
     let mut out = vec![0.0; n * shape.q_heads * shape.head_dim];
     for layer in 0..shape.layers {
         let (k, v) = (noise.row(n * shape.kv_heads * shape.head_dim), noise.row(n * shape.kv_heads * shape.head_dim));
-        cache.append(layer, &k, &v).unwrap();
+        cache.append(layer, &k, &v).expect("in step");
         cache.attend(layer, &noise.row(out.len()), &mut out);
         assert!(out.iter().all(|x| x.is_finite()));
     }
@@ -92,7 +92,7 @@ fn plan_for(
 
 /// Roots that could come from any policy: a survivor at every third place, the rest joins one or goes.
 fn some_roots(len: usize, choices: &[u8]) -> Vec<u32> {
-    let alive: Vec<usize> = (0..len).filter(|i| choices[i % choices.len()] % 3 == 0).collect();
+    let alive: Vec<usize> = (0..len).filter(|i| choices[i % choices.len()].is_multiple_of(3)).collect();
     (0..len)
         .map(|i| match choices[i % choices.len()] {
             c if c % 3 == 0 => i as u32,
@@ -259,11 +259,10 @@ proptest! {
             // Fewer than decode_block tokens may pile up before a compaction is due.
             let piled_up = if report.compacted { 0 } else { 7 * heads };
             prop_assert!(cache.entries() as f64 <= allowed + piled_up as f64, "{} > {allowed}", cache.entries());
-            if let Budget::Bytes(bytes) = budget {
-                if report.compacted {
+            if let Budget::Bytes(bytes) = budget
+                && report.compacted {
                     prop_assert!(cache.memory().total() <= bytes);
                 }
-            }
             for (g, head) in cache.heads().iter().enumerate() {
                 let now = entries(head);
                 prop_assert_eq!(&now[..sinks[g].len().min(SINKS)], &sinks[g][..]);

@@ -38,7 +38,8 @@ impl SequenceCache {
         if self.block() != 0 || self.entries() <= allowed || piled_up < self.config.decode_block {
             return self.nothing_done();
         }
-        let anew = self.config.schedule == Schedule::Remerge || self.config.budget.is_absolute();
+        let CacheConfig { schedule, budget, policy, .. } = &self.config;
+        let anew = *schedule == Schedule::Remerge || budget.is_absolute() || policy.looks_back();
         let mut from = self.sinks();
         if !anew {
             from.iter_mut().zip(&self.frozen).for_each(|(from, &frozen)| *from = frozen.max(*from));

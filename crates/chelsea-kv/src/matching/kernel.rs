@@ -3,7 +3,7 @@
 //! AVX-512 and AVX2 forms beside a scalar twin; the tests hold them together.
 #![allow(unsafe_code)]
 
-use crate::simd::Level;
+use crate::simd::{Level, interleave};
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
@@ -78,38 +78,9 @@ pub(super) fn pack_sources(rows: &[&[f32]; ROWS], out: &mut Vec<f32>) {
     }
 }
 
-/// `out[k * stride + lane + i] = rows[i][k]`; an empty row stands for zeros that are there already.
-fn interleave(rows: &[&[f32]; 4], out: &mut [f32], stride: usize, lane: usize) {
-    let dim = rows[0].len();
-    let mut done = 0;
-    #[cfg(target_arch = "x86_64")]
-    if rows.iter().all(|row| row.len() == dim) {
-        for k in (0..dim / 4 * 4).step_by(4) {
-            let part = &mut out[k * stride + lane..][..3 * stride + 4];
-            // SAFETY: every x86-64 processor has SSE; the rows hold 4 numbers from `k` on, and `part` ends
-            // 4 numbers after the last offset.
-            unsafe {
-                let load = |i: usize| _mm_loadu_ps(rows[i].as_ptr().add(k));
-                let (mut a, mut b, mut c, mut d) = (load(0), load(1), load(2), load(3));
-                _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut d);
-                _mm_storeu_ps(part.as_mut_ptr(), a);
-                _mm_storeu_ps(part.as_mut_ptr().add(stride), b);
-                _mm_storeu_ps(part.as_mut_ptr().add(2 * stride), c);
-                _mm_storeu_ps(part.as_mut_ptr().add(3 * stride), d);
-            }
-        }
-        done = dim / 4 * 4;
-    }
-    for (i, row) in rows.iter().enumerate() {
-        for (k, &x) in row.iter().enumerate().skip(done) {
-            out[k * stride + lane + i] = x;
-        }
-    }
-}
-
 /// All of a strip against all rows of A: 16 sums of 16 lanes stay in registers.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
 fn products_avx512(packed: &[f32], a: &[f32], width: usize, out: &mut [f32]) {
     let dim = a.len() / ROWS;
     for (s, strip) in packed.chunks_exact(LANES * dim).enumerate() {
@@ -191,7 +162,7 @@ pub(super) fn nearest(panel: &Panel, chunk: &[f32], a: &[f32], products: &[f32])
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
 fn nearest_avx512(panel: &Panel, chunk: &[f32], a: &[f32], products: &[f32]) -> (usize, f32) {
     nearest_any(panel, chunk, a, products)
 }
@@ -222,12 +193,9 @@ fn nearest_any(panel: &Panel, chunk: &[f32], a: &[f32], products: &[f32]) -> (us
     let bound = bounds.iter().copied().fold(f32::INFINITY, f32::min);
     let (mut best, mut cost) = (0, f32::INFINITY);
     for (part, (products, norms)) in parts().enumerate() {
-        let mut near = [false; WIDE];
-        for i in 0..WIDE {
-            near[i] = (norm + norms[i]) * low - 2.0 * products[i] <= bound;
-        }
-        if near.contains(&true) {
-            for b in (0..WIDE).filter(|&i| near[i]).map(|i| part * WIDE + i) {
+        let near = |i: usize| (norm + norms[i]) * low - 2.0 * products[i] <= bound;
+        if (0..WIDE).fold(false, |any, i| any | near(i)) {
+            for b in (0..WIDE).filter(|&i| near(i)).map(|i| part * WIDE + i) {
                 // Rows that fill up a strip are near only where nothing is a number.
                 let Some(row) = chunk.get(2 * b * dim..(2 * b + 1) * dim) else { break };
                 let exact = squared_distance(a, row);
@@ -240,26 +208,31 @@ fn nearest_any(panel: &Panel, chunk: &[f32], a: &[f32], products: &[f32]) -> (us
     (best, cost)
 }
 
-/// Sum of squares, in eight interleaved partial sums.
+/// Sum of squares.
 #[inline(always)]
 fn squared_norm(row: &[f32]) -> f32 {
-    let mut sums = [0.0f32; 8];
-    for part in row.chunks(8) {
-        for (sum, &x) in sums.iter_mut().zip(part) {
-            *sum += x * x;
-        }
-    }
-    sums.iter().sum()
+    summed(row, row, |x, _| x * x)
 }
 
 /// Sum of squared differences: exactly zero for equal rows, and the same bits for the same two rows.
 #[inline(always)]
 fn squared_distance(x: &[f32], y: &[f32]) -> f32 {
+    summed(x, y, |x, y| (x - y) * (x - y))
+}
+
+/// Sum of `term` over two rows, in eight interleaved partial sums.
+#[inline(always)]
+fn summed(x: &[f32], y: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
+    let (x, x_rest) = x.as_chunks::<8>();
+    let (y, y_rest) = y.as_chunks::<8>();
     let mut sums = [0.0f32; 8];
-    for (xs, ys) in x.chunks(8).zip(y.chunks(8)) {
-        for ((sum, &x), &y) in sums.iter_mut().zip(xs).zip(ys) {
-            *sum += (x - y) * (x - y);
+    for (x, y) in x.iter().zip(y) {
+        for i in 0..8 {
+            sums[i] += term(x[i], y[i]);
         }
+    }
+    for (sum, (&x, &y)) in sums.iter_mut().zip(x_rest.iter().zip(y_rest)) {
+        *sum += term(x, y);
     }
     sums.iter().sum()
 }

@@ -56,6 +56,12 @@ pub trait Policy: Debug + Send + Sync {
         false
     }
 
+    /// Whether every plan must be made over everything between sinks and window, whatever the schedule:
+    /// what is kept of old entries depends on the new ones.
+    fn looks_back(&self) -> bool {
+        false
+    }
+
     /// Brings the candidates of all heads together down to `target` entries: never more, and exactly
     /// that many wherever entries can be merged so.
     fn plan(&self, view: &View<'_>, target: usize) -> Plan;

@@ -13,6 +13,10 @@ impl Policy for Streaming {
         "streaming"
     }
 
+    fn looks_back(&self) -> bool {
+        true
+    }
+
     fn plan(&self, view: &View<'_>, target: usize) -> Plan {
         let lens = view.lens();
         let shares = even_shares(&lens, target);
