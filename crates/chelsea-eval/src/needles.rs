@@ -1,6 +1,6 @@
 //! Needles: facts hidden in a long text, asked for after it was read.
 //!
-//! A context is a stretch of a haystack with `needles` sentences "The access code of CITY is DIGITS."
+//! A context is a stretch of a haystack with `needles` sentences "The special magic number for CITY is: DIGITS."
 //! spread evenly over it, each between two sentences of the text. Every needle is asked for on its
 //! own; an answer is right when it holds the digits exactly.
 
@@ -40,7 +40,7 @@ pub struct Needle {
 impl Needle {
     /// The question.
     pub fn question(&self) -> String {
-        format!("What is the access code of {}? Answer with the code only.", self.city)
+        format!("What is the special magic number for {}? Answer with the number only.", self.city)
     }
 
     /// Whether an answer holds the digits exactly, neither cut short nor run on.
@@ -176,7 +176,7 @@ fn push_needle(text: &mut String, needle: &Needle) {
     if !text.is_empty() && !text.ends_with(char::is_whitespace) {
         text.push(' ');
     }
-    text.push_str(&format!("The access code of {} is {}. ", needle.city, needle.digits));
+    text.push_str(&format!("The special magic number for {} is: {}. ", needle.city, needle.digits));
 }
 
 /// Cuts a text after sentence ends, keeping every byte.

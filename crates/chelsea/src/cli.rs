@@ -167,6 +167,17 @@ pub enum DtypeArg {
     Bf16,
 }
 
+impl DtypeArg {
+    /// The same as the cache calls it.
+    pub fn dtype(self) -> Dtype {
+        match self {
+            DtypeArg::F32 => Dtype::F32,
+            DtypeArg::F16 => Dtype::F16,
+            DtypeArg::Bf16 => Dtype::Bf16,
+        }
+    }
+}
+
 impl CacheArgs {
     /// The budget that was asked for, if any was.
     pub fn asked_budget(&self) -> Option<Budget> {
@@ -198,11 +209,7 @@ impl CacheArgs {
             window: self.window,
             block: self.block as usize,
             context: self.ctx,
-            dtype: self.kv_type.map(|t| match t {
-                DtypeArg::F32 => Dtype::F32,
-                DtypeArg::F16 => Dtype::F16,
-                DtypeArg::Bf16 => Dtype::Bf16,
-            }),
+            dtype: self.kv_type.map(DtypeArg::dtype),
         }
     }
 }
@@ -371,6 +378,9 @@ pub struct NeedlesArgs {
     /// Last entries of every head that are never merged.
     #[arg(long, default_value_t = 64)]
     pub window: usize,
+    /// Number format of cached keys and values [default: f16, bf16 where the model is].
+    #[arg(long, value_enum)]
+    pub kv_type: Option<DtypeArg>,
     /// Print one JSON object a question on stdout, and the table on stderr.
     #[arg(long)]
     pub json: bool,

@@ -37,6 +37,7 @@ fn needles(args: &NeedlesArgs) -> Result<()> {
             sinks: args.sinks,
             window: args.window,
             schedule: args.schedule(),
+            dtype: args.kv_type.map(crate::cli::DtypeArg::dtype),
             ..SessionOptions::default()
         },
     };
