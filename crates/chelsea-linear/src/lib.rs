@@ -6,6 +6,10 @@
 //! themselves are not rounded again, except float ones (F32, F16, BF16), which become Q8_0. With
 //! [`Products::F32`] everything is multiplied in f32 instead.
 //!
+//! A product is thus exact but for the rounding of activations (half a step of 1/127 of the largest
+//! magnitude in each block of 32) and f32 sums. Kernels: AVX-512 VNNI, AVX2, NEON with dot products, and
+//! plain code; chosen at run time, see [`instructions`].
+//!
 //! Shapes are row-major: weights `[rows][cols]`, activations `[m][cols]`, outputs `[m][rows]`.
 //! Products run on the rayon pool that the caller is in; no pool is built here.
 
