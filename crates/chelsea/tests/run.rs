@@ -1,0 +1,237 @@
+//! The command on a real model and real text.
+
+mod support;
+
+use serde_json::Value;
+use std::path::Path;
+use support::{chelsea, error, essays, json, model};
+
+fn write(folder: &Path, name: &str, text: impl AsRef<[u8]>) -> String {
+    let path = folder.join(name);
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_string()
+}
+
+fn number(v: &Value, key: &str) -> f64 {
+    v[key].as_f64().unwrap_or_else(|| panic!("{key} is a number in {v}"))
+}
+
+#[test]
+fn several_questions_are_answered_from_one_reading() {
+    let Some(model) = model() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!("{}\n\nThe capital of Freedonia is Sylvania City.", essays(8000));
+    let doc = write(folder.path(), "doc.txt", text);
+    let out = json(&[
+        "run", "-m", model.to_str().unwrap(), "-f", &doc, "-p", "What is the capital of Freedonia?", "-p", "Say hello.",
+        "--keep", "0.5", "-n", "24", "--json", "--threads", "2",
+    ]);
+    let answers = out["answers"].as_array().unwrap();
+    assert_eq!(answers.len(), 2);
+    assert!(answers[0]["text"].as_str().unwrap().contains("Sylvania"), "{out}");
+    for key in ["prefill_tokens", "prefill_s", "kv_bytes", "kv_bytes_peak", "kv_bytes_full", "kv_entries", "kv_tokens"] {
+        assert!(number(&out, key) > 0.0, "{key}");
+    }
+    assert_eq!(out["threads"], 2);
+    assert_eq!(out["policy"], "chelsea");
+    assert_eq!(out["keep"], 0.5);
+    // The document was read with the first question only.
+    let tokens = |i: usize| number(&answers[i], "prompt_tokens");
+    assert!(tokens(0) > 1000.0 && tokens(1) < 100.0, "{out}");
+    assert!(number(&out, "kv_bytes") < 0.65 * number(&out, "kv_bytes_full"), "{out}");
+}
+
+#[test]
+fn keeping_everything_answers_like_a_cache_that_never_clusters() {
+    let Some(model) = model() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let doc = write(folder.path(), "doc.txt", essays(16_000));
+    let run = |policy: &str| {
+        let out = json(&[
+            "run", "-m", model.to_str().unwrap(), "-f", &doc, "-p", "Summarise the text.", "--policy", policy, "--keep", "1",
+            "-n", "48", "--json",
+        ]);
+        out["answers"][0]["text"].as_str().unwrap().to_string()
+    };
+    assert_eq!(run("full"), run("chelsea"));
+}
+
+/// The promise: what the cache says of itself and what the process takes agree, at the peak of reading.
+#[test]
+fn a_fifth_of_the_cache_is_a_fifth_of_the_memory_at_the_peak() {
+    let Some(model) = model() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let doc = write(folder.path(), "doc.txt", essays(33_500));
+    let run = |keep: &str| {
+        json(&[
+            "run", "-m", model.to_str().unwrap(), "-f", &doc, "-p", "Why?", "--keep", keep, "-n", "4", "--json", "--ctx",
+            "8192",
+        ])
+    };
+    let (full, fifth) = (run("1"), run("0.2"));
+    let tokens = number(&fifth, "kv_tokens");
+    assert!(tokens > 6000.0, "{tokens}");
+    let full_bytes = number(&fifth, "kv_bytes_full");
+    let block = full_bytes / tokens * 512.0;
+    let peak = number(&fifth, "kv_bytes_peak");
+    assert!(peak <= 0.2 * full_bytes + block, "peak {peak}, full {full_bytes}, block {block}");
+    if let (Some(a), Some(b)) = (full["process_peak_bytes"].as_f64(), fifth["process_peak_bytes"].as_f64()) {
+        let saved = number(&full, "kv_bytes_peak") - peak;
+        assert!(a - b > 0.8 * saved, "the process saved {} of the {saved} bytes that the cache did", a - b);
+    }
+}
+
+#[test]
+fn a_budget_in_bytes_holds_however_long_the_text() {
+    let Some(model) = model() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let doc = write(folder.path(), "doc.txt", essays(20_000));
+    let out = json(&[
+        "run", "-m", model.to_str().unwrap(), "-f", &doc, "-p", "Why?", "--kv-budget", "24MiB", "-n", "4", "--json",
+    ]);
+    let block = number(&out, "kv_bytes_full") / number(&out, "kv_tokens") * 512.0;
+    assert!(number(&out, "kv_bytes_full") > 60e6);
+    assert!(number(&out, "kv_bytes_peak") <= f64::from(24 << 20) + block, "{out}");
+    assert_eq!(out["keep"], Value::Null);
+}
+
+#[test]
+fn a_saved_cache_answers_like_the_one_it_was_saved_from() {
+    let Some(model) = model() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let doc = write(folder.path(), "doc.txt", essays(9000));
+    let file = folder.path().join("doc.kv");
+    let (model, file) = (model.to_str().unwrap(), file.to_str().unwrap());
+    let question = "What is this text about?";
+    let first = json(&[
+        "run", "-m", model, "-f", &doc, "-p", question, "--keep", "0.3", "-n", "32", "--json", "--save-cache", file,
+    ]);
+    let again = json(&["run", "-m", model, "--load-cache", file, "-p", question, "-n", "32", "--json"]);
+    assert_eq!(first["answers"][0]["text"], again["answers"][0]["text"]);
+    assert_eq!(first["kv_tokens"], again["kv_tokens"]);
+    let shown = json(&["cache", "show", file, "--json"]);
+    assert!(number(&shown, "tokens") > 1000.0);
+
+    let mut bytes = std::fs::read(file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    let damaged = write(folder.path(), "damaged.kv", &bytes);
+    let said = error(&["run", "-m", model, "--load-cache", &damaged, "-p", question]);
+    assert!(said.contains("cannot go on from"), "{said}");
+    let cut = write(folder.path(), "cut.kv", &bytes[..middle]);
+    error(&["run", "-m", model, "--load-cache", &cut, "-p", question]);
+    let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 4, "nothing half-written is left: {names:?}");
+}
+
+#[test]
+fn bad_input_is_said_clearly_and_ends_with_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let doc = write(folder.path(), "doc.txt", "A text.");
+    let latin = write(folder.path(), "latin.txt", b"caf\xe9");
+    let junk = write(folder.path(), "junk.gguf", b"this is no model at all");
+    let empty = write(folder.path(), "empty.gguf", b"");
+    let run = |model: &str, extra: &[&str]| error(&[&["run", "-m", model, "-p", "Hi"], extra].concat());
+    assert!(run("./missing.gguf", &[]).contains("missing.gguf"));
+    assert!(run(&junk, &[]).to_lowercase().contains("gguf"));
+    run(&empty, &[]);
+    assert!(run(&junk, &["-f", &latin]).contains("UTF-8"));
+    assert!(run(&junk, &["-f", "./nowhere.txt"]).contains("nowhere.txt"));
+    assert!(run(&junk, &["--keep", "1.5"]).contains("keep ratio"));
+    assert!(run(&junk, &["--keep", "0"]).contains("keep ratio"));
+    assert!(run(&junk, &["--kv-budget", "lots"]).contains("budget"));
+    assert!(run(&junk, &["--policy", "magic"]).contains("chelsea-plain"));
+    assert!(run(&junk, &["--threads", "0"]).contains("threads"));
+    assert!(run(&junk, &["--top-p", "7"]).contains("top-p"));
+    assert!(run(&junk, &["-f", &doc, "--save-cache", "./no/such/folder/x.kv"]).contains("no/such/folder"));
+    assert!(error(&["run", "-m", &junk]).contains("-p"));
+    assert!(error(&["bench", "-m", &junk, "--prefill", "0", "--decode", "0"]).contains("nothing to measure"));
+    error(&["inspect", &junk]);
+    error(&["cache", "show", &doc]);
+    error(&["models", "remove", "no-such-model"]);
+}
+
+#[test]
+fn a_model_cut_short_is_refused() {
+    let Some(model) = model() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = std::fs::read(&model).unwrap();
+    let cut = write(folder.path(), "cut.gguf", &bytes[..bytes.len() / 2]);
+    let said = error(&["run", "-m", &cut, "-p", "Hi"]);
+    assert!(said.contains("cut.gguf"), "{said}");
+}
+
+#[test]
+fn limits_of_context_and_budget_are_said_clearly() {
+    let Some(model) = model() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let doc = write(folder.path(), "doc.txt", essays(6000));
+    let model = model.to_str().unwrap();
+    let said = error(&["run", "-m", model, "-f", &doc, "-p", "Hi", "--ctx", "100"]);
+    assert!(said.contains("context of 100"), "{said}");
+    let said = error(&["run", "-m", model, "-f", &doc, "-p", "Hi", "--kv-budget", "50"]);
+    assert!(said.contains("132"), "{said}");
+    let said = error(&["run", "-m", model, "-f", &doc, "-p", "Hi", "--kv-budget", "1KiB"]);
+    assert!(said.contains("need"), "{said}");
+    let said = error(&["bench", "-m", model, "--depths", "900000000", "--trials", "1"]);
+    assert!(said.contains("depth"), "{said}");
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_while_reading_ends_cleanly_and_prints_what_there_is() {
+    use std::process::{Command, Stdio};
+    let Some(model) = model() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let doc = write(folder.path(), "doc.txt", essays(30_000));
+    let saved = folder.path().join("doc.kv");
+    let child = Command::new(env!("CARGO_BIN_EXE_chelsea"))
+        .args(["run", "-m", model.to_str().unwrap(), "-f", &doc, "-p", "Why?", "--json", "--threads", "1"])
+        .args(["--save-cache", saved.to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let out = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(!said.contains("panicked"), "{said}");
+    assert_eq!(out.status.code(), Some(130), "{said}");
+    if !out.stdout.is_empty() {
+        let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+        assert_eq!(report["cancelled"], true);
+        assert!(!saved.exists(), "half a document is not saved");
+    }
+}
+
+#[test]
+fn inspect_and_bench_report_what_they_measured() {
+    let Some(model) = model() else { return };
+    let model = model.to_str().unwrap();
+    let seen = json(&["inspect", model, "--json", "--kv-budget", "64MiB"]);
+    assert_eq!(seen["architecture"], "llama");
+    assert_eq!(seen["layers"], 30);
+    assert_eq!(seen["kv_bytes_per_token"], 23040);
+    assert!(number(&seen["kv_budget"], "entries_a_head") > 2000.0);
+    let out = json(&[
+        "bench", "-m", model, "--depths", "0,1000", "--keeps", "1,0.2", "--prefill", "32", "--decode", "4", "--trials", "1",
+        "--json",
+    ]);
+    let rows = out["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 4);
+    for row in rows {
+        assert!(number(row, "prefill_tokens_per_s") > 0.0 && number(row, "decode_tokens_per_s") > 0.0, "{row}");
+    }
+    assert!(number(&rows[3], "kv_bytes") < 0.35 * number(&rows[2], "kv_bytes"), "{out}");
+}
+
+#[test]
+fn completions_and_help_are_printed() {
+    for shell in ["bash", "zsh", "fish"] {
+        let out = chelsea(&["completions", shell]);
+        assert!(out.status.success() && String::from_utf8_lossy(&out.stdout).contains("chelsea"));
+    }
+    let help = chelsea(&["run", "--help"]);
+    assert!(String::from_utf8_lossy(&help.stdout).contains("Examples:"));
+}

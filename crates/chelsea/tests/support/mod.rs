@@ -1,0 +1,55 @@
+//! Runs the command on the real small model, where the test environment has it.
+
+use serde_json::Value;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+/// The small model; none, with a loud word, where `CHELSEA_TEST_MODELS` does not name a folder with it.
+pub fn model() -> Option<PathBuf> {
+    let Some(folder) = std::env::var_os("CHELSEA_TEST_MODELS") else {
+        eprintln!("SKIPPED: set CHELSEA_TEST_MODELS to a folder with smollm2.gguf (cargo xtask test does)");
+        return None;
+    };
+    let path = PathBuf::from(folder).join("smollm2.gguf");
+    assert!(path.is_file(), "CHELSEA_TEST_MODELS is set, but there is no {}", path.display());
+    Some(path)
+}
+
+/// Real text, about `bytes` long.
+pub fn essays(bytes: usize) -> String {
+    let folder = std::env::var_os("CHELSEA_TEST_ESSAYS").expect("CHELSEA_TEST_ESSAYS goes with CHELSEA_TEST_MODELS");
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    let mut text = String::new();
+    for file in files {
+        text.push_str(&std::fs::read_to_string(file).unwrap());
+        if text.len() >= bytes {
+            break;
+        }
+    }
+    let end = (0..=bytes.min(text.len())).rev().find(|&i| text.is_char_boundary(i)).unwrap();
+    text.truncate(end);
+    text
+}
+
+/// Runs the command.
+pub fn chelsea(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_chelsea")).args(args).output().unwrap()
+}
+
+/// Runs the command and reads the one JSON object it prints.
+pub fn json(args: &[&str]) -> Value {
+    let out = chelsea(args);
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    serde_json::from_slice(&out.stdout).expect("one JSON object on stdout")
+}
+
+/// Runs the command, expects it to fail, and returns what it says.
+pub fn error(args: &[&str]) -> String {
+    let out = chelsea(args);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(!out.status.success(), "{args:?} should fail");
+    assert!(!said.contains("panicked"), "{args:?} panicked: {said}");
+    assert!(out.status.code().is_some(), "{args:?} was killed: {said}");
+    said
+}
