@@ -11,7 +11,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -21,7 +21,7 @@ impl Random {
 
     /// A number below `n`, which is at least 1.
     pub fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
+        (self.number() % n as u64) as usize
     }
 }
 
@@ -85,7 +85,7 @@ fn once(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
     let len = (1 + random.below(64)).min(bytes.len() - at);
     match random.below(10) {
         0 => bytes[at] ^= 1 << random.below(8),
-        1 => bytes[at] = random.next() as u8,
+        1 => bytes[at] = random.number() as u8,
         2 => overwrite(bytes, at, &edge(random).to_le_bytes()[..4]),
         3 => overwrite(bytes, at, &edge(random).to_le_bytes()),
         4 => bytes.truncate(at),

@@ -51,39 +51,25 @@ fn layer(model: &Model, entries: usize, numbers: &mut Numbers) -> Vec<Head> {
     heads
 }
 
-/// Median time of a call: as many calls as fit in the time, at least five.
-fn median(mut call: impl FnMut()) -> f64 {
+fn seconds(call: impl FnOnce()) -> f64 {
+    let start = Instant::now();
     call();
-    let begin = Instant::now();
-    let mut times = Vec::new();
-    while times.len() < 5 || begin.elapsed() < Duration::from_millis(250) {
-        let start = Instant::now();
-        call();
-        times.push(start.elapsed().as_secs_f64());
-    }
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
+    start.elapsed().as_secs_f64()
 }
 
-/// Bytes a second of summing memory, in equal shares by every thread of the pool.
-fn read_speed(memory: &[u64]) -> f64 {
+/// Sums `memory` in equal shares by every thread of the pool: as fast as it can be read.
+fn read(memory: &[u64]) {
     let share = memory.len().div_ceil(rayon::current_num_threads());
-    let time = median(|| {
-        let sum: u64 = memory
-            .par_chunks(share)
-            .map(|part| {
-                let mut lanes = [0u64; 32];
-                for line in part.chunks_exact(32) {
-                    for (lane, &x) in lanes.iter_mut().zip(line) {
-                        *lane = lane.wrapping_add(x);
-                    }
-                }
-                lanes.iter().fold(0u64, |a, &b| a.wrapping_add(b))
-            })
-            .reduce(|| 0, u64::wrapping_add);
-        std::hint::black_box(sum);
-    });
-    size_of_val(memory) as f64 / time
+    let sum = |part: &[u64]| {
+        let mut lanes = [0u64; 32];
+        for line in part.chunks_exact(32) {
+            for (lane, &x) in lanes.iter_mut().zip(line) {
+                *lane = lane.wrapping_add(x);
+            }
+        }
+        lanes.iter().fold(0u64, |a, &b| a.wrapping_add(b))
+    };
+    std::hint::black_box(memory.par_chunks(share).map(sum).reduce(|| 0, u64::wrapping_add));
 }
 
 fn pool(threads: usize) -> rayon::ThreadPool {
@@ -91,7 +77,8 @@ fn pool(threads: usize) -> rayon::ThreadPool {
 }
 
 /// One query over caches of several depths. Layers are taken in turns so that together they exceed the
-/// processor's caches, as the layers of a model do.
+/// processor's caches, as the layers of a model do. After each layer as many bytes are read plainly, so
+/// that both see the machine in the same state; of each the best time counts.
 fn decode(isa: Isa) {
     println!("decode, {isa:?}, one query, f16 cache of all layers beyond L3");
     println!("{:14} {:>8} {:>8} {:>10} {:>10} {:>7}", "model", "entries", "threads", "GB/s", "RAM GB/s", "ratio");
@@ -100,23 +87,27 @@ fn decode(isa: Isa) {
         for entries in [2048, 8192, 32768] {
             let bytes = model.kv_heads * entries * model.head_dim * 2 * 2;
             let layers: Vec<_> =
-                (0..(128usize << 20).div_ceil(bytes)).map(|_| layer(model, entries, &mut numbers)).collect();
+                (0..(96usize << 20).div_ceil(bytes)).map(|_| layer(model, entries, &mut numbers)).collect();
             let memory = vec![1u64; layers.len() * bytes / 8];
             let q = numbers.take(model.kv_heads * model.group * model.head_dim);
             let mut out = vec![0.0; q.len()];
             for threads in [1, 2] {
                 pool(threads).install(|| {
-                    let time = median(|| {
-                        for heads in &layers {
+                    let (mut attention, mut limit) = (f64::MAX, f64::MAX);
+                    let begin = Instant::now();
+                    while begin.elapsed() < Duration::from_millis(600) {
+                        for (heads, memory) in layers.iter().zip(memory.chunks(bytes / 8)) {
                             let request = Request { heads, q: &q, n: 1, out: &mut out };
-                            attend_with(isa, &mut [request], model.group, 0.125);
+                            attention = attention.min(seconds(|| attend_with(isa, &mut [request], model.group, 0.125)));
+                            limit = limit.min(seconds(|| read(memory)));
                         }
-                    });
-                    let (speed, limit) = ((bytes * layers.len()) as f64 / time / 1e9, read_speed(&memory) / 1e9);
+                    }
                     println!(
-                        "{:14} {entries:8} {threads:8} {speed:10.1} {limit:10.1} {:7.2}",
+                        "{:14} {entries:8} {threads:8} {:10.1} {:10.1} {:7.2}",
                         model.name,
-                        speed / limit
+                        bytes as f64 / attention / 1e9,
+                        bytes as f64 / limit / 1e9,
+                        limit / attention
                     );
                 });
             }
@@ -139,10 +130,11 @@ fn prefill(isa: Isa) {
             let work = (pairs * model.kv_heads * model.group * model.head_dim * 4) as f64;
             for threads in [1, 2] {
                 pool(threads).install(|| {
-                    let time = median(|| {
+                    let call = |_| {
                         let request = Request { heads: &heads, q: &q, n: QUERIES, out: &mut out };
-                        attend_with(isa, &mut [request], model.group, 0.125);
-                    });
+                        seconds(|| attend_with(isa, &mut [request], model.group, 0.125))
+                    };
+                    let time = (0..12).map(call).fold(f64::MAX, f64::min);
                     println!(
                         "{:14} {entries:8} {threads:8} {:10.2} {:14.1}",
                         model.name,

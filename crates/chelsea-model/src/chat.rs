@@ -136,10 +136,9 @@ impl ChatTemplate {
     /// # Errors
     /// [`ChatError`]: what is there cannot be read, or is no template.
     pub fn open(file: &ModelFile, tokenizer: &Tokenizer) -> Result<Option<Self>, ChatError> {
-        match (file.gguf(), file.folder()) {
-            (Some(gguf), _) => Self::from_gguf(gguf, tokenizer),
-            (None, Some(folder)) => Self::from_folder(folder, tokenizer),
-            (None, None) => Self::from_folder(file.path().parent().unwrap_or(Path::new(".")), tokenizer),
+        match file.gguf() {
+            Some(gguf) => Self::from_gguf(gguf, tokenizer),
+            None => Self::from_folder(file.folder().unwrap_or(Path::new(".")), tokenizer),
         }
     }
 

@@ -23,13 +23,28 @@ fn several_questions_are_answered_from_one_reading() {
     let text = format!("{}\n\nThe capital of Freedonia is Sylvania City.", essays(8000));
     let doc = write(folder.path(), "doc.txt", text);
     let out = json(&[
-        "run", "-m", model.to_str().unwrap(), "-f", &doc, "-p", "What is the capital of Freedonia?", "-p", "Say hello.",
-        "--keep", "0.5", "-n", "24", "--json", "--threads", "2",
+        "run",
+        "-m",
+        model.to_str().unwrap(),
+        "-f",
+        &doc,
+        "-p",
+        "What is the capital of Freedonia?",
+        "-p",
+        "Say hello.",
+        "--keep",
+        "0.5",
+        "-n",
+        "24",
+        "--json",
+        "--threads",
+        "2",
     ]);
     let answers = out["answers"].as_array().unwrap();
     assert_eq!(answers.len(), 2);
     assert!(answers[0]["text"].as_str().unwrap().contains("Sylvania"), "{out}");
-    for key in ["prefill_tokens", "prefill_s", "kv_bytes", "kv_bytes_peak", "kv_bytes_full", "kv_entries", "kv_tokens"] {
+    for key in ["prefill_tokens", "prefill_s", "kv_bytes", "kv_bytes_peak", "kv_bytes_full", "kv_entries", "kv_tokens"]
+    {
         assert!(number(&out, key) > 0.0, "{key}");
     }
     assert_eq!(out["threads"], 2);
@@ -48,8 +63,20 @@ fn keeping_everything_answers_like_a_cache_that_never_clusters() {
     let doc = write(folder.path(), "doc.txt", essays(16_000));
     let run = |policy: &str| {
         let out = json(&[
-            "run", "-m", model.to_str().unwrap(), "-f", &doc, "-p", "Summarise the text.", "--policy", policy, "--keep", "1",
-            "-n", "48", "--json",
+            "run",
+            "-m",
+            model.to_str().unwrap(),
+            "-f",
+            &doc,
+            "-p",
+            "Summarise the text.",
+            "--policy",
+            policy,
+            "--keep",
+            "1",
+            "-n",
+            "48",
+            "--json",
         ]);
         out["answers"][0]["text"].as_str().unwrap().to_string()
     };
@@ -64,7 +91,19 @@ fn a_fifth_of_the_cache_is_a_fifth_of_the_memory_at_the_peak() {
     let doc = write(folder.path(), "doc.txt", essays(33_500));
     let run = |keep: &str| {
         json(&[
-            "run", "-m", model.to_str().unwrap(), "-f", &doc, "-p", "Why?", "--keep", keep, "-n", "4", "--json", "--ctx",
+            "run",
+            "-m",
+            model.to_str().unwrap(),
+            "-f",
+            &doc,
+            "-p",
+            "Why?",
+            "--keep",
+            keep,
+            "-n",
+            "4",
+            "--json",
+            "--ctx",
             "8192",
         ])
     };
@@ -87,7 +126,18 @@ fn a_budget_in_bytes_holds_however_long_the_text() {
     let folder = tempfile::tempdir().unwrap();
     let doc = write(folder.path(), "doc.txt", essays(20_000));
     let out = json(&[
-        "run", "-m", model.to_str().unwrap(), "-f", &doc, "-p", "Why?", "--kv-budget", "24MiB", "-n", "4", "--json",
+        "run",
+        "-m",
+        model.to_str().unwrap(),
+        "-f",
+        &doc,
+        "-p",
+        "Why?",
+        "--kv-budget",
+        "24MiB",
+        "-n",
+        "4",
+        "--json",
     ]);
     let block = number(&out, "kv_bytes_full") / number(&out, "kv_tokens") * 512.0;
     assert!(number(&out, "kv_bytes_full") > 60e6);
@@ -104,7 +154,20 @@ fn a_saved_cache_answers_like_the_one_it_was_saved_from() {
     let (model, file) = (model.to_str().unwrap(), file.to_str().unwrap());
     let question = "What is this text about?";
     let first = json(&[
-        "run", "-m", model, "-f", &doc, "-p", question, "--keep", "0.3", "-n", "32", "--json", "--save-cache", file,
+        "run",
+        "-m",
+        model,
+        "-f",
+        &doc,
+        "-p",
+        question,
+        "--keep",
+        "0.3",
+        "-n",
+        "32",
+        "--json",
+        "--save-cache",
+        file,
     ]);
     let again = json(&["run", "-m", model, "--load-cache", file, "-p", question, "-n", "32", "--json"]);
     assert_eq!(first["answers"][0]["text"], again["answers"][0]["text"]);
@@ -215,7 +278,19 @@ fn inspect_and_bench_report_what_they_measured() {
     assert_eq!(seen["kv_bytes_per_token"], 23040);
     assert!(number(&seen["kv_budget"], "entries_a_head") > 2000.0);
     let out = json(&[
-        "bench", "-m", model, "--depths", "0,1000", "--keeps", "1,0.2", "--prefill", "32", "--decode", "4", "--trials", "1",
+        "bench",
+        "-m",
+        model,
+        "--depths",
+        "0,1000",
+        "--keeps",
+        "1,0.2",
+        "--prefill",
+        "32",
+        "--decode",
+        "4",
+        "--trials",
+        "1",
         "--json",
     ]);
     let rows = out["rows"].as_array().unwrap();

@@ -2,14 +2,13 @@
 
 #![allow(unsafe_code)]
 
-use super::block::Block;
 #[cfg(target_arch = "x86_64")]
 use super::simd::avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 use super::simd::avx512::Avx512;
 #[cfg(target_arch = "aarch64")]
 use super::simd::neon::Neon;
-use super::simd::{Simd, portable::Portable};
+use super::simd::{Kernel, Simd, portable::Portable};
 use std::sync::OnceLock;
 
 /// An instruction set that the attention kernels are compiled for.
@@ -61,19 +60,19 @@ impl Isa {
         *BEST.get_or_init(|| Isa::available().last().unwrap_or(Isa::Portable))
     }
 
-    /// Runs a block. The caller has checked that the machine has this instruction set.
-    pub(super) fn run(self, block: Block<'_>) {
+    /// Runs a kernel compiled for this instruction set. The caller has checked that the machine has it.
+    pub(super) fn run<K: Kernel>(self, kernel: K) {
         debug_assert!(self.is_available());
         // SAFETY: `attend_with` and `best` let only available instruction sets through.
         unsafe {
             match self {
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => Avx512::run(block),
+                Isa::Avx512 => Avx512::run(kernel),
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => Avx2::run(block),
+                Isa::Avx2 => Avx2::run(kernel),
                 #[cfg(target_arch = "aarch64")]
-                Isa::Neon => Neon::run(block),
-                _ => Portable::run(block),
+                Isa::Neon => Neon::run(kernel),
+                _ => Portable::run(kernel),
             }
         }
     }

@@ -9,13 +9,13 @@
 //!
 //! # How it works
 //!
-//! [`plan`] cuts the work into items: a block of rows (query heads that share a KV head, times
-//! tokens) over a range of pages. [`block`] runs one item: page by page, scores from the transposed
+//! `plan` cuts the work into items: a block of rows (query heads that share a KV head, times
+//! tokens) over a range of pages. `block` runs one item: page by page, scores from the transposed
 //! key tiles, an online softmax, and the weighted sum of values, both products by the
-//! register-blocked [`product`]. Decode and prefill differ only in how many rows a block has. Each
+//! register-blocked `product`. Decode and prefill differ only in how many rows a block has. Each
 //! page is read from memory once for all query heads that share it. Items over different pages of the
-//! same rows are merged at the end. The kernel is written once over the vector operations of [`simd`]
-//! and compiled for each [`Isa`]; [`reference`] is the definition it is tested against.
+//! same rows are merged at the end. The kernel is written once over the vector operations of `simd`
+//! and compiled for each [`Isa`]; [`mod@reference`] is the definition it is tested against.
 //!
 //! Sums are kept in f32. Work is spread over the current rayon pool; a call allocates nothing once
 //! the buffers of its threads have grown to the shapes in use.

@@ -99,3 +99,63 @@ fn extent(requests: &[Request<'_>], block: &RowBlock, group: usize) -> (usize, u
     let visible = head.len() - request.n + last + 1;
     (visible.div_ceil(PAGE), head.head_dim(), head.dtype().size())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Dtype, Head};
+
+    fn heads(lengths: &[usize]) -> Vec<Head> {
+        let fill = |&len: &usize| {
+            let mut head = Head::new(64, Dtype::F16);
+            (0..len).for_each(|_| head.push(&[0.0; 64], &[0.0; 64], 1, 0.0));
+            head
+        };
+        lengths.iter().map(fill).collect()
+    }
+
+    fn plan(heads: &[Head], n: usize, group: usize, threads: usize) -> Plan {
+        let mut plan = Plan::default();
+        plan.build(&[Request { heads, q: &[], n, out: &mut [] }], group, threads);
+        plan
+    }
+
+    #[test]
+    fn every_row_meets_every_page_it_sees_once() {
+        let heads = heads(&[9000, 300, 700]);
+        for (n, group) in [(1, 1), (1, 7), (13, 3), (300, 2)] {
+            let plan = plan(&heads, n, group, 4);
+            let mut rows = vec![0; heads.len()];
+            for block in &plan.blocks {
+                assert_eq!(rows[block.head], block.rows.0, "blocks of a head follow each other");
+                rows[block.head] += block.rows.1;
+                let last = (block.rows.0 + block.rows.1 - 1) / group;
+                let pages = (heads[block.head].len() - n + last + 1).div_ceil(PAGE);
+                let mut next = 0;
+                for item in &plan.items[block.items.0..][..block.items.1] {
+                    assert_eq!(item.pages.0, next);
+                    assert!(item.pages.1 > item.pages.0, "no item is empty");
+                    next = item.pages.1;
+                }
+                assert_eq!(next, pages);
+                assert!(sums_len(block.rows.1, 64) <= plan.sums_len);
+            }
+            assert_eq!(rows, vec![n * group; heads.len()]);
+        }
+    }
+
+    #[test]
+    fn ragged_heads_are_cut_into_even_items() {
+        let heads = heads(&[30_000, 2_000, 8_000]);
+        let plan = plan(&heads, 1, 3, 2);
+        let sizes = plan.items.iter().map(|item| item.pages.1 - item.pages.0);
+        let total = sizes.clone().sum::<usize>();
+        let largest = sizes.max().unwrap_or(0);
+        assert!(largest * 6 <= total, "an item of {largest} pages of {total} leaves a thread waiting");
+    }
+
+    #[test]
+    fn a_small_cache_is_not_cut() {
+        assert_eq!(plan(&heads(&[300]), 1, 3, 8).items.len(), 1);
+    }
+}

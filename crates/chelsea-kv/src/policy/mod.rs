@@ -4,7 +4,7 @@
 //! to, and answers with a [`Plan`]: which candidates join which, and which are dropped. It never sees
 //! sinks, window or anything else that must not be touched, and it changes nothing itself.
 //!
-//! [`registry`] lists every policy by name; [`policy`] makes one.
+//! [`registry()`] lists every policy by name; [`policy()`] makes one.
 
 mod chelsea;
 mod chelsea_plain;

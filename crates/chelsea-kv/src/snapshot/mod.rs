@@ -2,8 +2,8 @@
 //!
 //! # The file
 //!
-//! A header ([`header`]: settings, token ids, statistics, one record a head) and one block a head
-//! ([`mod@block`]: pages, counts, positions). All numbers are little-endian. Every block begins at a
+//! A header (module `header`: settings, token ids, statistics, one record a head) and one block a head
+//! (module `block`: pages, counts, positions). All numbers are little-endian. Every block begins at a
 //! multiple of 64 and pages lie in it as they lie in memory, so a loaded cache reads keys and values
 //! straight from the map of the file; a page is copied out of it when the cache writes to it, and the
 //! file is never changed. The header and every block have a checksum each (XXH3, 64 bits).

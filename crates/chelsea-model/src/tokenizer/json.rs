@@ -65,7 +65,7 @@ impl Tokenizer {
             }
         }
         let merges = merges(&model["merges"])?;
-        let table = table(&vocab, &added, alphabet(&json)?);
+        let table = table(&vocab, &added, alphabet(&json)?)?;
 
         let by_name = |name: &Value| {
             let name = name.as_str().or_else(|| name["content"].as_str())?;
@@ -177,25 +177,33 @@ fn merges(value: &Value) -> Result<Vec<(String, String)>, TokenizerError> {
     Ok(merges)
 }
 
-/// Every token by id; ids nobody uses are empty.
-fn table(vocab: &HashMap<String, u32>, added: &[(u32, AddedToken)], alphabet: Alphabet) -> Table {
-    let last = vocab.values().copied().chain(added.iter().map(|(id, _)| *id)).max().unwrap_or(0);
+/// Every token by id; ids nobody uses are empty. `vocab` has the added tokens too.
+fn table(
+    vocab: &HashMap<String, u32>,
+    added: &[(u32, AddedToken)],
+    alphabet: Alphabet,
+) -> Result<Table, TokenizerError> {
+    let last = vocab.values().copied().max().unwrap_or(0);
     let mut tokens: Vec<(&str, Kind)> = vec![("", Kind::Normal); last as usize + 1];
     for (token, &id) in vocab {
         let kind = match (alphabet, byte_token(token)) {
             (Alphabet::SentencePiece { .. }, Some(byte)) => Kind::Byte(byte),
             _ => Kind::Normal,
         };
-        tokens[id as usize] = (token, kind);
+        let slot = &mut tokens[id as usize];
+        if !slot.0.is_empty() {
+            return Err(TokenizerError::Json(format!("the tokens `{}` and `{token}` have one id, {id}", slot.0)));
+        }
+        *slot = (token, kind);
     }
     for (id, token) in added {
-        tokens[*id as usize] = (&token.content, if token.special { Kind::Special } else { Kind::Added });
+        tokens[*id as usize].1 = if token.special { Kind::Special } else { Kind::Added };
     }
     let mut table = Table::new(alphabet);
     for (token, kind) in tokens {
         table.push(token, kind);
     }
-    table
+    Ok(table)
 }
 
 /// Which alphabet the decoder undoes.

@@ -99,10 +99,9 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError`]: the model has none, or one that cannot be used.
     pub fn open(file: &ModelFile) -> Result<Self, TokenizerError> {
-        match (file.gguf(), file.folder()) {
-            (Some(gguf), _) => Self::from_gguf(gguf),
-            (None, Some(folder)) => Self::from_folder(folder),
-            (None, None) => Self::from_folder(file.path().parent().unwrap_or(Path::new("."))),
+        match file.gguf() {
+            Some(gguf) => Self::from_gguf(gguf),
+            None => Self::from_folder(file.folder().unwrap_or(Path::new("."))),
         }
     }
 

@@ -124,3 +124,68 @@ impl Element for bf16 {
         self.to_f32()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Largest relative error of `exp2` where its result is a normal number.
+    struct Exp2Error<'a>(&'a mut f64);
+
+    impl Kernel for Exp2Error<'_> {
+        #[inline(always)]
+        unsafe fn run<S: Simd>(self) {
+            let mut out = [0.0f32; 16];
+            for step in 0..200_000u32 {
+                let x = -126.0 * (step as f32 / 200_000.0).powi(3);
+                // SAFETY: the caller promises the instruction set; a vector has at most 16 lanes.
+                unsafe { S::store(out.as_mut_ptr(), S::exp2(S::splat(x))) };
+                let exact = f64::from(x).exp2();
+                let error = (f64::from(out[0]) - exact).abs() / exact;
+                *self.0 = self.0.max(error);
+            }
+            for x in [-127.0, -1000.0, f32::MIN, f32::NEG_INFINITY] {
+                // SAFETY: as above.
+                unsafe { S::store(out.as_mut_ptr(), S::exp2(S::splat(x))) };
+                assert_eq!(out[0], 0.0, "2^{x}");
+            }
+        }
+    }
+
+    /// Conversions of every half-precision and bfloat16 number that is not a NaN.
+    struct Widening;
+
+    impl Kernel for Widening {
+        #[inline(always)]
+        unsafe fn run<S: Simd>(self) {
+            let mut out = [0.0f32; 16];
+            for bits in 0..=u16::MAX {
+                let (half, brain) = ([f16::from_bits(bits); 16], [bf16::from_bits(bits); 16]);
+                // SAFETY: the caller promises the instruction set; a vector has at most 16 lanes.
+                unsafe { S::store(out.as_mut_ptr(), f16::load::<S>(half.as_ptr())) };
+                assert!(half[0].is_nan() || out[0].to_bits() == half[0].to_f32().to_bits(), "f16 {bits:#x}");
+                // SAFETY: as above.
+                unsafe { S::store(out.as_mut_ptr(), bf16::load::<S>(brain.as_ptr())) };
+                assert!(brain[0].is_nan() || out[0].to_bits() == brain[0].to_f32().to_bits(), "bf16 {bits:#x}");
+            }
+        }
+    }
+
+    fn on_each(run: impl Fn(super::super::Isa)) {
+        super::super::Isa::available().for_each(run);
+    }
+
+    #[test]
+    fn powers_of_two_are_exact_to_a_few_units() {
+        on_each(|isa| {
+            let mut error = 0.0;
+            isa.run(Exp2Error(&mut error));
+            assert!(error < 3e-7, "{isa:?}: {error:e}");
+        });
+    }
+
+    #[test]
+    fn stored_numbers_widen_exactly() {
+        on_each(|isa| isa.run(Widening));
+    }
+}
