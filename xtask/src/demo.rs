@@ -38,14 +38,24 @@ const FACTS: &[Fact] = &[
         answer: "4839201",
     },
     Fact {
-        text: "The special magic number for Nairobi is 7150463.",
-        question: "What is the special magic number for Nairobi?",
-        answer: "7150463",
+        text: "Professor Brenner hid the spare key under the blue flowerpot.",
+        question: "Where did Professor Brenner hide the spare key?",
+        answer: "flowerpot",
     },
     Fact {
-        text: "The special magic number for Oslo is 2968175.",
-        question: "What is the special magic number for Oslo?",
-        answer: "2968175",
+        text: "The winning horse of the spring derby was named Tangerine Thunder.",
+        question: "What was the name of the winning horse of the spring derby?",
+        answer: "Tangerine Thunder",
+    },
+    Fact {
+        text: "In the village of Quenby the bakery opens at 5:40 in the morning.",
+        question: "When does the bakery in the village of Quenby open?",
+        answer: "5:40",
+    },
+    Fact {
+        text: "The treaty of Valmora was signed in the year 1746.",
+        question: "In which year was the treaty of Valmora signed?",
+        answer: "1746",
     },
 ];
 
@@ -156,16 +166,17 @@ fn print(reports: &[Report]) {
             println!("  {:<9} {mark}  {text}", setting.name);
         }
     }
-    let rows: Vec<Vec<String>> = SETTINGS.iter().zip(reports).map(|(s, r)| row(s.name, r)).collect();
-    let header = ["cache", "right", "cache now", "peak", "prefill tok/s", "decode tok/s"];
+    let full = reports[0].kv_bytes;
+    let rows: Vec<Vec<String>> = SETTINGS.iter().zip(reports).map(|(s, r)| row(s.name, r, full)).collect();
+    let header = ["cache", "right", "cache now", "of full", "peak", "prefill tok/s", "decode tok/s"];
     println!("\n{} tokens read\n\n{}", reports[0].prefill_tokens, table::render(&header, &rows));
 }
 
 fn is_right(fact: &Fact, answer: &Answer) -> bool {
-    answer.text.contains(fact.answer)
+    answer.text.to_lowercase().contains(&fact.answer.to_lowercase())
 }
 
-fn row(name: &str, report: &Report) -> Vec<String> {
+fn row(name: &str, report: &Report, full: u64) -> Vec<String> {
     let right = FACTS.iter().zip(&report.answers).filter(|(fact, answer)| is_right(fact, answer)).count();
     let mut speeds: Vec<f64> = report.answers.iter().map(|a| a.decode_tokens_per_s).collect();
     speeds.sort_by(f64::total_cmp);
@@ -173,6 +184,7 @@ fn row(name: &str, report: &Report) -> Vec<String> {
         name.to_owned(),
         format!("{right}/{}", FACTS.len()),
         table::bytes(report.kv_bytes),
+        format!("{:.0}%", 100.0 * report.kv_bytes as f64 / full as f64),
         table::bytes(report.kv_bytes_peak),
         format!("{:.0}", report.prefill_tokens as f64 / report.prefill_s.max(1e-9)),
         format!("{:.1}", speeds[speeds.len() / 2]),

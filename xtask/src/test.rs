@@ -19,7 +19,7 @@ pub struct Args {
     #[arg(long)]
     quick: bool,
     /// Inputs for each fuzz target.
-    #[arg(long, default_value_t = 20_000)]
+    #[arg(long, default_value_t = 5_000)]
     fuzz_runs: u64,
 }
 
