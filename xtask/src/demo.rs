@@ -31,6 +31,7 @@ struct Fact {
     answer: &'static str,
 }
 
+/// Chosen mostly because the small model finds them with the full cache: a demonstration, no recall rate.
 const FACTS: &[Fact] = &[
     Fact {
         text: "The special magic number for Lisbon is 4839201.",
