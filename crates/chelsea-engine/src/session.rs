@@ -87,7 +87,6 @@ pub struct Session {
     cache: SequenceCache,
     workspace: Workspace,
     history: Vec<u32>,
-    logits: Vec<f32>,
     block: usize,
     limit: usize,
     compression: Compression,
@@ -125,7 +124,6 @@ impl Session {
             cache,
             workspace: Workspace::new(),
             history,
-            logits: Vec::new(),
             block: options.block,
             limit,
             compression: options.compression,
@@ -139,9 +137,8 @@ impl Session {
             pool: self.pool.clone(),
             cancel: self.cancel.clone(),
             cache: self.cache.fork(),
-            workspace: Workspace::new(),
+            workspace: Workspace::with_logits(self.logits()),
             history: self.history.clone(),
-            logits: self.logits.clone(),
             block: self.block,
             limit: self.limit,
             compression: self.compression,
@@ -203,12 +200,12 @@ impl Session {
         if needed > self.limit {
             return Err(EngineError::ContextFull { needed, limit: self.limit });
         }
-        if self.logits.is_empty() {
+        if self.logits().is_empty() {
             return Err(EngineError::NothingRead);
         }
         let mut losses = Vec::with_capacity(tokens.len());
         for block in tokens.chunks(self.block) {
-            losses.push(loss(&self.logits, block[0]));
+            losses.push(loss(self.logits(), block[0]));
             self.forward(block, Wanted::All)?;
             let vocab = self.model.config().vocab;
             let rows = self.workspace.logits().chunks_exact(vocab);
@@ -222,16 +219,15 @@ impl Session {
         let (pool, model) = (self.pool.clone(), self.model.clone());
         let (cache, workspace) = (&mut self.cache, &mut self.workspace);
         pool.install(|| model.forward(&mut [Chunk { tokens, cache, logits }], workspace))?;
-        if logits != Wanted::None {
-            let all = self.workspace.logits();
-            self.logits.clear();
-            self.logits.extend_from_slice(&all[all.len() - self.model.config().vocab..]);
-        }
         self.history.extend_from_slice(tokens);
         Ok(())
     }
 
     fn compact(&mut self) -> Duration {
+        // Most steps have nothing to do: waking the pool would cost more than asking.
+        if !self.cache.compaction_is_due() {
+            return Duration::ZERO;
+        }
         let start = Instant::now();
         let (pool, cache) = (self.pool.clone(), &mut self.cache);
         pool.install(|| cache.compact());
@@ -243,14 +239,18 @@ impl Session {
         self.cancel.load(Ordering::Relaxed)
     }
 
-    /// Logits of the token after the last one read; empty before anything was read.
+    /// Logits of the token after the last one read; empty before anything was read, and after a reading
+    /// that was cut short.
     pub fn logits(&self) -> &[f32] {
-        &self.logits
+        let all = self.workspace.logits();
+        &all[all.len().saturating_sub(self.model.config().vocab)..]
     }
 
     /// The logits, and the tokens they follow: what a sampler needs.
     pub(crate) fn logits_and_history(&mut self) -> (&mut [f32], &[u32]) {
-        (&mut self.logits, &self.history)
+        let all = self.workspace.logits_mut();
+        let last = all.len().saturating_sub(self.model.config().vocab);
+        (&mut all[last..], &self.history)
     }
 
     /// Tokens read and generated so far.

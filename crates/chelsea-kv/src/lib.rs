@@ -28,7 +28,7 @@ mod simd;
 pub mod snapshot;
 
 pub use budget::{Budget, BudgetError};
-pub use cache::{CacheConfig, CacheError, CompactReport, MAX_TOKENS, MemoryReport, Schedule, SequenceCache};
+pub use cache::{CacheConfig, CacheError, CompactReport, MAX_TOKENS, MemoryReport, Schedule, SequenceCache, Share};
 pub use head::Head;
 pub use mapped::Mapped;
 pub use page::{PAGE, Page, TILE};

@@ -66,6 +66,33 @@ fn a_full_cache_is_plain_attention() {
 }
 
 #[test]
+fn sequences_attended_together_get_what_each_gets_alone() {
+    let lengths = [300, 1, 70];
+    let caches = || lengths.map(|n| SequenceCache::new(config("chelsea", Budget::Keep(0.5))).map(|c| (c, n)).unwrap());
+    let (mut alone, mut together) = (caches(), caches());
+    let queries = lengths.map(|n| noise(2 * 64, n as u64));
+    let mut expected = [const { Vec::new() }; 3];
+    for (s, (cache, n)) in alone.iter_mut().enumerate() {
+        feed(cache, *n, 7);
+        cache.append(0, &noise(2 * 32, 1), &noise(2 * 32, 2)).unwrap();
+        expected[s] = vec![0.0; 2 * 64];
+        cache.attend(0, &queries[s], &mut expected[s]);
+    }
+    let mut found = [const { Vec::new() }; 3];
+    for (s, (cache, n)) in together.iter_mut().enumerate() {
+        feed(cache, *n, 7);
+        cache.append(0, &noise(2 * 32, 1), &noise(2 * 32, 2)).unwrap();
+        found[s] = vec![0.0; 2 * 64];
+    }
+    let shares = together.iter_mut().zip(&queries).zip(&mut found);
+    SequenceCache::attend_many(0, shares.map(|(((cache, _), q), out)| (cache, &q[..], &mut out[..])).collect());
+    for (x, y) in expected.iter().flatten().zip(found.iter().flatten()) {
+        assert!((x - y).abs() < 1e-5, "{x} {y}");
+    }
+    SequenceCache::attend_many(0, Vec::new());
+}
+
+#[test]
 fn keeping_everything_with_a_clustering_policy_is_the_full_cache() {
     let mut full = SequenceCache::new(config("full", Budget::Keep(1.0))).unwrap();
     let mut chelsea = SequenceCache::new(config("chelsea", Budget::Keep(1.0))).unwrap();

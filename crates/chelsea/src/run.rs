@@ -71,15 +71,25 @@ pub fn run(args: &RunArgs) -> Result<()> {
         stats = read(&mut session, &layout.document(text)?, one_shot, quiet)?;
     }
     let has_document = text.is_some() || args.load_cache.is_some();
+    let mut not_saved = None;
     if let Some(file) = &args.save_cache
         && !session.cancelled()
     {
         if !has_document {
             bail!("there is nothing to save: give documents with -f");
         }
-        saved::save(file, &session, args.system.as_deref(), args.no_chat_template)?;
+        not_saved = saved::save(file, &session, args.system.as_deref(), args.no_chat_template).err();
+        if let Some(error) = &not_saved
+            && !args.prompt.is_empty()
+        {
+            // What was read may have taken minutes: the questions are still answered.
+            tracing::error!("{error:#}");
+        }
     }
     if args.prompt.is_empty() {
+        if let Some(error) = not_saved {
+            return Err(error);
+        }
         if args.save_cache.is_some() && !std::io::stdin().is_terminal() {
             return Ok(());
         }
@@ -92,6 +102,9 @@ pub fn run(args: &RunArgs) -> Result<()> {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         eprint!("\n{}", summary(&report));
+    }
+    if let Some(error) = not_saved {
+        return Err(error);
     }
     if report.cancelled { std::process::exit(130) } else { Ok(()) }
 }

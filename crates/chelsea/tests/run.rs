@@ -242,34 +242,6 @@ fn limits_of_context_and_budget_are_said_clearly() {
     assert!(said.contains("depth"), "{said}");
 }
 
-#[cfg(unix)]
-#[test]
-fn ctrl_c_while_reading_ends_cleanly_and_prints_what_there_is() {
-    use std::process::{Command, Stdio};
-    let Some(model) = model() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let doc = write(folder.path(), "doc.txt", essays(30_000));
-    let saved = folder.path().join("doc.kv");
-    let child = Command::new(env!("CARGO_BIN_EXE_chelsea"))
-        .args(["run", "-m", model.to_str().unwrap(), "-f", &doc, "-p", "Why?", "--json", "--threads", "1"])
-        .args(["--save-cache", saved.to_str().unwrap()])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(1500));
-    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    let out = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&out.stderr);
-    assert!(!said.contains("panicked"), "{said}");
-    assert_eq!(out.status.code(), Some(130), "{said}");
-    if !out.stdout.is_empty() {
-        let report: Value = serde_json::from_slice(&out.stdout).unwrap();
-        assert_eq!(report["cancelled"], true);
-        assert!(!saved.exists(), "half a document is not saved");
-    }
-}
-
 #[test]
 fn inspect_and_bench_report_what_they_measured() {
     let Some(model) = model() else { return };

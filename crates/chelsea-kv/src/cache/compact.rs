@@ -32,12 +32,10 @@ impl SequenceCache {
     /// layers got a block; does nothing while some layers are behind, while the budget is met, or before
     /// `decode_block` tokens have piled up.
     pub fn compact(&mut self) -> CompactReport {
-        let tokens = self.tokens();
-        let allowed = self.allowed(self.config.budget);
-        let piled_up = tokens - self.compacted_at;
-        if self.block() != 0 || self.entries() <= allowed || piled_up < self.config.decode_block {
+        if !self.compaction_is_due() {
             return self.nothing_done();
         }
+        let allowed = self.allowed(self.config.budget);
         let CacheConfig { schedule, budget, policy, .. } = &self.config;
         let anew = *schedule == Schedule::Remerge || budget.is_absolute() || policy.looks_back();
         let mut from = self.sinks();
@@ -45,6 +43,12 @@ impl SequenceCache {
             from.iter_mut().zip(&self.frozen).for_each(|(from, &frozen)| *from = frozen.max(*from));
         }
         self.run(from, allowed)
+    }
+
+    /// Whether [`SequenceCache::compact`] would do anything now.
+    pub fn compaction_is_due(&self) -> bool {
+        let piled_up = self.tokens() - self.compacted_at;
+        piled_up >= self.config.decode_block && self.block() == 0 && self.entries() > self.allowed(self.config.budget)
     }
 
     /// Compresses everything between sinks and window right now, whatever the schedule: to `budget`, or

@@ -15,20 +15,22 @@
 //!   compactions at most one block (or `decode_block` tokens, in decode) piles up beyond it.
 //! - A fork shares pages with its origin until one of them writes to a page.
 
+mod attend;
 mod compact;
 mod config;
 mod memory;
 mod saved;
 mod synthetic;
 
+pub use attend::Share;
 pub use compact::CompactReport;
 pub use config::{CacheConfig, CacheError, Schedule};
 pub use memory::MemoryReport;
 pub(crate) use saved::Saved;
 
+use crate::Head;
 use crate::budget::Budget;
 use crate::query::QueryPower;
-use crate::{Head, attention};
 use rayon::prelude::*;
 
 /// Positions are kept as `f32`, which counts exactly up to here.
@@ -164,25 +166,6 @@ impl SequenceCache {
         self.layer_tokens[layer] += n;
         self.peak = self.peak.max(self.bytes_held());
         Ok(())
-    }
-
-    /// Attention of the `n` tokens appended last to `layer`. `q` and `out` are
-    /// `[n, q_heads, head_dim]`, queries after RoPE; token i sees everything up to itself.
-    ///
-    /// # Panics
-    /// If there is no such layer, if `q` and `out` differ in length or are no whole number of tokens, or
-    /// if the layer was given fewer tokens.
-    pub fn attend(&mut self, layer: usize, q: &[f32], out: &mut [f32]) {
-        let shape = self.config.shape;
-        assert!(layer < shape.layers, "layer {layer} of {}", shape.layers);
-        let n = q.len() / (shape.q_heads * shape.head_dim);
-        assert!(q.len() == n * shape.q_heads * shape.head_dim, "queries are [n, q_heads, head_dim]");
-        if let Some(power) = &mut self.query_power {
-            power.observe(layer, q, n);
-        }
-        let heads = &self.heads[layer * shape.kv_heads..][..shape.kv_heads];
-        let scale = (shape.head_dim as f32).sqrt().recip();
-        attention::attend(heads, q, n, shape.group(), scale, out);
     }
 
     /// A cache with the same contents that goes its own way from here: several questions over one

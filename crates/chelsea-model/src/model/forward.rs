@@ -70,6 +70,11 @@ impl Workspace {
         Workspace::default()
     }
 
+    /// A workspace that holds these logits already, as if a call had just made them.
+    pub fn with_logits(logits: &[f32]) -> Workspace {
+        Workspace { logits: Buffer(logits.to_vec()), filled: logits.len(), ..Workspace::default() }
+    }
+
     /// Logits of the last call: a row of [`Config::vocab`](crate::Config) numbers for every wanted position,
     /// in the order of chunks and positions.
     pub fn logits(&self) -> &[f32] {
@@ -225,15 +230,26 @@ impl Model {
         ws.rotary.turn(q, config.q_heads, head_dim);
         ws.rotary.turn(k, config.kv_heads, head_dim);
 
-        let attended = ws.attended.take(rows * q_width);
-        let mut first = 0;
-        for chunk in batch {
-            let end = first + chunk.tokens.len();
-            let (q_range, kv_range) = (first * q_width..end * q_width, first * kv_width..end * kv_width);
-            chunk.cache.append(index, &k[kv_range.clone()], &v[kv_range])?;
-            chunk.cache.attend(index, &q[q_range.clone()], &mut attended[q_range]);
-            first = end;
+        let mut attended = ws.attended.take(rows * q_width);
+        let (mut k, mut v) = (&*k, &*v);
+        for chunk in batch.iter_mut() {
+            let width = chunk.tokens.len() * kv_width;
+            chunk.cache.append(index, &k[..width], &v[..width])?;
+            (k, v) = (&k[width..], &v[width..]);
         }
+        if let [chunk] = batch {
+            chunk.cache.attend(index, q, attended);
+            return Ok(());
+        }
+        let mut q = &*q;
+        let shares = batch.iter_mut().map(|chunk| {
+            let width = chunk.tokens.len() * q_width;
+            let (share, out);
+            (share, q) = q.split_at(width);
+            (out, attended) = std::mem::take(&mut attended).split_at_mut(width);
+            (&mut *chunk.cache, share, out)
+        });
+        SequenceCache::attend_many(index, shares.collect());
         Ok(())
     }
 

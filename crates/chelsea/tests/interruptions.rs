@@ -1,0 +1,141 @@
+//! Runs that are stopped from outside: Ctrl-C while reading and while answering, a disk that is full.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used)] // a test that cannot go on says so by panicking
+
+mod support;
+
+use serde_json::Value;
+use std::io::Read as _;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+use support::{essays, model};
+
+fn start(args: &[&str]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_chelsea"))
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn interrupt(child: &Child) {
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+}
+
+/// Waits until the process watches for Ctrl-C; before that the signal just ends it, as it should.
+fn wait_until_it_listens(child: &Child) {
+    const SIGINT: u32 = 2;
+    for _ in 0..600 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        if u64::from_str_radix(caught.trim(), 16).unwrap() >> (SIGINT - 1) & 1 == 1 {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("the command never watched for Ctrl-C");
+}
+
+fn ended_by_ctrl_c(out: &Output) -> String {
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(!said.contains("panicked"), "{said}");
+    assert_eq!(out.status.code(), Some(130), "{said}");
+    said
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn ctrl_c_while_reading_prints_what_there_is_and_saves_nothing() {
+    let Some(model) = model() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let doc = folder.path().join("doc.txt");
+    std::fs::write(&doc, essays(33_000)).unwrap();
+    let saved = folder.path().join("doc.kv");
+    let [model, doc, saved] = [&model, &doc, &saved].map(|path| path.to_str().unwrap());
+    let child = start(&[
+        "run",
+        "-m",
+        model,
+        "-f",
+        doc,
+        "-p",
+        "Why?",
+        "--json",
+        "--threads",
+        "1",
+        "--block",
+        "64",
+        "--save-cache",
+        saved,
+    ]);
+    wait_until_it_listens(&child);
+    std::thread::sleep(Duration::from_millis(500));
+    interrupt(&child);
+    let out = child.wait_with_output().unwrap();
+    ended_by_ctrl_c(&out);
+    let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(report["cancelled"], true);
+    assert_eq!(report["answers"].as_array().unwrap().len(), 0, "{report}");
+    assert!(report["kv_tokens"].as_u64().unwrap() < 7000, "{report}");
+    assert_eq!(names(folder.path()), ["doc.txt"], "half a document is not saved");
+}
+
+#[test]
+fn ctrl_c_while_answering_keeps_what_was_said_and_prints_the_table() {
+    let Some(model) = model() else { return };
+    let count = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14,";
+    let mut child = start(&[
+        "run",
+        "-m",
+        model.to_str().unwrap(),
+        "--no-chat-template",
+        "-p",
+        count,
+        "-n",
+        "7000",
+        "--ctx",
+        "8192",
+    ]);
+    let mut first = [0; 8];
+    child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    interrupt(&child);
+    let out = child.wait_with_output().unwrap();
+    let said = ended_by_ctrl_c(&out);
+    assert!(said.contains("decode") && said.contains("tokens/s"), "{said}");
+    let text = [&first[..], &out.stdout].concat();
+    assert!(std::str::from_utf8(&text).unwrap().contains("15"), "{text:?}");
+}
+
+/// A limit on the size of files refuses the write in the middle, as a full disk does.
+#[test]
+fn a_disk_that_is_full_costs_the_file_but_not_the_answer() {
+    let Some(model) = model() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let doc = folder.path().join("doc.txt");
+    std::fs::write(&doc, essays(4000)).unwrap();
+    let saved = folder.path().join("doc.kv");
+    std::fs::write(&saved, "an earlier cache").unwrap();
+    let [model, doc, file] = [&model, &doc, &saved].map(|path| path.to_str().unwrap());
+    let run = "trap '' XFSZ; ulimit -f 512; exec \"$@\"";
+    let out = Command::new("bash")
+        .args(["-c", run, "bash", env!("CARGO_BIN_EXE_chelsea")])
+        .args(["run", "-m", model, "-f", doc, "-p", "What is this about?", "-n", "8", "--save-cache", file])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot save the cache to") && said.contains("doc.kv"), "{said}");
+    assert!(!out.stdout.is_empty(), "the question is answered all the same");
+    assert_eq!(names(folder.path()), ["doc.kv", "doc.txt"], "nothing half-written is left");
+    assert_eq!(std::fs::read_to_string(&saved).unwrap(), "an earlier cache");
+}
