@@ -1,16 +1,11 @@
 //! Runs that are stopped from outside: Ctrl-C while reading and while answering, a disk that is full.
 
-#![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used)] // a test that cannot go on says so by panicking
-
-mod support;
-
+use crate::support::{essays, model};
 use serde_json::Value;
 use std::io::Read as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
-use support::{essays, model};
 
 fn start(args: &[&str]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_chelsea"))

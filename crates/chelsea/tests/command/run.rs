@@ -1,12 +1,8 @@
 //! The command on a real model and real text.
 
-#![allow(clippy::unwrap_used)] // a test that cannot go on says so by panicking
-
-mod support;
-
+use crate::support::{chelsea, error, essays, json, model};
 use serde_json::Value;
 use std::path::Path;
-use support::{chelsea, error, essays, json, model};
 
 fn write(folder: &Path, name: &str, text: impl AsRef<[u8]>) -> String {
     let path = folder.join(name);

@@ -1,0 +1,65 @@
+//! Every verb and flag of the command, and the help that teaches them: the verbs here, what several of them
+//! share in `shared`, and each verb's own flags in a file of its name.
+
+mod bench;
+mod eval;
+mod run;
+mod shared;
+mod stored;
+
+pub use bench::BenchArgs;
+pub use eval::{EvalAction, EvalArgs, NeedlesArgs};
+pub use run::RunArgs;
+pub use shared::{CacheArgs, CompressArg, DtypeArg, ModelArgs, ProductsArg};
+pub use stored::{BuildArgs, CacheAction, CacheCmdArgs, InspectArgs, ModelsAction, ModelsArgs};
+
+use clap::{Parser, Subcommand};
+
+/// Long contexts in a fifth of the memory: an LLM engine that clusters its KV cache online.
+#[derive(Debug, Parser)]
+#[command(name = "chelsea", version, about, max_term_width = 100, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Say more on stderr (-v, -vv).
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Answer questions about documents, or chat.
+    #[command(after_long_help = run::RUN_EXAMPLES)]
+    Run(RunArgs),
+    /// Measure prefill and decode speed and cache size at given depths and keep ratios.
+    #[command(after_long_help = bench::BENCH_EXAMPLES)]
+    Bench(BenchArgs),
+    /// Measure what a clustered cache remembers, side by side with the full one.
+    #[command(after_long_help = eval::EVAL_EXAMPLES)]
+    Eval(EvalArgs),
+    /// Show what a model or a saved cache holds, and what a budget would.
+    #[command(after_long_help = stored::INSPECT_EXAMPLES)]
+    Inspect(InspectArgs),
+    /// List, fetch and remove models.
+    Models(ModelsArgs),
+    /// Build a cache file from documents, or show one.
+    Cache(CacheCmdArgs),
+    /// Print completions for a shell.
+    Completions {
+        /// bash, zsh, fish, elvish or powershell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

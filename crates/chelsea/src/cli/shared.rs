@@ -1,0 +1,233 @@
+//! Flags that several verbs share: which model, how its cache is kept, how text is sampled.
+
+use chelsea_engine::{Compression, Sampling, SessionOptions};
+use chelsea_kv::{Budget, Dtype, Schedule};
+use clap::{Args, ValueEnum};
+
+/// Which model, and on what it runs.
+#[derive(Debug, Clone, Args)]
+pub struct ModelArgs {
+    /// A file, a folder, a short name, or a hub id `org/name[:file]`.
+    #[arg(short, long, value_name = "MODEL")]
+    pub model: String,
+    /// Threads to compute with [default: all cores].
+    #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+    /// How weight products are computed: packed integers, or dequantised to 32-bit floats.
+    #[arg(long, value_enum, default_value_t = ProductsArg::Fast)]
+    pub products: ProductsArg,
+}
+
+/// How weight products are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProductsArg {
+    /// Packed integer weights and 8-bit activations.
+    Fast,
+    /// 32-bit floats: slow, large, exact; for comparisons.
+    F32,
+}
+
+/// How the cache is kept.
+#[derive(Debug, Clone, Args)]
+pub struct CacheArgs {
+    /// Share of the cache entries to keep, above 0 and at most 1 [default: 0.5; 1 for --policy full].
+    #[arg(short, long, value_parser = parse_keep, conflicts_with = "kv_budget")]
+    pub keep: Option<f32>,
+    /// Fixed size of the cache instead: bytes (512MiB, 2GB) or entries a head (20000).
+    #[arg(long, value_name = "SIZE", value_parser = parse_budget)]
+    pub kv_budget: Option<Budget>,
+    /// How entries are chosen: a name, and settings if any (chelsea:floor=0,chunk=128) [default: chelsea].
+    #[arg(long, value_parser = parse_policy, long_help = policy_help())]
+    pub policy: Option<String>,
+    /// When prompts are clustered: block by block while reading, or once after it.
+    #[arg(long, value_enum, default_value_t = CompressArg::Online)]
+    pub compress: CompressArg,
+    /// Whether old centroids are matched again as the text grows [default: measured best].
+    #[arg(long, value_enum)]
+    pub schedule: Option<ScheduleArg>,
+    /// First entries of every head that are never merged.
+    #[arg(long, default_value_t = 4)]
+    pub sinks: usize,
+    /// Last entries of every head that are never merged.
+    #[arg(long, default_value_t = 64)]
+    pub window: usize,
+    /// Tokens of a prompt that are read at once.
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub block: u32,
+    /// Longest sequence, prompt and answer together [default: the trained context].
+    #[arg(short, long, value_name = "TOKENS")]
+    pub ctx: Option<usize>,
+    /// Number format of cached keys and values [default: f16, bf16 where the model is].
+    #[arg(long, value_enum)]
+    pub kv_type: Option<DtypeArg>,
+}
+
+/// When prompts are clustered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CompressArg {
+    /// Block by block while reading: memory stays within the budget and one block.
+    Online,
+    /// Once, after reading: a little closer to the full cache, but reading takes its whole memory.
+    OneShot,
+}
+
+/// Whether old centroids are matched again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ScheduleArg {
+    /// Each block is clustered once.
+    Once,
+    /// Everything is matched again under the running total.
+    Remerge,
+}
+
+/// Number formats of a cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DtypeArg {
+    /// 32-bit floats.
+    F32,
+    /// Half precision.
+    F16,
+    /// bfloat16.
+    Bf16,
+}
+
+impl DtypeArg {
+    /// The same as the cache calls it.
+    pub fn dtype(self) -> Dtype {
+        match self {
+            DtypeArg::F32 => Dtype::F32,
+            DtypeArg::F16 => Dtype::F16,
+            DtypeArg::Bf16 => Dtype::Bf16,
+        }
+    }
+}
+
+impl CacheArgs {
+    /// The budget that was asked for, if any was.
+    pub fn asked_budget(&self) -> Option<Budget> {
+        self.kv_budget.or(self.keep.map(Budget::Keep))
+    }
+
+    /// The budget that was asked for, or half of the full cache.
+    pub fn budget(&self) -> Budget {
+        let default = if self.policy() == "full" { 1.0 } else { 0.5 };
+        self.asked_budget().unwrap_or(Budget::Keep(default))
+    }
+
+    /// The policy that was asked for, or the default.
+    pub fn policy(&self) -> &str {
+        self.policy.as_deref().unwrap_or("chelsea")
+    }
+
+    /// The same as options of a session.
+    pub fn session(&self) -> SessionOptions {
+        SessionOptions {
+            budget: self.budget(),
+            policy: self.policy().to_string(),
+            schedule: schedule(self.schedule),
+            compression: match self.compress {
+                CompressArg::Online => Compression::Online,
+                CompressArg::OneShot => Compression::OneShot,
+            },
+            sinks: self.sinks,
+            window: self.window,
+            block: self.block as usize,
+            context: self.ctx,
+            dtype: self.kv_type.map(DtypeArg::dtype),
+        }
+    }
+}
+
+/// How text is generated.
+#[derive(Debug, Clone, Args)]
+pub struct SampleArgs {
+    /// 0 always takes the most likely token; higher is more varied.
+    #[arg(long, default_value_t = 0.0)]
+    pub temp: f32,
+    /// Choose among this many most likely tokens; 0 is off.
+    #[arg(long, default_value_t = 40)]
+    pub top_k: usize,
+    /// Choose among the tokens that make up this much probability; 1 is off.
+    #[arg(long, default_value_t = 0.95)]
+    pub top_p: f32,
+    /// Leave out tokens this much less likely than the best; 0 is off.
+    #[arg(long, default_value_t = 0.05)]
+    pub min_p: f32,
+    /// Make tokens seen lately less likely; 1 is off.
+    #[arg(long, default_value_t = 1.0)]
+    pub repeat_penalty: f32,
+    /// Seed of the draws.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Most tokens of an answer.
+    #[arg(short = 'n', long, default_value_t = 512)]
+    pub max_tokens: usize,
+    /// End an answer at this text (may be given several times).
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+}
+
+impl SampleArgs {
+    /// The same as sampling settings.
+    pub fn sampling(&self) -> Sampling {
+        Sampling {
+            temperature: self.temp,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repeat_penalty: self.repeat_penalty,
+            seed: self.seed,
+            ..Sampling::default()
+        }
+    }
+}
+
+pub(super) fn schedule(arg: Option<ScheduleArg>) -> Schedule {
+    match arg {
+        None => Schedule::default(),
+        Some(ScheduleArg::Once) => Schedule::Once,
+        Some(ScheduleArg::Remerge) => Schedule::Remerge,
+    }
+}
+
+pub(super) fn parse_policy(text: &str) -> Result<String, chelsea_kv::policy::PolicyError> {
+    let spec = text.replace('+', ",");
+    chelsea_kv::policy::policy(&spec).map(|_| spec)
+}
+
+/// The registry as help text.
+fn policy_help() -> String {
+    let mut help = String::from(
+        "How entries are chosen: a name, and settings if any (chelsea:floor=0,chunk=128). The default is chelsea.\n",
+    );
+    for policy in chelsea_kv::policy::registry() {
+        help.push_str(&format!("\n- {}: {} [{}]", policy.name, policy.about, policy.source));
+        for setting in policy.settings {
+            help.push_str(&format!("\n    {}={}: {}", setting.name, setting.default, setting.about));
+        }
+    }
+    help
+}
+
+pub(super) fn parse_keep(text: &str) -> Result<f32, String> {
+    let keep: f32 = text.parse().map_err(|_| "give a number such as 0.25".to_string())?;
+    if keep > 0.0 && keep <= 1.0 { Ok(keep) } else { Err("a keep ratio is above 0 and at most 1".into()) }
+}
+
+/// `512MiB` is bytes, `20000` is entries a head, `25%` a share.
+pub(super) fn parse_budget(text: &str) -> Result<Budget, chelsea_kv::BudgetError> {
+    text.parse()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keep_ratios_out_of_range_are_refused() {
+        for bad in ["0", "1.01", "-0.5", "NaN", "a"] {
+            assert!(parse_keep(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_keep("0.25"), Ok(0.25));
+    }
+}

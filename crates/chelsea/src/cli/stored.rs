@@ -1,0 +1,97 @@
+//! Verbs about what is kept on disk: `chelsea inspect`, `chelsea models` and `chelsea cache`.
+
+use super::shared::{CacheArgs, ModelArgs, parse_budget};
+use chelsea_kv::Budget;
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+
+pub(super) const INSPECT_EXAMPLES: &str = "\
+Examples:
+  chelsea inspect smollm2
+  chelsea inspect qwen2.5-coder-1.5b --kv-budget 512MiB
+  chelsea inspect report.kv";
+
+/// `chelsea inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// A model (file, folder, short name, hub id) or a saved cache.
+    pub what: String,
+    /// Show what this budget would hold (512MiB, 20000).
+    #[arg(long, value_name = "SIZE", value_parser = parse_budget)]
+    pub kv_budget: Option<Budget>,
+    /// List every tensor.
+    #[arg(long)]
+    pub tensors: bool,
+    /// Print one JSON object instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `chelsea models`.
+#[derive(Debug, Args)]
+pub struct ModelsArgs {
+    /// What to do; lists when nothing is given.
+    #[command(subcommand)]
+    pub action: Option<ModelsAction>,
+}
+
+/// What `chelsea models` can do.
+#[derive(Debug, Subcommand)]
+pub enum ModelsAction {
+    /// Show the short names and what is on this machine.
+    List,
+    /// Fetch a model and verify it.
+    Pull {
+        /// A short name or a hub id.
+        model: String,
+    },
+    /// Delete a fetched model from this machine.
+    Remove {
+        /// A short name.
+        model: String,
+    },
+}
+
+/// `chelsea cache`.
+#[derive(Debug, Args)]
+pub struct CacheCmdArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: CacheAction,
+}
+
+/// What `chelsea cache` can do.
+#[derive(Debug, Subcommand)]
+pub enum CacheAction {
+    /// Read documents and write their cache to a file.
+    Build(BuildArgs),
+    /// Show what a cache file holds, and check it.
+    Show {
+        /// The cache file.
+        file: PathBuf,
+        /// Print one JSON object instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `chelsea cache build`.
+#[derive(Debug, Args)]
+pub struct BuildArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Document to read, `-` for standard input (may be given several times).
+    #[arg(short, long, value_name = "FILE", required = true)]
+    pub file: Vec<PathBuf>,
+    /// Where to write the cache.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// System message of the chat template.
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Give documents to the model as they are.
+    #[arg(long)]
+    pub no_chat_template: bool,
+    #[command(flatten)]
+    pub cache: CacheArgs,
+}

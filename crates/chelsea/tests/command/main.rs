@@ -1,0 +1,8 @@
+//! The command end to end on the real small model.
+
+#![allow(clippy::unwrap_used)] // a test that cannot go on says so by panicking
+
+#[cfg(target_os = "linux")]
+mod interruptions;
+mod run;
+mod support;
