@@ -272,7 +272,7 @@ fn report(loaded: &Loaded, session: &Session, answers: Vec<Answer>, read: ReadSt
 fn summary(r: &Report) -> String {
     let mut t = Table::default();
     let rate = if r.prefill_s > 0.0 { r.prefill_tokens as f64 / r.prefill_s } else { 0.0 };
-    t.row(["prompt".to_string(), format!("{} tokens", r.prefill_tokens), format!("{rate:.1} tokens/s")]);
+    t.row(["prefill".to_string(), format!("{} tokens", r.prefill_tokens), format!("{rate:.1} tokens/s")]);
     if let Some(first) = r.answers.first() {
         t.row(["first token after".to_string(), format!("{:.2} s", first.ttft_s)]);
     }
@@ -280,7 +280,7 @@ fn summary(r: &Report) -> String {
     let mut rates: Vec<f64> = r.answers.iter().map(|a| a.decode_tokens_per_s).filter(|&x| x > 0.0).collect();
     rates.sort_by(f64::total_cmp);
     let median = rates.get(rates.len() / 2).map_or("-".into(), |x| format!("{x:.1} tokens/s"));
-    t.row(["answers".to_string(), format!("{generated} tokens"), median]);
+    t.row(["decode".to_string(), format!("{generated} tokens"), median]);
     let of_full = |n: usize| output::percent(n, r.kv_bytes_full);
     t.row(["cache now".to_string(), output::bytes(r.kv_bytes), of_full(r.kv_bytes)]);
     t.row(["cache peak".to_string(), output::bytes(r.kv_bytes_peak), of_full(r.kv_bytes_peak)]);
