@@ -1,54 +1,75 @@
-//! AVX2: `vpmaddubsw` multiplies unsigned codes by signed activations and adds neighbours in 16 bits,
-//! which saturates; how many steps may be added there before widening depends on the bits of a code.
+//! AVX2: `vpmaddubsw` multiplies one step of half a tile (32 unsigned codes: eight rows, four columns)
+//! by four columns of a token, broadcast from memory, and adds neighbours into 16 bits, two lanes a row.
 //!
-//! | bits of a code | largest sum of two products | steps added in 16 bits |
-//! |---|---|---|
-//! | 2, 3, 4 | 2 * 15 * 127 = 3,810 | 8 |
-//! | 5 | 2 * 31 * 127 = 7,874 | 4 |
-//! | 6 | 2 * 63 * 127 = 16,002 | 2 |
-//! | 8 | signed: magnitude 128 against +-127, 32,512 | 1 |
+//! The instruction saturates, and so few bits have to last for all steps of a scale: codes of five and
+//! more bits are therefore taken as if their middle were zero. Additions in 16 bits wrap, so only the
+//! final sum has to fit, and that sum starts at minus the middle times the sum of the activations.
 //!
-//! Eight-bit codes are symmetric, so they are made signed and their sign is moved to the activation.
+//! | bits of a code | steps of a sum | largest product of a step | largest final sum |
+//! |---|---|---|---|
+//! | 2, 3, 4 | 8 | 2 * 15 * 127 = 3,810 | 8 * 2 * 15 * 127 = 30,480 |
+//! | 5, around 16 | 8 | 2 * 31 * 127 = 7,874 | 8 * 2 * 16 * 127 = 32,512 |
+//! | 6, around 32 | 4 | 2 * 63 * 127 = 16,002 | 4 * 2 * 32 * 127 = 32,512 |
+//! | 8 | 1 | signed: 2 * 128 * 127 = 32,512 | the same |
+//!
+//! Eight-bit codes are made signed and their sign is moved to the activation. `vpmaddwd` then adds the
+//! two lanes of a row; where scales are small integers of 16 columns, it multiplies by them as well.
 
 #![allow(unsafe_code)]
 
-use crate::activations::{Block, TOKEN_BYTES};
+use super::x86::{minus_sums, prefetch};
+use crate::activations::{GROUP, SMALLEST, TOKEN_BYTES};
 use crate::blocks::{Quant, Scales};
-use crate::tile::{BLOCK, Layout, TILE, open_codes, scale_bytes};
+use crate::tile::{BLOCK, Layout, SUPER, TILE, high_bytes, low_bytes, scale_bytes};
 use std::arch::x86_64::*;
+use std::sync::atomic::{Ordering, compiler_fence};
 
 /// Rows of a vector of sums.
 const HALF: usize = 8;
 
-/// See [`super::TileKernel`]. The width of the group is `out.len()`.
+/// See [`super::TileKernel`].
 ///
 /// # Safety
 /// The machine must have the instructions that this function enables.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn tile<Q: Quant>(tile: &[u8], acts: &[u8], out: &mut [[f32; TILE]]) {
-    let width = out.len();
-    let blocks = acts.len() / (width * TOKEN_BYTES);
+pub(super) unsafe fn tile<Q: Quant, const T: usize>(tile: &[u8], acts: &[u8], out: &mut [[f32; TILE]]) {
+    let blocks = acts.len() / (T * TOKEN_BYTES);
     let layout = Layout::of::<Q>(blocks);
+    assert!(tile.len() >= layout.bytes && out.len() == T);
+    let mut sums = [[_mm256_setzero_ps(); T]; 2];
     let per_scales = Q::LEN / BLOCK;
-    let mut codes = [[0u8; 64]; 8];
-    out.fill([0.0; TILE]);
-    for (b, x) in acts.chunks_exact(width * TOKEN_BYTES).enumerate() {
-        open_codes::<Q>(tile, layout, b, &mut codes);
-        if signed::<Q>() {
-            codes.as_flattened_mut().iter_mut().for_each(|q| *q ^= 0x80);
-        }
-        let scales = &tile[layout.scales + b / per_scales * scale_bytes::<Q>()..][..scale_bytes::<Q>()];
-        let x = Block::of(x, width);
-        for half in 0..2 {
-            let group = group_scales::<Q>(scales, b % per_scales, half);
-            for (t, out) in out.iter_mut().enumerate() {
-                // SAFETY: eight rows of the sixteen; the instructions are here.
-                unsafe {
-                    let sums = out.as_mut_ptr().add(half * HALF);
-                    let sum = token::<Q>(&codes, half, &group, x, t, _mm256_loadu_ps(sums));
-                    _mm256_storeu_ps(sums, sum);
+    let step = layout.bytes.div_ceil(blocks);
+    let mut ahead = 0;
+    // SAFETY: block `b < blocks` of each plane lies inside the tile by `layout`, and its activations
+    // inside `acts` by the definition of `blocks`.
+    unsafe {
+        let mut low = tile.as_ptr();
+        let mut high = low.add(layout.high);
+        let mut scales = low.add(layout.scales);
+        let mut x = acts.as_ptr();
+        for _ in 0..blocks / per_scales {
+            for i in 0..per_scales {
+                prefetch(tile, ahead, step);
+                ahead += step;
+                let tokens = tokens::<Q, T>(x);
+                for (half, sums) in sums.iter_mut().enumerate() {
+                    let group = group::<Q>(scales, i, half);
+                    let codes = unpack::<Q>(low.add(half * 32), high.add(half * 32));
+                    if signed::<Q>() {
+                        bytes::<T>(&codes, &group, x, sums);
+                    } else {
+                        block::<Q, T>(&codes, &group, x, &tokens, sums);
+                    }
                 }
+                low = low.add(low_bytes::<Q>());
+                high = high.add(high_bytes::<Q>());
+                x = x.add(T * TOKEN_BYTES);
             }
+            scales = scales.add(scale_bytes::<Q>());
+        }
+        for (t, out) in out.iter_mut().enumerate() {
+            _mm256_storeu_ps(out.as_mut_ptr(), sums[0][t]);
+            _mm256_storeu_ps(out.as_mut_ptr().add(HALF), sums[1][t]);
         }
     }
 }
@@ -57,108 +78,321 @@ const fn signed<Q: Quant>() -> bool {
     Q::LOW == 8
 }
 
+/// Log2 of the code that counts as zero in the sums of 16 bits.
+const fn middle<Q: Quant>() -> Option<i32> {
+    if Q::OFFSET > 0 {
+        Some(Q::OFFSET.trailing_zeros() as i32)
+    } else if Q::LOW + Q::HIGH == 5 {
+        Some(4)
+    } else {
+        None
+    }
+}
+
 /// Scales and mins of the one or two groups of a block, one lane a row.
 struct Group {
-    scale: [__m256; 2],
+    /// Integer scales of the groups, the same in both 16-bit lanes of a row; ones where a group is a block.
+    whole: [__m256i; 2],
+    /// What the integer sums are multiplied by.
+    scale: __m256,
     min: [__m256; 2],
 }
 
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn group_scales<Q: Quant>(scales: &[u8], i: usize, half: usize) -> Group {
-    let halves = |at: usize| {
-        let bytes = &scales[at + half * 16..][..16];
-        // SAFETY: sixteen bytes.
-        _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
-    };
-    let bytes = |at: usize| {
-        let bytes = &scales[at + half * HALF..][..8];
-        // SAFETY: eight bytes.
-        unsafe { _mm_loadl_epi64(bytes.as_ptr().cast()) }
-    };
-    let unsigned = |at: usize| _mm256_cvtepu8_epi32(bytes(at));
-    let d = halves(0);
-    match Q::SCALES {
-        Scales::Block => Group { scale: [d; 2], min: [_mm256_setzero_ps(); 2] },
-        Scales::BlockMin => Group { scale: [d; 2], min: [halves(32); 2] },
-        Scales::SuperMin => {
-            let at = 64 + i / 2 * 48;
-            let byte = unsigned(at + i % 2 * 16);
-            let high = _mm256_srl_epi32(unsigned(at + 32), _mm_cvtsi32_si128((i % 2 * 4) as i32));
-            let high = _mm256_and_si256(_mm256_slli_epi32::<2>(high), _mm256_set1_epi32(60));
-            let scale = _mm256_cvtepi32_ps(_mm256_and_si256(byte, _mm256_set1_epi32(63)));
-            let min = _mm256_cvtepi32_ps(_mm256_or_si256(_mm256_srli_epi32::<6>(byte), high));
-            let (scale, min) = (_mm256_mul_ps(d, scale), _mm256_mul_ps(halves(32), min));
-            Group { scale: [scale; 2], min: [min; 2] }
-        }
-        Scales::SuperSigned => {
-            let scale = |g: usize| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes(32 + (2 * i + g) * 16)));
-            Group { scale: [_mm256_mul_ps(d, scale(0)), _mm256_mul_ps(d, scale(1))], min: [_mm256_setzero_ps(); 2] }
-        }
-        Scales::SuperNibble => {
-            let m = halves(32);
-            let (a, b) = (unsigned(64 + 2 * i * 16), unsigned(64 + (2 * i + 1) * 16));
-            let scale = |b| _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_and_si256(b, _mm256_set1_epi32(15))));
-            let min = |b| _mm256_mul_ps(m, _mm256_cvtepi32_ps(_mm256_srli_epi32::<4>(b)));
-            Group { scale: [scale(a), scale(b)], min: [min(a), min(b)] }
+/// # Safety
+/// `scales` must point at `scale_bytes::<Q>()` bytes, and `i` be a block within them.
+#[inline(always)]
+unsafe fn group<Q: Quant>(scales: *const u8, i: usize, half: usize) -> Group {
+    // SAFETY: group `i` (groups `2 i` and `2 i + 1` of 16 columns) lies inside the scales; eight rows of 16.
+    unsafe {
+        let halves = |at: usize| _mm256_cvtph_ps(_mm_loadu_si128(scales.add(at + half * 16).cast()));
+        let bytes = |at: usize| _mm_loadl_epi64(scales.add(at + half * HALF).cast());
+        let unsigned = |at: usize| _mm256_cvtepu8_epi32(bytes(at));
+        // Both 16-bit lanes of a row become its low one.
+        let twice =
+            |v: __m256i| _mm256_or_si256(_mm256_slli_epi32::<16>(v), _mm256_and_si256(v, _mm256_set1_epi32(0xffff)));
+        let ones = _mm256_set1_epi16(1);
+        let zero = _mm256_setzero_ps();
+        let d = halves(0);
+        match Q::SCALES {
+            Scales::Block => Group { whole: [ones; 2], scale: d, min: [zero; 2] },
+            Scales::BlockMin => Group { whole: [ones; 2], scale: d, min: [around::<Q>(halves(32), d); 2] },
+            Scales::SuperMin => {
+                let at = 64 + i / 2 * 48;
+                let byte = unsigned(at + i % 2 * 16);
+                let high = _mm256_srl_epi32(unsigned(at + 32), _mm_cvtsi32_si128((i % 2 * 4) as i32));
+                let high = _mm256_and_si256(_mm256_slli_epi32::<2>(high), _mm256_set1_epi32(60));
+                let scale = _mm256_cvtepi32_ps(_mm256_and_si256(byte, _mm256_set1_epi32(63)));
+                let min = _mm256_cvtepi32_ps(_mm256_or_si256(_mm256_srli_epi32::<6>(byte), high));
+                let (scale, min) = (_mm256_mul_ps(d, scale), _mm256_mul_ps(halves(32), min));
+                Group { whole: [ones; 2], scale, min: [around::<Q>(min, scale); 2] }
+            }
+            Scales::SuperSigned => {
+                let whole = |g: usize| twice(_mm256_cvtepi8_epi32(bytes(32 + (2 * i + g) * 16)));
+                Group { whole: [whole(0), whole(1)], scale: d, min: [zero; 2] }
+            }
+            Scales::SuperNibble => {
+                let m = halves(32);
+                let (a, b) = (unsigned(64 + 2 * i * 16), unsigned(64 + (2 * i + 1) * 16));
+                let whole = |b| twice(_mm256_and_si256(b, _mm256_set1_epi32(15)));
+                let min = |b| _mm256_mul_ps(m, _mm256_cvtepi32_ps(_mm256_srli_epi32::<4>(b)));
+                Group { whole: [whole(a), whole(b)], scale: d, min: [min(a), min(b)] }
+            }
         }
     }
 }
 
-/// Adds one block's products of token `t` with eight rows to `sum`.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn token<Q: Quant>(codes: &[[u8; 64]; 8], half: usize, group: &Group, x: Block<'_>, t: usize, sum: __m256) -> __m256 {
-    let x_scale = _mm256_set1_ps(x.scale(t));
+/// The min of codes that count from their middle although their type counts them from zero.
+#[inline(always)]
+unsafe fn around<Q: Quant>(min: __m256, scale: __m256) -> __m256 {
+    // SAFETY: the caller has AVX2.
+    unsafe {
+        match middle::<Q>() {
+            Some(log) if Q::OFFSET == 0 => _mm256_fnmadd_ps(_mm256_set1_ps((1 << log) as f32), scale, min),
+            _ => min,
+        }
+    }
+}
+
+/// The eight steps of half a block.
+///
+/// # Safety
+/// `low` and `high` must point at this half of a block's planes.
+#[inline(always)]
+unsafe fn unpack<Q: Quant>(low: *const u8, high: *const u8) -> [__m256i; 8] {
+    // SAFETY: by the contract; a vector of a plane is 64 bytes, a half of it 32.
+    unsafe {
+        let load = |p: *const u8, v: usize| _mm256_loadu_si256(p.add(v * 64).cast());
+        let mut steps = [_mm256_setzero_si256(); 8];
+        match Q::LOW {
+            8 => {
+                for (s, step) in steps.iter_mut().enumerate() {
+                    *step = _mm256_xor_si256(load(low, s), _mm256_set1_epi8(i8::MIN));
+                }
+            }
+            4 => {
+                let mask = _mm256_set1_epi8(15);
+                for v in 0..4 {
+                    let both = load(low, v);
+                    steps[v] = _mm256_and_si256(both, mask);
+                    steps[v + 4] = _mm256_and_si256(_mm256_srli_epi16::<4>(both), mask);
+                }
+            }
+            _ => {
+                let mask = _mm256_set1_epi8(3);
+                for v in 0..2 {
+                    let four = load(low, v);
+                    steps[v] = _mm256_and_si256(four, mask);
+                    steps[v + 2] = _mm256_and_si256(_mm256_srli_epi16::<2>(four), mask);
+                    steps[v + 4] = _mm256_and_si256(_mm256_srli_epi16::<4>(four), mask);
+                    steps[v + 6] = _mm256_and_si256(_mm256_srli_epi16::<6>(four), mask);
+                }
+            }
+        }
+        // The high bits, moved to bit `LOW` of their byte.
+        let merge = |step: &mut __m256i, moved, mask| *step = _mm256_or_si256(_mm256_and_si256(moved, mask), *step);
+        if Q::HIGH == 1 {
+            let bits = load(high, 0);
+            let mask = _mm256_set1_epi8(1 << (Q::LOW % 8));
+            for (s, step) in steps.iter_mut().enumerate() {
+                let moved = if s < Q::LOW {
+                    _mm256_sll_epi16(bits, _mm_cvtsi32_si128((Q::LOW - s) as i32))
+                } else {
+                    _mm256_srl_epi16(bits, _mm_cvtsi32_si128((s - Q::LOW) as i32))
+                };
+                merge(step, moved, mask);
+            }
+        }
+        if Q::HIGH == 2 {
+            let mask = _mm256_set1_epi8(0x30);
+            for v in 0..2 {
+                let bits = load(high, v);
+                merge(&mut steps[v], _mm256_slli_epi16::<4>(bits), mask);
+                merge(&mut steps[v + 2], _mm256_slli_epi16::<2>(bits), mask);
+                merge(&mut steps[v + 4], bits, mask);
+                merge(&mut steps[v + 6], _mm256_srli_epi16::<2>(bits), mask);
+            }
+        }
+        steps
+    }
+}
+
+/// What the tokens of a block bring besides their bytes, one of each per group of columns.
+struct Tokens {
+    /// Start values of the 16-bit sums, two lanes each.
+    start: [[i32; GROUP]; 2],
+    /// `-scale * sum`, which mins are multiplied by.
+    min: [[f32; GROUP]; 2],
+}
+
+/// # Safety
+/// `x` must point at a block of activations of `T` tokens.
+#[inline(always)]
+unsafe fn tokens<Q: Quant, const T: usize>(x: *const u8) -> Tokens {
+    let mut tokens = Tokens { start: [[0; GROUP]; 2], min: [[0.0; GROUP]; 2] };
+    // SAFETY: masked to the `T` tokens that are there.
+    unsafe {
+        let mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(T as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+        let load = |at: usize| _mm256_maskload_epi32(x.add(T * at).cast(), mask);
+        let (first, second) = (load(BLOCK + 4), load(BLOCK + 8));
+        let sums = if Q::GROUP == BLOCK { [_mm256_add_epi16(first, second); 2] } else { [first, second] };
+        for (g, sum) in sums.into_iter().enumerate().take(BLOCK / Q::GROUP) {
+            if let Some(log) = middle::<Q>() {
+                let start = _mm256_sll_epi16(sum, _mm_cvtsi32_si128(log));
+                _mm256_storeu_si256(tokens.start[g].as_mut_ptr().cast(), start);
+            }
+            if Q::SCALES.has_min() {
+                let sum = _mm256_cvtepi32_ps(_mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
+                let scale = _mm256_castsi256_ps(load(BLOCK));
+                _mm256_storeu_ps(tokens.min[g].as_mut_ptr(), _mm256_mul_ps(scale, sum));
+            }
+        }
+    }
+    tokens
+}
+
+/// Four columns of a token, in every row.
+///
+/// # Safety
+/// `x` must point at a block of activations of more than `t` tokens.
+#[inline(always)]
+unsafe fn four(x: *const u8, t: usize, s: usize) -> __m256i {
+    // SAFETY: by the contract.
+    unsafe { _mm256_set1_epi32(x.add(t * BLOCK + s * 4).cast::<i32>().read_unaligned()) }
+}
+
+/// Scale of a token, times that of the rows.
+///
+/// # Safety
+/// `x` must point at a block of activations of `T > t` tokens.
+#[inline(always)]
+unsafe fn scaled<const T: usize>(x: *const u8, t: usize, scale: __m256) -> __m256 {
+    // SAFETY: by the contract.
+    unsafe { _mm256_mul_ps(scale, _mm256_set1_ps(x.add(T * BLOCK + t * 4).cast::<f32>().read_unaligned())) }
+}
+
+/// Adds half a block's products of all tokens; codes have at most six bits.
+///
+/// # Safety
+/// `x` must point at a block of activations of `T` tokens.
+#[inline(always)]
+unsafe fn block<Q: Quant, const T: usize>(
+    codes: &[__m256i; 8],
+    group: &Group,
+    x: *const u8,
+    tokens: &Tokens,
+    sums: &mut [__m256; T],
+) {
     let steps = Q::GROUP / 4;
-    let mut sum = sum;
-    for g in 0..BLOCK / Q::GROUP {
-        let dot = dot::<Q>(&codes[g * steps..][..steps], half, &x.q(t)[g * Q::GROUP..][..Q::GROUP]);
-        let minus_sum = x.minus_sum(t, (Q::GROUP != BLOCK).then_some(g));
-        let dot = if signed::<Q>() { dot } else { _mm256_add_epi32(dot, _mm256_set1_epi32(minus_sum * Q::OFFSET)) };
-        sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_mul_ps(group.scale[g], x_scale), sum);
-        if Q::SCALES.has_min() {
-            sum = _mm256_fmadd_ps(group.min[g], _mm256_set1_ps(x.scale(t) * minus_sum as f32), sum);
+    // SAFETY: token `t < T` of the block; the caller has the instructions.
+    unsafe {
+        for (t, sum) in sums.iter_mut().enumerate() {
+            // Activations that would be kept for the next token or half have no registers to lie in.
+            compiler_fence(Ordering::SeqCst);
+            let mut dot = _mm256_setzero_si256();
+            for g in 0..BLOCK / Q::GROUP {
+                let mut short = _mm256_maddubs_epi16(codes[g * steps], four(x, t, g * steps));
+                if middle::<Q>().is_some() {
+                    short = _mm256_add_epi16(short, _mm256_set1_epi32(tokens.start[g][t]));
+                }
+                for s in g * steps + 1..(g + 1) * steps {
+                    short = _mm256_add_epi16(short, _mm256_maddubs_epi16(codes[s], four(x, t, s)));
+                }
+                dot = _mm256_add_epi32(dot, _mm256_madd_epi16(short, group.whole[g]));
+            }
+            *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scaled::<T>(x, t, group.scale), *sum);
+            if Q::SCALES.has_min() {
+                for g in 0..BLOCK / Q::GROUP {
+                    *sum = _mm256_fmadd_ps(group.min[g], _mm256_set1_ps(tokens.min[g][t]), *sum);
+                }
+            }
         }
     }
-    sum
 }
 
-/// Dot products of eight rows with four columns a step.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn dot<Q: Quant>(codes: &[[u8; 64]], half: usize, x: &[i8]) -> __m256i {
-    let run = match Q::LOW + Q::HIGH {
-        2..=4 => 8,
-        5 => 4,
-        6 => 2,
-        _ => 1,
-    };
-    let ones = _mm256_set1_epi16(1);
-    let mut dot = _mm256_setzero_si256();
-    for (codes, x) in codes.chunks(run).zip(x.chunks(run * 4)) {
-        let mut short = _mm256_setzero_si256();
-        for (codes, x) in codes.iter().zip(x.chunks_exact(4)) {
-            // SAFETY: 32 bytes of the 64.
-            let codes = unsafe { _mm256_loadu_si256(codes.as_ptr().add(half * 32).cast()) };
-            let x = _mm256_set1_epi32(i32::from_ne_bytes([x[0] as u8, x[1] as u8, x[2] as u8, x[3] as u8]));
-            let products = if signed::<Q>() {
-                _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(x, codes))
-            } else {
-                _mm256_maddubs_epi16(codes, x)
-            };
-            short = _mm256_add_epi16(short, products);
+/// Adds half a block's products of all tokens with codes of eight bits, made signed. Half of the steps
+/// meet all tokens, then the other half: more codes and their magnitudes do not fit the registers.
+///
+/// # Safety
+/// `x` must point at a block of activations of `T` tokens.
+#[inline(always)]
+unsafe fn bytes<const T: usize>(codes: &[__m256i; 8], group: &Group, x: *const u8, sums: &mut [__m256; T]) {
+    // SAFETY: token `t < T` of the block; the caller has the instructions.
+    unsafe {
+        let mut dots = [_mm256_setzero_si256(); T];
+        for first in [0, 4] {
+            let codes: [__m256i; 4] = [codes[first], codes[first + 1], codes[first + 2], codes[first + 3]];
+            let sizes = codes.map(|q| _mm256_abs_epi8(q));
+            for (t, dot) in dots.iter_mut().enumerate() {
+                compiler_fence(Ordering::SeqCst);
+                for s in 0..4 {
+                    let products = _mm256_maddubs_epi16(sizes[s], _mm256_sign_epi8(four(x, t, first + s), codes[s]));
+                    *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(products, group.whole[0]));
+                }
+            }
         }
-        dot = _mm256_add_epi32(dot, _mm256_madd_epi16(short, ones));
+        for (t, (sum, dot)) in sums.iter_mut().zip(dots).enumerate() {
+            *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scaled::<T>(x, t, group.scale), *sum);
+        }
     }
-    dot
 }
 
-/// The plain quantiser, compiled for these instructions. See [`super::quantize_group`].
+/// See [`super::quantize_group`].
 ///
 /// # Safety
 /// The machine must have the instructions that this function enables.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn quantize_group(x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
-    super::scalar::quantize_group(x, cols, width, out);
+    let blocks = cols.div_ceil(BLOCK);
+    assert!(out.len() == blocks * width * TOKEN_BYTES && x.len() <= width * cols);
+    if x.len() < width * cols {
+        out.fill(0);
+    }
+    for (t, x) in x.chunks_exact(cols).enumerate() {
+        for (x, out) in x.chunks(BLOCK).zip(out.chunks_exact_mut(width * TOKEN_BYTES)) {
+            // SAFETY: token `t < width` of a block.
+            unsafe {
+                if let Ok(x) = x.try_into() {
+                    quantize_block(x, t, width, out);
+                } else {
+                    let mut padded = [0.0; BLOCK];
+                    padded[..x.len()].copy_from_slice(x);
+                    quantize_block(&padded, t, width, out);
+                }
+            }
+        }
+    }
 }
+
+/// Writes token `t` of a block of `width` tokens.
+///
+/// # Safety
+/// `out` must be such a block, `t < width`; the machine must have AVX2.
+#[inline(always)]
+unsafe fn quantize_block(x: &[f32; BLOCK], t: usize, width: usize, out: &mut [u8]) {
+    // SAFETY: 32 numbers are read; stores stay inside this token's part of the block.
+    unsafe {
+        let x: [__m256; 4] = std::array::from_fn(|i| _mm256_loadu_ps(x.as_ptr().add(i * 8)));
+        // As integers, absolute values order like the numbers, with infinity and NaN on top.
+        let abs = x.map(|x| _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(i32::MAX)));
+        let max = _mm256_max_epi32(_mm256_max_epi32(abs[0], abs[1]), _mm256_max_epi32(abs[2], abs[3]));
+        let max = _mm_max_epi32(_mm256_castsi256_si128(max), _mm256_extracti128_si256::<1>(max));
+        let max = _mm_max_epi32(max, _mm_shuffle_epi32::<0b01_00_11_10>(max));
+        let max = _mm_max_epi32(max, _mm_shuffle_epi32::<0b10_11_00_01>(max));
+        let amax = f32::from_bits(_mm_cvtsi128_si32(max) as u32);
+        let inverse = _mm256_set1_ps(if amax > SMALLEST { 127.0 / amax } else { 0.0 });
+        let finite = _mm256_set1_epi32(if amax.is_finite() { -1 } else { 0 });
+        let q = x.map(|x| _mm256_and_si256(_mm256_cvtps_epi32(_mm256_mul_ps(x, inverse)), finite));
+        // Packing works within halves of a vector: the fours come out as 0, 2, 4, 6, 1, 3, 5, 7.
+        let q = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
+        let q = _mm256_permutevar8x32_epi32(q, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+        let out = out.as_mut_ptr();
+        _mm256_storeu_si256(out.add(t * BLOCK).cast(), q);
+        let tail = out.add(width * BLOCK + t * 4);
+        tail.cast::<f32>().write_unaligned(amax * (1.0 / 127.0));
+        let [first, last] = minus_sums(q);
+        tail.add(width * 4).cast::<[i16; 2]>().write_unaligned(first);
+        tail.add(width * 8).cast::<[i16; 2]>().write_unaligned(last);
+    }
+}
+
+const _: () = assert!(SUPER == 8 * BLOCK && TILE == 2 * HALF && GROUP == 8);

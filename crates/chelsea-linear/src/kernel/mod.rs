@@ -12,6 +12,8 @@ mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 pub(crate) mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use crate::GgmlType;
 use crate::blocks::{Quant, with_quant};
@@ -93,7 +95,12 @@ fn kernel_of<Q: Quant>(isa: Isa, width: usize) -> TileKernel {
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => neon_tile::<Q>,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => avx2_tile::<Q>,
+        Isa::Avx2 => match width {
+            1 => avx2_tile::<Q, 1>,
+            2 => avx2_tile::<Q, 2>,
+            4 => avx2_tile::<Q, 4>,
+            _ => avx2_tile::<Q, { crate::activations::GROUP }>,
+        },
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => match width {
             1 => avx512_tile::<Q, 1>,
@@ -113,11 +120,11 @@ fn avx512_tile<Q: Quant, const T: usize>(tiles: &[u8], acts: &[u8], out: &mut [[
 }
 
 #[cfg(target_arch = "x86_64")]
-fn avx2_tile<Q: Quant>(tiles: &[u8], acts: &[u8], out: &mut [[f32; TILE]]) {
+fn avx2_tile<Q: Quant, const T: usize>(tiles: &[u8], acts: &[u8], out: &mut [[f32; TILE]]) {
     // SAFETY: chosen for an `Isa` only, and one that exists may be used.
     #[allow(unsafe_code)]
     unsafe {
-        avx2::tile::<Q>(tiles, acts, out);
+        avx2::tile::<Q, T>(tiles, acts, out);
     }
 }
 
