@@ -22,7 +22,6 @@ use crate::activations::{GROUP, SMALLEST, TOKEN_BYTES};
 use crate::blocks::{Quant, Scales};
 use crate::tile::{BLOCK, Layout, SUPER, TILE, high_bytes, low_bytes, scale_bytes};
 use std::arch::x86_64::*;
-use std::sync::atomic::{Ordering, compiler_fence};
 
 /// Rows of a vector of sums.
 const HALF: usize = 8;
@@ -36,7 +35,7 @@ pub(super) unsafe fn tile<Q: Quant, const T: usize>(tile: &[u8], acts: &[u8], ou
     let blocks = acts.len() / (T * TOKEN_BYTES);
     let layout = Layout::of::<Q>(blocks);
     assert!(tile.len() >= layout.bytes && out.len() == T);
-    let mut sums = [[_mm256_setzero_ps(); T]; 2];
+    let mut sums = [[_mm256_setzero_ps(); 2]; T];
     let per_scales = Q::LEN / BLOCK;
     let step = layout.bytes.div_ceil(blocks);
     let mut ahead = 0;
@@ -51,15 +50,15 @@ pub(super) unsafe fn tile<Q: Quant, const T: usize>(tile: &[u8], acts: &[u8], ou
             for i in 0..per_scales {
                 prefetch(tile, ahead, step);
                 ahead += step;
-                let tokens = tokens::<Q, T>(x);
-                for (half, sums) in sums.iter_mut().enumerate() {
-                    let group = group::<Q>(scales, i, half);
-                    let codes = unpack::<Q>(low.add(half * 32), high.add(half * 32));
-                    if signed::<Q>() {
-                        bytes::<T>(&codes, &group, x, sums);
-                    } else {
-                        block::<Q, T>(&codes, &group, x, &tokens, sums);
-                    }
+                let rows = [rows::<Q>(scales, i, 0), rows::<Q>(scales, i, 1)];
+                if Q::LOW == 8 {
+                    bytes::<T>(low, &rows, x, &mut sums);
+                } else {
+                    let tokens = tokens::<Q, T>(x);
+                    let mut parts = [[_mm256_setzero_si256(); 2]; T];
+                    first_half::<Q, T>(low, high, &rows, x, &tokens, &mut parts);
+                    let (low, high) = if T > 4 { (anew(low), anew(high)) } else { (low, high) };
+                    second_half::<Q, T>(low, high, &rows, x, &tokens, &parts, &mut sums);
                 }
                 low = low.add(low_bytes::<Q>());
                 high = high.add(high_bytes::<Q>());
@@ -67,15 +66,20 @@ pub(super) unsafe fn tile<Q: Quant, const T: usize>(tile: &[u8], acts: &[u8], ou
             }
             scales = scales.add(scale_bytes::<Q>());
         }
-        for (t, out) in out.iter_mut().enumerate() {
-            _mm256_storeu_ps(out.as_mut_ptr(), sums[0][t]);
-            _mm256_storeu_ps(out.as_mut_ptr().add(HALF), sums[1][t]);
+        for (out, sums) in out.iter_mut().zip(sums) {
+            _mm256_storeu_ps(out.as_mut_ptr(), sums[0]);
+            _mm256_storeu_ps(out.as_mut_ptr().add(HALF), sums[1]);
         }
     }
 }
 
-const fn signed<Q: Quant>() -> bool {
-    Q::LOW == 8
+/// The same address, unknown to the compiler: what was read from it is not kept for a second use. Where
+/// that would be more than the registers hold, it costs less to read it once more than to write it out.
+#[inline(always)]
+fn anew(mut address: *const u8) -> *const u8 {
+    // SAFETY: no instruction at all.
+    unsafe { std::arch::asm!("/* {0} */", inout(reg) address, options(nomem, nostack, preserves_flags)) };
+    address
 }
 
 /// Log2 of the code that counts as zero in the sums of 16 bits.
@@ -89,8 +93,8 @@ const fn middle<Q: Quant>() -> Option<i32> {
     }
 }
 
-/// Scales and mins of the one or two groups of a block, one lane a row.
-struct Group {
+/// Scales and mins of the one or two groups of a block of eight rows, one lane a row.
+struct Rows {
     /// Integer scales of the groups, the same in both 16-bit lanes of a row; ones where a group is a block.
     whole: [__m256i; 2],
     /// What the integer sums are multiplied by.
@@ -101,7 +105,7 @@ struct Group {
 /// # Safety
 /// `scales` must point at `scale_bytes::<Q>()` bytes, and `i` be a block within them.
 #[inline(always)]
-unsafe fn group<Q: Quant>(scales: *const u8, i: usize, half: usize) -> Group {
+unsafe fn rows<Q: Quant>(scales: *const u8, i: usize, half: usize) -> Rows {
     // SAFETY: group `i` (groups `2 i` and `2 i + 1` of 16 columns) lies inside the scales; eight rows of 16.
     unsafe {
         let halves = |at: usize| _mm256_cvtph_ps(_mm_loadu_si128(scales.add(at + half * 16).cast()));
@@ -114,8 +118,8 @@ unsafe fn group<Q: Quant>(scales: *const u8, i: usize, half: usize) -> Group {
         let zero = _mm256_setzero_ps();
         let d = halves(0);
         match Q::SCALES {
-            Scales::Block => Group { whole: [ones; 2], scale: d, min: [zero; 2] },
-            Scales::BlockMin => Group { whole: [ones; 2], scale: d, min: [around::<Q>(halves(32), d); 2] },
+            Scales::Block => Rows { whole: [ones; 2], scale: d, min: [zero; 2] },
+            Scales::BlockMin => Rows { whole: [ones; 2], scale: d, min: [around::<Q>(halves(32), d); 2] },
             Scales::SuperMin => {
                 let at = 64 + i / 2 * 48;
                 let byte = unsigned(at + i % 2 * 16);
@@ -124,18 +128,18 @@ unsafe fn group<Q: Quant>(scales: *const u8, i: usize, half: usize) -> Group {
                 let scale = _mm256_cvtepi32_ps(_mm256_and_si256(byte, _mm256_set1_epi32(63)));
                 let min = _mm256_cvtepi32_ps(_mm256_or_si256(_mm256_srli_epi32::<6>(byte), high));
                 let (scale, min) = (_mm256_mul_ps(d, scale), _mm256_mul_ps(halves(32), min));
-                Group { whole: [ones; 2], scale, min: [around::<Q>(min, scale); 2] }
+                Rows { whole: [ones; 2], scale, min: [around::<Q>(min, scale); 2] }
             }
             Scales::SuperSigned => {
                 let whole = |g: usize| twice(_mm256_cvtepi8_epi32(bytes(32 + (2 * i + g) * 16)));
-                Group { whole: [whole(0), whole(1)], scale: d, min: [zero; 2] }
+                Rows { whole: [whole(0), whole(1)], scale: d, min: [zero; 2] }
             }
             Scales::SuperNibble => {
                 let m = halves(32);
                 let (a, b) = (unsigned(64 + 2 * i * 16), unsigned(64 + (2 * i + 1) * 16));
                 let whole = |b| twice(_mm256_and_si256(b, _mm256_set1_epi32(15)));
                 let min = |b| _mm256_mul_ps(m, _mm256_cvtepi32_ps(_mm256_srli_epi32::<4>(b)));
-                Group { whole: [whole(a), whole(b)], scale: d, min: [min(a), min(b)] }
+                Rows { whole: [whole(a), whole(b)], scale: d, min: [min(a), min(b)] }
             }
         }
     }
@@ -153,63 +157,36 @@ unsafe fn around<Q: Quant>(min: __m256, scale: __m256) -> __m256 {
     }
 }
 
-/// The eight steps of half a block.
+/// Steps `4 P..4 P + 4` of a block, each as two vectors of eight rows.
 ///
 /// # Safety
-/// `low` and `high` must point at this half of a block's planes.
+/// `low` and `high` must point at a block's planes.
 #[inline(always)]
-unsafe fn unpack<Q: Quant>(low: *const u8, high: *const u8) -> [__m256i; 8] {
-    // SAFETY: by the contract; a vector of a plane is 64 bytes, a half of it 32.
+unsafe fn unpack<Q: Quant, const P: usize>(low: *const u8, high: *const u8) -> [[__m256i; 2]; 4] {
+    // SAFETY: by the contract; a vector of a plane is 64 bytes.
     unsafe {
-        let load = |p: *const u8, v: usize| _mm256_loadu_si256(p.add(v * 64).cast());
-        let mut steps = [_mm256_setzero_si256(); 8];
-        match Q::LOW {
-            8 => {
-                for (s, step) in steps.iter_mut().enumerate() {
-                    *step = _mm256_xor_si256(load(low, s), _mm256_set1_epi8(i8::MIN));
+        let load = |p: *const u8, v: usize, half: usize| _mm256_loadu_si256(p.add(v * 64 + half * 32).cast());
+        let right = |v: __m256i, n: usize| if n == 0 { v } else { _mm256_srl_epi16(v, _mm_cvtsi32_si128(n as i32)) };
+        let shift = |v: __m256i, right_by: isize| {
+            if right_by < 0 {
+                _mm256_sll_epi16(v, _mm_cvtsi32_si128(-right_by as i32))
+            } else {
+                right(v, right_by as usize)
+            }
+        };
+        let mut steps = [[_mm256_setzero_si256(); 2]; 4];
+        for (s, step) in steps.iter_mut().enumerate() {
+            let p = 4 * P + s;
+            for (half, step) in step.iter_mut().enumerate() {
+                let bits = right(load(low, p % Q::LOW, half), p / Q::LOW * Q::LOW);
+                *step = _mm256_and_si256(bits, _mm256_set1_epi8(((1u16 << Q::LOW) - 1) as i8));
+                if Q::HIGH > 0 {
+                    // Moved to bit `LOW` of its byte.
+                    let at = p / Q::HIGH.max(1) * Q::HIGH;
+                    let bits = shift(load(high, p % Q::HIGH.max(1), half), at as isize - Q::LOW as isize);
+                    let mask = ((1u16 << Q::HIGH) - 1) << (Q::LOW % 8);
+                    *step = _mm256_or_si256(*step, _mm256_and_si256(bits, _mm256_set1_epi8(mask as i8)));
                 }
-            }
-            4 => {
-                let mask = _mm256_set1_epi8(15);
-                for v in 0..4 {
-                    let both = load(low, v);
-                    steps[v] = _mm256_and_si256(both, mask);
-                    steps[v + 4] = _mm256_and_si256(_mm256_srli_epi16::<4>(both), mask);
-                }
-            }
-            _ => {
-                let mask = _mm256_set1_epi8(3);
-                for v in 0..2 {
-                    let four = load(low, v);
-                    steps[v] = _mm256_and_si256(four, mask);
-                    steps[v + 2] = _mm256_and_si256(_mm256_srli_epi16::<2>(four), mask);
-                    steps[v + 4] = _mm256_and_si256(_mm256_srli_epi16::<4>(four), mask);
-                    steps[v + 6] = _mm256_and_si256(_mm256_srli_epi16::<6>(four), mask);
-                }
-            }
-        }
-        // The high bits, moved to bit `LOW` of their byte.
-        let merge = |step: &mut __m256i, moved, mask| *step = _mm256_or_si256(_mm256_and_si256(moved, mask), *step);
-        if Q::HIGH == 1 {
-            let bits = load(high, 0);
-            let mask = _mm256_set1_epi8(1 << (Q::LOW % 8));
-            for (s, step) in steps.iter_mut().enumerate() {
-                let moved = if s < Q::LOW {
-                    _mm256_sll_epi16(bits, _mm_cvtsi32_si128((Q::LOW - s) as i32))
-                } else {
-                    _mm256_srl_epi16(bits, _mm_cvtsi32_si128((s - Q::LOW) as i32))
-                };
-                merge(step, moved, mask);
-            }
-        }
-        if Q::HIGH == 2 {
-            let mask = _mm256_set1_epi8(0x30);
-            for v in 0..2 {
-                let bits = load(high, v);
-                merge(&mut steps[v], _mm256_slli_epi16::<4>(bits), mask);
-                merge(&mut steps[v + 2], _mm256_slli_epi16::<2>(bits), mask);
-                merge(&mut steps[v + 4], bits, mask);
-                merge(&mut steps[v + 6], _mm256_srli_epi16::<2>(bits), mask);
             }
         }
         steps
@@ -217,6 +194,7 @@ unsafe fn unpack<Q: Quant>(low: *const u8, high: *const u8) -> [__m256i; 8] {
 }
 
 /// What the tokens of a block bring besides their bytes, one of each per group of columns.
+#[repr(align(32))]
 struct Tokens {
     /// Start values of the 16-bit sums, two lanes each.
     start: [[i32; GROUP]; 2],
@@ -270,68 +248,127 @@ unsafe fn scaled<const T: usize>(x: *const u8, t: usize, scale: __m256) -> __m25
     unsafe { _mm256_mul_ps(scale, _mm256_set1_ps(x.add(T * BLOCK + t * 4).cast::<f32>().read_unaligned())) }
 }
 
-/// Adds half a block's products of all tokens; codes have at most six bits.
+/// Sums in 16 bits of the products of steps `4 P..4 P + 4` with token `t`.
 ///
 /// # Safety
-/// `x` must point at a block of activations of `T` tokens.
+/// `x` must point at a block of activations of `T > t` tokens.
 #[inline(always)]
-unsafe fn block<Q: Quant, const T: usize>(
-    codes: &[__m256i; 8],
-    group: &Group,
+unsafe fn short<const P: usize>(codes: &[[__m256i; 2]; 4], x: *const u8, t: usize) -> [__m256i; 2] {
+    // SAFETY: by the contract; the caller has the instructions.
+    unsafe {
+        let products = |s: usize| {
+            let x = four(x, t, 4 * P + s);
+            codes[s].map(|codes| _mm256_maddubs_epi16(codes, x))
+        };
+        let (a, b, c, d) = (products(0), products(1), products(2), products(3));
+        let add =
+            |half: usize| _mm256_add_epi16(_mm256_add_epi16(a[half], b[half]), _mm256_add_epi16(c[half], d[half]));
+        [add(0), add(1)]
+    }
+}
+
+/// The first half of a block's columns: leaves sums of 16 bits, or those of a first group times its scales.
+///
+/// # Safety
+/// `low` and `high` must point at a block's planes, `x` at a block of activations of `T` tokens.
+#[inline(always)]
+unsafe fn first_half<Q: Quant, const T: usize>(
+    low: *const u8,
+    high: *const u8,
+    rows: &[Rows; 2],
     x: *const u8,
     tokens: &Tokens,
-    sums: &mut [__m256; T],
+    parts: &mut [[__m256i; 2]; T],
 ) {
-    let steps = Q::GROUP / 4;
     // SAFETY: token `t < T` of the block; the caller has the instructions.
     unsafe {
-        for (t, sum) in sums.iter_mut().enumerate() {
-            // Activations that would be kept for the next token or half have no registers to lie in.
-            compiler_fence(Ordering::SeqCst);
-            let mut dot = _mm256_setzero_si256();
-            for g in 0..BLOCK / Q::GROUP {
-                let mut short = _mm256_maddubs_epi16(codes[g * steps], four(x, t, g * steps));
+        let codes = unpack::<Q, 0>(low, high);
+        for (t, parts) in parts.iter_mut().enumerate() {
+            let mut sums = short::<0>(&codes, x, t);
+            for half in 0..2 {
                 if middle::<Q>().is_some() {
-                    short = _mm256_add_epi16(short, _mm256_set1_epi32(tokens.start[g][t]));
+                    sums[half] = _mm256_add_epi16(sums[half], _mm256_set1_epi32(tokens.start[0][t]));
                 }
-                for s in g * steps + 1..(g + 1) * steps {
-                    short = _mm256_add_epi16(short, _mm256_maddubs_epi16(codes[s], four(x, t, s)));
+                if Q::GROUP < BLOCK {
+                    sums[half] = _mm256_madd_epi16(sums[half], rows[half].whole[0]);
                 }
-                dot = _mm256_add_epi32(dot, _mm256_madd_epi16(short, group.whole[g]));
             }
-            *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scaled::<T>(x, t, group.scale), *sum);
-            if Q::SCALES.has_min() {
-                for g in 0..BLOCK / Q::GROUP {
-                    *sum = _mm256_fmadd_ps(group.min[g], _mm256_set1_ps(tokens.min[g][t]), *sum);
+            *parts = sums;
+        }
+    }
+}
+
+/// The second half of a block's columns: adds the products of the block to `sums`.
+///
+/// # Safety
+/// As for [`first_half`].
+#[inline(always)]
+unsafe fn second_half<Q: Quant, const T: usize>(
+    low: *const u8,
+    high: *const u8,
+    rows: &[Rows; 2],
+    x: *const u8,
+    tokens: &Tokens,
+    parts: &[[__m256i; 2]; T],
+    sums: &mut [[__m256; 2]; T],
+) {
+    // SAFETY: token `t < T` of the block; the caller has the instructions.
+    unsafe {
+        let codes = unpack::<Q, 1>(low, high);
+        for (t, (sums, parts)) in sums.iter_mut().zip(parts).enumerate() {
+            let short = short::<1>(&codes, x, t);
+            for half in 0..2 {
+                let Rows { whole, scale, min } = &rows[half];
+                let dot = if Q::GROUP == BLOCK {
+                    _mm256_madd_epi16(_mm256_add_epi16(short[half], parts[half]), whole[1])
+                } else {
+                    let mut short = short[half];
+                    if middle::<Q>().is_some() {
+                        short = _mm256_add_epi16(short, _mm256_set1_epi32(tokens.start[1][t]));
+                    }
+                    _mm256_add_epi32(_mm256_madd_epi16(short, whole[1]), parts[half])
+                };
+                let mut sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scaled::<T>(x, t, *scale), sums[half]);
+                if Q::SCALES.has_min() {
+                    for g in 0..BLOCK / Q::GROUP {
+                        sum = _mm256_fmadd_ps(min[g], _mm256_set1_ps(tokens.min[g][t]), sum);
+                    }
                 }
+                sums[half] = sum;
             }
         }
     }
 }
 
-/// Adds half a block's products of all tokens with codes of eight bits, made signed. Half of the steps
-/// meet all tokens, then the other half: more codes and their magnitudes do not fit the registers.
+/// Adds a block's products of all tokens with codes of eight bits. Half of the steps of eight rows meet
+/// all tokens at a time: more codes and their magnitudes do not fit the registers.
 ///
 /// # Safety
-/// `x` must point at a block of activations of `T` tokens.
+/// `low` must point at a block's plane, `x` at a block of activations of `T` tokens.
 #[inline(always)]
-unsafe fn bytes<const T: usize>(codes: &[__m256i; 8], group: &Group, x: *const u8, sums: &mut [__m256; T]) {
+unsafe fn bytes<const T: usize>(low: *const u8, rows: &[Rows; 2], x: *const u8, sums: &mut [[__m256; 2]; T]) {
     // SAFETY: token `t < T` of the block; the caller has the instructions.
     unsafe {
-        let mut dots = [_mm256_setzero_si256(); T];
-        for first in [0, 4] {
-            let codes: [__m256i; 4] = [codes[first], codes[first + 1], codes[first + 2], codes[first + 3]];
-            let sizes = codes.map(|q| _mm256_abs_epi8(q));
-            for (t, dot) in dots.iter_mut().enumerate() {
-                compiler_fence(Ordering::SeqCst);
-                for s in 0..4 {
-                    let products = _mm256_maddubs_epi16(sizes[s], _mm256_sign_epi8(four(x, t, first + s), codes[s]));
-                    *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(products, group.whole[0]));
+        for (half, rows) in rows.iter().enumerate() {
+            let x = if T > 2 { anew(x) } else { x };
+            let mut dots = [_mm256_setzero_si256(); T];
+            for first in [0, 4] {
+                let codes: [__m256i; 4] = std::array::from_fn(|s| {
+                    let codes = _mm256_loadu_si256(low.add((first + s) * 64 + half * 32).cast());
+                    _mm256_xor_si256(codes, _mm256_set1_epi8(i8::MIN))
+                });
+                let sizes = codes.map(|q| _mm256_abs_epi8(q));
+                for (t, dot) in dots.iter_mut().enumerate() {
+                    for s in 0..4 {
+                        let x = _mm256_sign_epi8(four(x, t, first + s), codes[s]);
+                        let products = _mm256_maddubs_epi16(sizes[s], x);
+                        *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(products, rows.whole[0]));
+                    }
                 }
             }
-        }
-        for (t, (sum, dot)) in sums.iter_mut().zip(dots).enumerate() {
-            *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scaled::<T>(x, t, group.scale), *sum);
+            for (t, (sums, dot)) in sums.iter_mut().zip(dots).enumerate() {
+                sums[half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scaled::<T>(x, t, rows.scale), sums[half]);
+            }
         }
     }
 }
