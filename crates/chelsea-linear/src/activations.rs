@@ -152,6 +152,7 @@ impl<'a> Block<'a> {
         f32::from_ne_bytes(self.word(self.width * BLOCK + t * 4))
     }
 
+    #[cfg(target_arch = "aarch64")]
     /// Minus the sum of the bytes of token `t`: of all 32, or of the first or last 16 (`half`).
     #[inline(always)]
     pub fn minus_sum(self, t: usize, half: Option<usize>) -> i32 {

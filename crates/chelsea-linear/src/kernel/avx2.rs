@@ -75,6 +75,7 @@ pub(super) unsafe fn tile<Q: Quant, const T: usize>(tile: &[u8], acts: &[u8], ou
 
 /// The same address, unknown to the compiler: what was read from it is not kept for a second use. Where
 /// that would be more than the registers hold, it costs less to read it once more than to write it out.
+#[allow(clippy::pointers_in_nomem_asm_block)] // nothing is read or written
 #[inline(always)]
 fn anew(mut address: *const u8) -> *const u8 {
     // SAFETY: no instruction at all.
@@ -330,8 +331,8 @@ unsafe fn second_half<Q: Quant, const T: usize>(
                 };
                 let mut sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scaled::<T>(x, t, *scale), sums[half]);
                 if Q::SCALES.has_min() {
-                    for g in 0..BLOCK / Q::GROUP {
-                        sum = _mm256_fmadd_ps(min[g], _mm256_set1_ps(tokens.min[g][t]), sum);
+                    for (min, token) in min.iter().zip(&tokens.min).take(BLOCK / Q::GROUP) {
+                        sum = _mm256_fmadd_ps(*min, _mm256_set1_ps(token[t]), sum);
                     }
                 }
                 sums[half] = sum;

@@ -165,7 +165,9 @@ fn products_in_f32_agree_with_f64() {
         for m in [1, m] {
             let data = random_weights(ty, rows, cols, &mut random);
             let linear = Linear::new(ty, &data, rows, cols, Products::F32, None).expect("a valid matrix");
-            assert_eq!(linear.bytes(), data.len());
+            if ty.block_len() == 1 {
+                assert_eq!(linear.bytes(), data.len(), "float weights are kept as they are");
+            }
             let x: Vec<f32> = (0..m * cols).map(|_| random.normal()).collect();
             let mut w = vec![0.0; cols];
             for isa in Isa::available() {
