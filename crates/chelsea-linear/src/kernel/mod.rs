@@ -8,6 +8,8 @@
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_quantize;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -146,7 +148,7 @@ pub(crate) fn quantize_group(isa: Isa, x: &[f32], cols: usize, width: usize, out
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` that exists may be used.
         #[allow(unsafe_code)]
-        Isa::Avx2 => unsafe { avx2::quantize_group(x, cols, width, out) },
+        Isa::Avx2 => unsafe { avx2_quantize::quantize_group(x, cols, width, out) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` that exists may be used.
         #[allow(unsafe_code)]
