@@ -60,6 +60,11 @@ pub(crate) const fn scale_bytes<Q: Quant>() -> usize {
     }
 }
 
+/// Bytes that one block adds to a tile, its part of a super-block's scales included.
+pub(crate) const fn block_bytes<Q: Quant>() -> usize {
+    low_bytes::<Q>() + high_bytes::<Q>() + BLOCK * scale_bytes::<Q>() / Q::LEN
+}
+
 /// Where the planes of a tile with `blocks` blocks begin, and its size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Layout {

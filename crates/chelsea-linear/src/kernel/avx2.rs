@@ -20,8 +20,10 @@
 use super::x86::prefetch;
 use crate::activations::{GROUP, TOKEN_BYTES};
 use crate::blocks::{Quant, Scales};
-use crate::tile::{BLOCK, Layout, SUPER, TILE, high_bytes, low_bytes, scale_bytes};
+use crate::tile::{BLOCK, Layout, SUPER, TILE, block_bytes, high_bytes, low_bytes, scale_bytes};
+use std::arch::asm;
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 /// Rows of a vector of sums.
 const HALF: usize = 8;
@@ -35,9 +37,10 @@ pub(super) unsafe fn tile<Q: Quant, const T: usize>(tile: &[u8], acts: &[u8], ou
     let blocks = acts.len() / (T * TOKEN_BYTES);
     let layout = Layout::of::<Q>(blocks);
     assert!(tile.len() >= layout.bytes && out.len() == T);
+    align_stack();
     let mut sums = [[_mm256_setzero_ps(); 2]; T];
     let per_scales = Q::LEN / BLOCK;
-    let step = layout.bytes.div_ceil(blocks);
+    let step = block_bytes::<Q>();
     let mut ahead = 0;
     // SAFETY: block `b < blocks` of each plane lies inside the tile by `layout`, and its activations
     // inside `acts` by the definition of `blocks`.
@@ -73,13 +76,25 @@ pub(super) unsafe fn tile<Q: Quant, const T: usize>(tile: &[u8], acts: &[u8], ou
     }
 }
 
+/// Makes the stack frame of the function that this is inlined into start on a cache line. The compiler
+/// aligns vectors that it saves there only if some variable asks for it; those that straddle two lines are
+/// handed back slowly, and whether they do would depend on the callers.
+#[inline(always)]
+fn align_stack() {
+    #[repr(align(64))]
+    struct Line(#[allow(dead_code)] MaybeUninit<[u8; 64]>);
+    let line = Line(MaybeUninit::uninit());
+    // SAFETY: no instruction at all.
+    unsafe { asm!("/* {0} */", in(reg) &raw const line, options(readonly, nostack, preserves_flags)) };
+}
+
 /// The same address, unknown to the compiler: what was read from it is not kept for a second use. Where
 /// that would be more than the registers hold, it costs less to read it once more than to write it out.
 #[allow(clippy::pointers_in_nomem_asm_block)] // nothing is read or written
 #[inline(always)]
 fn anew(mut address: *const u8) -> *const u8 {
     // SAFETY: no instruction at all.
-    unsafe { std::arch::asm!("/* {0} */", inout(reg) address, options(nomem, nostack, preserves_flags)) };
+    unsafe { asm!("/* {0} */", inout(reg) address, options(nomem, nostack, preserves_flags)) };
     address
 }
 

@@ -10,7 +10,7 @@
 use super::x86::{minus_sums, prefetch};
 use crate::activations::{GROUP, SMALLEST, TOKEN_BYTES};
 use crate::blocks::{Quant, Scales};
-use crate::tile::{BLOCK, Layout, SUPER, TILE, high_bytes, low_bytes, scale_bytes};
+use crate::tile::{BLOCK, Layout, SUPER, TILE, block_bytes, high_bytes, low_bytes, scale_bytes};
 use std::arch::x86_64::*;
 
 /// Repeats an expression with constant indices, so that arrays of registers stay in registers.
@@ -47,7 +47,7 @@ pub(super) unsafe fn tile<Q: Quant, const T: usize>(tile: &[u8], acts: &[u8], ou
     assert!(tile.len() >= layout.bytes && out.len() == T);
     let mut sums = [_mm512_setzero_ps(); T];
     let per_scales = Q::LEN / BLOCK;
-    let step = layout.bytes.div_ceil(blocks);
+    let step = block_bytes::<Q>();
     let mut ahead = 0;
     // SAFETY: block `b < blocks` of each plane lies inside the tile by `layout`, and its activations
     // inside `acts` by the definition of `blocks`.

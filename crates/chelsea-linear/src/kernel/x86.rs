@@ -8,15 +8,16 @@ use std::arch::x86_64::*;
 /// few lines on their way from memory when a block takes as much arithmetic as here.
 const AHEAD: usize = 16 << 10;
 
-/// Asks for the lines that begin [`AHEAD`] of `tiles[at..at + step]`, as far as they exist.
+/// Asks for the lines of the `bytes` bytes that lie [`AHEAD`] of `tiles[at]`; past the end, for the last one.
+///
+/// `bytes` is a constant of the caller, so that there is no branch: one that depends on where lines begin
+/// is mispredicted about once a block.
 #[inline(always)]
-pub(super) fn prefetch(tiles: &[u8], at: usize, step: usize) {
-    let end = (at + AHEAD + step).min(tiles.len());
-    let mut at = (at + AHEAD).next_multiple_of(64);
-    while at < end {
+pub(super) fn prefetch(tiles: &[u8], at: usize, bytes: usize) {
+    for i in 0..bytes.div_ceil(64) {
+        let at = (at + AHEAD + i * 64).min(tiles.len() - 1);
         // SAFETY: a prefetch has no effect but on caches.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(tiles.as_ptr().wrapping_add(at).cast()) };
-        at += 64;
     }
 }
 
