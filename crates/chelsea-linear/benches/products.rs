@@ -23,13 +23,31 @@ const PREFILL: usize = 512;
 /// Bytes that decode walks over: more than the last cache.
 const COLD: usize = 96 << 20;
 
+/// Time of the fastest of many runs, in seconds: a fifth of a second's worth, at least `runs`.
 fn best(runs: usize, mut work: impl FnMut()) -> f64 {
-    let once = |work: &mut dyn FnMut()| {
+    let (begin, mut best) = (Instant::now(), Duration::MAX);
+    for run in 0.. {
+        if run >= runs && begin.elapsed() > Duration::from_millis(200) {
+            break;
+        }
         let start = Instant::now();
         work();
-        start.elapsed()
-    };
-    (0..runs).map(|_| once(&mut work)).min().unwrap_or(Duration::ZERO).as_secs_f64()
+        best = best.min(start.elapsed());
+    }
+    best.as_secs_f64()
+}
+
+/// Time of one walk over all of `items`, in seconds: each item's fastest time of some walks.
+fn best_walk<T>(items: &[T], mut work: impl FnMut(&T)) -> f64 {
+    let mut times = vec![Duration::MAX; items.len()];
+    for _ in 0..7 {
+        for (item, time) in items.iter().zip(&mut times) {
+            let start = Instant::now();
+            work(item);
+            *time = start.elapsed().min(*time);
+        }
+    }
+    times.iter().sum::<Duration>().as_secs_f64()
 }
 
 fn random_bytes(n: usize) -> Vec<u8> {
@@ -81,11 +99,7 @@ fn measure(ty: GgmlType, rows: usize, cols: usize, threads: usize) {
                 |workspace: &mut Activations, y: &mut [f32]| forward_many(&mut [(&linear, y)], &x, PREFILL, workspace);
             let time = best(7, || run(&mut workspace, &mut y));
             prefill[i] = 2.0 * (PREFILL * rows * cols) as f64 / time / 1e9;
-            let time = best(5, || {
-                for linear in &copies {
-                    linear.forward(&x[..cols], 1, &mut y[..rows]);
-                }
-            });
+            let time = best_walk(&copies, |linear| linear.forward(&x[..cols], 1, &mut y[..rows]));
             decode[i] = (copies.len() * linear.bytes()) as f64 / time / 1e9;
         });
     }

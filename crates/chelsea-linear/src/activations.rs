@@ -4,8 +4,11 @@
 //! Tokens lie in groups of up to [`GROUP`], block by block, so that a kernel reads one stream:
 //!
 //! ```text
-//! [group][block] { q [T][32] i8, scale [T] f32, -sum(q) [T] i32, -sum(first 16 of q) [T] i32 }
+//! [group][block] { q [T][32] i8, scale [T] f32, -sums(first 16 of q) [T][2] i16, -sums(last 16 of q) [T][2] i16 }
 //! ```
+//!
+//! Both sums of 16 columns are split in two, columns `4 k` and `4 k + 1` apart from `4 k + 2` and
+//! `4 k + 3`, which is how kernels that add in 16 bits begin.
 //!
 //! `T` is [`GROUP`] for all groups but the last, which is as wide as the narrowest kernel that takes
 //! the tokens left; tokens that do not exist are zeros. A block that holds a NaN or an infinity gets
@@ -149,16 +152,15 @@ impl<'a> Block<'a> {
         f32::from_ne_bytes(self.word(self.width * BLOCK + t * 4))
     }
 
+    #[cfg(target_arch = "aarch64")]
     /// Minus the sum of the bytes of token `t`: of all 32, or of the first or last 16 (`half`).
     #[inline(always)]
     pub fn minus_sum(self, t: usize, half: Option<usize>) -> i32 {
-        let all = i32::from_ne_bytes(self.word(self.width * (BLOCK + 4) + t * 4));
-        let first = i32::from_ne_bytes(self.word(self.width * (BLOCK + 8) + t * 4));
-        match half {
-            None => all,
-            Some(0) => first,
-            Some(_) => all - first,
-        }
+        let sum = |half: usize| {
+            let word = self.word(self.width * (BLOCK + 4 + 4 * half) + t * 4);
+            i32::from(i16::from_ne_bytes([word[0], word[1]])) + i32::from(i16::from_ne_bytes([word[2], word[3]]))
+        };
+        half.map_or_else(|| sum(0) + sum(1), sum)
     }
 
     #[inline(always)]

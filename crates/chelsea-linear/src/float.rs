@@ -1,17 +1,25 @@
 //! Float weights, and products in f32.
 
+use crate::GgmlType;
+use crate::blocks::{Quant, with_quant};
 use crate::kernel::Isa;
-use crate::tile::TILE;
-use crate::{GgmlType, dequantize};
+use crate::tile::{self, BLOCK, Layout, OpenBlock, TILE};
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+use std::array;
 use std::cell::Cell;
 
 /// Opens float weights; `data` and `out` hold equally many.
+#[inline(always)]
 pub(crate) fn open(ty: GgmlType, data: &[u8], out: &mut [f32]) {
     match ty {
         GgmlType::F16 => {
-            for (out, b) in out.iter_mut().zip(data.chunks_exact(2)) {
-                *out = f16::from_le_bytes([b[0], b[1]]).to_f32();
+            for (out, data) in out.chunks_mut(32).zip(data.chunks(64)) {
+                let mut halves = [f16::ZERO; 32];
+                for (half, b) in halves.iter_mut().zip(data.chunks_exact(2)) {
+                    *half = f16::from_le_bytes([b[0], b[1]]);
+                }
+                halves[..out.len()].convert_to_f32_slice(out);
             }
         }
         GgmlType::BF16 => {
@@ -27,91 +35,170 @@ pub(crate) fn open(ty: GgmlType, data: &[u8], out: &mut [f32]) {
     }
 }
 
-/// Tokens that meet a strip of weights at once.
-const TOKENS: usize = 8;
+/// Columns that are opened at once: whole blocks of every type, and few enough that 16 rows of them stay
+/// in the first-level cache while all tokens pass.
+const COLUMNS: usize = 512;
 
-/// Calls `write(token, sums)` with the products of 16 rows (fewer at the end), `rows` of GGML blocks,
-/// with all tokens of `x`, `[m][cols]`. The rows are opened once into a strip `[column][16]`.
-pub(crate) fn strip(
-    isa: Isa,
-    ty: GgmlType,
-    rows: &[u8],
-    row_bytes: usize,
-    x: &[f32],
+/// Room for a strip, kept by each thread.
+#[derive(Default)]
+struct Scratch {
+    /// Weights as they are opened, `[16][COLUMNS]`; rows that the matrix does not have are zeros.
+    rows: Vec<f32>,
+    /// The same, `[column][16]`.
+    panel: Vec<[f32; TILE]>,
+    /// Sums, `[token][16]`.
+    sums: Vec<[f32; TILE]>,
+}
+
+/// Sixteen rows of weights (fewer at the end of a matrix of rows).
+#[derive(Clone, Copy)]
+pub(crate) enum Strip<'a> {
+    /// A tile of a packed type.
+    Tile { ty: GgmlType, tile: &'a [u8] },
+    /// Rows of a float type.
+    Rows { ty: GgmlType, bytes: &'a [u8], row_bytes: usize },
+}
+
+/// Calls `write(token, sums)` with the products of a strip with all tokens of `x`, `[m][cols]`. Weights
+/// are opened once.
+pub(crate) fn products(isa: Isa, strip: Strip<'_>, x: &[f32], cols: usize, mut write: impl FnMut(usize, &[f32; TILE])) {
+    thread_local!(static SCRATCH: Cell<Scratch> = Cell::default());
+    let mut scratch = SCRATCH.take();
+    if let Strip::Rows { .. } = strip {
+        scratch.rows.clear();
+        scratch.rows.resize(TILE * COLUMNS, 0.0);
+    }
+    scratch.panel.resize(COLUMNS, [0.0; TILE]);
+    scratch.sums.clear();
+    scratch.sums.resize(x.len() / cols, [0.0; TILE]);
+    for first in (0..cols).step_by(COLUMNS) {
+        let part = Part { strip, x, cols, first, n: COLUMNS.min(cols - first) };
+        match isa {
+            // SAFETY: an `Isa` that exists may be used.
+            #[cfg(target_arch = "x86_64")]
+            #[allow(unsafe_code)]
+            Isa::Avx512 => unsafe { part_avx512(part, &mut scratch) },
+            // SAFETY: an `Isa` that exists may be used.
+            #[cfg(target_arch = "x86_64")]
+            #[allow(unsafe_code)]
+            Isa::Avx2 => unsafe { part_avx2(part, &mut scratch) },
+            // Fused multiply-add is part of every aarch64; elsewhere it may be a slow library call.
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => part.run::<6, true>(&mut scratch),
+            Isa::Scalar => part.run::<4, false>(&mut scratch),
+        }
+    }
+    for (t, sums) in scratch.sums.iter().enumerate() {
+        write(t, sums);
+    }
+    SCRATCH.set(scratch);
+}
+
+// Six tokens of sixteen sums take 12 of the 16 registers of AVX2; AVX-512 has twice as many, of twice the size.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn part_avx512(part: Part<'_>, scratch: &mut Scratch) {
+    part.run::<12, true>(scratch);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn part_avx2(part: Part<'_>, scratch: &mut Scratch) {
+    part.run::<6, true>(scratch);
+}
+
+/// Columns `first..first + n` of a strip.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    strip: Strip<'a>,
+    x: &'a [f32],
     cols: usize,
-    mut write: impl FnMut(usize, &[f32; TILE]),
-) {
-    thread_local!(static STRIP: Cell<Vec<f32>> = const { Cell::new(Vec::new()) });
-    let mut scratch = STRIP.take();
-    scratch.clear();
-    scratch.resize(cols * (TILE + 1), 0.0);
-    let (panel, row) = scratch.split_at_mut(cols * TILE);
-    let (panel, _) = panel.as_chunks_mut::<TILE>();
-    for (r, bytes) in rows.chunks_exact(row_bytes).enumerate() {
-        let opened = dequantize(ty, bytes, row);
-        debug_assert!(opened.is_ok(), "lengths were checked when the matrix was made");
-        for (panel, &w) in panel.iter_mut().zip(row.iter()) {
-            panel[r] = w;
+    first: usize,
+    n: usize,
+}
+
+// Written for the compiler to turn into vector instructions of whichever function calls it.
+impl Part<'_> {
+    /// Adds the products of these columns to the sums, up to `T` tokens at a time.
+    #[inline(always)]
+    fn run<const T: usize, const FUSED: bool>(self, scratch: &mut Scratch) {
+        let Scratch { rows, panel, sums } = scratch;
+        let panel = &mut panel[..self.n];
+        self.open(rows, panel);
+        let mut tokens = self.x.chunks_exact(self.cols).map(|x| &x[self.first..][..self.n]);
+        let (blocks, rest) = sums.as_chunks_mut::<T>();
+        for sums in blocks {
+            multiply::<T, FUSED>(panel, array::from_fn(|_| tokens.next().unwrap_or(&[])), sums);
+        }
+        for (x, sums) in tokens.zip(rest) {
+            multiply::<1, FUSED>(panel, [x], array::from_mut(sums));
         }
     }
-    for (i, x) in x.chunks(cols * TOKENS).enumerate() {
-        let mut x = x.chunks_exact(cols);
-        let tokens = x.len();
-        let first = x.next().unwrap_or(&[]);
-        // Tokens that do not exist are the first one again.
-        let x: [&[f32]; TOKENS] = std::array::from_fn(|t| if t == 0 { first } else { x.next().unwrap_or(first) });
-        if tokens == 1 {
-            write(i * TOKENS, &multiply(isa, panel, [first])[0]);
-            continue;
-        }
-        for (t, sums) in multiply(isa, panel, x).iter().take(tokens).enumerate() {
-            write(i * TOKENS + t, sums);
-        }
-    }
-    STRIP.set(scratch);
-}
 
-/// Sums of the products of 16 rows with `T` tokens.
-fn multiply<const T: usize>(isa: Isa, panel: &[[f32; TILE]], x: [&[f32]; T]) -> [[f32; TILE]; T] {
-    match isa {
-        // SAFETY: an `Isa` that exists may be used.
-        #[cfg(target_arch = "x86_64")]
-        #[allow(unsafe_code)]
-        Isa::Avx512 => unsafe { multiply_avx512(panel, x) },
-        // SAFETY: an `Isa` that exists may be used.
-        #[cfg(target_arch = "x86_64")]
-        #[allow(unsafe_code)]
-        Isa::Avx2 => unsafe { multiply_avx2(panel, x) },
-        // Fused multiply-add is part of every aarch64; elsewhere it may be a slow library call.
-        #[cfg(target_arch = "aarch64")]
-        Isa::Neon => multiply_plain::<T, true>(panel, x),
-        Isa::Scalar => multiply_plain::<T, false>(panel, x),
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn multiply_avx512<const T: usize>(panel: &[[f32; TILE]], x: [&[f32]; T]) -> [[f32; TILE]; T] {
-    multiply_plain::<T, true>(panel, x)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn multiply_avx2<const T: usize>(panel: &[[f32; TILE]], x: [&[f32]; T]) -> [[f32; TILE]; T] {
-    multiply_plain::<T, true>(panel, x)
-}
-
-/// Written for the compiler to turn into vector instructions of whichever function calls it.
-#[inline(always)]
-fn multiply_plain<const T: usize, const FUSED: bool>(panel: &[[f32; TILE]], x: [&[f32]; T]) -> [[f32; TILE]; T] {
-    let x = x.map(|x| &x[..panel.len()]);
-    let mut sums = [[0.0f32; TILE]; T];
-    for (k, w) in panel.iter().enumerate() {
-        for (sums, x) in sums.iter_mut().zip(x) {
-            for (sum, &w) in sums.iter_mut().zip(w) {
-                *sum = if FUSED { w.mul_add(x[k], *sum) } else { w * x[k] + *sum };
+    /// Opens these columns.
+    #[inline(always)]
+    fn open(self, out: &mut [f32], panel: &mut [[f32; TILE]]) {
+        match self.strip {
+            Strip::Tile { ty, tile } => {
+                let (blocks, first) = (self.cols.div_ceil(BLOCK), self.first / BLOCK);
+                with_quant!(ty, Q => open_tile::<Q>(tile, blocks, first, panel), _ => unreachable!("float tiles"));
+            }
+            Strip::Rows { ty, bytes, row_bytes } => {
+                let size = ty.block_bytes();
+                for (row, out) in bytes.chunks_exact(row_bytes).zip(out.chunks_exact_mut(COLUMNS)) {
+                    open(ty, &row[self.first * size..][..self.n * size], &mut out[..self.n]);
+                }
+                transpose(out, panel);
             }
         }
     }
-    sums
+}
+
+/// Opens blocks `first..` of a tile, as many as `panel` has columns for.
+#[inline(always)]
+fn open_tile<Q: Quant>(tile: &[u8], blocks: usize, first: usize, panel: &mut [[f32; TILE]]) {
+    let layout = Layout::of::<Q>(blocks);
+    let mut w = OpenBlock::new();
+    for (b, panel) in panel.chunks_exact_mut(BLOCK).enumerate() {
+        tile::open::<Q>(tile, layout, first + b, &mut w);
+        for (s, panel) in panel.chunks_exact_mut(4).enumerate() {
+            // Copies, which the compiler knows to be apart from `panel`.
+            let (scale, min) = (w.scale[s * 4 / Q::GROUP], w.min[s * 4 / Q::GROUP]);
+            // Four columns of a row, as one number.
+            let mut q = bytemuck::cast::<_, [u32; TILE]>(w.q[s]).map(u32::from_le);
+            for panel in panel {
+                let mut open = [0.0; TILE];
+                for r in 0..TILE {
+                    open[r] = scale[r] * ((q[r] & 0xff) as i32 - Q::OFFSET) as f32 - min[r];
+                    q[r] >>= 8;
+                }
+                *panel = open;
+            }
+        }
+    }
+}
+
+/// Turns rows, `[16][COLUMNS]`, into `[column][16]`.
+#[inline(always)]
+fn transpose(rows: &[f32], panel: &mut [[f32; TILE]]) {
+    for (c, panel) in panel.iter_mut().enumerate() {
+        for (r, w) in panel.iter_mut().enumerate() {
+            *w = rows[r * COLUMNS + c];
+        }
+    }
+}
+
+/// Adds the products of 16 rows with `T` tokens to `sums`.
+#[inline(always)]
+fn multiply<const T: usize, const FUSED: bool>(panel: &[[f32; TILE]], x: [&[f32]; T], sums: &mut [[f32; TILE]; T]) {
+    let x = x.map(|x| &x[..panel.len()]);
+    let mut s = *sums;
+    for (k, w) in panel.iter().enumerate() {
+        for (s, x) in s.iter_mut().zip(x) {
+            for (s, &w) in s.iter_mut().zip(w) {
+                *s = if FUSED { w.mul_add(x[k], *s) } else { w * x[k] + *s };
+            }
+        }
+    }
+    *sums = s;
 }

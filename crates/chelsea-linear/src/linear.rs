@@ -5,7 +5,7 @@ use crate::arena::Run;
 use crate::blocks::{Codes, Quant, round_to_q8, with_quant};
 use crate::kernel::Isa;
 use crate::tile::{BLOCK, Layout, TILE, dequantize_row, pack};
-use crate::{GgmlType, LinearError, dequantize, float, packed};
+use crate::{GgmlType, LinearError, float, packed};
 use rayon::prelude::*;
 use std::cell::Cell;
 
@@ -15,8 +15,8 @@ pub enum Products {
     /// Weights in packed integer tiles, activations rounded to bytes in blocks of 32.
     #[default]
     Fast,
-    /// Weights as in the file, opened to f32 strip by strip, multiplied in f32: slow, and as close to
-    /// a reference as f32 comes.
+    /// Weights opened to f32 strip by strip, without rounding any (float ones stay as they are),
+    /// multiplied in f32: slow, and as close to a reference as f32 comes.
     F32,
 }
 
@@ -26,6 +26,7 @@ pub struct Linear {
     ty: GgmlType,
     rows: usize,
     cols: usize,
+    products: Products,
     weights: Weights,
 }
 
@@ -40,7 +41,7 @@ pub(crate) enum Weights {
         tile_bytes: usize,
         tiles: Run,
     },
-    /// Rows of GGML blocks as in the file.
+    /// Rows of float weights as in the file, for [`Products::F32`].
     Source { row_bytes: usize, data: Vec<u8> },
 }
 
@@ -75,15 +76,14 @@ impl Linear {
             let row = row_order.map_or(row, |order| order[row] as usize);
             &data[row * row_bytes..][..row_bytes]
         };
-        let weights = match products {
-            Products::Fast => pack_rows(ty, rows, cols, source)?,
-            Products::F32 => {
-                let mut copy = vec![0; expected];
-                copy.par_chunks_exact_mut(row_bytes).enumerate().for_each(|(i, out)| out.copy_from_slice(source(i)));
-                Weights::Source { row_bytes, data: copy }
-            }
+        let weights = if products == Products::F32 && ty.block_len() == 1 {
+            let mut copy = vec![0; expected];
+            copy.par_chunks_exact_mut(row_bytes).enumerate().for_each(|(i, out)| out.copy_from_slice(source(i)));
+            Weights::Source { row_bytes, data: copy }
+        } else {
+            pack_rows(ty, rows, cols, source)?
         };
-        Ok(Linear { ty, rows, cols, weights })
+        Ok(Linear { ty, rows, cols, products, weights })
     }
 
     /// Output features.
@@ -113,7 +113,7 @@ impl Linear {
     pub fn format(&self) -> &'static str {
         match &self.weights {
             Weights::Packed { ty, .. } => packed::format_name(*ty),
-            Weights::Source { .. } => "source blocks",
+            Weights::Source { .. } => "rows of floats",
         }
     }
 
@@ -131,8 +131,7 @@ impl Linear {
                 with_quant!(ty, Q => dequantize_row::<Q>(tile, blocks, i % TILE, out), _ => unreachable!("float tiles"));
             }
             Weights::Source { row_bytes, data } => {
-                let opened = dequantize(self.ty, &data[i * row_bytes..][..*row_bytes], out);
-                debug_assert!(opened.is_ok(), "lengths were checked when the matrix was made");
+                float::open(self.ty, &data[i * row_bytes..][..*row_bytes], out);
             }
         }
     }
@@ -147,6 +146,11 @@ impl Linear {
         let mut workspace = WORKSPACE.take().unwrap_or_default();
         forward_many(&mut [(self, y)], x, m, &mut workspace);
         WORKSPACE.set(Some(workspace));
+    }
+
+    /// How products are formed.
+    pub(crate) fn products(&self) -> Products {
+        self.products
     }
 
     pub(crate) fn weights(&self) -> &Weights {
@@ -166,7 +170,7 @@ pub fn forward_many(parts: &mut [(&Linear, &mut [f32])], x: &[f32], m: usize, wo
         assert_eq!(linear.cols, cols, "matrices of one call differ in columns");
         assert_eq!(Some(y.len()), m.checked_mul(linear.rows), "output is not {m} x {}", linear.rows);
     }
-    if parts.iter().any(|part| matches!(part.0.weights, Weights::Packed { .. })) {
+    if parts.iter().any(|part| part.0.products == Products::Fast) {
         workspace.set(x, m, cols);
     }
     if m > 0 {

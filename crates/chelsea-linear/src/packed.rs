@@ -1,10 +1,11 @@
 //! How products are cut into items of work and where their results go.
 
 use crate::activations::{Activations, GROUP};
+use crate::float::{self, Strip};
 use crate::kernel::{self, Isa, TileKernel};
-use crate::linear::{Linear, Weights};
+use crate::linear::{Linear, Products, Weights};
 use crate::tile::TILE;
-use crate::{GgmlType, float, parallel};
+use crate::{GgmlType, parallel};
 
 /// Name of a packed type, for reports: bits of a code and what its scales are.
 pub(crate) fn format_name(ty: GgmlType) -> &'static str {
@@ -41,9 +42,9 @@ impl Cut {
         let tiles = linear.rows().div_ceil(TILE);
         let by_cache = ITEM_BYTES / (linear.bytes() / tiles).max(1);
         let by_balance = tiles / (rayon::current_num_threads() * 4);
-        let groups = match linear.weights() {
-            Weights::Packed { .. } => m.div_ceil(GROUP).div_ceil(ITEM_GROUPS),
-            Weights::Source { .. } => 1,
+        let groups = match linear.products() {
+            Products::Fast => m.div_ceil(GROUP).div_ceil(ITEM_GROUPS),
+            Products::F32 => 1,
         };
         Cut { tiles, tiles_per_item: by_cache.min(by_balance).max(1), groups }
     }
@@ -108,8 +109,8 @@ pub(crate) fn products(parts: &mut [(&Linear, &mut [f32])], x: &[f32], m: usize,
 fn item(linear: &Linear, output: &Output, cut: Cut, i: usize, x: &[f32], acts: &Activations, isa: Isa) {
     let first_tile = i / cut.groups * cut.tiles_per_item;
     let tile_range = first_tile..(first_tile + cut.tiles_per_item).min(cut.tiles);
-    match linear.weights() {
-        Weights::Packed { ty, tile_bytes, tiles } => {
+    match (linear.products(), linear.weights()) {
+        (Products::Fast, Weights::Packed { ty, tile_bytes, tiles }) => {
             let shape = acts.shape();
             let tiles = &tiles.bytes()[..tile_range.end * tile_bytes];
             let first_group = i % cut.groups * ITEM_GROUPS;
@@ -130,11 +131,19 @@ fn item(linear: &Linear, output: &Output, cut: Cut, i: usize, x: &[f32], acts: &
                 }
             }
         }
-        Weights::Source { row_bytes, data } => {
+        (_, weights) => {
             for tile in tile_range {
-                let rows = TILE.min(linear.rows() - tile * TILE);
-                let bytes = &data[tile * TILE * row_bytes..][..rows * row_bytes];
-                float::strip(isa, linear.source_type(), bytes, *row_bytes, x, linear.cols(), |t, sums| {
+                let strip = match weights {
+                    Weights::Packed { ty, tile_bytes, tiles } => {
+                        Strip::Tile { ty: *ty, tile: &tiles.bytes()[tile * tile_bytes..][..*tile_bytes] }
+                    }
+                    Weights::Source { row_bytes, data } => {
+                        let rows = TILE.min(linear.rows() - tile * TILE);
+                        let bytes = &data[tile * TILE * row_bytes..][..rows * row_bytes];
+                        Strip::Rows { ty: linear.source_type(), bytes, row_bytes: *row_bytes }
+                    }
+                };
+                float::products(isa, strip, x, linear.cols(), |t, sums| {
                     // SAFETY: this item alone holds these tiles, for all tokens.
                     #[allow(unsafe_code)]
                     unsafe {

@@ -29,6 +29,8 @@
 
 use crate::blocks::{Codes, Quant, Scales};
 use half::f16;
+use half::slice::HalfFloatSliceExt;
+use std::array;
 
 /// Output rows of a tile.
 pub(crate) const TILE: usize = 16;
@@ -56,6 +58,11 @@ pub(crate) const fn scale_bytes<Q: Quant>() -> usize {
         Scales::SuperSigned => 32 + 16 * 16,
         Scales::SuperNibble => 64 + 16 * 16,
     }
+}
+
+/// Bytes that one block adds to a tile, its part of a super-block's scales included.
+pub(crate) const fn block_bytes<Q: Quant>() -> usize {
+    low_bytes::<Q>() + high_bytes::<Q>() + BLOCK * scale_bytes::<Q>() / Q::LEN
 }
 
 /// Where the planes of a tile with `blocks` blocks begin, and its size.
@@ -86,6 +93,12 @@ pub(crate) struct OpenBlock {
     pub scale: [[f32; TILE]; 2],
     /// Mins of the groups, `[group][row]`.
     pub min: [[f32; TILE]; 2],
+}
+
+impl OpenBlock {
+    pub fn new() -> OpenBlock {
+        OpenBlock { q: [[0; 64]; 8], scale: [[0.0; TILE]; 2], min: [[0.0; TILE]; 2] }
+    }
 }
 
 /// Writes one tile. `row(r, b, codes)` opens block `b` (of `Q::LEN` columns) of row `r` of the tile,
@@ -170,10 +183,7 @@ pub(crate) fn open<Q: Quant>(tile: &[u8], layout: Layout, block: usize, out: &mu
     let scales = &tile[layout.scales + block / per_scales * scale_bytes::<Q>()..][..scale_bytes::<Q>()];
     let groups = BLOCK / Q::GROUP;
     for g in 0..groups {
-        let at = block % per_scales * groups + g;
-        for r in 0..TILE {
-            (out.scale[g][r], out.min[g][r]) = group_scales::<Q>(scales, at, r);
-        }
+        (out.scale[g], out.min[g]) = group_scales::<Q>(scales, block % per_scales * groups + g);
     }
 }
 
@@ -195,22 +205,33 @@ fn field(plane: &[u8], s: usize, i: usize, bits: usize) -> u8 {
     (plane[s % bits * 64 + i] >> (s / bits * bits)) & ((1u16 << bits) - 1) as u8
 }
 
+/// Scales and mins of group `g` of a block, one a row.
 #[inline(always)]
-fn group_scales<Q: Quant>(scales: &[u8], g: usize, r: usize) -> (f32, f32) {
-    let half = |at: usize| f16::from_le_bytes([scales[at], scales[at + 1]]).to_f32();
-    let d = half(r * 2);
+fn group_scales<Q: Quant>(scales: &[u8], g: usize) -> ([f32; TILE], [f32; TILE]) {
+    let halves = |at: usize| {
+        let bits: [f16; TILE] = array::from_fn(|r| f16::from_le_bytes([scales[at + r * 2], scales[at + r * 2 + 1]]));
+        let mut numbers = [0.0; TILE];
+        bits.convert_to_f32_slice(&mut numbers);
+        numbers
+    };
+    let bytes = |at: usize| -> [u8; TILE] { array::from_fn(|r| scales[at + r]) };
+    let d = halves(0);
+    let m = if Q::SCALES.has_min() { halves(32) } else { [0.0; TILE] };
     match Q::SCALES {
-        Scales::Block => (d, 0.0),
-        Scales::BlockMin => (d, half(32 + r * 2)),
+        Scales::Block | Scales::BlockMin => (d, m),
         Scales::SuperMin => {
-            let at = 64 + g / 2 * 48 + r;
-            let (byte, high) = (scales[at + g % 2 * 16], scales[at + 32] >> (g % 2 * 4) & 15);
-            (d * f32::from(byte & 63), half(32 + r * 2) * f32::from(byte >> 6 | high << 2))
+            let at = 64 + g / 2 * 48;
+            let (low, high) = (bytes(at + g % 2 * 16), bytes(at + 32));
+            let min = |r: usize| low[r] >> 6 | (high[r] >> (g % 2 * 4) & 15) << 2;
+            (array::from_fn(|r| d[r] * f32::from(low[r] & 63)), array::from_fn(|r| m[r] * f32::from(min(r))))
         }
-        Scales::SuperSigned => (d * f32::from(scales[32 + g * 16 + r] as i8), 0.0),
+        Scales::SuperSigned => {
+            let bytes = bytes(32 + g * 16);
+            (array::from_fn(|r| d[r] * f32::from(bytes[r] as i8)), m)
+        }
         Scales::SuperNibble => {
-            let byte = scales[64 + g * 16 + r];
-            (d * f32::from(byte & 15), half(32 + r * 2) * f32::from(byte >> 4))
+            let bytes = bytes(64 + g * 16);
+            (array::from_fn(|r| d[r] * f32::from(bytes[r] & 15)), array::from_fn(|r| m[r] * f32::from(bytes[r] >> 4)))
         }
     }
 }
@@ -225,7 +246,8 @@ pub(crate) fn dequantize_row<Q: Quant>(tile: &[u8], blocks: usize, r: usize, out
         let high = &tile[layout.high + block * high_bytes::<Q>()..][..high_bytes::<Q>()];
         let scales = &tile[layout.scales + block / per_scales * scale_bytes::<Q>()..][..scale_bytes::<Q>()];
         for (g, out) in out.chunks_mut(Q::GROUP).enumerate() {
-            let (scale, min) = group_scales::<Q>(scales, block % per_scales * groups + g, r);
+            let (scale, min) = group_scales::<Q>(scales, block % per_scales * groups + g);
+            let (scale, min) = (scale[r], min[r]);
             for (c, out) in out.iter_mut().enumerate() {
                 let (s, i) = ((g * Q::GROUP + c) / 4, r * 4 + c % 4);
                 let mut q = field(low, s, i, Q::LOW);

@@ -201,7 +201,6 @@ fn qwen_05b_agrees_at_position_16000_with_fast_products() {
 }
 
 #[test]
-#[ignore = "half an hour on two cores: 16,000 positions with f32 products"]
 fn qwen_05b_agrees_at_position_16000() {
     long_logits_agree(QWEN_05B, "qwen2.5-coder-0.5b-16000", Products::F32, Some(Dtype::F32));
 }
@@ -217,7 +216,6 @@ fn qwen_05b_perplexity_with_fast_products_is_that_of_f32() {
 }
 
 #[test]
-#[ignore = "half an hour on two cores"]
 fn qwen_15b_perplexity_with_fast_products_is_that_of_f32() {
     perplexity_agrees(QWEN_15B);
 }

@@ -1,164 +1,392 @@
-//! AVX2: `vpmaddubsw` multiplies unsigned codes by signed activations and adds neighbours in 16 bits,
-//! which saturates; how many steps may be added there before widening depends on the bits of a code.
+//! AVX2: `vpmaddubsw` multiplies one step of half a tile (32 unsigned codes: eight rows, four columns)
+//! by four columns of a token, broadcast from memory, and adds neighbours into 16 bits, two lanes a row.
 //!
-//! | bits of a code | largest sum of two products | steps added in 16 bits |
-//! |---|---|---|
-//! | 2, 3, 4 | 2 * 15 * 127 = 3,810 | 8 |
-//! | 5 | 2 * 31 * 127 = 7,874 | 4 |
-//! | 6 | 2 * 63 * 127 = 16,002 | 2 |
-//! | 8 | signed: magnitude 128 against +-127, 32,512 | 1 |
+//! The instruction saturates, and so few bits have to last for all steps of a scale: codes of five and
+//! more bits are therefore taken as if their middle were zero. Additions in 16 bits wrap, so only the
+//! final sum has to fit, and that sum starts at minus the middle times the sum of the activations.
 //!
-//! Eight-bit codes are symmetric, so they are made signed and their sign is moved to the activation.
+//! | bits of a code | steps of a sum | largest product of a step | largest final sum |
+//! |---|---|---|---|
+//! | 2, 3, 4 | 8 | 2 * 15 * 127 = 3,810 | 8 * 2 * 15 * 127 = 30,480 |
+//! | 5, around 16 | 8 | 2 * 31 * 127 = 7,874 | 8 * 2 * 16 * 127 = 32,512 |
+//! | 6, around 32 | 4 | 2 * 63 * 127 = 16,002 | 4 * 2 * 32 * 127 = 32,512 |
+//! | 8 | 1 | signed: 2 * 128 * 127 = 32,512 | the same |
+//!
+//! Eight-bit codes are made signed and their sign is moved to the activation. `vpmaddwd` then adds the
+//! two lanes of a row; where scales are small integers of 16 columns, it multiplies by them as well.
 
 #![allow(unsafe_code)]
 
-use crate::activations::{Block, TOKEN_BYTES};
+use super::x86::prefetch;
+use crate::activations::{GROUP, TOKEN_BYTES};
 use crate::blocks::{Quant, Scales};
-use crate::tile::{BLOCK, Layout, TILE, open_codes, scale_bytes};
+use crate::tile::{BLOCK, Layout, SUPER, TILE, block_bytes, high_bytes, low_bytes, scale_bytes};
+use std::arch::asm;
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 /// Rows of a vector of sums.
 const HALF: usize = 8;
 
-/// See [`super::TileKernel`]. The width of the group is `out.len()`.
+/// See [`super::TileKernel`].
 ///
 /// # Safety
 /// The machine must have the instructions that this function enables.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn tile<Q: Quant>(tile: &[u8], acts: &[u8], out: &mut [[f32; TILE]]) {
-    let width = out.len();
-    let blocks = acts.len() / (width * TOKEN_BYTES);
+pub(super) unsafe fn tile<Q: Quant, const T: usize>(tile: &[u8], acts: &[u8], out: &mut [[f32; TILE]]) {
+    let blocks = acts.len() / (T * TOKEN_BYTES);
     let layout = Layout::of::<Q>(blocks);
+    assert!(tile.len() >= layout.bytes && out.len() == T);
+    align_stack();
+    let mut sums = [[_mm256_setzero_ps(); 2]; T];
     let per_scales = Q::LEN / BLOCK;
-    let mut codes = [[0u8; 64]; 8];
-    out.fill([0.0; TILE]);
-    for (b, x) in acts.chunks_exact(width * TOKEN_BYTES).enumerate() {
-        open_codes::<Q>(tile, layout, b, &mut codes);
-        if signed::<Q>() {
-            codes.as_flattened_mut().iter_mut().for_each(|q| *q ^= 0x80);
-        }
-        let scales = &tile[layout.scales + b / per_scales * scale_bytes::<Q>()..][..scale_bytes::<Q>()];
-        let x = Block::of(x, width);
-        for half in 0..2 {
-            let group = group_scales::<Q>(scales, b % per_scales, half);
-            for (t, out) in out.iter_mut().enumerate() {
-                // SAFETY: eight rows of the sixteen; the instructions are here.
-                unsafe {
-                    let sums = out.as_mut_ptr().add(half * HALF);
-                    let sum = token::<Q>(&codes, half, &group, x, t, _mm256_loadu_ps(sums));
-                    _mm256_storeu_ps(sums, sum);
+    let step = block_bytes::<Q>();
+    let mut ahead = 0;
+    // SAFETY: block `b < blocks` of each plane lies inside the tile by `layout`, and its activations
+    // inside `acts` by the definition of `blocks`.
+    unsafe {
+        let mut low = tile.as_ptr();
+        let mut high = low.add(layout.high);
+        let mut scales = low.add(layout.scales);
+        let mut x = acts.as_ptr();
+        for _ in 0..blocks / per_scales {
+            for i in 0..per_scales {
+                prefetch(tile, ahead, step);
+                ahead += step;
+                let rows = [rows::<Q>(scales, i, 0), rows::<Q>(scales, i, 1)];
+                if Q::LOW == 8 {
+                    bytes::<T>(low, &rows, x, &mut sums);
+                } else {
+                    let tokens = tokens::<Q, T>(x);
+                    let mut parts = [[_mm256_setzero_si256(); 2]; T];
+                    first_half::<Q, T>(low, high, &rows, x, &tokens, &mut parts);
+                    let (low, high) = if T > 4 { (anew(low), anew(high)) } else { (low, high) };
+                    second_half::<Q, T>(low, high, &rows, x, &tokens, &parts, &mut sums);
                 }
+                low = low.add(low_bytes::<Q>());
+                high = high.add(high_bytes::<Q>());
+                x = x.add(T * TOKEN_BYTES);
+            }
+            scales = scales.add(scale_bytes::<Q>());
+        }
+        for (out, sums) in out.iter_mut().zip(sums) {
+            _mm256_storeu_ps(out.as_mut_ptr(), sums[0]);
+            _mm256_storeu_ps(out.as_mut_ptr().add(HALF), sums[1]);
+        }
+    }
+}
+
+/// Makes the stack frame of the function that this is inlined into start on a cache line. The compiler
+/// aligns vectors that it saves there only if some variable asks for it; those that straddle two lines are
+/// handed back slowly, and whether they do would depend on the callers.
+#[inline(always)]
+fn align_stack() {
+    #[repr(align(64))]
+    struct Line(#[allow(dead_code)] MaybeUninit<[u8; 64]>);
+    let line = Line(MaybeUninit::uninit());
+    // SAFETY: no instruction at all.
+    unsafe { asm!("/* {0} */", in(reg) &raw const line, options(readonly, nostack, preserves_flags)) };
+}
+
+/// The same address, unknown to the compiler: what was read from it is not kept for a second use. Where
+/// that would be more than the registers hold, it costs less to read it once more than to write it out.
+#[allow(clippy::pointers_in_nomem_asm_block)] // nothing is read or written
+#[inline(always)]
+fn anew(mut address: *const u8) -> *const u8 {
+    // SAFETY: no instruction at all.
+    unsafe { asm!("/* {0} */", inout(reg) address, options(nomem, nostack, preserves_flags)) };
+    address
+}
+
+/// Log2 of the code that counts as zero in the sums of 16 bits.
+const fn middle<Q: Quant>() -> Option<i32> {
+    if Q::OFFSET > 0 {
+        Some(Q::OFFSET.trailing_zeros() as i32)
+    } else if Q::LOW + Q::HIGH == 5 {
+        Some(4)
+    } else {
+        None
+    }
+}
+
+/// Scales and mins of the one or two groups of a block of eight rows, one lane a row.
+struct Rows {
+    /// Integer scales of the groups, the same in both 16-bit lanes of a row; ones where a group is a block.
+    whole: [__m256i; 2],
+    /// What the integer sums are multiplied by.
+    scale: __m256,
+    min: [__m256; 2],
+}
+
+/// # Safety
+/// `scales` must point at `scale_bytes::<Q>()` bytes, and `i` be a block within them.
+#[inline(always)]
+unsafe fn rows<Q: Quant>(scales: *const u8, i: usize, half: usize) -> Rows {
+    // SAFETY: group `i` (groups `2 i` and `2 i + 1` of 16 columns) lies inside the scales; eight rows of 16.
+    unsafe {
+        let halves = |at: usize| _mm256_cvtph_ps(_mm_loadu_si128(scales.add(at + half * 16).cast()));
+        let bytes = |at: usize| _mm_loadl_epi64(scales.add(at + half * HALF).cast());
+        let unsigned = |at: usize| _mm256_cvtepu8_epi32(bytes(at));
+        // Both 16-bit lanes of a row become its low one.
+        let twice =
+            |v: __m256i| _mm256_or_si256(_mm256_slli_epi32::<16>(v), _mm256_and_si256(v, _mm256_set1_epi32(0xffff)));
+        let ones = _mm256_set1_epi16(1);
+        let zero = _mm256_setzero_ps();
+        let d = halves(0);
+        match Q::SCALES {
+            Scales::Block => Rows { whole: [ones; 2], scale: d, min: [zero; 2] },
+            Scales::BlockMin => Rows { whole: [ones; 2], scale: d, min: [around::<Q>(halves(32), d); 2] },
+            Scales::SuperMin => {
+                let at = 64 + i / 2 * 48;
+                let byte = unsigned(at + i % 2 * 16);
+                let high = _mm256_srl_epi32(unsigned(at + 32), _mm_cvtsi32_si128((i % 2 * 4) as i32));
+                let high = _mm256_and_si256(_mm256_slli_epi32::<2>(high), _mm256_set1_epi32(60));
+                let scale = _mm256_cvtepi32_ps(_mm256_and_si256(byte, _mm256_set1_epi32(63)));
+                let min = _mm256_cvtepi32_ps(_mm256_or_si256(_mm256_srli_epi32::<6>(byte), high));
+                let (scale, min) = (_mm256_mul_ps(d, scale), _mm256_mul_ps(halves(32), min));
+                Rows { whole: [ones; 2], scale, min: [around::<Q>(min, scale); 2] }
+            }
+            Scales::SuperSigned => {
+                let whole = |g: usize| twice(_mm256_cvtepi8_epi32(bytes(32 + (2 * i + g) * 16)));
+                Rows { whole: [whole(0), whole(1)], scale: d, min: [zero; 2] }
+            }
+            Scales::SuperNibble => {
+                let m = halves(32);
+                let (a, b) = (unsigned(64 + 2 * i * 16), unsigned(64 + (2 * i + 1) * 16));
+                let whole = |b| twice(_mm256_and_si256(b, _mm256_set1_epi32(15)));
+                let min = |b| _mm256_mul_ps(m, _mm256_cvtepi32_ps(_mm256_srli_epi32::<4>(b)));
+                Rows { whole: [whole(a), whole(b)], scale: d, min: [min(a), min(b)] }
             }
         }
     }
 }
 
-const fn signed<Q: Quant>() -> bool {
-    Q::LOW == 8
-}
-
-/// Scales and mins of the one or two groups of a block, one lane a row.
-struct Group {
-    scale: [__m256; 2],
-    min: [__m256; 2],
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn group_scales<Q: Quant>(scales: &[u8], i: usize, half: usize) -> Group {
-    let halves = |at: usize| {
-        let bytes = &scales[at + half * 16..][..16];
-        // SAFETY: sixteen bytes.
-        _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
-    };
-    let bytes = |at: usize| {
-        let bytes = &scales[at + half * HALF..][..8];
-        // SAFETY: eight bytes.
-        unsafe { _mm_loadl_epi64(bytes.as_ptr().cast()) }
-    };
-    let unsigned = |at: usize| _mm256_cvtepu8_epi32(bytes(at));
-    let d = halves(0);
-    match Q::SCALES {
-        Scales::Block => Group { scale: [d; 2], min: [_mm256_setzero_ps(); 2] },
-        Scales::BlockMin => Group { scale: [d; 2], min: [halves(32); 2] },
-        Scales::SuperMin => {
-            let at = 64 + i / 2 * 48;
-            let byte = unsigned(at + i % 2 * 16);
-            let high = _mm256_srl_epi32(unsigned(at + 32), _mm_cvtsi32_si128((i % 2 * 4) as i32));
-            let high = _mm256_and_si256(_mm256_slli_epi32::<2>(high), _mm256_set1_epi32(60));
-            let scale = _mm256_cvtepi32_ps(_mm256_and_si256(byte, _mm256_set1_epi32(63)));
-            let min = _mm256_cvtepi32_ps(_mm256_or_si256(_mm256_srli_epi32::<6>(byte), high));
-            let (scale, min) = (_mm256_mul_ps(d, scale), _mm256_mul_ps(halves(32), min));
-            Group { scale: [scale; 2], min: [min; 2] }
-        }
-        Scales::SuperSigned => {
-            let scale = |g: usize| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes(32 + (2 * i + g) * 16)));
-            Group { scale: [_mm256_mul_ps(d, scale(0)), _mm256_mul_ps(d, scale(1))], min: [_mm256_setzero_ps(); 2] }
-        }
-        Scales::SuperNibble => {
-            let m = halves(32);
-            let (a, b) = (unsigned(64 + 2 * i * 16), unsigned(64 + (2 * i + 1) * 16));
-            let scale = |b| _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_and_si256(b, _mm256_set1_epi32(15))));
-            let min = |b| _mm256_mul_ps(m, _mm256_cvtepi32_ps(_mm256_srli_epi32::<4>(b)));
-            Group { scale: [scale(a), scale(b)], min: [min(a), min(b)] }
+/// The min of codes that count from their middle although their type counts them from zero.
+#[inline(always)]
+unsafe fn around<Q: Quant>(min: __m256, scale: __m256) -> __m256 {
+    // SAFETY: the caller has AVX2.
+    unsafe {
+        match middle::<Q>() {
+            Some(log) if Q::OFFSET == 0 => _mm256_fnmadd_ps(_mm256_set1_ps((1 << log) as f32), scale, min),
+            _ => min,
         }
     }
 }
 
-/// Adds one block's products of token `t` with eight rows to `sum`.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn token<Q: Quant>(codes: &[[u8; 64]; 8], half: usize, group: &Group, x: Block<'_>, t: usize, sum: __m256) -> __m256 {
-    let x_scale = _mm256_set1_ps(x.scale(t));
-    let steps = Q::GROUP / 4;
-    let mut sum = sum;
-    for g in 0..BLOCK / Q::GROUP {
-        let dot = dot::<Q>(&codes[g * steps..][..steps], half, &x.q(t)[g * Q::GROUP..][..Q::GROUP]);
-        let minus_sum = x.minus_sum(t, (Q::GROUP != BLOCK).then_some(g));
-        let dot = if signed::<Q>() { dot } else { _mm256_add_epi32(dot, _mm256_set1_epi32(minus_sum * Q::OFFSET)) };
-        sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_mul_ps(group.scale[g], x_scale), sum);
-        if Q::SCALES.has_min() {
-            sum = _mm256_fmadd_ps(group.min[g], _mm256_set1_ps(x.scale(t) * minus_sum as f32), sum);
-        }
-    }
-    sum
-}
-
-/// Dot products of eight rows with four columns a step.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn dot<Q: Quant>(codes: &[[u8; 64]], half: usize, x: &[i8]) -> __m256i {
-    let run = match Q::LOW + Q::HIGH {
-        2..=4 => 8,
-        5 => 4,
-        6 => 2,
-        _ => 1,
-    };
-    let ones = _mm256_set1_epi16(1);
-    let mut dot = _mm256_setzero_si256();
-    for (codes, x) in codes.chunks(run).zip(x.chunks(run * 4)) {
-        let mut short = _mm256_setzero_si256();
-        for (codes, x) in codes.iter().zip(x.chunks_exact(4)) {
-            // SAFETY: 32 bytes of the 64.
-            let codes = unsafe { _mm256_loadu_si256(codes.as_ptr().add(half * 32).cast()) };
-            let x = _mm256_set1_epi32(i32::from_ne_bytes([x[0] as u8, x[1] as u8, x[2] as u8, x[3] as u8]));
-            let products = if signed::<Q>() {
-                _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(x, codes))
-            } else {
-                _mm256_maddubs_epi16(codes, x)
-            };
-            short = _mm256_add_epi16(short, products);
-        }
-        dot = _mm256_add_epi32(dot, _mm256_madd_epi16(short, ones));
-    }
-    dot
-}
-
-/// The plain quantiser, compiled for these instructions. See [`super::quantize_group`].
+/// Steps `4 P..4 P + 4` of a block, each as two vectors of eight rows.
 ///
 /// # Safety
-/// The machine must have the instructions that this function enables.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn quantize_group(x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
-    super::scalar::quantize_group(x, cols, width, out);
+/// `low` and `high` must point at a block's planes.
+#[inline(always)]
+unsafe fn unpack<Q: Quant, const P: usize>(low: *const u8, high: *const u8) -> [[__m256i; 2]; 4] {
+    // SAFETY: by the contract; a vector of a plane is 64 bytes.
+    unsafe {
+        let load = |p: *const u8, v: usize, half: usize| _mm256_loadu_si256(p.add(v * 64 + half * 32).cast());
+        let right = |v: __m256i, n: usize| if n == 0 { v } else { _mm256_srl_epi16(v, _mm_cvtsi32_si128(n as i32)) };
+        let shift = |v: __m256i, right_by: isize| {
+            if right_by < 0 {
+                _mm256_sll_epi16(v, _mm_cvtsi32_si128(-right_by as i32))
+            } else {
+                right(v, right_by as usize)
+            }
+        };
+        let mut steps = [[_mm256_setzero_si256(); 2]; 4];
+        for (s, step) in steps.iter_mut().enumerate() {
+            let p = 4 * P + s;
+            for (half, step) in step.iter_mut().enumerate() {
+                let bits = right(load(low, p % Q::LOW, half), p / Q::LOW * Q::LOW);
+                *step = _mm256_and_si256(bits, _mm256_set1_epi8(((1u16 << Q::LOW) - 1) as i8));
+                if Q::HIGH > 0 {
+                    // Moved to bit `LOW` of its byte.
+                    let at = p / Q::HIGH.max(1) * Q::HIGH;
+                    let bits = shift(load(high, p % Q::HIGH.max(1), half), at as isize - Q::LOW as isize);
+                    let mask = ((1u16 << Q::HIGH) - 1) << (Q::LOW % 8);
+                    *step = _mm256_or_si256(*step, _mm256_and_si256(bits, _mm256_set1_epi8(mask as i8)));
+                }
+            }
+        }
+        steps
+    }
 }
+
+/// What the tokens of a block bring besides their bytes, one of each per group of columns.
+#[repr(align(32))]
+struct Tokens {
+    /// Start values of the 16-bit sums, two lanes each.
+    start: [[i32; GROUP]; 2],
+    /// `-scale * sum`, which mins are multiplied by.
+    min: [[f32; GROUP]; 2],
+}
+
+/// # Safety
+/// `x` must point at a block of activations of `T` tokens.
+#[inline(always)]
+unsafe fn tokens<Q: Quant, const T: usize>(x: *const u8) -> Tokens {
+    let mut tokens = Tokens { start: [[0; GROUP]; 2], min: [[0.0; GROUP]; 2] };
+    // SAFETY: masked to the `T` tokens that are there.
+    unsafe {
+        let mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(T as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+        let load = |at: usize| _mm256_maskload_epi32(x.add(T * at).cast(), mask);
+        let (first, second) = (load(BLOCK + 4), load(BLOCK + 8));
+        let sums = if Q::GROUP == BLOCK { [_mm256_add_epi16(first, second); 2] } else { [first, second] };
+        for (g, sum) in sums.into_iter().enumerate().take(BLOCK / Q::GROUP) {
+            if let Some(log) = middle::<Q>() {
+                let start = _mm256_sll_epi16(sum, _mm_cvtsi32_si128(log));
+                _mm256_storeu_si256(tokens.start[g].as_mut_ptr().cast(), start);
+            }
+            if Q::SCALES.has_min() {
+                let sum = _mm256_cvtepi32_ps(_mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
+                let scale = _mm256_castsi256_ps(load(BLOCK));
+                _mm256_storeu_ps(tokens.min[g].as_mut_ptr(), _mm256_mul_ps(scale, sum));
+            }
+        }
+    }
+    tokens
+}
+
+/// Four columns of a token, in every row.
+///
+/// # Safety
+/// `x` must point at a block of activations of more than `t` tokens.
+#[inline(always)]
+unsafe fn four(x: *const u8, t: usize, s: usize) -> __m256i {
+    // SAFETY: by the contract.
+    unsafe { _mm256_set1_epi32(x.add(t * BLOCK + s * 4).cast::<i32>().read_unaligned()) }
+}
+
+/// Scale of a token, times that of the rows.
+///
+/// # Safety
+/// `x` must point at a block of activations of `T > t` tokens.
+#[inline(always)]
+unsafe fn scaled<const T: usize>(x: *const u8, t: usize, scale: __m256) -> __m256 {
+    // SAFETY: by the contract.
+    unsafe { _mm256_mul_ps(scale, _mm256_set1_ps(x.add(T * BLOCK + t * 4).cast::<f32>().read_unaligned())) }
+}
+
+/// Sums in 16 bits of the products of steps `4 P..4 P + 4` with token `t`.
+///
+/// # Safety
+/// `x` must point at a block of activations of `T > t` tokens.
+#[inline(always)]
+unsafe fn short<const P: usize>(codes: &[[__m256i; 2]; 4], x: *const u8, t: usize) -> [__m256i; 2] {
+    // SAFETY: by the contract; the caller has the instructions.
+    unsafe {
+        let products = |s: usize| {
+            let x = four(x, t, 4 * P + s);
+            codes[s].map(|codes| _mm256_maddubs_epi16(codes, x))
+        };
+        let (a, b, c, d) = (products(0), products(1), products(2), products(3));
+        let add =
+            |half: usize| _mm256_add_epi16(_mm256_add_epi16(a[half], b[half]), _mm256_add_epi16(c[half], d[half]));
+        [add(0), add(1)]
+    }
+}
+
+/// The first half of a block's columns: leaves sums of 16 bits, or those of a first group times its scales.
+///
+/// # Safety
+/// `low` and `high` must point at a block's planes, `x` at a block of activations of `T` tokens.
+#[inline(always)]
+unsafe fn first_half<Q: Quant, const T: usize>(
+    low: *const u8,
+    high: *const u8,
+    rows: &[Rows; 2],
+    x: *const u8,
+    tokens: &Tokens,
+    parts: &mut [[__m256i; 2]; T],
+) {
+    // SAFETY: token `t < T` of the block; the caller has the instructions.
+    unsafe {
+        let codes = unpack::<Q, 0>(low, high);
+        for (t, parts) in parts.iter_mut().enumerate() {
+            let mut sums = short::<0>(&codes, x, t);
+            for half in 0..2 {
+                if middle::<Q>().is_some() {
+                    sums[half] = _mm256_add_epi16(sums[half], _mm256_set1_epi32(tokens.start[0][t]));
+                }
+                if Q::GROUP < BLOCK {
+                    sums[half] = _mm256_madd_epi16(sums[half], rows[half].whole[0]);
+                }
+            }
+            *parts = sums;
+        }
+    }
+}
+
+/// The second half of a block's columns: adds the products of the block to `sums`.
+///
+/// # Safety
+/// As for [`first_half`].
+#[inline(always)]
+unsafe fn second_half<Q: Quant, const T: usize>(
+    low: *const u8,
+    high: *const u8,
+    rows: &[Rows; 2],
+    x: *const u8,
+    tokens: &Tokens,
+    parts: &[[__m256i; 2]; T],
+    sums: &mut [[__m256; 2]; T],
+) {
+    // SAFETY: token `t < T` of the block; the caller has the instructions.
+    unsafe {
+        let codes = unpack::<Q, 1>(low, high);
+        for (t, (sums, parts)) in sums.iter_mut().zip(parts).enumerate() {
+            let short = short::<1>(&codes, x, t);
+            for half in 0..2 {
+                let Rows { whole, scale, min } = &rows[half];
+                let dot = if Q::GROUP == BLOCK {
+                    _mm256_madd_epi16(_mm256_add_epi16(short[half], parts[half]), whole[1])
+                } else {
+                    let mut short = short[half];
+                    if middle::<Q>().is_some() {
+                        short = _mm256_add_epi16(short, _mm256_set1_epi32(tokens.start[1][t]));
+                    }
+                    _mm256_add_epi32(_mm256_madd_epi16(short, whole[1]), parts[half])
+                };
+                let mut sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scaled::<T>(x, t, *scale), sums[half]);
+                if Q::SCALES.has_min() {
+                    for (min, token) in min.iter().zip(&tokens.min).take(BLOCK / Q::GROUP) {
+                        sum = _mm256_fmadd_ps(*min, _mm256_set1_ps(token[t]), sum);
+                    }
+                }
+                sums[half] = sum;
+            }
+        }
+    }
+}
+
+/// Adds a block's products of all tokens with codes of eight bits. Half of the steps of eight rows meet
+/// all tokens at a time: more codes and their magnitudes do not fit the registers.
+///
+/// # Safety
+/// `low` must point at a block's plane, `x` at a block of activations of `T` tokens.
+#[inline(always)]
+unsafe fn bytes<const T: usize>(low: *const u8, rows: &[Rows; 2], x: *const u8, sums: &mut [[__m256; 2]; T]) {
+    // SAFETY: token `t < T` of the block; the caller has the instructions.
+    unsafe {
+        for (half, rows) in rows.iter().enumerate() {
+            let x = if T > 2 { anew(x) } else { x };
+            let mut dots = [_mm256_setzero_si256(); T];
+            for first in [0, 4] {
+                let codes: [__m256i; 4] = std::array::from_fn(|s| {
+                    let codes = _mm256_loadu_si256(low.add((first + s) * 64 + half * 32).cast());
+                    _mm256_xor_si256(codes, _mm256_set1_epi8(i8::MIN))
+                });
+                let sizes = codes.map(|q| _mm256_abs_epi8(q));
+                for (t, dot) in dots.iter_mut().enumerate() {
+                    for s in 0..4 {
+                        let x = _mm256_sign_epi8(four(x, t, first + s), codes[s]);
+                        let products = _mm256_maddubs_epi16(sizes[s], x);
+                        *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(products, rows.whole[0]));
+                    }
+                }
+            }
+            for (t, (sums, dot)) in sums.iter_mut().zip(dots).enumerate() {
+                sums[half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scaled::<T>(x, t, rows.scale), sums[half]);
+            }
+        }
+    }
+}
+
+const _: () = assert!(SUPER == 8 * BLOCK && TILE == 2 * HALF && GROUP == 8);

@@ -7,9 +7,10 @@
 
 #![allow(unsafe_code)]
 
+use super::x86::{minus_sums, prefetch};
 use crate::activations::{GROUP, SMALLEST, TOKEN_BYTES};
 use crate::blocks::{Quant, Scales};
-use crate::tile::{BLOCK, Layout, SUPER, TILE, high_bytes, low_bytes, scale_bytes};
+use crate::tile::{BLOCK, Layout, SUPER, TILE, block_bytes, high_bytes, low_bytes, scale_bytes};
 use std::arch::x86_64::*;
 
 /// Repeats an expression with constant indices, so that arrays of registers stay in registers.
@@ -35,10 +36,6 @@ macro_rules! unroll8 {
 /// Tokens whose sums are interleaved to hide the latency of the dot product.
 const STRANDS: usize = 4;
 
-/// How far ahead of the codes in use the weights are asked for, in bytes. The hardware alone keeps too
-/// few lines on their way from memory when a block takes as much arithmetic as here.
-const AHEAD: usize = 16 << 10;
-
 /// See [`super::TileKernel`].
 ///
 /// # Safety
@@ -50,8 +47,8 @@ pub(super) unsafe fn tile<Q: Quant, const T: usize>(tile: &[u8], acts: &[u8], ou
     assert!(tile.len() >= layout.bytes && out.len() == T);
     let mut sums = [_mm512_setzero_ps(); T];
     let per_scales = Q::LEN / BLOCK;
-    let step = layout.bytes.div_ceil(blocks);
-    let mut ahead = AHEAD;
+    let step = block_bytes::<Q>();
+    let mut ahead = 0;
     // SAFETY: block `b < blocks` of each plane lies inside the tile by `layout`, and its activations
     // inside `acts` by the definition of `blocks`.
     unsafe {
@@ -76,18 +73,6 @@ pub(super) unsafe fn tile<Q: Quant, const T: usize>(tile: &[u8], acts: &[u8], ou
         for (out, sum) in out.iter_mut().zip(sums) {
             _mm512_storeu_ps(out.as_mut_ptr(), sum);
         }
-    }
-}
-
-/// Asks for the lines that begin in `tiles[at..at + step]`, as far as they exist.
-#[inline(always)]
-fn prefetch(tiles: &[u8], at: usize, step: usize) {
-    let end = (at + step).min(tiles.len());
-    let mut at = at.next_multiple_of(64);
-    while at < end {
-        // SAFETY: a prefetch has no effect but on caches.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(tiles.as_ptr().wrapping_add(at).cast()) };
-        at += 64;
     }
 }
 
@@ -233,12 +218,14 @@ unsafe fn starts<Q: Quant, const T: usize>(x: *const u8) -> Starts {
     // SAFETY: masked to the `T` tokens that are there.
     unsafe {
         let mask: __mmask16 = ((1u32 << T) - 1) as u16;
-        let all = _mm512_maskz_loadu_epi32(mask, x.add(T * (BLOCK + 4)).cast());
+        let pairs = |at: usize| _mm512_maskz_loadu_epi32(mask, x.add(T * at).cast());
+        let sum = |pairs| _mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
+        let (first, second) = (pairs(BLOCK + 4), pairs(BLOCK + 8));
         let (first, second) = if Q::GROUP == BLOCK {
+            let all = sum(_mm512_add_epi16(first, second));
             (all, all)
         } else {
-            let first = _mm512_maskz_loadu_epi32(mask, x.add(T * (BLOCK + 8)).cast());
-            (first, _mm512_sub_epi32(all, first))
+            (sum(first), sum(second))
         };
         if Q::OFFSET > 0 {
             let shift = _mm_cvtsi32_si128(Q::OFFSET.trailing_zeros() as i32);
@@ -357,17 +344,11 @@ pub(super) unsafe fn quantize_group(x: &[f32], cols: usize, width: usize, out: &
                 let (a, b) = (_mm512_cvtsepi32_epi8(a), _mm512_cvtsepi32_epi8(b));
                 _mm_storeu_si128(q.cast(), a);
                 _mm_storeu_si128(q.add(16).cast(), b);
-                // Both sums of 16 at once: fours, then pairs of neighbours.
-                let ones = _mm_set1_epi8(1);
-                let a = _mm_dpbusd_epi32(_mm_setzero_si128(), ones, a);
-                let b = _mm_dpbusd_epi32(_mm_setzero_si128(), ones, b);
-                let halves = _mm_hadd_epi32(_mm_hadd_epi32(a, b), _mm_setzero_si128());
-                let (first, second) = (_mm_cvtsi128_si32(halves), _mm_extract_epi32::<1>(halves));
-                let all = first + second;
                 let tail = out.as_mut_ptr().add(width * BLOCK + t * 4);
                 tail.cast::<f32>().write_unaligned(amax * (1.0 / 127.0));
-                tail.add(width * 4).cast::<i32>().write_unaligned(-all);
-                tail.add(width * 8).cast::<i32>().write_unaligned(-first);
+                let [first, second] = minus_sums(_mm256_set_m128i(b, a));
+                tail.add(width * 4).cast::<[i16; 2]>().write_unaligned(first);
+                tail.add(width * 8).cast::<[i16; 2]>().write_unaligned(second);
             }
         }
     }

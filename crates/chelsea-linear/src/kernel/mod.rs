@@ -8,10 +8,14 @@
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_quantize;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 pub(crate) mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use crate::GgmlType;
 use crate::blocks::{Quant, with_quant};
@@ -93,7 +97,12 @@ fn kernel_of<Q: Quant>(isa: Isa, width: usize) -> TileKernel {
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => neon_tile::<Q>,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => avx2_tile::<Q>,
+        Isa::Avx2 => match width {
+            1 => avx2_tile::<Q, 1>,
+            2 => avx2_tile::<Q, 2>,
+            4 => avx2_tile::<Q, 4>,
+            _ => avx2_tile::<Q, { crate::activations::GROUP }>,
+        },
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => match width {
             1 => avx512_tile::<Q, 1>,
@@ -113,11 +122,11 @@ fn avx512_tile<Q: Quant, const T: usize>(tiles: &[u8], acts: &[u8], out: &mut [[
 }
 
 #[cfg(target_arch = "x86_64")]
-fn avx2_tile<Q: Quant>(tiles: &[u8], acts: &[u8], out: &mut [[f32; TILE]]) {
+fn avx2_tile<Q: Quant, const T: usize>(tiles: &[u8], acts: &[u8], out: &mut [[f32; TILE]]) {
     // SAFETY: chosen for an `Isa` only, and one that exists may be used.
     #[allow(unsafe_code)]
     unsafe {
-        avx2::tile::<Q>(tiles, acts, out);
+        avx2::tile::<Q, T>(tiles, acts, out);
     }
 }
 
@@ -139,7 +148,7 @@ pub(crate) fn quantize_group(isa: Isa, x: &[f32], cols: usize, width: usize, out
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` that exists may be used.
         #[allow(unsafe_code)]
-        Isa::Avx2 => unsafe { avx2::quantize_group(x, cols, width, out) },
+        Isa::Avx2 => unsafe { avx2_quantize::quantize_group(x, cols, width, out) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` that exists may be used.
         #[allow(unsafe_code)]

@@ -20,7 +20,7 @@ pub(super) unsafe fn tile<Q: Quant>(tile: &[u8], acts: &[u8], out: &mut [[f32; T
     let width = out.len();
     let blocks = acts.len() / (width * TOKEN_BYTES);
     let layout = Layout::of::<Q>(blocks);
-    let mut w = OpenBlock { q: [[0; 64]; 8], scale: [[0.0; TILE]; 2], min: [[0.0; TILE]; 2] };
+    let mut w = OpenBlock::new();
     out.fill([0.0; TILE]);
     for (b, x) in acts.chunks_exact(width * TOKEN_BYTES).enumerate() {
         open::<Q>(tile, layout, b, &mut w);

@@ -9,7 +9,7 @@ pub(crate) fn tile<Q: Quant>(tile: &[u8], acts: &[u8], out: &mut [[f32; TILE]]) 
     let width = out.len();
     let blocks = acts.len() / (width * TOKEN_BYTES);
     let layout = Layout::of::<Q>(blocks);
-    let mut w = OpenBlock { q: [[0; 64]; 8], scale: [[0.0; TILE]; 2], min: [[0.0; TILE]; 2] };
+    let mut w = OpenBlock::new();
     out.fill([0.0; TILE]);
     for (b, acts) in acts.chunks_exact(width * TOKEN_BYTES).enumerate() {
         open::<Q>(tile, layout, b, &mut w);
@@ -44,16 +44,16 @@ pub(crate) fn quantize_group(x: &[f32], cols: usize, width: usize, out: &mut [u8
             let amax = f32::from_bits(x.iter().fold(0, |a, v| a.max(v.abs().to_bits())));
             let scale = amax * (1.0 / 127.0);
             let inverse = if amax > SMALLEST { 127.0 / amax } else { 0.0 };
-            let (mut first, mut sum) = (0i32, 0i32);
+            let mut sums = [[0i16; 2]; 2];
             for (c, (&x, out)) in x.iter().zip(&mut out[t * BLOCK..][..BLOCK]).enumerate() {
                 let q = (x * inverse).round_ties_even() as i8;
                 *out = q as u8;
-                sum += i32::from(q);
-                first += if c < BLOCK / 2 { i32::from(q) } else { 0 };
+                sums[c / 16][c / 2 % 2] -= i16::from(q);
             }
             out[width * BLOCK + t * 4..][..4].copy_from_slice(&scale.to_ne_bytes());
-            out[width * (BLOCK + 4) + t * 4..][..4].copy_from_slice(&(-sum).to_ne_bytes());
-            out[width * (BLOCK + 8) + t * 4..][..4].copy_from_slice(&(-first).to_ne_bytes());
+            for (half, sums) in sums.into_iter().enumerate() {
+                out[width * (BLOCK + 4 + 4 * half) + t * 4..][..4].copy_from_slice(bytemuck::bytes_of(&sums));
+            }
         }
     }
 }
