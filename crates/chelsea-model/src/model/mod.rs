@@ -6,6 +6,7 @@
 
 mod forward;
 mod load;
+mod random;
 
 use std::path::Path;
 
@@ -14,6 +15,7 @@ use chelsea_linear::{GgmlType, Linear, Products};
 
 pub use forward::{Chunk, Wanted, Workspace};
 pub use load::Progress;
+pub use random::RandomModel;
 
 use crate::config::Config;
 use crate::error::ModelError;
