@@ -6,6 +6,7 @@
 mod demo;
 mod fetch;
 mod fuzz;
+mod peers;
 mod process;
 mod table;
 mod test;
@@ -30,6 +31,8 @@ enum Chore {
     Demo(demo::Args),
     /// Feed mutated inputs to the parsers of foreign bytes.
     Fuzz(fuzz::Args),
+    /// Compare speed with llama.cpp on the same models, lengths and threads.
+    BenchPeers(peers::Args),
     /// Download models or data sets by name into the cache, and print where they are.
     Fetch(fetch::Args),
 }
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Chore::Test(args) => test::run(&args),
         Chore::Demo(args) => demo::run(&args),
         Chore::Fuzz(args) => fuzz::run(&args),
+        Chore::BenchPeers(args) => peers::run(&args),
         Chore::Fetch(args) => fetch::run(&args),
     };
     match result {

@@ -45,6 +45,17 @@ pub enum EngineError {
     /// A chat template that drops a part of the conversation.
     #[error("the chat template leaves out {0}: go on without it (--no-chat-template)")]
     Template(&'static str),
+    /// A batch without one token a sequence.
+    #[error("{sessions} sequences are stepped together with {tokens} tokens: each takes one")]
+    BatchLength {
+        /// Sequences of the batch.
+        sessions: usize,
+        /// Tokens given.
+        tokens: usize,
+    },
+    /// A batch over several models.
+    #[error("sequences that are stepped together must run on one model")]
+    BatchModels,
     /// A block of no tokens.
     #[error("the block size is 0, but must be at least 1")]
     ZeroBlock,

@@ -14,4 +14,4 @@ pub use error::EngineError;
 pub use generate::{Finish, GenerateOptions, Generation, generate};
 pub use layout::Layout;
 pub use sampler::{Sampling, SamplingError};
-pub use session::{Compression, Progress, ReadStats, Session, SessionOptions, cache_config};
+pub use session::{Compression, Progress, ReadStats, Session, SessionOptions, Times, cache_config};

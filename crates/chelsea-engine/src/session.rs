@@ -3,9 +3,11 @@
 //! Text is read in blocks. After every block all layers hold the same tokens, and only then may the
 //! cache be compacted: so its size never exceeds the budget by more than one block.
 
+mod batch;
+
 use crate::EngineError;
 use chelsea_kv::{Budget, CacheConfig, Dtype, MemoryReport, Schedule, SequenceCache};
-use chelsea_model::{Chunk, Model, Wanted, Workspace};
+use chelsea_model::{Chunk, Model, Spent, Wanted, Workspace};
 use rayon::ThreadPool;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -79,6 +81,15 @@ pub struct ReadStats {
     pub clustering: Duration,
 }
 
+/// Where a sequence's time went, while it was measured.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Times {
+    /// Forward passes.
+    pub forward: Spent,
+    /// Clustering.
+    pub clustering: Duration,
+}
+
 /// One sequence over a clustered cache.
 pub struct Session {
     model: Arc<Model>,
@@ -90,6 +101,8 @@ pub struct Session {
     block: usize,
     limit: usize,
     compression: Compression,
+    /// Time spent clustering.
+    clustering: Duration,
 }
 
 impl Session {
@@ -127,6 +140,7 @@ impl Session {
             block: options.block,
             limit,
             compression: options.compression,
+            clustering: Duration::ZERO,
         })
     }
 
@@ -142,6 +156,7 @@ impl Session {
             block: self.block,
             limit: self.limit,
             compression: self.compression,
+            clustering: Duration::ZERO,
         }
     }
 
@@ -231,7 +246,19 @@ impl Session {
         let start = Instant::now();
         let (pool, cache) = (self.pool.clone(), &mut self.cache);
         pool.install(|| cache.compact());
+        self.clustering += start.elapsed();
         start.elapsed()
+    }
+
+    /// From now on counts where time goes, or no longer does; either way from zero.
+    pub fn measure(&mut self, on: bool) {
+        self.workspace.measure(on);
+        self.clustering = Duration::ZERO;
+    }
+
+    /// Where time went since [`Session::measure`] was told to count.
+    pub fn times(&self) -> Times {
+        Times { forward: self.workspace.spent(), clustering: self.clustering }
     }
 
     /// Whether the sequence was told to stop.

@@ -24,4 +24,6 @@ pub mod tokenizer;
 pub use config::{Architecture, Config};
 pub use error::ModelError;
 pub use file::{ModelFile, TensorEntry};
-pub use model::{Chunk, LoadOptions, Model, PackedTensor, Progress, Wanted, WeightBytes, Workspace};
+pub use model::{
+    Chunk, LoadOptions, Model, PackedTensor, Progress, RandomModel, Spent, Wanted, WeightBytes, Workspace,
+};

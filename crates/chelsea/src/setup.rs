@@ -64,7 +64,7 @@ pub fn load(args: &ModelArgs, quiet: bool) -> Result<Loaded> {
 }
 
 /// The tokenizer and the chat template that lie inside a model file, or beside it.
-fn words(file: &ModelFile) -> Result<(Tokenizer, Option<ChatTemplate>)> {
+pub fn words(file: &ModelFile) -> Result<(Tokenizer, Option<ChatTemplate>)> {
     if let Some(gguf) = file.gguf() {
         let tokenizer = Tokenizer::from_gguf(gguf)?;
         let template = ChatTemplate::from_gguf(gguf, &tokenizer)?;

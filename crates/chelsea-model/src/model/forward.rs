@@ -8,6 +8,7 @@ use chelsea_kv::SequenceCache;
 use chelsea_linear::{Activations, Linear, forward_many};
 use rayon::prelude::*;
 
+use super::clock::{Clock, Phase, Spent};
 use super::{Layer, Model};
 use crate::error::ModelError;
 use crate::ops::{RotaryTable, add, add_bias, rms_norm, rms_norm_in_place, silu_mul};
@@ -62,6 +63,7 @@ pub struct Workspace {
     wanted: Vec<usize>,
     rotary: RotaryTable,
     activations: Activations,
+    clock: Clock,
 }
 
 impl Workspace {
@@ -84,6 +86,22 @@ impl Workspace {
     /// The same, to be changed by a sampler.
     pub fn logits_mut(&mut self) -> &mut [f32] {
         &mut self.logits.0[..self.filled]
+    }
+
+    /// Holds these logits from now on, as if a call for one sequence had just made them.
+    pub fn set_logits(&mut self, logits: &[f32]) {
+        self.logits.take(logits.len()).copy_from_slice(logits);
+        self.filled = logits.len();
+    }
+
+    /// From now on counts where calls spend their time, or no longer does; either way from zero.
+    pub fn measure(&mut self, on: bool) {
+        self.clock.set(on);
+    }
+
+    /// What calls have spent since [`Workspace::measure`] was told to count.
+    pub fn spent(&self) -> Spent {
+        self.clock.spent
     }
 
     /// Bytes held.
@@ -127,6 +145,7 @@ impl Model {
     pub fn forward(&self, batch: &mut [Chunk<'_>], ws: &mut Workspace) -> Result<(), ModelError> {
         ws.filled = 0;
         ws.wanted.clear();
+        ws.clock.start();
         let rows = self.check(batch, &mut ws.wanted)?;
         let (hidden, eps) = (self.config.hidden, self.config.norm_eps);
 
@@ -146,7 +165,9 @@ impl Model {
         let y = ws.y.take(rows * hidden);
         rms_norm(ws.x.take(rows * hidden), &self.output_norm, eps, y);
         ws.filled = rows * self.config.vocab;
+        ws.clock.lap(Phase::Rest);
         product(output, y, rows, ws.logits.take(ws.filled), &mut ws.activations);
+        ws.clock.lap(Phase::Output);
         Ok(())
     }
 
@@ -215,7 +236,9 @@ impl Model {
         let y = ws.y.take(rows * config.hidden);
         rms_norm(ws.x.take(rows * config.hidden), &layer.attn_norm, eps, y);
         let parts = &mut [(&layer.q.weight, &mut *q), (&layer.k.weight, &mut *k), (&layer.v.weight, &mut *v)];
+        ws.clock.lap(Phase::Rest);
         forward_many(parts, y, rows, &mut ws.activations);
+        ws.clock.lap(Phase::Products);
         for (projection, out) in [(&layer.q, &mut *q), (&layer.k, &mut *k), (&layer.v, &mut *v)] {
             if let Some(bias) = &projection.bias {
                 add_bias(out, bias);
@@ -230,6 +253,8 @@ impl Model {
         ws.rotary.turn(q, config.q_heads, head_dim);
         ws.rotary.turn(k, config.kv_heads, head_dim);
 
+        ws.clock.lap(Phase::Rest);
+
         let mut attended = ws.attended.take(rows * q_width);
         let (mut k, mut v) = (&*k, &*v);
         for chunk in batch.iter_mut() {
@@ -237,8 +262,10 @@ impl Model {
             chunk.cache.append(index, &k[..width], &v[..width])?;
             (k, v) = (&k[width..], &v[width..]);
         }
+        ws.clock.lap(Phase::Append);
         if let [chunk] = batch {
             chunk.cache.attend(index, q, attended);
+            ws.clock.lap(Phase::Attention);
             return Ok(());
         }
         let mut q = &*q;
@@ -250,6 +277,7 @@ impl Model {
             (&mut *chunk.cache, share, out)
         });
         SequenceCache::attend_many(index, shares.collect());
+        ws.clock.lap(Phase::Attention);
         Ok(())
     }
 
@@ -265,7 +293,9 @@ impl Model {
         let config = &self.config;
         let y = ws.y.take(rows * config.hidden);
         let attended = ws.attended.take(rows * config.q_heads * config.head_dim);
+        ws.clock.lap(Phase::Rest);
         product(&layer.output.weight, attended, rows, y, &mut ws.activations);
+        ws.clock.lap(Phase::Products);
         if let Some(bias) = &layer.output.bias {
             add_bias(y, bias);
         }
@@ -278,9 +308,13 @@ impl Model {
         let (x, y) = (ws.x.take(rows * config.hidden), ws.y.take(rows * config.hidden));
         let (gate, up) = (ws.gate.take(rows * config.feed_forward), ws.up.take(rows * config.feed_forward));
         rms_norm(x, &layer.ffn_norm, config.norm_eps, y);
+        ws.clock.lap(Phase::Rest);
         forward_many(&mut [(&layer.gate, &mut *gate), (&layer.up, &mut *up)], y, rows, &mut ws.activations);
+        ws.clock.lap(Phase::Products);
         silu_mul(gate, up);
+        ws.clock.lap(Phase::Rest);
         product(&layer.down, gate, rows, y, &mut ws.activations);
+        ws.clock.lap(Phase::Products);
         add(x, y);
     }
 }

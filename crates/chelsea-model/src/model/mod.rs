@@ -4,16 +4,20 @@
 //! tokens of one sequence, through all layers. The model knows a cache by `append` and `attend` only; when to
 //! compact it is the caller's decision.
 
+mod clock;
 mod forward;
 mod load;
+mod random;
 
 use std::path::Path;
 
 use chelsea_kv::{CacheShape, Dtype, Rotary};
 use chelsea_linear::{GgmlType, Linear, Products};
 
+pub use clock::Spent;
 pub use forward::{Chunk, Wanted, Workspace};
 pub use load::Progress;
+pub use random::RandomModel;
 
 use crate::config::Config;
 use crate::error::ModelError;

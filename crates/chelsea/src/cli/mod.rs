@@ -7,7 +7,7 @@ mod run;
 mod shared;
 mod stored;
 
-pub use bench::BenchArgs;
+pub use bench::{BenchArgs, What};
 pub use eval::{EvalAction, EvalArgs, NeedlesArgs};
 pub use run::RunArgs;
 pub use shared::{CacheArgs, CompressArg, DtypeArg, ModelArgs, ProductsArg};
@@ -33,7 +33,7 @@ pub enum Command {
     /// Answer questions about documents, or chat.
     #[command(after_long_help = run::RUN_EXAMPLES)]
     Run(RunArgs),
-    /// Measure prefill and decode speed and cache size at given depths and keep ratios.
+    /// Measure speed and memory: prefill, decode and whole answers at given depths and keep ratios.
     #[command(after_long_help = bench::BENCH_EXAMPLES)]
     Bench(BenchArgs),
     /// Measure what a clustered cache remembers, side by side with the full one.

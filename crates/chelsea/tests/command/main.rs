@@ -1,7 +1,8 @@
-//! The command end to end on the real small model.
+//! The command end to end, most of it on the real small model.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on says so by panicking
 
+mod bench;
 #[cfg(target_os = "linux")]
 mod interruptions;
 mod run;

@@ -1,0 +1,74 @@
+//! Decode speed of several sequences that share each pass over the weights.
+//!
+//! Every sequence has a cache of its own: forks of one cache would share its pages, and their attention would read
+//! them from the processor's cache.
+
+use super::subject::{Subject, label};
+use super::trials::{Samples, Spread, interleaved, median};
+use crate::cli::BenchArgs;
+use anyhow::Result;
+use chelsea_engine::Session;
+use chelsea_model::Workspace;
+use serde::Serialize;
+use std::time::Instant;
+
+/// So many sequences at one depth under one budget.
+#[derive(Debug, Serialize)]
+pub struct Row {
+    pub depth: usize,
+    pub budget: String,
+    pub sequences: usize,
+    pub kv_bytes: usize,
+    pub step_ms: Spread,
+    pub tokens_per_s: f64,
+}
+
+/// Measures every depth under every budget, one after the other; batch sizes take turns.
+pub fn run(args: &BenchArgs, subject: &Subject, quiet: bool) -> Result<Vec<Row>> {
+    anyhow::ensure!(args.decode > 0, "--what batch measures decoding, but --decode is 0");
+    let mut rows = Vec::new();
+    let most = args.batches.iter().max().copied().unwrap_or(1) as usize;
+    for &depth in &args.depths {
+        for budget in args.budgets() {
+            let sessions: Vec<Session> = (0..most)
+                .map(|i| subject.session(args, depth, budget, args.decode, i as u64))
+                .collect::<Result<_>>()?;
+            let mut cases: Vec<(usize, Samples)> =
+                args.batches.iter().map(|&n| (n as usize, Samples::default())).collect();
+            let mut workspace = Workspace::new();
+            interleaved("measuring", &mut cases, args.trials, quiet, |(n, samples), counts| {
+                let step = step(&sessions[..*n], args.decode, subject, &mut workspace)?;
+                if counts {
+                    samples.push(1e3 * step);
+                }
+                Ok(())
+            })?;
+            for (n, samples) in cases {
+                let Some(step_ms) = samples.spread() else { continue };
+                let bytes = |s: &Session| if depth == 0 { 0 } else { s.memory().total() };
+                rows.push(Row {
+                    depth,
+                    budget: label(budget),
+                    sequences: n,
+                    kv_bytes: sessions[..n].iter().map(bytes).sum(),
+                    step_ms,
+                    tokens_per_s: 1e3 * n as f64 / step_ms.median,
+                });
+            }
+        }
+    }
+    Ok(rows)
+}
+
+/// Seconds of a step of all sessions together, the median of `steps`.
+fn step(sessions: &[Session], steps: usize, subject: &Subject, workspace: &mut Workspace) -> Result<f64> {
+    let mut forks: Vec<Session> = sessions.iter().map(Session::fork).collect();
+    let mut batch: Vec<&mut Session> = forks.iter_mut().collect();
+    let mut times = Vec::with_capacity(steps);
+    for tokens in subject.tokens(steps * batch.len(), 3).chunks(batch.len()) {
+        let start = Instant::now();
+        Session::step_many(&mut batch, tokens, workspace)?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    Ok(median(&mut times))
+}

@@ -1,0 +1,374 @@
+//! What was measured, as tables for people and as JSON for programs.
+
+use super::subject::Subject;
+use super::trials::Spread;
+use super::{attention::Attention, batch, depth, end_to_end, matching, split};
+use crate::cli::BenchArgs;
+use crate::output::{self, Table};
+use serde::Serialize;
+use std::fmt::Write as _;
+
+/// Everything that was measured in one run.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub model: String,
+    pub machine: Machine,
+    pub trials: u32,
+    pub prefill: usize,
+    pub decode: usize,
+    pub policy: String,
+    /// How caches came to their depth.
+    pub filled: &'static str,
+    pub weight_bytes: usize,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub depth: Vec<depth::Row>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub batch: Vec<batch::Row>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub end_to_end: Vec<end_to_end::Row>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attention: Option<Attention>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub matching: Vec<matching::Row>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub split: Vec<split::Row>,
+}
+
+/// What it ran on.
+#[derive(Debug, Serialize)]
+pub struct Machine {
+    /// The processor's name, where the system tells.
+    pub cpu: Option<String>,
+    pub threads: usize,
+    /// Instructions that products run on.
+    pub products: &'static str,
+    /// Instructions that attention runs on.
+    pub attention: String,
+}
+
+impl Machine {
+    fn here(threads: usize) -> Self {
+        let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+        Machine {
+            cpu: name.map(|(_, name)| name.trim().to_owned()),
+            threads,
+            products: chelsea_linear::instructions(),
+            attention: format!("{:?}", chelsea_kv::attention::Isa::best()),
+        }
+    }
+
+    fn text(&self) -> String {
+        format!(
+            "{}, {} threads (products: {}, attention: {})",
+            self.cpu.as_deref().unwrap_or("unknown processor"),
+            self.threads,
+            self.products,
+            self.attention
+        )
+    }
+}
+
+impl Report {
+    /// A report without rows yet.
+    pub fn new(args: &BenchArgs, subject: &Subject) -> Self {
+        Report {
+            model: args.model.model.clone(),
+            machine: Machine::here(subject.pool.current_num_threads()),
+            trials: args.trials,
+            prefill: args.prefill,
+            decode: args.decode,
+            policy: args.policy.clone(),
+            filled: if args.real { "random tokens read" } else { "random entries" },
+            weight_bytes: subject.model.memory().total(),
+            depth: Vec::new(),
+            batch: Vec::new(),
+            end_to_end: Vec::new(),
+            attention: None,
+            matching: Vec::new(),
+            split: Vec::new(),
+        }
+    }
+
+    /// One line on what was measured where, for tables and charts.
+    pub fn note(&self) -> String {
+        format!("{}; {}; medians of {} trials", self.model, self.machine.text(), self.trials)
+    }
+
+    /// All tables.
+    pub fn text(&self) -> String {
+        let mut out = format!(
+            "{}, weights {}\n{}\nMedians of {} trials; caches filled with {}; policy {}.\n",
+            self.model,
+            output::bytes(self.weight_bytes),
+            self.machine.text(),
+            self.trials,
+            self.filled,
+            self.policy
+        );
+        let mut section = |title: String, table: String| {
+            let _ = write!(out, "\n{title}\n\n{table}");
+        };
+        if !self.depth.is_empty() {
+            let title = format!(
+                "Prefill of {} and decode of {} tokens at depth. The ratio compares decode with the first setting of \
+                 the same depth.",
+                self.prefill, self.decode
+            );
+            section(title, self.depth_table());
+        }
+        if !self.batch.is_empty() {
+            section(
+                "Sequences decoded together. The ratio compares tokens/s with one sequence.".into(),
+                self.batch_table(),
+            );
+        }
+        if !self.end_to_end.is_empty() {
+            section("A prompt read online, then generation; seconds.".into(), self.end_to_end_table());
+        }
+        if let Some(attention) = &self.attention {
+            let title = format!(
+                "Attention alone. Plain reading of memory in the same run: {:.1} GB/s. A cache that fits into the \
+                 processor's own may be read faster.",
+                attention.ram_gb_per_s.median
+            );
+            section(title, attention_table(attention));
+        }
+        if !self.matching.is_empty() {
+            section("Clustering alone; microseconds a token.".into(), self.matching_table());
+        }
+        if !self.split.is_empty() {
+            section("Where the time goes; milliseconds a token.".into(), self.split_table());
+        }
+        out
+    }
+
+    fn depth_table(&self) -> String {
+        let mut table =
+            Table::with_heading(["depth", "kept", "entries", "cache", "prefill tok/s", "decode ms", "tok/s", "ratio"]);
+        for row in &self.depth {
+            let first = self.depth.iter().find(|x| x.depth == row.depth).and_then(|x| x.decode_tokens_per_s);
+            let ratio = first.zip(row.decode_tokens_per_s).map(|(a, b)| format!("{:.2}x", b / a));
+            table.row([
+                row.depth.to_string(),
+                row.budget.clone(),
+                format!("{:.0}", row.entries_a_head),
+                output::bytes(row.kv_bytes),
+                median(row.prefill_tokens_per_s, 1),
+                median(row.decode_ms, 2),
+                row.decode_tokens_per_s.map_or("-".into(), |x| format!("{x:.1}")),
+                ratio.unwrap_or("-".into()),
+            ]);
+        }
+        table.render()
+    }
+
+    fn batch_table(&self) -> String {
+        let mut table = Table::with_heading(["depth", "kept", "sequences", "caches", "step ms", "tok/s", "ratio"]);
+        for row in &self.batch {
+            let same = |x: &&batch::Row| x.depth == row.depth && x.budget == row.budget && x.sequences == 1;
+            let ratio = self.batch.iter().find(same).map(|one| format!("{:.2}x", row.tokens_per_s / one.tokens_per_s));
+            table.row([
+                row.depth.to_string(),
+                row.budget.clone(),
+                row.sequences.to_string(),
+                output::bytes(row.kv_bytes),
+                format!("{:.2}", row.step_ms.median),
+                format!("{:.1}", row.tokens_per_s),
+                ratio.unwrap_or("-".into()),
+            ]);
+        }
+        table.render()
+    }
+
+    fn end_to_end_table(&self) -> String {
+        let heading = [
+            "kept",
+            "prompt",
+            "generated",
+            "total",
+            "prefill",
+            "(clustering)",
+            "decode",
+            "peak cache",
+            "of full",
+            "ratio",
+        ];
+        let mut table = Table::with_heading(heading);
+        let first = self.end_to_end.first().map_or(1.0, |row| row.total_s.median);
+        for row in &self.end_to_end {
+            table.row([
+                row.budget.clone(),
+                row.prompt.to_string(),
+                row.generated.to_string(),
+                format!("{:.2}", row.total_s.median),
+                format!("{:.2}", row.prefill_s.median),
+                format!("{:.2}", row.clustering_s.median),
+                format!("{:.2}", row.decode_s.median),
+                output::bytes(row.kv_bytes_peak),
+                output::percent(row.kv_bytes_peak, row.kv_bytes_full),
+                format!("{:.2}x", first / row.total_s.median),
+            ]);
+        }
+        table.render()
+    }
+
+    fn matching_table(&self) -> String {
+        let mut table = Table::with_heading(["depth", "kept", "online", "of prefill", "one-shot"]);
+        for row in &self.matching {
+            table.row([
+                row.depth.to_string(),
+                row.budget.clone(),
+                median(row.online_us, 1),
+                row.share_of_prefill.map_or("-".into(), |s| format!("{:.1}%", 100.0 * s.median)),
+                median(row.one_shot_us, 1),
+            ]);
+        }
+        table.render()
+    }
+
+    fn split_table(&self) -> String {
+        let mut table = Table::with_heading(["work", "depth", "kept"].into_iter().chain(split::PARTS).chain(["total"]));
+        for row in &self.split {
+            let total: f64 = row.ms.iter().sum();
+            let share = |ms: &f64| format!("{ms:.3} {:>3.0}%", 100.0 * ms / total);
+            let cells = [row.work.to_owned(), row.depth.to_string(), row.budget.clone()];
+            table.row(cells.into_iter().chain(row.ms.iter().map(share)).chain([format!("{total:.3}")]));
+        }
+        table.render()
+    }
+}
+
+fn attention_table(attention: &Attention) -> String {
+    let heading =
+        ["depth", "kept", "cache", "decode ms", "GB/s", "of plain", "GFLOP/s", "queries", "layer ms", "GFLOP/s"];
+    let mut table = Table::with_heading(heading);
+    for row in &attention.rows {
+        table.row([
+            row.depth.to_string(),
+            row.budget.clone(),
+            output::bytes(row.bytes),
+            format!("{:.2}", row.decode_ms.median),
+            format!("{:.1}", row.decode_gb_per_s),
+            format!("{:.0}%", 100.0 * row.decode_gb_per_s / attention.ram_gb_per_s.median),
+            format!("{:.1}", row.decode_gflop_per_s),
+            row.queries.to_string(),
+            median(row.prefill_layer_ms, 2),
+            row.prefill_gflop_per_s.map_or("-".into(), |x| format!("{x:.1}")),
+        ]);
+    }
+    table.render()
+}
+
+fn median(spread: Option<Spread>, digits: usize) -> String {
+    spread.map_or("-".into(), |s| format!("{:.digits$}", s.median))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spread(median: f64) -> Spread {
+        Spread { median, min: 0.5 * median, max: 2.0 * median }
+    }
+
+    /// A report with rows of every kind.
+    pub(in crate::bench) fn sample() -> Report {
+        let depths = [(2048, "100%", 8.0), (2048, "20%", 4.0), (8192, "100%", 20.0), (8192, "20%", 5.0)];
+        Report {
+            model: "m".into(),
+            machine: Machine::here(2),
+            trials: 3,
+            prefill: 512,
+            decode: 32,
+            policy: "chelsea".into(),
+            filled: "random entries",
+            weight_bytes: 1 << 20,
+            depth: depths
+                .map(|(depth, budget, ms)| depth::Row {
+                    depth,
+                    budget: budget.into(),
+                    entries_a_head: 10.0,
+                    kv_bytes: depth * 100,
+                    prefill_tokens_per_s: None,
+                    decode_ms: Some(spread(ms)),
+                    decode_tokens_per_s: Some(1e3 / ms),
+                })
+                .into(),
+            batch: [1, 4]
+                .map(|sequences| batch::Row {
+                    depth: 2048,
+                    budget: "20%".into(),
+                    sequences,
+                    kv_bytes: 1 << 20,
+                    step_ms: spread(10.0),
+                    tokens_per_s: 100.0 * sequences as f64,
+                })
+                .into(),
+            end_to_end: ["100%", "20%"]
+                .map(|budget| end_to_end::Row {
+                    budget: budget.into(),
+                    prompt: 8192,
+                    generated: 256,
+                    total_s: spread(if budget == "20%" { 5.0 } else { 10.0 }),
+                    prefill_s: spread(4.0),
+                    clustering_s: spread(0.1),
+                    decode_s: spread(1.0),
+                    kv_bytes: 100,
+                    kv_bytes_peak: 250,
+                    kv_bytes_full: 1000,
+                })
+                .into(),
+            attention: Some(Attention {
+                ram_gb_per_s: spread(20.0),
+                rows: vec![super::super::attention::Row {
+                    depth: 8192,
+                    budget: "100%".into(),
+                    bytes: 1 << 30,
+                    decode_ms: spread(70.0),
+                    decode_gb_per_s: 15.0,
+                    decode_gflop_per_s: 30.0,
+                    queries: 0,
+                    prefill_layer_ms: None,
+                    prefill_gflop_per_s: None,
+                }],
+            }),
+            matching: vec![matching::Row {
+                depth: 8192,
+                budget: "20%".into(),
+                online_us: Some(spread(12.0)),
+                share_of_prefill: Some(spread(0.021)),
+                one_shot_us: None,
+            }],
+            split: vec![split::Row {
+                depth: 8192,
+                budget: "100%".into(),
+                work: "decode",
+                tokens: 64,
+                ms: [4.0, 1.0, 4.0, 0.0, 0.5, 0.5],
+            }],
+        }
+    }
+
+    #[test]
+    fn ratios_compare_with_the_first_setting_of_the_same_kind() {
+        let text = sample().text();
+        for wanted in ["4.00x", "2.00x", "75%", "2.1%", "4.000  40%", "25.0%", "10.000"] {
+            assert!(text.contains(wanted), "{wanted} is not in\n{text}");
+        }
+        assert!(text.lines().all(|line| line.chars().count() < 130), "{text}");
+    }
+
+    #[test]
+    fn what_was_not_measured_is_not_in_the_report() {
+        let json = serde_json::to_value(sample()).unwrap();
+        assert_eq!(json["depth"][3]["decode_tokens_per_s"], 200.0);
+        assert_eq!(json["attention"]["rows"][0]["decode_gb_per_s"], 15.0);
+        let empty = Report { depth: vec![], batch: vec![], attention: None, ..sample() };
+        let json = serde_json::to_value(empty).unwrap();
+        assert!(json.get("depth").is_none() && json.get("attention").is_none() && json.get("split").is_some());
+    }
+}
+
+#[cfg(test)]
+pub(super) use tests::sample;

@@ -1,0 +1,136 @@
+//! `cargo xtask bench-peers`: Chelsea beside llama.cpp on the same models, lengths and threads.
+//!
+//! - here: what is compared, and the Python environment that llama.cpp runs in;
+//! - [`measure`]: runs of both in turns, and what they say;
+//! - [`table`]: the comparison as text, as a section of `docs/performance.md`, and as charts.
+//!
+//! llama.cpp runs with flash attention on and off and with weight repacking on and off; for each work the setting
+//! that was fastest counts. Both cache f16. Long depths are filled without reading in both: random entries here, a
+//! lengthened state there.
+
+mod measure;
+mod table;
+
+use crate::fetch;
+use crate::process::{cargo, root, succeeds, target_dir};
+use anyhow::{Context as _, Result, ensure};
+use measure::{Comparison, Plan};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The version that is compared with; its states are understood.
+const PACKAGE: &str = "llama-cpp-python==0.3.36";
+
+/// What `bench-peers` is given.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Models to compare on: short names or files; SmolLM2 and both Qwens if none is given.
+    models: Vec<String>,
+    /// A Python that has llama-cpp-python 0.3.36; without it, one is made below the build folder (which compiles
+    /// llama.cpp once).
+    #[arg(long)]
+    python: Option<PathBuf>,
+    /// Threads of both.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    threads: u32,
+    /// Trials of each work, in turns.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    trials: u32,
+    /// Trials of a prompt with its answer, which take minutes each; 0 leaves it out.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=100))]
+    end_to_end_trials: u32,
+    /// Cached tokens before decode is timed [default: 0,4000,8000 for SmolLM2, 0,4000,16384 for Qwen 0.5B,
+    /// 0,16384,32768 for the others].
+    #[arg(long, value_delimiter = ',')]
+    depths: Vec<usize>,
+    /// Also write the comparison into docs/performance.md and its charts into docs/plots.
+    #[arg(long)]
+    write: bool,
+}
+
+const MODELS: [&str; 3] = ["smollm2", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"];
+
+/// Builds, compares, prints.
+pub fn run(args: &Args) -> Result<bool> {
+    if !succeeds(&mut cargo(&["build", "--release", "--package", "chelsea"]))? {
+        return Ok(false);
+    }
+    let python = match &args.python {
+        Some(python) => python.clone(),
+        None => environment(&target_dir().join("peers"))?,
+    };
+    let models: Vec<String> =
+        if args.models.is_empty() { MODELS.map(String::from).to_vec() } else { args.models.clone() };
+    let mut comparisons: Vec<Comparison> = Vec::new();
+    for model in models {
+        let file = fetch::one(&model)?;
+        let plan = Plan {
+            name: model.clone(),
+            file,
+            python: python.clone(),
+            threads: args.threads,
+            trials: args.trials,
+            end_to_end_trials: args.end_to_end_trials,
+            depths: if args.depths.is_empty() { depths_of(&model) } else { args.depths.clone() },
+        };
+        let comparison = plan.run()?;
+        println!("\n{}", table::text(&comparison));
+        comparisons.push(comparison);
+    }
+    if args.write {
+        write(&comparisons)?;
+    }
+    Ok(true)
+}
+
+/// Depths that a model was trained for, up to what is worth waiting for.
+fn depths_of(model: &str) -> Vec<usize> {
+    match model {
+        "smollm2" => vec![0, 4000, 8000],
+        "qwen2.5-coder-0.5b" => vec![0, 4000, 16_384],
+        _ => vec![0, 16_384, 32_768],
+    }
+}
+
+/// A Python environment with llama.cpp in it; made at the first call.
+fn environment(folder: &Path) -> Result<PathBuf> {
+    let bin = if cfg!(windows) { "Scripts" } else { "bin" };
+    let python = folder.join("venv").join(bin).join(format!("python{}", std::env::consts::EXE_SUFFIX));
+    if python.is_file() && has_package(&python) {
+        return Ok(python);
+    }
+    eprintln!("making a Python environment with {PACKAGE} in {}: llama.cpp is compiled once", folder.display());
+    let system = std::env::var_os("CHELSEA_PYTHON").unwrap_or_else(|| "python3".into());
+    let made = succeeds(Command::new(&system).args(["-m", "venv"]).arg(folder.join("venv")))?;
+    ensure!(made, "Python cannot make an environment (its package may be called python3-venv)");
+    let installed = succeeds(Command::new(&python).args(["-m", "pip", "install", "--quiet", PACKAGE]))?;
+    ensure!(installed, "{PACKAGE} cannot be installed: a C++ compiler and CMake are needed");
+    Ok(python)
+}
+
+fn has_package(python: &Path) -> bool {
+    let status = Command::new(python).args(["-c", "import llama_cpp"]).output();
+    status.is_ok_and(|output| output.status.success())
+}
+
+/// Puts the comparison where people read it.
+fn write(comparisons: &[Comparison]) -> Result<()> {
+    let plots = root().join("docs").join("plots");
+    std::fs::create_dir_all(&plots).with_context(|| plots.display().to_string())?;
+    for comparison in comparisons {
+        replace_file(&plots.join(table::chart_name(comparison)), &table::chart(comparison)?)?;
+    }
+    let page = root().join("docs").join("performance.md");
+    let text = std::fs::read_to_string(&page).with_context(|| page.display().to_string())?;
+    replace_file(&page, &table::between_markers(&text, &table::markdown(comparisons))?)?;
+    eprintln!("written: {}", page.display());
+    Ok(())
+}
+
+/// Writes beside the file first, so that it is whole or as it was.
+fn replace_file(path: &Path, text: &str) -> Result<()> {
+    let part = path.with_extension("part");
+    std::fs::write(&part, text)
+        .and_then(|()| std::fs::rename(&part, path))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
