@@ -4,6 +4,7 @@
 //! - [`metrics`]: scores of answers.
 //! - [`Subject::run`]: one sample under many settings, with one reading of its document where that is possible.
 //! - [`results`]: what was measured, on disk; a run that was killed goes on where it was.
+//! - [`report`]: results as tables and plots.
 //!
 //! Everything is measured through the same engine with the same bytes counted: policies of the registry differ in
 //! nothing but what they keep.
@@ -11,6 +12,7 @@
 mod error;
 pub mod metrics;
 mod probe;
+pub mod report;
 pub mod results;
 mod run;
 mod sample;

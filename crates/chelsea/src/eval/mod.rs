@@ -2,6 +2,7 @@
 //!
 //! Samples are made or read (`samples`), run under every setting (`work`), and summed up (`table`).
 
+mod report;
 mod samples;
 mod table;
 mod work;
@@ -28,7 +29,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
             let (samples, skipped) = samples::files(a)?;
             compared(&a.compare, Shown::Tasks, skipped, &|_, _| Ok(samples.clone()))
         }
-        EvalAction::Report(_) => anyhow::bail!("no report yet"),
+        EvalAction::Report(a) => report::run(a),
     }
 }
 
