@@ -3,6 +3,7 @@
 //! `test` is what continuous integration runs; `demo` is what a newcomer runs. Both fetch what they need and say in
 //! a table what they did.
 
+mod data;
 mod demo;
 mod fetch;
 mod fuzz;
@@ -30,6 +31,8 @@ enum Chore {
     Demo(demo::Args),
     /// Feed mutated inputs to the parsers of foreign bytes.
     Fuzz(fuzz::Args),
+    /// Make long-context samples for the tokenizer of a model, for `chelsea eval run`.
+    Data(data::Args),
     /// Download models or data sets by name into the cache, and print where they are.
     Fetch(fetch::Args),
 }
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Chore::Test(args) => test::run(&args),
         Chore::Demo(args) => demo::run(&args),
         Chore::Fuzz(args) => fuzz::run(&args),
+        Chore::Data(args) => data::run(&args),
         Chore::Fetch(args) => fetch::run(&args),
     };
     match result {

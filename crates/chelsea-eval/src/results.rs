@@ -128,6 +128,9 @@ impl Record {
             return Err(format!("it is of version {}, this program reads version {VERSION}", self.v));
         }
         let figures = self.asked.iter().flat_map(|a| [Some(a.score), a.nll, a.kl, a.depth]).flatten();
+        if !(self.setting.keep > 0.0 && self.setting.keep <= 1.0) {
+            return Err(format!("it keeps {} of the cache", self.setting.keep));
+        }
         if !self.score.is_finite() || figures.into_iter().any(|f| !f.is_finite()) {
             return Err("it holds a figure that is no number".into());
         }

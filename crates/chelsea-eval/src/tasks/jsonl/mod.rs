@@ -206,7 +206,8 @@ impl Common {
                 .unwrap_or_else(|| format!("line {number}")),
             metric,
             max_tokens,
-            length: number_of("length"),
+            // What a file says it was made for tells more than what each line came to.
+            length: number_of("max_length").or(number_of("length")),
         })
     }
 }
