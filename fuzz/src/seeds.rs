@@ -26,6 +26,8 @@ pub fn of(name: &str) -> Seeds {
         "config" => config(),
         "tokenizer" => tokenizer(),
         "snapshot" => snapshots(),
+        "samples" => samples(),
+        "results" => results(),
         _ => Vec::new(),
     }
 }
@@ -195,4 +197,31 @@ fn snapshots() -> Seeds {
     }
     seeds.push(("bad-text.kv", b"CHELSEA".to_vec()));
     seeds
+}
+
+fn samples() -> Seeds {
+    let ruler = r#"{"index": 0, "input": "A text. One of the special magic numbers for x is: 12.\nWhat is the special magic number for x mentioned in the provided text? The special magic number for x mentioned in the provided text is", "outputs": ["12"], "length": 40}"#;
+    let prefixed = r#"{"index": "a", "task": "qa_1", "input": "Answer the question based on the given documents.\n\nDocument 1:\nFoxes.\n\nAnswer the question based on the given documents.\n\nQuestion: Who?", "answer_prefix": " Answer:", "outputs": ["fox", 3], "max_length": 4096}"#;
+    let longbench = r#"{"input": "Who?", "context": "The fox. It was 12.", "answers": ["the fox"], "length": 5, "dataset": "hotpotqa", "language": "en", "all_classes": null, "_id": "ab"}"#;
+    let classes = r#"{"input": "x", "context": "c", "answers": ["It"], "dataset": "trec", "all_classes": ["It", "fox", "\u00e9"], "_id": 4}"#;
+    let summary = r#"{"input": "", "context": "c", "answers": ["The fox is. It is 12. Three."], "dataset": "gov_report", "_id": "g"}"#;
+    let own = r#"{"input": "Doc. Which?", "question": "Which?", "outputs": ["a"], "metric": "edit-similarity", "max_new_tokens": 5}"#;
+    vec![
+        ("ok-ruler.jsonl", format!("{ruler}\n{prefixed}\n").into_bytes()),
+        ("ok-longbench.jsonl", [longbench, classes, summary].join("\n").into_bytes()),
+        ("ok-own.jsonl", own.as_bytes().to_vec()),
+        ("bad-deep.jsonl", [b"[".repeat(5000), b"{".repeat(50)].concat()),
+        ("bad-empty.jsonl", br#"{"input": "x\nQuestion: y", "outputs": [], "context": null}"#.to_vec()),
+    ]
+}
+
+fn results() -> Seeds {
+    let line = r#"{"v":1,"model":"m","fingerprint":"00ff","task":"niah","sample":"3#00c0ffee","policy":"chelsea","keep":0.25,"mode":"one-shot","spec":"chelsea","seed":0,"setup":"sinks=4,window=64,block=512,f16","length":4096,"tokens":4000,"score":0.5,"kv_bytes":1000,"kv_bytes_full":4000,"seconds":1.5,"asked":[{"expected":["12","13"],"answer":"12","score":0.5,"nll":0.25,"depth":0.5}]}"#;
+    let scored = r#"{"v":1,"model":"m","fingerprint":"","task":"continuation","sample":"0","policy":"full","keep":1.0,"mode":"aware-online","spec":"full","seed":7,"setup":"","length":0,"tokens":0,"score":1.0,"kv_bytes":0,"kv_bytes_full":0,"seconds":0.0,"asked":[{"score":1.0,"nll":2.5,"kl":0.0,"exact":true}]}"#;
+    vec![
+        ("ok-two.jsonl", format!("{line}\n{scored}\n").into_bytes()),
+        ("ok-torn.jsonl", format!("{scored}\n{}", &line[..90]).into_bytes()),
+        ("bad-version.jsonl", line.replace("\"v\":1", "\"v\":2").into_bytes()),
+        ("bad-number.jsonl", line.replace("0.25", "1e999").into_bytes()),
+    ]
 }

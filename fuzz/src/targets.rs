@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use chelsea_eval::tasks::jsonl::{self, JsonlOptions};
+use chelsea_eval::{Probe, results};
 use chelsea_kv::snapshot;
 use chelsea_model::chat::{ChatTemplate, Message, RenderOptions};
 use chelsea_model::gguf::Gguf;
@@ -24,6 +26,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "config", run: config },
     Target { name: "tokenizer", run: tokenizer },
     Target { name: "snapshot", run: snapshot },
+    Target { name: "samples", run: samples },
+    Target { name: "results", run: results },
 ];
 
 /// The target called `name`.
@@ -115,4 +119,34 @@ fn load_snapshot(bytes: &[u8]) -> bool {
         cache.compact();
     }
     true
+}
+
+/// Lines of samples, in the formats of RULER and LongBench. What is read is also scored.
+pub fn samples(bytes: &[u8]) -> bool {
+    let mut read = false;
+    for (number, line) in bytes.split(|&b| b == b'\n').enumerate() {
+        let Ok(sample) = jsonl::parse_line(line, "niah", number + 1, &JsonlOptions::default()) else { continue };
+        read = true;
+        assert_eq!(sample.key(), sample.key());
+        for probe in &sample.probes {
+            let Probe::Ask(question) = probe else { continue };
+            assert!(!question.expected.is_empty() && (1..=65_536).contains(&question.max_tokens));
+            let score = question.metric.score("It is 12. Paragraph 3, the fox.", &question.expected, &question.classes);
+            assert!((0.0..=1.0).contains(&score), "{score}");
+        }
+    }
+    read
+}
+
+/// Lines of results; what is read can be written and is then the same.
+pub fn results(bytes: &[u8]) -> bool {
+    let mut read = false;
+    for line in bytes.split(|&b| b == b'\n') {
+        let Ok(record) = results::parse_line(line) else { continue };
+        read = true;
+        let again = serde_json::to_vec(&record).map(|line| results::parse_line(&line));
+        assert!(again.is_ok_and(|again| again.is_ok_and(|r| r.key() == record.key())));
+        assert!(record.share() >= 0.0);
+    }
+    read
 }

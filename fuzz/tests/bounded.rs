@@ -61,3 +61,13 @@ fn a_target_that_panics_or_takes_too_much_is_found() {
     let found = run(&greedy, 0, 0, limits, scratch.path()).expect_err("it takes two MiB");
     assert!(found.what.contains("bytes of memory"), "{found:?}");
 }
+
+#[test]
+fn the_reader_of_samples_stands_mutated_files() {
+    stands("samples", 5_000);
+}
+
+#[test]
+fn the_reader_of_results_stands_mutated_files() {
+    stands("results", 5_000);
+}

@@ -3,6 +3,7 @@
 //! `test` is what continuous integration runs; `demo` is what a newcomer runs. Both fetch what they need and say in
 //! a table what they did.
 
+mod data;
 mod demo;
 mod fetch;
 mod fuzz;
@@ -33,6 +34,8 @@ enum Chore {
     Fuzz(fuzz::Args),
     /// Compare speed with llama.cpp on the same models, lengths and threads.
     BenchPeers(peers::Args),
+    /// Make long-context samples for the tokenizer of a model, for `chelsea eval run`.
+    Data(data::Args),
     /// Download models or data sets by name into the cache, and print where they are.
     Fetch(fetch::Args),
 }
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Chore::Demo(args) => demo::run(&args),
         Chore::Fuzz(args) => fuzz::run(&args),
         Chore::BenchPeers(args) => peers::run(&args),
+        Chore::Data(args) => data::run(&args),
         Chore::Fetch(args) => fetch::run(&args),
     };
     match result {

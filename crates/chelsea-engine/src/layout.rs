@@ -33,6 +33,11 @@ impl<'a> Layout<'a> {
         Layout { tokenizer, template, system }
     }
 
+    /// Whether prompts go through a chat template.
+    pub fn has_template(&self) -> bool {
+        self.template.is_some()
+    }
+
     fn frame(&self, with_document: bool) -> Result<Frame, EngineError> {
         let user = if with_document { format!("{DOCUMENT}\n\n{QUESTION}") } else { QUESTION.to_string() };
         let text = match self.template {

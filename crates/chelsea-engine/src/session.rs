@@ -211,6 +211,14 @@ impl Session {
 
     /// Reads `tokens` and returns `-ln p` of each, given all before it. Something must have been read.
     pub fn score(&mut self, tokens: &[u32]) -> Result<Vec<f64>, EngineError> {
+        let mut losses = Vec::with_capacity(tokens.len());
+        self.score_each(tokens, |logits, token| losses.push(loss(logits, token)))?;
+        Ok(losses)
+    }
+
+    /// Reads `tokens`; `each` is given every one of them with the logits that predicted it. Something must have
+    /// been read.
+    pub fn score_each(&mut self, tokens: &[u32], mut each: impl FnMut(&[f32], u32)) -> Result<(), EngineError> {
         let needed = self.history.len() + tokens.len();
         if needed > self.limit {
             return Err(EngineError::ContextFull { needed, limit: self.limit });
@@ -218,16 +226,15 @@ impl Session {
         if self.logits().is_empty() {
             return Err(EngineError::NothingRead);
         }
-        let mut losses = Vec::with_capacity(tokens.len());
         for block in tokens.chunks(self.block) {
-            losses.push(loss(self.logits(), block[0]));
+            each(self.logits(), block[0]);
             self.forward(block, Wanted::All)?;
             let vocab = self.model.config().vocab;
             let rows = self.workspace.logits().chunks_exact(vocab);
-            losses.extend(rows.zip(&block[1..]).map(|(row, &next)| loss(row, next)));
+            rows.zip(&block[1..]).for_each(|(row, &next)| each(row, next));
             self.compact();
         }
-        Ok(losses)
+        Ok(())
     }
 
     fn forward(&mut self, tokens: &[u32], logits: Wanted) -> Result<(), EngineError> {

@@ -61,6 +61,8 @@ fn real_model_agrees(name: &str) {
     let tokenizer = Tokenizer::open(&ModelFile::open(&path).expect("the model opens")).expect("a tokenizer");
     let golden = data(&format!("tokenizer-{name}.json"));
     encodes_as(&tokenizer, &golden["encode"]);
+    let written = tokenizer.to_json().expect("it can be written down");
+    encodes_as(&Tokenizer::from_json(&written, None, None).expect("and read again"), &golden["encode"]);
     for row in golden["decode"].as_array().expect("rows") {
         let ids = ids(&row["ids"]);
         let text = row["text"].as_str().expect("a text");

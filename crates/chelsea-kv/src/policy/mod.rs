@@ -36,6 +36,14 @@ pub struct Needs {
     pub value_scale: bool,
 }
 
+impl Needs {
+    /// What either of the two needs.
+    pub fn union(self, other: Needs) -> Needs {
+        let Needs { query_power, value_scale } = other;
+        Needs { query_power: self.query_power || query_power, value_scale: self.value_scale || value_scale }
+    }
+}
+
 /// Decides which entries are merged or dropped.
 pub trait Policy: Debug + Send + Sync {
     /// The name in the registry.

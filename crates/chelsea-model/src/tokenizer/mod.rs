@@ -221,6 +221,29 @@ impl Tokenizer {
         Ok(ids)
     }
 
+    /// The tokenizer in the format of `tokenizer.json`, for programs that count tokens as the model does. It encodes
+    /// as [`encode`](Self::encode) with `parse_special`; without a decoder, it makes no text of ids.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Json`], if a part cannot be written down.
+    pub fn to_json(&self) -> Result<String, TokenizerError> {
+        let part = |value: Result<serde_json::Value, serde_json::Error>| {
+            value.map_err(|e| TokenizerError::Json(e.to_string()))
+        };
+        let json = serde_json::json!({
+            "version": "1.0",
+            "truncation": null,
+            "padding": null,
+            "added_tokens": part(serde_json::to_value(&self.parsing))?,
+            "normalizer": part(serde_json::to_value(&self.normalizer))?,
+            "pre_tokenizer": part(serde_json::to_value(&self.pre_tokenizer))?,
+            "post_processor": null,
+            "decoder": null,
+            "model": part(serde_json::to_value(&self.model))?,
+        });
+        Ok(json.to_string())
+    }
+
     /// The text of `ids`; bytes that form no character become U+FFFD. `skip_special` leaves control tokens out.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
         let mut stream = TextStream::new(skip_special);

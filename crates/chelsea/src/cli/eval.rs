@@ -1,15 +1,27 @@
 //! `chelsea eval`.
 
-use super::shared::{CompressArg, DtypeArg, ModelArgs, ScheduleArg, parse_keep, parse_policy, schedule};
+use super::shared::{DtypeArg, ModelArgs, ScheduleArg, parse_keep, parse_policy, schedule};
+use chelsea_eval::Mode;
+use chelsea_eval::metrics::Metric;
 use chelsea_kv::Schedule;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 pub(super) const EVAL_EXAMPLES: &str = "\
 Examples:
   Facts hidden in essays, asked for after compression, three policies at two keep ratios:
-    chelsea eval needles -m qwen2.5-coder-0.5b --contexts 4 --keeps 1,0.25,0.2 \\
-        --policies chelsea,chelsea-plain,streaming --modes one-shot,online";
+    chelsea eval needles -m qwen2.5-coder-0.5b --samples 4 --keeps 1,0.25,0.2 \\
+        --policies chelsea,chelsea-plain,streaming --modes one-shot,online
+
+  A map of one needle over depth and length:
+    chelsea eval needles -m qwen2.5-coder-0.5b --kind single --depths 0,25,50,75,100 --tokens 1000,2000,4000 \\
+        --out needles.jsonl
+
+  RULER, made by `cargo xtask data ruler`, with every policy there is; the same command goes on after Ctrl-C:
+    chelsea eval run RULER/*.jsonl -m qwen2.5-coder-0.5b --policies all --keeps 1,0.5,0.25 --out ruler.jsonl
+
+  Tables and plots of all that was measured:
+    chelsea eval report ruler.jsonl needles.jsonl --out report";
 
 /// `chelsea eval`.
 #[derive(Debug, Args)]
@@ -22,42 +34,45 @@ pub struct EvalArgs {
 /// Tasks of `chelsea eval`.
 #[derive(Debug, Subcommand)]
 pub enum EvalAction {
-    /// Facts hidden in a long text, asked for one by one after the text was read.
+    /// Facts hidden in a long text, asked for after the text was read.
     Needles(NeedlesArgs),
+    /// A passage of the text begins once more after it: is it copied to the letter?
+    Copying(CopyingArgs),
+    /// Chains of assignments hidden in a long text: which variables hold a value?
+    Variables(VariablesArgs),
+    /// A long list of words: which are the most common?
+    Words(WordsArgs),
+    /// The text that follows: how far do predictions stray from the full cache's?
+    Continuation(ContinuationArgs),
+    /// Samples of files in the format of RULER or LongBench.
+    Run(RunFilesArgs),
+    /// Tables and plots of results.
+    Report(ReportArgs),
 }
 
-/// `chelsea eval needles`.
+/// What is compared, and where results go.
 #[derive(Debug, Args)]
-pub struct NeedlesArgs {
+pub struct CompareArgs {
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Text to hide needles in: a file, or a folder of .txt files [default: essays, fetched].
-    #[arg(long, value_name = "PATH")]
-    pub haystack: Option<PathBuf>,
-    /// Number of contexts.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub contexts: u32,
-    /// Number of the first context.
-    #[arg(long, default_value_t = 0)]
-    pub first_context: u64,
-    /// Tokens of each context.
-    #[arg(long, default_value_t = 3000)]
-    pub tokens: usize,
-    /// Needles in each context.
-    #[arg(long, default_value_t = 6)]
-    pub needles: usize,
-    /// Seed of texts and needles.
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
     /// Keep ratios; 1 is the full cache.
     #[arg(long, value_delimiter = ',', default_values_t = [1.0, 0.5, 0.25, 0.2], value_parser = parse_keep)]
     pub keeps: Vec<f32>,
-    /// Policies to compare; settings of one are separated by + here (chelsea:floor=0+chunk=128).
-    #[arg(long, value_delimiter = ',', default_values_t = [String::from("chelsea")], value_parser = parse_policy)]
+    /// Policies to compare, or `all`; settings of one are separated by + here (chelsea:floor=0+chunk=128).
+    #[arg(long, value_delimiter = ',', default_values_t = [String::from("chelsea")], value_parser = parse_policies)]
     pub policies: Vec<String>,
-    /// When the cache is clustered.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [CompressArg::OneShot])]
-    pub modes: Vec<CompressArg>,
+    /// When the cache is compressed and asked: one-shot, online, aware, aware-online, turns, turns-online.
+    #[arg(long, value_delimiter = ',', default_values_t = [Mode::OneShot], long_help = modes_help())]
+    pub modes: Vec<Mode>,
+    /// File that results are added to; what it holds already is not measured again.
+    #[arg(short, long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// What a sample that cannot be used does to the run.
+    #[arg(long, value_enum, default_value_t = OnError::Stop)]
+    pub on_error: OnError,
+    /// Seed of everything that is drawn.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
     /// Whether old centroids are matched again when online.
     #[arg(long, value_enum)]
     pub schedule: Option<ScheduleArg>,
@@ -67,17 +82,207 @@ pub struct NeedlesArgs {
     /// Last entries of every head that are never merged.
     #[arg(long, default_value_t = 64)]
     pub window: usize,
+    /// Longest sequence, document and answers together [default: the trained context].
+    #[arg(short, long, value_name = "TOKENS")]
+    pub ctx: Option<usize>,
     /// Number format of cached keys and values [default: f16, bf16 where the model is].
     #[arg(long, value_enum)]
     pub kv_type: Option<DtypeArg>,
-    /// Print one JSON object a question on stdout, and the table on stderr.
+    /// Give documents and questions to the model as they are.
+    #[arg(long)]
+    pub no_chat_template: bool,
+    /// Print JSON lines on stdout (one a question for needles, one a sample for other tasks), and the table on stderr.
     #[arg(long)]
     pub json: bool,
 }
 
-impl NeedlesArgs {
+impl CompareArgs {
     /// The schedule of online runs.
     pub fn schedule(&self) -> Schedule {
         schedule(self.schedule)
     }
+
+    /// The policies, with `all` spelled out.
+    pub fn policies(&self) -> Vec<String> {
+        let all = || chelsea_kv::policy::registry().iter().map(|info| info.name.to_owned()).collect();
+        self.policies.iter().flat_map(|p| if p == "all" { all() } else { vec![p.clone()] }).collect()
+    }
+}
+
+/// What a bad sample does to the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnError {
+    /// Ends it.
+    Stop,
+    /// Is left out, with a warning.
+    Skip,
+}
+
+/// What the generators share.
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// Text to make samples from: a file, or a folder of .txt files [default: essays, fetched].
+    #[arg(long, value_name = "PATH")]
+    pub haystack: Option<PathBuf>,
+    /// Number of samples of each kind and length.
+    #[arg(long, alias = "contexts", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub samples: u32,
+    /// Number of the first sample.
+    #[arg(long, alias = "first-context", default_value_t = 0)]
+    pub first_sample: u64,
+    /// Tokens of each document; several lengths may be given.
+    #[arg(long, value_delimiter = ',', default_values_t = [3000])]
+    pub tokens: Vec<usize>,
+}
+
+/// `chelsea eval needles`.
+#[derive(Debug, Args)]
+pub struct NeedlesArgs {
+    #[command(flatten)]
+    pub compare: CompareArgs,
+    #[command(flatten)]
+    pub generate: GenerateArgs,
+    /// How needles are asked for.
+    #[arg(long, value_enum, default_value_t = KindArg::MultiKey)]
+    pub kind: KindArg,
+    /// What the values are.
+    #[arg(long, value_enum, default_value_t = ValuesArg::Digits)]
+    pub values: ValuesArg,
+    /// Digits of a number.
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub digits: u32,
+    /// Needles in each context (one for --kind single).
+    #[arg(long, default_value_t = 6)]
+    pub needles: usize,
+    /// Depths of a single needle in percent: each makes a sample of its own.
+    #[arg(long, value_delimiter = ',', default_values_t = [0.0, 25.0, 50.0, 75.0, 100.0])]
+    pub depths: Vec<f64>,
+}
+
+/// How needles are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KindArg {
+    /// One needle at each of the depths.
+    Single,
+    /// Needles with different keys, each asked for on its own.
+    MultiKey,
+    /// Needles with one key; one question asks for all values.
+    MultiValue,
+    /// Needles with different keys; one question asks for all.
+    MultiQuery,
+}
+
+/// What the values of needles are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ValuesArg {
+    /// Numbers.
+    Digits,
+    /// Two words.
+    Words,
+    /// UUIDs.
+    Uuids,
+}
+
+/// `chelsea eval copying`.
+#[derive(Debug, Args)]
+pub struct CopyingArgs {
+    #[command(flatten)]
+    pub compare: CompareArgs,
+    #[command(flatten)]
+    pub generate: GenerateArgs,
+    /// Passages of each document, spread evenly.
+    #[arg(long, default_value_t = 4)]
+    pub passages: usize,
+    /// Tokens of a passage that are given.
+    #[arg(long, default_value_t = 16)]
+    pub cue: usize,
+    /// Tokens of a passage that are scored.
+    #[arg(long, default_value_t = 48)]
+    pub target: usize,
+}
+
+/// `chelsea eval variables`.
+#[derive(Debug, Args)]
+pub struct VariablesArgs {
+    #[command(flatten)]
+    pub compare: CompareArgs,
+    #[command(flatten)]
+    pub generate: GenerateArgs,
+    /// Chains of assignments; one is asked for.
+    #[arg(long, default_value_t = 2)]
+    pub chains: usize,
+    /// Assignments of a chain after the first.
+    #[arg(long, default_value_t = 4)]
+    pub hops: usize,
+}
+
+/// `chelsea eval words`.
+#[derive(Debug, Args)]
+pub struct WordsArgs {
+    #[command(flatten)]
+    pub compare: CompareArgs,
+    #[command(flatten)]
+    pub generate: GenerateArgs,
+    /// Words that come more often.
+    #[arg(long, default_value_t = 10)]
+    pub common: usize,
+}
+
+/// `chelsea eval continuation`.
+#[derive(Debug, Args)]
+pub struct ContinuationArgs {
+    #[command(flatten)]
+    pub compare: CompareArgs,
+    #[command(flatten)]
+    pub generate: GenerateArgs,
+    /// Tokens that are scored.
+    #[arg(long, default_value_t = 64)]
+    pub target: usize,
+}
+
+/// `chelsea eval run`.
+#[derive(Debug, Args)]
+pub struct RunFilesArgs {
+    /// Files with one JSON object a line.
+    #[arg(required = true, value_name = "FILE.jsonl")]
+    pub files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub compare: CompareArgs,
+    /// At most this many samples of each file, drawn by the seed [default: all].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub samples: Option<u32>,
+    /// How answers are scored [default: as the benchmark does].
+    #[arg(long)]
+    pub metric: Option<Metric>,
+    /// Most tokens of an answer [default: as the benchmark has it].
+    #[arg(short = 'n', long, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub max_tokens: Option<u32>,
+}
+
+/// `chelsea eval report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Files of results, written with --out.
+    #[arg(required = true, value_name = "RESULTS.jsonl")]
+    pub results: Vec<PathBuf>,
+    /// Folder for report.md and report.html.
+    #[arg(short, long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Only these policies, as they are named in the results.
+    #[arg(long, value_delimiter = ',')]
+    pub policies: Vec<String>,
+}
+
+fn parse_policies(text: &str) -> Result<String, chelsea_kv::policy::PolicyError> {
+    if text == "all" { Ok(text.to_owned()) } else { parse_policy(text) }
+}
+
+fn modes_help() -> &'static str {
+    "When the cache is compressed and asked:\n
+- one-shot: once after the document was read; each question is asked on its own
+- online: block by block while the document is read; each question is asked on its own
+- aware: once after the document and the question were read, so that the policy may look at the question
+- aware-online: block by block while document and question are read
+- turns: once after the document; the questions follow each other in one conversation
+- turns-online: block by block while the document is read; the questions follow each other"
 }

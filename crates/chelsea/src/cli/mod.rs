@@ -8,7 +8,10 @@ mod shared;
 mod stored;
 
 pub use bench::{BenchArgs, What};
-pub use eval::{EvalAction, EvalArgs, NeedlesArgs};
+pub use eval::{
+    CompareArgs, ContinuationArgs, CopyingArgs, EvalAction, EvalArgs, GenerateArgs, KindArg, NeedlesArgs, OnError,
+    ReportArgs, RunFilesArgs, ValuesArg, VariablesArgs, WordsArgs,
+};
 pub use run::RunArgs;
 pub use shared::{CacheArgs, CompressArg, DtypeArg, ModelArgs, ProductsArg};
 pub use stored::{BuildArgs, CacheAction, CacheCmdArgs, InspectArgs, ModelsAction, ModelsArgs};

@@ -1,0 +1,268 @@
+//! One question asked, or one stretch of tokens scored, of a session that has read the document.
+
+use crate::error::EvalError;
+use crate::results::Asked;
+use crate::sample::{Continuation, Judge, Probe, Question};
+use chelsea_engine::{EngineError, Finish, GenerateOptions, Layout, Session, generate};
+use chelsea_model::tokenizer::Tokenizer;
+
+/// Right answers longer than this are not scored token by token: of a summary it would say nothing.
+const MAX_SCORED: usize = 128;
+
+/// A probe as tokens.
+pub(crate) struct Prepared<'a> {
+    probe: &'a Probe,
+    /// What is read before anything is measured.
+    cue: Vec<u32>,
+    /// What a right answer would be.
+    target: Vec<u32>,
+}
+
+/// The full cache's predictions of a continuation: logits, a row for each token.
+pub(crate) type Reference = Vec<Vec<f32>>;
+
+/// What was said last in a conversation.
+pub(crate) enum Said {
+    /// Nothing yet.
+    Nothing,
+    /// An answer; its last token was not read yet, and whether it was the end of the turn.
+    Answer {
+        /// The token.
+        unread: Option<u32>,
+        /// Whether the turn ended.
+        closed: bool,
+    },
+}
+
+impl<'a> Prepared<'a> {
+    pub(crate) fn new(probe: &'a Probe, layout: &Layout<'_>, tokenizer: &Tokenizer) -> Result<Self, EvalError> {
+        let encode = |text: &str| tokenizer.encode(text, false).map_err(EngineError::from);
+        Ok(match probe {
+            Probe::Ask(question) => {
+                let mut cue = layout.question(&question.text)?;
+                cue.extend(encode(prefix(question, layout))?);
+                let gap = if question.prefix.is_empty() { "" } else { " " };
+                let mut target = encode(&format!("{gap}{}", right_answer(question)))?;
+                if target.len() > MAX_SCORED {
+                    target.clear();
+                }
+                Prepared { probe, cue, target }
+            }
+            Probe::Continue(c) => Prepared { probe, cue: c.cue.clone(), target: c.target.clone() },
+        })
+    }
+
+    /// What is read before anything is measured.
+    pub(crate) fn cue(&self) -> &[u32] {
+        &self.cue
+    }
+
+    /// Most tokens that it takes.
+    pub(crate) fn longest(&self) -> usize {
+        let answer = match self.probe {
+            Probe::Ask(question) => question.max_tokens,
+            Probe::Continue(_) => 0,
+        };
+        self.cue.len() + answer.max(self.target.len())
+    }
+
+    /// Reads the question as the next turn of a conversation.
+    pub(crate) fn say(
+        &self,
+        session: &mut Session,
+        layout: &Layout<'_>,
+        tokenizer: &Tokenizer,
+        said: &Said,
+    ) -> Result<(), EvalError> {
+        let (Said::Answer { unread, closed }, Probe::Ask(question)) = (said, self.probe) else {
+            session.read(&self.cue, |_| ())?;
+            return Ok(());
+        };
+        if let Some(token) = unread {
+            session.step(*token)?;
+        }
+        let mut tokens = layout.next_turn(&question.text, *closed)?;
+        tokens.extend(tokenizer.encode(prefix(question, layout), false).map_err(EngineError::from)?);
+        session.read(&tokens, |_| ())?;
+        Ok(())
+    }
+
+    /// Measures from where `session` stands, after the cue.
+    pub(crate) fn measure(
+        &self,
+        session: &mut Session,
+        tokenizer: &Tokenizer,
+        reference: Option<&Reference>,
+    ) -> Result<(Asked, Said), EvalError> {
+        match self.probe {
+            Probe::Ask(question) => self.answer(session, tokenizer, question),
+            Probe::Continue(c) => Ok((self.follow(session, c, reference)?, Said::Nothing)),
+        }
+    }
+
+    fn answer(
+        &self,
+        session: &mut Session,
+        tokenizer: &Tokenizer,
+        question: &Question,
+    ) -> Result<(Asked, Said), EvalError> {
+        let nll = if self.target.is_empty() { None } else { Some(mean(&session.fork().score(&self.target)?)) };
+        let options = GenerateOptions { max_tokens: Some(question.max_tokens), ..GenerateOptions::default() };
+        let generation = generate(session, tokenizer, &options, |_| ())?;
+        let text = generation.text.trim();
+        let scored = if question.first_line { text.lines().next().unwrap_or("") } else { text };
+        let asked = Asked {
+            about: question.about.clone(),
+            expected: question.expected.clone(),
+            answer: text.to_owned(),
+            score: question.metric.score(scored, &question.expected, &question.classes),
+            nll,
+            kl: None,
+            exact: None,
+            depth: question.depth,
+        };
+        let closed = generation.finish == Finish::EndOfTurn;
+        Ok((asked, Said::Answer { unread: generation.tokens.last().copied(), closed }))
+    }
+
+    fn follow(
+        &self,
+        session: &mut Session,
+        continuation: &Continuation,
+        reference: Option<&Reference>,
+    ) -> Result<Asked, EvalError> {
+        let (mut nll, mut kl, mut right, mut at) = (0.0, 0.0, 0usize, 0usize);
+        session.score_each(&self.target, |logits, token| {
+            let said = Distribution::of(logits);
+            nll -= said.ln_p(token);
+            let wanted = match (reference.and_then(|rows| rows.get(at)), continuation.judge) {
+                (Some(row), Judge::Full) => {
+                    let full = Distribution::of(row);
+                    kl += full.divergence(&said);
+                    full.top()
+                }
+                _ => token as usize,
+            };
+            right += usize::from(said.top() == wanted);
+            at += 1;
+        })?;
+        let n = self.target.len().max(1) as f64;
+        Ok(Asked {
+            about: String::new(),
+            expected: Vec::new(),
+            answer: String::new(),
+            score: right as f64 / n,
+            nll: Some(nll / n),
+            kl: reference.map(|_| kl / n),
+            exact: (continuation.judge == Judge::Target).then_some(right == self.target.len()),
+            depth: continuation.depth,
+        })
+    }
+}
+
+/// The predictions of the full cache, where a probe is held against them.
+pub(crate) fn references(full: &Session, probes: &[Prepared<'_>]) -> Result<Vec<Option<Reference>>, EvalError> {
+    let one = |prepared: &Prepared<'_>| -> Result<Option<Reference>, EvalError> {
+        if !matches!(prepared.probe, Probe::Continue(c) if c.judge == Judge::Full) {
+            return Ok(None);
+        }
+        let mut session = full.fork();
+        session.read(&prepared.cue, |_| ())?;
+        if session.cancelled() {
+            return Err(EvalError::Cancelled);
+        }
+        let mut rows = Vec::with_capacity(prepared.target.len());
+        session.score_each(&prepared.target, |logits, _| rows.push(logits.to_vec()))?;
+        Ok(Some(rows))
+    };
+    probes.iter().map(one).collect()
+}
+
+/// The beginning of the answer; after a chat template it does not begin with a space.
+fn prefix<'q>(question: &'q Question, layout: &Layout<'_>) -> &'q str {
+    if layout.has_template() { question.prefix.trim_start() } else { &question.prefix }
+}
+
+/// What a perfect answer would be.
+fn right_answer(question: &Question) -> String {
+    if question.metric.wants_all() {
+        question.expected.join(", ")
+    } else {
+        question.expected.first().cloned().unwrap_or_default()
+    }
+}
+
+fn mean(losses: &[f64]) -> f64 {
+    losses.iter().sum::<f64>() / losses.len().max(1) as f64
+}
+
+/// Probabilities of the next token.
+struct Distribution<'a> {
+    logits: &'a [f32],
+    /// Logarithm of the sum of all exponentials.
+    norm: f64,
+}
+
+impl<'a> Distribution<'a> {
+    fn of(logits: &'a [f32]) -> Self {
+        let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = logits.iter().map(|&x| f64::from(x - top).exp()).sum();
+        Distribution { logits, norm: f64::from(top) + sum.ln() }
+    }
+
+    fn ln_p(&self, token: u32) -> f64 {
+        self.logits.get(token as usize).map_or(f64::NEG_INFINITY, |&x| f64::from(x) - self.norm)
+    }
+
+    /// The first of the most likely tokens.
+    fn top(&self) -> usize {
+        let best = |best: usize, i: usize| if self.logits[i] > self.logits[best] { i } else { best };
+        (0..self.logits.len()).fold(0, best)
+    }
+
+    /// `KL(self || other)`.
+    fn divergence(&self, other: &Distribution<'_>) -> f64 {
+        let term = |(&x, &y): (&f32, &f32)| {
+            let (p, q) = (f64::from(x) - self.norm, f64::from(y) - other.norm);
+            p.exp() * (p - q)
+        };
+        // Rounding can leave a little less than nothing.
+        self.logits.iter().zip(other.logits).map(term).sum::<f64>().max(0.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metric;
+    use crate::sample::tests::question;
+
+    #[test]
+    fn divergence_is_the_expected_difference_of_log_probabilities() {
+        let (p, q) = ([0.0f32, 3f32.ln()], [0.0f32, 0.0]);
+        let (p, q) = (Distribution::of(&p), Distribution::of(&q));
+        let by_hand = 0.25 * (0.25f64 / 0.5).ln() + 0.75 * (0.75f64 / 0.5).ln();
+        assert!((p.divergence(&q) - by_hand).abs() < 1e-6);
+        assert_eq!(p.divergence(&p), 0.0);
+        assert!((p.ln_p(1) - 0.75f64.ln()).abs() < 1e-6);
+        assert_eq!((p.top(), q.top()), (1, 0));
+        assert_eq!(p.ln_p(9), f64::NEG_INFINITY);
+    }
+
+    #[test]
+    fn large_logits_do_not_overflow() {
+        let d = [1e30f32, 1e30, -1e30];
+        let d = Distribution::of(&d);
+        assert!((d.ln_p(0) - 0.5f64.ln()).abs() < 1.0, "{}", d.ln_p(0));
+        assert!(d.divergence(&d).is_finite());
+    }
+
+    #[test]
+    fn a_perfect_answer_names_all_that_is_asked_for() {
+        let mut q = question("which?", "a");
+        q.expected.push("b".into());
+        assert_eq!(right_answer(&q), "a, b");
+        q.metric = Metric::MatchPart;
+        assert_eq!(right_answer(&q), "a");
+    }
+}

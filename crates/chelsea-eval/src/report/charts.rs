@@ -1,0 +1,155 @@
+//! The plots of a report.
+
+use super::group::{Cell, Figure, Section, percent};
+use super::page::Block;
+use crate::results::Record;
+use chelsea_plot::{Axis, HeatMap, LineChart, PlotError, Point, Series, Unit};
+use std::collections::BTreeSet;
+
+/// A figure against the bytes kept, one curve a policy.
+pub(super) fn against_bytes(
+    section: &Section<'_>,
+    figure: Figure,
+    task: Option<&str>,
+    name: String,
+) -> Result<Option<Block>, PlotError> {
+    let keep = |r: &Record| task.is_none_or(|t| r.task == t);
+    let series: Vec<Series> = section
+        .curves()
+        .into_iter()
+        .map(|(name, cells)| {
+            let point = |cell: &&Cell<'_>| {
+                let i = cell.interval(figure, &keep)?;
+                Some(Point::between(cell.share(figure), i.mean, i.low, i.high))
+            };
+            Series { name, points: cells.iter().filter_map(point).collect() }
+        })
+        .filter(|s| !s.points.is_empty())
+        .collect();
+    if series.iter().all(|s| s.points.len() < 2) {
+        return Ok(None);
+    }
+    let (what, y) = match figure {
+        Figure::Score => ("Score", Axis::linear("score", Unit::Percent).between(0.0, 1.0)),
+        Figure::Nll => ("Loss of right answers", Axis::linear("mean -ln p of a token", Unit::Number)),
+        Figure::Kl => ("Divergence from the full cache", Axis::linear("mean KL of a token", Unit::Number)),
+    };
+    let samples = section.cells.iter().map(|c| c.values(figure, &keep).iter().map(Vec::len).sum()).max().unwrap_or(0);
+    let of = task.map_or_else(|| "mean of all tasks".to_owned(), String::from);
+    let title = format!("{what} against bytes kept: {of}");
+    let chart = LineChart {
+        title: title.clone(),
+        note: format!("{}, {samples} samples; bands: 95% of redrawn samples", section.model),
+        x: Axis::linear("bytes of the cache, as a share of keys and values of all tokens", Unit::Percent)
+            .between(0.0, x_end(&series)),
+        y,
+        series,
+    };
+    Ok(Some(Block::Plot { name, about: title, svg: chart.to_svg()? }))
+}
+
+/// A full cache takes a little more than its keys and values.
+fn x_end(series: &[Series]) -> f64 {
+    let most = series.iter().flat_map(|s| &s.points).map(|p| p.x).fold(0.0, f64::max);
+    ((most * 20.0).ceil() / 20.0).max(0.05)
+}
+
+/// Score against length, one curve a policy, at one keep ratio and for the full cache.
+pub(super) fn against_length(section: &Section<'_>, keep: f32, name: String) -> Result<Option<Block>, PlotError> {
+    let series: Vec<Series> = section
+        .cells
+        .iter()
+        .filter(|c| c.setting.keep == keep || c.setting.keep >= 1.0)
+        .map(|cell| {
+            let point = |&length: &usize| {
+                let i = cell.interval(Figure::Score, &|r| section.length(r) == length)?;
+                Some(Point::between(length as f64, i.mean, i.low, i.high))
+            };
+            Series { name: section.series(&cell.setting), points: section.lengths.iter().filter_map(point).collect() }
+        })
+        .filter(|s| s.points.len() > 1)
+        .collect();
+    if series.is_empty() {
+        return Ok(None);
+    }
+    let title = format!("Score against length, {} kept", percent(f64::from(keep)));
+    let chart = LineChart {
+        title: title.clone(),
+        note: format!("{}; bands: 95% of redrawn samples", section.model),
+        x: Axis::log("tokens of the document", Unit::Tokens),
+        y: Axis::linear("score", Unit::Percent).between(0.0, 1.0),
+        series,
+    };
+    Ok(Some(Block::Plot { name, about: title, svg: chart.to_svg()? }))
+}
+
+/// Maps of scores over depth: one a setting over lengths where there are several, else one over all settings.
+pub(super) fn depths(section: &Section<'_>, prefix: &str) -> Result<Vec<Block>, PlotError> {
+    let mut blocks = Vec::new();
+    for &task in &section.tasks {
+        let records = || section.cells.iter().flat_map(|c| c.records.values()).filter(|r| r.task == task);
+        let depths: BTreeSet<i64> = records().flat_map(|r| &r.asked).filter_map(|a| a.depth).map(in_percent).collect();
+        let lengths: BTreeSet<usize> = records().map(|r| section.length(r)).collect();
+        if depths.len() < 2 || depths.len() > 60 {
+            continue;
+        }
+        let map = |title: String, x_label: &str, columns: Vec<(String, &Cell<'_>, Option<usize>)>| {
+            let value = |depth: i64, cell: &Cell<'_>, length: Option<usize>| -> Option<f64> {
+                let here = |r: &&&Record| r.task == task && length.is_none_or(|n| section.length(r) == n);
+                let asked = cell.records.values().filter(here).flat_map(|r| &r.asked);
+                let scores: Vec<f64> =
+                    asked.filter(|a| a.depth.map(in_percent) == Some(depth)).map(|a| a.score).collect();
+                (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64)
+            };
+            HeatMap {
+                title,
+                note: format!("{}, {task}", section.model),
+                x_label: x_label.into(),
+                y_label: "depth of the answer".into(),
+                rows: depths.iter().map(|d| format!("{d}%")).collect(),
+                values: depths
+                    .iter()
+                    .map(|&d| columns.iter().map(|(_, cell, length)| value(d, cell, *length)).collect())
+                    .collect(),
+                columns: columns.into_iter().map(|(name, ..)| name).collect(),
+                colour: Axis::linear("score", Unit::Percent).between(0.0, 1.0),
+            }
+        };
+        let has_task = |c: &&Cell<'_>| c.records.keys().any(|(t, _)| *t == task);
+        let mut push = |title: String, map: HeatMap| -> Result<(), PlotError> {
+            let name = format!("{prefix}-depth-{}-{}", slug(task), blocks.len());
+            blocks.push(Block::Plot { name, about: title, svg: map.to_svg()? });
+            Ok(())
+        };
+        if lengths.len() > 1 {
+            for cell in section.cells.iter().filter(has_task) {
+                let title = format!("Score over depth and length: {}", section.name(&cell.setting));
+                let columns = lengths.iter().map(|&n| (tokens(n), cell, Some(n))).collect();
+                push(title.clone(), map(title, "tokens of the document", columns))?;
+            }
+        } else {
+            // As many settings as fit beside each other.
+            let cells: Vec<&Cell<'_>> = section.cells.iter().filter(has_task).collect();
+            for part in cells.chunks(6) {
+                let title = format!("Score over depth: {task}");
+                let columns = part.iter().map(|c| (section.name(&c.setting), *c, None)).collect();
+                push(title.clone(), map(title, "cache", columns))?;
+            }
+        }
+    }
+    Ok(blocks)
+}
+
+fn in_percent(depth: f64) -> i64 {
+    (100.0 * depth).round() as i64
+}
+
+/// A number of tokens as people write it.
+pub(super) fn tokens(n: usize) -> String {
+    if n >= 1024 && n.is_multiple_of(1024) { format!("{}K", n / 1024) } else { n.to_string() }
+}
+
+/// A text as part of a file's name.
+pub(super) fn slug(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
+}

@@ -1,0 +1,238 @@
+//! Results sorted into what a report compares: models, ways of keeping the cache, tasks, lengths.
+
+use super::stats::Interval;
+use crate::results::{Asked, Record};
+use crate::setting::{Mode, Setting};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+/// More distinct lengths than this are put into classes.
+const MOST_LENGTHS: usize = 8;
+
+/// Results of one model under one setup.
+pub(super) struct Section<'a> {
+    pub model: String,
+    pub setup: String,
+    pub tasks: Vec<&'a str>,
+    pub lengths: Vec<usize>,
+    /// In order: the full cache, then policies as they first appear, each from much to little kept.
+    pub cells: Vec<Cell<'a>>,
+    modes: usize,
+    classes: bool,
+}
+
+/// Results of one setting.
+pub(super) struct Cell<'a> {
+    pub setting: Setting,
+    /// By task and sample.
+    pub records: BTreeMap<(&'a str, &'a str), &'a Record>,
+}
+
+/// Which figure is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Figure {
+    /// From 0 to 1, of tasks that are asked or copied.
+    Score,
+    /// Mean loss of right answers.
+    Nll,
+    /// Mean divergence from the full cache.
+    Kl,
+}
+
+impl Figure {
+    /// The figure of a record, where it has it.
+    pub fn of(self, record: &Record) -> Option<f64> {
+        match self {
+            // How often predictions agree is no score of a task: their divergence says it better.
+            Figure::Score => (!is_divergence(record)).then_some(record.score),
+            Figure::Nll => record.mean(|a: &Asked| a.nll),
+            Figure::Kl => record.mean(|a: &Asked| a.kl),
+        }
+    }
+}
+
+fn is_divergence(record: &Record) -> bool {
+    record.asked.iter().any(|a| a.kl.is_some())
+}
+
+impl<'a> Cell<'a> {
+    /// Values of the figure by task; `keep` picks records.
+    pub fn values(&self, figure: Figure, keep: &dyn Fn(&Record) -> bool) -> Vec<Vec<f64>> {
+        let mut tasks: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+        for ((task, _), record) in self.records.iter().filter(|(_, r)| keep(r)) {
+            if let Some(value) = figure.of(record) {
+                tasks.entry(task).or_default().push(value);
+            }
+        }
+        tasks.into_values().collect()
+    }
+
+    /// The mean over tasks, with its interval.
+    pub fn interval(&self, figure: Figure, keep: &dyn Fn(&Record) -> bool) -> Option<Interval> {
+        Interval::of(&self.values(figure, keep))
+    }
+
+    /// The difference from another setting on the samples that both have.
+    pub fn difference(&self, other: &Cell<'_>, figure: Figure) -> Option<Interval> {
+        let mut tasks: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+        for (key, record) in &self.records {
+            let Some(theirs) = other.records.get(key) else { continue };
+            if let (Some(a), Some(b)) = (figure.of(record), figure.of(theirs)) {
+                tasks.entry(key.0).or_default().push(a - b);
+            }
+        }
+        Interval::of(&tasks.into_values().collect::<Vec<_>>())
+    }
+
+    /// Bytes held as a share of the full cache's, of records that have the figure.
+    pub fn share(&self, figure: Figure) -> f64 {
+        let of = |f: fn(&Record) -> usize| -> f64 {
+            self.records.values().filter(|r| figure.of(r).is_some()).map(|r| f(r) as f64).sum()
+        };
+        of(|r| r.kv_bytes) / of(|r| r.kv_bytes_full).max(1.0)
+    }
+
+    /// Samples that have the figure.
+    pub fn samples(&self, figure: Figure) -> usize {
+        self.records.values().filter(|r| figure.of(r).is_some()).count()
+    }
+}
+
+/// Results that compare with each other.
+struct Group<'a> {
+    fingerprint: &'a str,
+    setup: String,
+    seed: u64,
+    records: Vec<&'a Record>,
+}
+
+impl<'a> Section<'a> {
+    /// One section a model, setup and seed, in the order of the results.
+    pub fn all(records: &'a [Record], policies: &[String]) -> Vec<Section<'a>> {
+        let mut seen = HashSet::new();
+        let mut groups: Vec<Group<'a>> = Vec::new();
+        for record in records.iter().filter(|r| seen.insert(r.key())) {
+            let wanted = policies.is_empty() || policies.contains(&record.setting.policy);
+            if !wanted && record.setting.keep < 1.0 {
+                continue;
+            }
+            let (fingerprint, setup, seed) = (record.fingerprint.as_str(), setup(record), record.seed);
+            let same = |g: &&mut Group<'_>| g.fingerprint == fingerprint && g.setup == setup && g.seed == seed;
+            match groups.iter_mut().find(same) {
+                Some(group) => group.records.push(record),
+                None => groups.push(Group { fingerprint, setup, seed, records: vec![record] }),
+            }
+        }
+        groups.into_iter().map(|g| Section::new(g.setup, g.seed, &g.records)).collect()
+    }
+
+    fn new(setup: String, seed: u64, records: &[&'a Record]) -> Section<'a> {
+        let tasks: BTreeSet<&str> = records.iter().map(|r| r.task.as_str()).collect();
+        let exact: BTreeSet<usize> = records.iter().map(|r| raw_length(r)).collect();
+        let classes = exact.len() > MOST_LENGTHS;
+        let lengths: BTreeSet<usize> = exact.iter().map(|&n| class(n, classes)).collect();
+        let modes: HashSet<Mode> = records.iter().map(|r| r.setting.mode).collect();
+        let mut cells: Vec<Cell<'a>> = Vec::new();
+        for record in records {
+            let at = match cells.iter().position(|c| c.setting == record.setting) {
+                Some(at) => at,
+                None => {
+                    cells.push(Cell { setting: record.setting.clone(), records: BTreeMap::new() });
+                    cells.len() - 1
+                }
+            };
+            cells[at].records.insert((&record.task, &record.sample), record);
+        }
+        let mut order: Vec<(String, Mode)> = Vec::new();
+        for cell in &cells {
+            let series = (cell.setting.policy.clone(), cell.setting.mode);
+            if !order.contains(&series) {
+                order.push(series);
+            }
+        }
+        let place = |s: &Setting| order.iter().position(|(p, m)| *p == s.policy && *m == s.mode).unwrap_or(usize::MAX);
+        cells.sort_by(|a, b| {
+            let full = |c: &Cell<'_>| c.setting.keep < 1.0;
+            let keys = (full(a), place(&a.setting)).cmp(&(full(b), place(&b.setting)));
+            keys.then(b.setting.keep.total_cmp(&a.setting.keep))
+        });
+        let model = records.first().map_or_else(String::new, |r| r.model.clone());
+        let setup = if seed == 0 { setup } else { format!("{setup}, seed {seed}") };
+        Section {
+            model,
+            setup,
+            tasks: tasks.into_iter().collect(),
+            lengths: lengths.into_iter().collect(),
+            cells,
+            modes: modes.len(),
+            classes,
+        }
+    }
+
+    /// The length of a record, or its class.
+    pub fn length(&self, record: &Record) -> usize {
+        class(raw_length(record), self.classes)
+    }
+
+    /// What a series is called.
+    pub fn series(&self, setting: &Setting) -> String {
+        let one = self.modes <= 1 || (setting.keep >= 1.0 && setting.mode == Mode::OneShot);
+        if one { setting.policy.clone() } else { format!("{}, {}", setting.policy, setting.mode) }
+    }
+
+    /// What a setting is called.
+    pub fn name(&self, setting: &Setting) -> String {
+        if setting.keep >= 1.0 {
+            self.series(setting)
+        } else {
+            format!("{} {}", self.series(setting), percent(f64::from(setting.keep)))
+        }
+    }
+
+    /// The full cache asked in the same way.
+    pub fn full(&self, setting: &Setting) -> Option<&Cell<'a>> {
+        let full = Setting::full(setting.mode);
+        self.cells.iter().find(|c| c.setting == full)
+    }
+
+    /// The default policy with as much kept in the same mode.
+    pub fn default_policy(&self, setting: &Setting) -> Option<&Cell<'a>> {
+        let same = Setting { policy: "chelsea".into(), ..setting.clone() };
+        self.cells.iter().find(|c| c.setting == same)
+    }
+
+    /// Series that keep less than everything, each with its cells from little to much kept, the full cache last.
+    pub fn curves(&self) -> Vec<(String, Vec<&Cell<'a>>)> {
+        let mut curves: Vec<(String, Vec<&Cell<'a>>)> = Vec::new();
+        for cell in self.cells.iter().rev().filter(|c| c.setting.keep < 1.0) {
+            let name = self.series(&cell.setting);
+            match curves.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, cells)) => cells.push(cell),
+                None => curves.push((name, vec![cell])),
+            }
+        }
+        curves.reverse();
+        for (_, cells) in &mut curves {
+            cells.extend(self.full(&cells[0].setting));
+        }
+        curves
+    }
+}
+
+/// The setup without what only tells online runs apart: their mode does that too.
+fn setup(record: &Record) -> String {
+    record.setup.replace(",once", "").replace(",remerge", "").replace(',', ", ")
+}
+
+fn raw_length(record: &Record) -> usize {
+    if record.length == 0 { record.tokens } else { record.length }
+}
+
+fn class(length: usize, classes: bool) -> usize {
+    if classes { length.max(1).next_power_of_two() } else { length }
+}
+
+/// A share in whole percent, or with one digit where that is not whole.
+pub(super) fn percent(share: f64) -> String {
+    let p = 100.0 * share;
+    if (p - p.round()).abs() < 0.05 { format!("{p:.0}%") } else { format!("{p:.1}%") }
+}

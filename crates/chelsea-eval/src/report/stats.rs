@@ -1,0 +1,113 @@
+//! Means over tasks, and how far they can be trusted.
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+/// Times that samples are drawn anew.
+const DRAWS: usize = 2000;
+/// The same results give the same intervals.
+const SEED: u64 = 0x0c4e_15ea;
+
+/// A mean, and between which values 95% of the means of redrawn samples lie.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Interval {
+    /// The mean.
+    pub mean: f64,
+    /// The 2.5% quantile.
+    pub low: f64,
+    /// The 97.5% quantile.
+    pub high: f64,
+}
+
+/// What a difference is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every sample scored the same.
+    Same,
+    /// The interval holds zero.
+    Noise,
+    /// Above zero throughout.
+    Better,
+    /// Below zero throughout.
+    Worse,
+}
+
+impl Verdict {
+    /// In words.
+    pub fn text(self) -> &'static str {
+        match self {
+            Verdict::Same => "the same",
+            Verdict::Noise => "within the noise",
+            Verdict::Better => "better",
+            Verdict::Worse => "worse",
+        }
+    }
+}
+
+impl Interval {
+    /// The interval of the mean over tasks of the mean over samples; `tasks` holds the values of each task's samples.
+    /// Samples are redrawn within their task. None without any value.
+    pub fn of(tasks: &[Vec<f64>]) -> Option<Interval> {
+        let tasks: Vec<&Vec<f64>> = tasks.iter().filter(|t| !t.is_empty()).collect();
+        if tasks.is_empty() {
+            return None;
+        }
+        let over_tasks = |task_mean: &mut dyn FnMut(&[f64]) -> f64| {
+            tasks.iter().map(|t| task_mean(t)).sum::<f64>() / tasks.len() as f64
+        };
+        let mean = over_tasks(&mut |t| t.iter().sum::<f64>() / t.len() as f64);
+        let mut rng = StdRng::seed_from_u64(SEED);
+        let mut means: Vec<f64> = (0..DRAWS)
+            .map(|_| {
+                over_tasks(&mut |t| t.iter().map(|_| t[rng.random_range(0..t.len())]).sum::<f64>() / t.len() as f64)
+            })
+            .collect();
+        means.sort_by(f64::total_cmp);
+        let quantile = |q: f64| means[((DRAWS - 1) as f64 * q).round() as usize];
+        Some(Interval { mean, low: quantile(0.025), high: quantile(0.975) })
+    }
+
+    /// What the difference is worth, of which this is the interval.
+    pub fn verdict(&self) -> Verdict {
+        if self.low == 0.0 && self.high == 0.0 && self.mean == 0.0 {
+            Verdict::Same
+        } else if self.low > 0.0 {
+            Verdict::Better
+        } else if self.high < 0.0 {
+            Verdict::Worse
+        } else {
+            Verdict::Noise
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tasks_weigh_the_same_however_many_samples_they_have() {
+        let i = Interval::of(&[vec![1.0; 100], vec![0.0]]).unwrap();
+        assert_eq!((i.mean, i.low, i.high), (0.5, 0.5, 0.5));
+        assert_eq!(Interval::of(&[vec![], vec![0.25]]).unwrap().mean, 0.25);
+        assert_eq!(Interval::of(&[vec![]]), None);
+    }
+
+    #[test]
+    fn the_interval_of_a_coin_is_what_theory_says() {
+        let tosses: Vec<f64> = (0..400).map(|i| f64::from(i % 2)).collect();
+        let i = Interval::of(&[tosses]).unwrap();
+        // 1.96 standard errors of 0.5 / sqrt(400) = 0.025.
+        assert!((i.low - 0.451).abs() < 0.006 && (i.high - 0.549).abs() < 0.006, "{i:?}");
+    }
+
+    #[test]
+    fn a_difference_counts_only_outside_the_noise() {
+        let verdict = |values: &[f64]| Interval::of(&[values.to_vec()]).unwrap().verdict();
+        assert_eq!(verdict(&[0.0; 9]), Verdict::Same);
+        assert_eq!(verdict(&[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0, 1.0]), Verdict::Noise);
+        assert_eq!(verdict(&[1.0, 0.0, 0.0, 0.0, 0.0, 0.0]), Verdict::Noise, "one of six is no proof");
+        assert_eq!(verdict(&[0.2, 0.3, 0.1, 0.25]), Verdict::Better);
+        assert_eq!(verdict(&[-0.2, -0.3, -0.1, -0.25]), Verdict::Worse);
+    }
+}

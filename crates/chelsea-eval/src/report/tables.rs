@@ -1,0 +1,183 @@
+//! The tables of a report.
+
+use super::charts::tokens;
+use super::group::{Cell, Figure, Section, percent};
+use super::page::Block;
+use super::stats::{Interval, Verdict};
+
+fn table(head: &[&str], rows: Vec<Vec<String>>) -> Block {
+    Block::Table { head: head.iter().map(|h| (*h).to_owned()).collect(), rows }
+}
+
+/// A score in points of a hundred, with its interval.
+fn points(interval: Option<Interval>) -> String {
+    interval.map_or("–".into(), |i| format!("{:.1} [{:.1}, {:.1}]", 100.0 * i.mean, 100.0 * i.low, 100.0 * i.high))
+}
+
+/// A difference in points, with its interval and what it is worth.
+fn difference(interval: Option<Interval>) -> String {
+    let Some(i) = interval else { return "–".into() };
+    match i.verdict() {
+        Verdict::Same => Verdict::Same.text().into(),
+        verdict => {
+            let signed = |v: f64| format!("{:+.1}", 100.0 * v);
+            format!("{} [{}, {}], {}", signed(i.mean), signed(i.low), signed(i.high), verdict.text())
+        }
+    }
+}
+
+fn number(interval: Option<Interval>) -> String {
+    interval.map_or("–".into(), |i| format!("{:.3} [{:.3}, {:.3}]", i.mean, i.low, i.high))
+}
+
+fn mean(interval: Option<Interval>) -> String {
+    interval.map_or("–".into(), |i| format!("{:.3}", i.mean))
+}
+
+/// Every setting: bytes, score, differences from the full cache and from the default policy.
+pub(super) fn scores(section: &Section<'_>) -> Option<Block> {
+    let all = &|_: &_| true;
+    let row = |cell: &Cell<'_>| {
+        let score = cell.interval(Figure::Score, all)?;
+        let full = section.full(&cell.setting).filter(|f| f.setting != cell.setting);
+        let ours = section.default_policy(&cell.setting).filter(|c| c.setting != cell.setting);
+        Some(vec![
+            section.name(&cell.setting),
+            percent(cell.share(Figure::Score)),
+            cell.samples(Figure::Score).to_string(),
+            points(Some(score)),
+            full.map_or("–".into(), |f| difference(cell.difference(f, Figure::Score))),
+            ours.filter(|c| c.setting.keep < 1.0)
+                .map_or("–".into(), |c| difference(cell.difference(c, Figure::Score))),
+            mean(cell.interval(Figure::Nll, all)),
+        ])
+    };
+    let rows: Vec<_> = section.cells.iter().filter_map(row).collect();
+    let head =
+        ["cache", "bytes", "samples", "score", "less the full cache's", "less chelsea's at the same keep", "loss"];
+    (!rows.is_empty()).then(|| table(&head, rows))
+}
+
+/// Every setting: divergence from the full cache and loss of held-out text.
+pub(super) fn divergence(section: &Section<'_>) -> Option<Block> {
+    let diverges = |r: &_| Figure::Kl.of(r).is_some();
+    let row = |cell: &Cell<'_>| {
+        let kl = cell.interval(Figure::Kl, &|_| true)?;
+        let ours = section.default_policy(&cell.setting).filter(|c| c.setting != cell.setting);
+        let less = ours.filter(|c| c.setting.keep < 1.0).and_then(|c| cell.difference(c, Figure::Kl));
+        let less = less.map_or("–".into(), |i| {
+            // Less divergence is better.
+            let verdict = match i.verdict() {
+                Verdict::Better => Verdict::Worse,
+                Verdict::Worse => Verdict::Better,
+                other => other,
+            };
+            format!("{:+.3} [{:+.3}, {:+.3}], {}", i.mean, i.low, i.high, verdict.text())
+        });
+        Some(vec![
+            section.name(&cell.setting),
+            percent(cell.share(Figure::Kl)),
+            cell.samples(Figure::Kl).to_string(),
+            number(Some(kl)),
+            less,
+            number(cell.interval(Figure::Nll, &diverges)),
+        ])
+    };
+    let rows: Vec<_> = section.cells.iter().filter_map(row).collect();
+    let head = ["cache", "bytes", "samples", "KL from the full cache", "less chelsea's at the same keep", "loss"];
+    (!rows.is_empty()).then(|| table(&head, rows))
+}
+
+/// Scores where curves reach the same bytes: those that the default policy (or the first) was measured at.
+pub(super) fn at_equal_bytes(section: &Section<'_>) -> Option<Block> {
+    let curves = section.curves();
+    let measured = |cells: &[&Cell<'_>]| -> Vec<(f64, f64)> {
+        let point = |c: &&Cell<'_>| Some((c.share(Figure::Score), c.interval(Figure::Score, &|_| true)?.mean));
+        let mut points: Vec<_> = cells.iter().filter(|c| c.setting.keep < 1.0).filter_map(point).collect();
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        points
+    };
+    let reference = curves.iter().find(|(name, _)| name == "chelsea").or(curves.first())?;
+    let shares: Vec<f64> = measured(&reference.1).into_iter().map(|(share, _)| share).collect();
+    if curves.len() < 2 || shares.is_empty() {
+        return None;
+    }
+    let row = |(name, cells): &(String, Vec<&Cell<'_>>)| {
+        let points = measured(cells);
+        let at = |&share: &f64| match between(&points, share) {
+            Some((score, true)) => format!("{:.1}", 100.0 * score),
+            Some((score, false)) => format!("~{:.1}", 100.0 * score),
+            None => "–".into(),
+        };
+        std::iter::once(name.clone()).chain(shares.iter().map(at)).collect()
+    };
+    let mut head = vec!["bytes".to_owned()];
+    head.extend(shares.iter().map(|s| percent(*s)));
+    Some(Block::Table { head, rows: curves.iter().map(row).collect() })
+}
+
+/// The value of a curve at `x`, and whether it was measured there (within a hundredth) or lies on the line between
+/// its neighbours; none outside of what was measured.
+fn between(points: &[(f64, f64)], x: f64) -> Option<(f64, bool)> {
+    let near = points.iter().min_by(|a, b| (a.0 - x).abs().total_cmp(&(b.0 - x).abs()))?;
+    if (near.0 - x).abs() <= 0.01 * x {
+        return Some((near.1, true));
+    }
+    let pair = points.windows(2).find(|w| w[0].0 <= x && x <= w[1].0)?;
+    let part = (x - pair[0].0) / (pair[1].0 - pair[0].0);
+    Some((pair[0].1 + part * (pair[1].1 - pair[0].1), false))
+}
+
+/// Scores by task; none where there is one only.
+pub(super) fn by_task(section: &Section<'_>) -> Option<Block> {
+    let has_score = |task: &&&str| {
+        section.cells.iter().any(|c| c.records.iter().any(|((t, _), r)| t == *task && Figure::Score.of(r).is_some()))
+    };
+    let tasks: Vec<&str> = section.tasks.iter().filter(has_score).copied().collect();
+    let columns: Vec<String> = tasks.iter().map(|t| (*t).to_owned()).collect();
+    let keep = |i: usize| move |r: &crate::results::Record| r.task == tasks[i];
+    split(section, "cache", &columns, &|i| Box::new(keep.clone()(i)))
+}
+
+/// Scores by length; none where there is one only.
+pub(super) fn by_length(section: &Section<'_>) -> Option<Block> {
+    let columns: Vec<String> = section.lengths.iter().map(|n| tokens(*n)).collect();
+    split(section, "cache", &columns, &|i| Box::new(move |r| section.length(r) == section.lengths[i]))
+}
+
+type Keep<'k> = Box<dyn Fn(&crate::results::Record) -> bool + 'k>;
+
+fn split<'k>(
+    section: &Section<'_>,
+    corner: &str,
+    columns: &[String],
+    keep: &dyn Fn(usize) -> Keep<'k>,
+) -> Option<Block> {
+    if columns.len() < 2 {
+        return None;
+    }
+    let row = |cell: &Cell<'_>| {
+        let score = |i: usize| {
+            let interval = cell.interval(Figure::Score, &*keep(i));
+            interval.map_or("–".into(), |i| format!("{:.1}", 100.0 * i.mean))
+        };
+        std::iter::once(section.name(&cell.setting)).chain((0..columns.len()).map(score)).collect()
+    };
+    let head = std::iter::once(corner.to_owned()).chain(columns.iter().cloned()).collect();
+    Some(Block::Table { head, rows: section.cells.iter().map(row).collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_curve_is_read_where_it_was_measured_and_between() {
+        let curve = [(0.2, 0.5), (0.4, 0.9)];
+        assert_eq!(between(&curve, 0.201), Some((0.5, true)));
+        let (score, measured) = between(&curve, 0.3).unwrap();
+        assert!((score - 0.7).abs() < 1e-12 && !measured);
+        assert_eq!(between(&curve, 0.1), None);
+        assert_eq!(between(&[], 0.1), None);
+    }
+}

@@ -1,0 +1,119 @@
+//! A report over results made up so that what it must say is known.
+
+use super::*;
+use crate::results::tests::record;
+use crate::setting::{Mode, Setting};
+
+fn setting(policy: &str, keep: f32) -> Setting {
+    if keep >= 1.0 {
+        Setting::full(Mode::OneShot)
+    } else {
+        Setting { policy: policy.into(), keep, mode: Mode::OneShot }
+    }
+}
+
+/// Two tasks of twelve samples: the full cache always right, chelsea nearly, streaming never on one of them.
+fn records() -> Vec<Record> {
+    let mut records = Vec::new();
+    for task in ["easy", "hard"] {
+        for i in 0..12 {
+            let sample = i.to_string();
+            let mut push = |setting: Setting, score: f64| {
+                let mut r = record(task, &sample, setting, score);
+                r.length = if i % 2 == 0 { 2048 } else { 4096 };
+                r.asked[0].depth = Some(f64::from(i % 3) / 2.0);
+                records.push(r);
+            };
+            push(setting("full", 1.0), 1.0);
+            for keep in [0.5, 0.25] {
+                push(setting("chelsea", keep), if keep == 0.25 && task == "hard" && i == 0 { 0.0 } else { 1.0 });
+                push(setting("streaming", keep), if task == "hard" { 0.0 } else { 1.0 });
+            }
+        }
+    }
+    records
+}
+
+#[test]
+fn differences_are_told_from_noise() {
+    let text = Report::new(&records(), &[]).unwrap().markdown();
+    let row = |start: &str| {
+        let found = text.lines().find(|l| l.starts_with(&format!("| {start} |")));
+        found.unwrap_or_else(|| panic!("no row of {start} in {text}")).to_owned()
+    };
+    assert!(row("full").contains("| 100.0 [100.0, 100.0] |"), "{text}");
+    assert!(row("chelsea 50%").contains("the same"), "{text}");
+    let quarter = row("chelsea 25%");
+    assert!(quarter.contains("| 25% | 24 | 95.8 [") && quarter.contains("within the noise"), "{quarter}");
+    let streaming = row("streaming 25%");
+    assert!(streaming.contains("-50.0 [-50.0, -50.0], worse"), "{streaming}");
+    assert!(streaming.contains("-45.8") && streaming.matches("worse").count() == 2, "{streaming}");
+}
+
+#[test]
+fn tasks_lengths_and_depths_are_shown_apart() {
+    let report = Report::new(&records(), &[]).unwrap();
+    let text = report.markdown();
+    assert!(text.contains("| cache | easy | hard |") && text.contains("| streaming 25% | 100.0 | 0.0 |"), "{text}");
+    assert!(text.contains("| cache | 2K | 4K |"), "{text}");
+    assert!(text.contains("| bytes | 25% | 50% |"), "{text}");
+    let plots: Vec<String> = report.plots().map(|(path, _)| path).collect();
+    for part in ["m-1-score", "m-1-loss", "m-1-task-easy", "m-1-length-0-25", "m-1-depth-hard"] {
+        assert!(plots.iter().any(|p| p.contains(part)), "{part} in {plots:?}");
+    }
+    assert!(plots.iter().all(|p| text.contains(p.as_str())), "the Markdown shows every plot");
+    let names: std::collections::HashSet<&String> = plots.iter().collect();
+    assert_eq!(names.len(), plots.len(), "{plots:?}");
+    let page = report.html();
+    assert_eq!(page.matches("<svg").count(), plots.len());
+    assert!(!page.contains("src=") && !page.contains("href="), "the page needs no other file");
+}
+
+#[test]
+fn a_result_found_twice_counts_once_and_missing_ones_are_said() {
+    let mut twice = records();
+    twice.extend(records());
+    let once = Report::new(&records(), &[]).unwrap();
+    assert_eq!(Report::new(&twice, &[]).unwrap().markdown(), once.markdown());
+    let mut part = records();
+    part.retain(|r| r.setting.policy != "streaming" || r.task == "easy");
+    let text = Report::new(&part, &[]).unwrap().markdown();
+    assert!(text.contains("Not every setting has every sample: streaming 50% (12 of 24)"), "{text}");
+}
+
+#[test]
+fn policies_can_be_picked() {
+    let text = Report::new(&records(), &["chelsea".to_owned()]).unwrap().markdown();
+    assert!(text.contains("chelsea 25%") && text.contains("| full |") && !text.contains("streaming"), "{text}");
+}
+
+#[test]
+fn few_samples_are_warned_of() {
+    let few: Vec<Record> = records().into_iter().filter(|r| r.sample.len() == 1 && r.sample < "4".into()).collect();
+    let text = Report::new(&few, &[]).unwrap().markdown();
+    assert!(text.contains("too narrow"), "{text}");
+    assert!(!Report::new(&records(), &[]).unwrap().markdown().contains("too narrow"));
+}
+
+#[test]
+fn divergence_is_no_score() {
+    let mut records = Vec::new();
+    for i in 0..12 {
+        for (policy, keep, kl) in [("full", 1.0, 0.0), ("chelsea", 0.25, 0.1), ("streaming", 0.25, 0.3)] {
+            let mut r = record("continuation", &i.to_string(), setting(policy, keep), 0.9);
+            r.asked[0].kl = Some(kl + 0.001 * f64::from(i));
+            records.push(r);
+        }
+    }
+    let text = Report::new(&records, &[]).unwrap().markdown();
+    assert!(!text.contains("### Scores"), "{text}");
+    let row = text.lines().find(|l| l.starts_with("| streaming 25%")).unwrap();
+    assert!(row.contains("| 0.30") && row.contains("+0.200") && row.ends_with(" |") && row.contains("worse"), "{row}");
+}
+
+#[test]
+fn an_empty_report_is_still_a_report() {
+    let report = Report::new(&[], &[]).unwrap();
+    assert_eq!(report.plots().count(), 0);
+    assert!(report.markdown().starts_with("# "));
+}

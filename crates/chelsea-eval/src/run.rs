@@ -1,0 +1,287 @@
+//! Runs samples under many settings with as few readings as possible.
+//!
+//! One reading of a document serves every setting that compresses after it: the full cache is forked, compressed and
+//! asked. Settings that compress while reading need a reading each. Statistics that policies need are gathered in
+//! that one reading for all of them together.
+
+use crate::error::EvalError;
+use crate::probe::{self, Prepared};
+use crate::results::{Asked, Record};
+use crate::sample::{Document, Judge, Probe, Sample};
+use crate::setting::Setting;
+use chelsea_engine::{Compression, EngineError, Layout, Session, SessionOptions, cache_config};
+use chelsea_kv::policy::{Needs, Plan, Policy, View};
+use chelsea_kv::{Budget, SequenceCache};
+use chelsea_model::Model;
+use chelsea_model::tokenizer::Tokenizer;
+use rayon::ThreadPool;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+/// What is evaluated.
+pub struct Subject<'a> {
+    /// The model.
+    pub model: Arc<Model>,
+    /// What it is called in results.
+    pub name: String,
+    /// Its tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// How prompts are laid out for it.
+    pub layout: &'a Layout<'a>,
+    /// Threads to compute with.
+    pub pool: Arc<ThreadPool>,
+    /// Ends the evaluation early.
+    pub cancel: Arc<AtomicBool>,
+    /// How sequences are kept, apart from what a [`Setting`] says.
+    pub options: SessionOptions,
+    /// The seed of the run, for the record.
+    pub seed: u64,
+}
+
+/// A sample as tokens.
+struct Tokens<'a> {
+    document: Vec<u32>,
+    probes: Vec<Prepared<'a>>,
+}
+
+/// Keeps everything and gathers what others need.
+#[derive(Debug)]
+struct Observer(Needs);
+
+impl Policy for Observer {
+    fn name(&self) -> &'static str {
+        "full"
+    }
+
+    fn needs(&self) -> Needs {
+        self.0
+    }
+
+    fn keeps_everything(&self) -> bool {
+        true
+    }
+
+    fn plan(&self, view: &View<'_>, _: usize) -> Plan {
+        Plan::identity(view.heads.len())
+    }
+}
+
+impl Subject<'_> {
+    /// A record of `sample` under `setting` with nothing measured yet: its key says whether it was.
+    pub fn record(&self, sample: &Sample, setting: &Setting) -> Result<Record, EvalError> {
+        let o = &self.options;
+        let dtype = o.dtype.unwrap_or(self.model.kv_dtype());
+        let mut setup = format!("sinks={},window={},block={},{dtype:?}", o.sinks, o.window, o.block);
+        if setting.mode.online() {
+            setup += &format!(",{:?}", o.schedule);
+        }
+        if !self.layout.has_template() {
+            setup += ",plain";
+        }
+        Ok(Record {
+            v: Record::VERSION,
+            model: self.name.clone(),
+            fingerprint: self.model.fingerprint().iter().map(|b| format!("{b:02x}")).collect(),
+            task: sample.task.clone(),
+            sample: sample.key(),
+            spec: chelsea_kv::policy(&setting.policy).map_err(EngineError::from)?.spec(),
+            setting: setting.clone(),
+            seed: self.seed,
+            setup: setup.to_lowercase(),
+            length: sample.length,
+            tokens: 0,
+            score: 0.0,
+            kv_bytes: 0,
+            kv_bytes_full: 0,
+            seconds: 0.0,
+            asked: Vec::new(),
+        })
+    }
+
+    /// Runs a sample under every setting; `done` gets each result as it comes.
+    pub fn run(
+        &self,
+        sample: &Sample,
+        settings: &[Setting],
+        done: &mut dyn FnMut(Record) -> Result<(), EvalError>,
+    ) -> Result<(), EvalError> {
+        let tokens = self.prepare(sample, settings)?;
+        let after = settings.iter().any(|s| !s.mode.online());
+        let reference = sample.probes.iter().any(|p| matches!(p, Probe::Continue(c) if c.judge == Judge::Full));
+        let full = if after || reference { Some(self.read_full(&tokens.document, settings)?) } else { None };
+        let references = match &full {
+            Some(full) if reference => probe::references(full, &tokens.probes)?,
+            _ => vec![None; tokens.probes.len()],
+        };
+        for setting in settings {
+            let start = Instant::now();
+            let mut record = self.record(sample, setting)?;
+            let measured = if setting.mode.aware() {
+                self.asked_before(&tokens, setting, full.as_ref(), &references)?
+            } else {
+                self.asked_after(&tokens, setting, full.as_ref(), &references)?
+            };
+            record.tokens = tokens.document.len();
+            record.score = measured.asked.iter().map(|a| a.score).sum::<f64>() / measured.asked.len().max(1) as f64;
+            record.asked = measured.asked;
+            record.kv_bytes = measured.bytes;
+            record.kv_bytes_full = measured.full_bytes;
+            record.seconds = start.elapsed().as_secs_f64();
+            done(record)?;
+        }
+        Ok(())
+    }
+
+    fn prepare<'s>(&self, sample: &'s Sample, settings: &[Setting]) -> Result<Tokens<'s>, EvalError> {
+        let document = match &sample.document {
+            Document::Text(text) => self.layout.document(text)?,
+            Document::Tokens(tokens) => [self.tokenizer.prefix(), tokens].concat(),
+        };
+        let prepared = |probe| Prepared::new(probe, self.layout, self.tokenizer);
+        let probes: Vec<Prepared<'_>> = sample.probes.iter().map(prepared).collect::<Result<_, _>>()?;
+        let trained = self.model.config().context_length;
+        let limit = self.options.context.unwrap_or(trained).min(self.model.config().max_positions());
+        let lengths = || probes.iter().map(|p| p.longest());
+        let turns = settings.iter().any(|s| s.mode.turns());
+        let asked: usize = if turns { lengths().sum() } else { lengths().max().unwrap_or(0) };
+        let needed = document.len() + asked;
+        if needed > limit {
+            let what = match &sample.source {
+                Some(place) => format!("{place}: the sample"),
+                None => format!("sample {} of {}", sample.id, sample.task),
+            };
+            return Err(EvalError::TooLong { what, needed, limit });
+        }
+        Ok(Tokens { document, probes })
+    }
+
+    /// The document in a cache that keeps everything, with the statistics that any of the policies needs.
+    fn read_full(&self, document: &[u32], settings: &[Setting]) -> Result<Session, EvalError> {
+        let mut needs = Needs::default();
+        for setting in settings.iter().filter(|s| !s.mode.online()) {
+            needs = needs.union(chelsea_kv::policy(&setting.policy).map_err(EngineError::from)?.needs());
+        }
+        let options = SessionOptions {
+            policy: "full".into(),
+            budget: Budget::Keep(1.0),
+            compression: Compression::OneShot,
+            ..self.options.clone()
+        };
+        let mut config = cache_config(&self.model, &options)?;
+        config.policy = Arc::new(Observer(needs));
+        let cache = SequenceCache::new(config).map_err(EngineError::from)?;
+        let (model, pool, cancel) = (self.model.clone(), self.pool.clone(), self.cancel.clone());
+        let mut session = Session::with_cache(model, pool, cancel, &options, cache, Vec::new())?;
+        self.read(&mut session, document)?;
+        Ok(session)
+    }
+
+    fn read(&self, session: &mut Session, tokens: &[u32]) -> Result<(), EvalError> {
+        session.read(tokens, |_| ())?;
+        if session.cancelled() { Err(EvalError::Cancelled) } else { Ok(()) }
+    }
+
+    /// An empty sequence that compresses while it reads.
+    fn online(&self, setting: &Setting) -> Result<Session, EvalError> {
+        let options = SessionOptions {
+            policy: setting.policy.clone(),
+            budget: Budget::Keep(setting.keep),
+            compression: Compression::Online,
+            ..self.options.clone()
+        };
+        Ok(Session::new(self.model.clone(), self.pool.clone(), self.cancel.clone(), &options)?)
+    }
+
+    /// Brings a full cache down to what the setting allows.
+    fn compress(&self, session: &mut Session, setting: &Setting) -> Result<(), EvalError> {
+        session.reconfigure(&setting.policy, Budget::Keep(setting.keep))?;
+        if setting.keep < 1.0 {
+            session.compress()?;
+        }
+        Ok(())
+    }
+
+    /// Questions that come after compression: each on its own, or one after the other.
+    fn asked_after(
+        &self,
+        tokens: &Tokens<'_>,
+        setting: &Setting,
+        full: Option<&Session>,
+        references: &[Option<probe::Reference>],
+    ) -> Result<Measured, EvalError> {
+        let mut session = match full.filter(|_| !setting.mode.online()) {
+            Some(full) => {
+                let mut session = full.fork();
+                self.compress(&mut session, setting)?;
+                session
+            }
+            None => {
+                let mut session = self.online(setting)?;
+                self.read(&mut session, &tokens.document)?;
+                session
+            }
+        };
+        let (bytes, full_bytes) = (session.memory().total(), session.cache().full_bytes());
+        let mut asked = Vec::with_capacity(tokens.probes.len());
+        let mut said = probe::Said::Nothing;
+        for (prepared, reference) in tokens.probes.iter().zip(references) {
+            if setting.mode.turns() {
+                prepared.say(&mut session, self.layout, self.tokenizer, &said)?;
+                let (one, next) = prepared.measure(&mut session, self.tokenizer, reference.as_ref())?;
+                said = next;
+                asked.push(one);
+            } else {
+                let mut fork = session.fork();
+                self.read(&mut fork, prepared.cue())?;
+                asked.push(prepared.measure(&mut fork, self.tokenizer, reference.as_ref())?.0);
+            }
+            if session.cancelled() {
+                return Err(EvalError::Cancelled);
+            }
+        }
+        Ok(Measured { asked, bytes, full_bytes })
+    }
+
+    /// Questions that are read before compression: each needs a compression of its own.
+    fn asked_before(
+        &self,
+        tokens: &Tokens<'_>,
+        setting: &Setting,
+        full: Option<&Session>,
+        references: &[Option<probe::Reference>],
+    ) -> Result<Measured, EvalError> {
+        let mut asked = Vec::with_capacity(tokens.probes.len());
+        let (mut bytes, mut full_bytes) = (0, 0);
+        for (prepared, reference) in tokens.probes.iter().zip(references) {
+            let mut session = match full.filter(|_| !setting.mode.online()) {
+                Some(full) => {
+                    let mut session = full.fork();
+                    self.read(&mut session, prepared.cue())?;
+                    self.compress(&mut session, setting)?;
+                    session
+                }
+                None => {
+                    let mut session = self.online(setting)?;
+                    self.read(&mut session, &[&tokens.document, prepared.cue()].concat())?;
+                    session
+                }
+            };
+            bytes += session.memory().total();
+            full_bytes += session.cache().full_bytes();
+            asked.push(prepared.measure(&mut session, self.tokenizer, reference.as_ref())?.0);
+            if session.cancelled() {
+                return Err(EvalError::Cancelled);
+            }
+        }
+        let n = asked.len().max(1);
+        Ok(Measured { asked, bytes: bytes / n, full_bytes: full_bytes / n })
+    }
+}
+
+/// What a setting came to.
+struct Measured {
+    asked: Vec<Asked>,
+    bytes: usize,
+    full_bytes: usize,
+}

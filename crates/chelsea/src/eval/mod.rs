@@ -1,0 +1,89 @@
+//! `chelsea eval`: what a compressed cache remembers, side by side with the full one.
+//!
+//! Samples are made or read (`samples`), run under every setting (`work`), and summed up (`table`).
+
+mod report;
+mod samples;
+mod table;
+mod work;
+
+use crate::cli::{CompareArgs, EvalAction, EvalArgs, GenerateArgs};
+use crate::setup;
+use anyhow::Result;
+use chelsea_engine::Layout;
+use chelsea_eval::results::Record;
+use std::io::IsTerminal as _;
+
+/// Runs the verb.
+pub fn run(args: &EvalArgs) -> Result<()> {
+    match &args.action {
+        EvalAction::Needles(a) => generated(&a.compare, &a.generate, Shown::Needles, &|s| samples::needles(a, s)),
+        EvalAction::Copying(a) => generated(&a.compare, &a.generate, Shown::Tasks, &|s| samples::copying(a, s)),
+        EvalAction::Variables(a) => generated(&a.compare, &a.generate, Shown::Tasks, &|s| samples::variables(a, s)),
+        EvalAction::Words(a) => generated(&a.compare, &a.generate, Shown::Tasks, &|s| samples::words(a, s)),
+        EvalAction::Continuation(a) => {
+            generated(&a.compare, &a.generate, Shown::Tasks, &|s| samples::continuation(a, s))
+        }
+        EvalAction::Run(a) => {
+            // Files are read before the model is loaded: what is wrong with them is said at once.
+            let (samples, skipped) = samples::files(a)?;
+            compared(&a.compare, Shown::Tasks, skipped, &|_, _| Ok(samples.clone()))
+        }
+        EvalAction::Report(a) => report::run(a),
+    }
+}
+
+/// How results are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    /// Hits and digits.
+    Needles,
+    /// Scores of tasks.
+    Tasks,
+}
+
+type Make<'a> = &'a dyn Fn(&samples::Source<'_>) -> Result<Vec<chelsea_eval::Sample>>;
+
+/// Samples that are made from a text.
+fn generated(compare: &CompareArgs, generate: &GenerateArgs, shown: Shown, make: Make<'_>) -> Result<()> {
+    let quiet = !std::io::stderr().is_terminal();
+    setup::cancel_flag()?;
+    let text = samples::haystack(generate.haystack.as_deref(), quiet)?;
+    compared(compare, shown, 0, &|loaded, _| make(&samples::Source::new(&text, &loaded.tokenizer, generate)?))
+}
+
+type Gather<'a> = &'a dyn Fn(&setup::Loaded, &Layout<'_>) -> Result<Vec<chelsea_eval::Sample>>;
+
+fn compared(args: &CompareArgs, shown: Shown, skipped: usize, gather: Gather<'_>) -> Result<()> {
+    let settings = work::settings(args)?;
+    let quiet = !std::io::stderr().is_terminal();
+    let cancel = setup::cancel_flag()?;
+    let loaded = setup::load(&args.model, quiet)?;
+    let template = if args.no_chat_template { None } else { loaded.template.as_ref() };
+    let layout = Layout::new(&loaded.tokenizer, template, None);
+    let samples = gather(&loaded, &layout)?;
+    work::check(&samples, &settings)?;
+    let subject = work::subject(args, &loaded, &layout, cancel);
+    setup::warn_long_context(&loaded.model, &subject.options);
+    let mut print = |record: &Record| {
+        if args.json {
+            table::print_json(record, shown);
+        }
+    };
+    let done = work::run(args, &subject, &samples, &settings, quiet, &mut print)?;
+    let table = match shown {
+        Shown::Needles => table::needles(&settings, &done.records),
+        Shown::Tasks => table::tasks(&settings, &done.records),
+    };
+    if args.json {
+        eprint!("{table}");
+    } else if !done.records.is_empty() {
+        println!("{}\n", table::heading(&args.model.model, &samples, skipped + done.skipped));
+        print!("{table}");
+    }
+    if done.cancelled {
+        eprintln!("{}", work::goes_on(args, done.records.len(), samples.len() * settings.len()));
+        std::process::exit(130);
+    }
+    Ok(())
+}

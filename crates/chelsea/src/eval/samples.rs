@@ -1,0 +1,167 @@
+//! Samples as the flags ask for them.
+
+use crate::cli::{
+    ContinuationArgs, CopyingArgs, GenerateArgs, KindArg, NeedlesArgs, OnError, RunFilesArgs, ValuesArg, VariablesArgs,
+    WordsArgs,
+};
+use crate::output;
+use anyhow::{Context as _, Result, bail};
+use chelsea_eval::Sample;
+use chelsea_eval::tasks::continuation::{self, ContinuationOptions};
+use chelsea_eval::tasks::copying::{self, CopyingOptions};
+use chelsea_eval::tasks::jsonl::{self, JsonlOptions};
+use chelsea_eval::tasks::needles::{self, Kind, NeedleOptions, Values};
+use chelsea_eval::tasks::variables::{self, VariableOptions};
+use chelsea_eval::tasks::words::{self, WordOptions};
+use chelsea_eval::tasks::{Haystack, HaystackError};
+use chelsea_model::tokenizer::Tokenizer;
+use std::path::Path;
+
+/// A text measured for the model under test, and which samples are to be made of it.
+pub struct Source<'a> {
+    haystack: Haystack,
+    tokenizer: &'a Tokenizer,
+    args: &'a GenerateArgs,
+}
+
+impl<'a> Source<'a> {
+    /// Measures a text.
+    pub fn new(text: &str, tokenizer: &'a Tokenizer, args: &'a GenerateArgs) -> Result<Self> {
+        let haystack = Haystack::new(text, &|text| encode(tokenizer, text))?;
+        Ok(Source { haystack, tokenizer, args })
+    }
+
+    /// `make` for every length and number.
+    fn each(&self, make: impl Fn(usize, u64) -> Result<Sample, HaystackError>) -> Result<Vec<Sample>> {
+        let mut samples = Vec::new();
+        for &tokens in &self.args.tokens {
+            for index in 0..u64::from(self.args.samples) {
+                samples.push(make(tokens, self.args.first_sample + index)?);
+            }
+        }
+        Ok(samples)
+    }
+
+    fn encode(&self, text: &str) -> Result<Vec<u32>, HaystackError> {
+        encode(self.tokenizer, text)
+    }
+}
+
+fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, HaystackError> {
+    tokenizer.encode(text, false).map_err(|e| HaystackError::Tokens(e.to_string()))
+}
+
+/// `chelsea eval needles`.
+pub fn needles(args: &NeedlesArgs, source: &Source<'_>) -> Result<Vec<Sample>> {
+    let kind = match args.kind {
+        KindArg::Single => Kind::Single,
+        KindArg::MultiKey => Kind::MultiKey,
+        KindArg::MultiValue => Kind::MultiValue,
+        KindArg::MultiQuery => Kind::MultiQuery,
+    };
+    let values = match args.values {
+        ValuesArg::Digits => Values::Digits(args.digits as usize),
+        ValuesArg::Words => Values::Words,
+        ValuesArg::Uuids => Values::Uuids,
+    };
+    let depths: Vec<Option<f64>> = match kind {
+        Kind::Single => args.depths.iter().map(|d| Some(d / 100.0)).collect(),
+        _ => vec![None],
+    };
+    let seed = args.compare.seed;
+    let mut samples = Vec::new();
+    for depth in depths {
+        samples.extend(source.each(|tokens, index| {
+            let options = NeedleOptions { tokens, kind, needles: args.needles, values, depth, seed };
+            needles::sample(&source.haystack, &options, index)
+        })?);
+    }
+    Ok(samples)
+}
+
+/// `chelsea eval copying`.
+pub fn copying(args: &CopyingArgs, source: &Source<'_>) -> Result<Vec<Sample>> {
+    let &CopyingArgs { passages, cue, target, .. } = args;
+    let seed = args.compare.seed;
+    source.each(|tokens, index| {
+        let options = CopyingOptions { tokens, passages, cue, target, seed };
+        copying::sample(&source.haystack, &options, index, &|text| source.encode(text))
+    })
+}
+
+/// `chelsea eval variables`.
+pub fn variables(args: &VariablesArgs, source: &Source<'_>) -> Result<Vec<Sample>> {
+    let &VariablesArgs { chains, hops, .. } = args;
+    let seed = args.compare.seed;
+    source.each(|tokens, index| {
+        variables::sample(&source.haystack, &VariableOptions { tokens, chains, hops, seed }, index)
+    })
+}
+
+/// `chelsea eval words`.
+pub fn words(args: &WordsArgs, source: &Source<'_>) -> Result<Vec<Sample>> {
+    let (common, seed) = (args.common, args.compare.seed);
+    source.each(|tokens, index| {
+        let options = WordOptions { tokens, common, seed };
+        words::sample(&source.haystack, &options, index, &|text| source.encode(text))
+    })
+}
+
+/// `chelsea eval continuation`.
+pub fn continuation(args: &ContinuationArgs, source: &Source<'_>) -> Result<Vec<Sample>> {
+    let (target, seed) = (args.target, args.compare.seed);
+    source.each(|tokens, index| {
+        continuation::sample(&source.haystack, &ContinuationOptions { tokens, target, seed }, index)
+    })
+}
+
+/// `chelsea eval run`: the samples of all files, and how many lines were left out.
+pub fn files(args: &RunFilesArgs) -> Result<(Vec<Sample>, usize)> {
+    let options = JsonlOptions {
+        samples: args.samples.map(|n| n as usize),
+        seed: args.compare.seed,
+        metric: args.metric,
+        max_tokens: args.max_tokens.map(|n| n as usize),
+    };
+    let (mut samples, mut skipped) = (Vec::new(), 0);
+    for file in &args.files {
+        for sample in jsonl::read(file, &options)? {
+            match sample {
+                Ok(sample) => samples.push(sample),
+                Err(error) if args.compare.on_error == OnError::Skip => {
+                    tracing::warn!("left out: {error}");
+                    skipped += 1;
+                }
+                Err(error) => bail!("{error} (--on-error skip leaves such lines out)"),
+            }
+        }
+    }
+    if samples.is_empty() {
+        bail!("there is nothing to measure: no line of the files is a sample");
+    }
+    Ok((samples, skipped))
+}
+
+/// The text of a file, of all .txt files of a folder, or of the essays.
+pub fn haystack(path: Option<&Path>, quiet: bool) -> Result<String> {
+    let fetched;
+    let path = match path {
+        Some(path) => path,
+        None => {
+            let options = chelsea_hub::Options::from_env();
+            fetched = chelsea_hub::fetch_data("essays", &options, &mut output::Downloads::new(quiet))?;
+            &fetched
+        }
+    };
+    if !path.is_dir() {
+        return std::fs::read_to_string(path).with_context(|| format!("cannot read the haystack {}", path.display()));
+    }
+    let mut files: Vec<_> = std::fs::read_dir(path)
+        .with_context(|| format!("cannot read the folder {}", path.display()))?
+        .filter_map(|entry| entry.ok().map(|e| e.path()))
+        .filter(|p| p.extension().is_some_and(|e| e == "txt"))
+        .collect();
+    files.sort();
+    let texts: std::io::Result<Vec<String>> = files.iter().map(std::fs::read_to_string).collect();
+    Ok(texts.with_context(|| format!("cannot read the texts in {}", path.display()))?.join("\n\n"))
+}

@@ -1,0 +1,136 @@
+//! Results as tables and JSON lines on the terminal.
+
+use super::Shown;
+use crate::output::{self, Table};
+use chelsea_eval::results::{Asked, Record};
+use chelsea_eval::{Mode, Sample, Setting};
+use serde_json::json;
+use std::collections::BTreeSet;
+
+/// What was run, in a line.
+pub fn heading(model: &str, samples: &[Sample], skipped: usize) -> String {
+    let tasks: BTreeSet<&str> = samples.iter().map(|s| s.task.as_str()).collect();
+    let names = match tasks.len() {
+        1..=3 => tasks.into_iter().collect::<Vec<_>>().join(", "),
+        n => format!("{n} tasks"),
+    };
+    let left_out = if skipped > 0 { format!(", {skipped} left out") } else { String::new() };
+    format!("{model}: {names}, {} samples{left_out}", samples.len())
+}
+
+fn of<'a>(setting: &Setting, records: &'a [Record]) -> Vec<&'a Record> {
+    records.iter().filter(|r| r.setting == *setting).collect()
+}
+
+fn kept(setting: &Setting) -> [String; 3] {
+    let mode = if setting.keep >= 1.0 && setting.mode == Mode::OneShot { "-".into() } else { setting.mode.to_string() };
+    [setting.policy.clone(), format!("{:.0}%", setting.keep * 100.0), mode]
+}
+
+fn bytes(rows: &[&Record]) -> String {
+    let mean = |f: fn(&Record) -> usize| rows.iter().map(|r| f(r)).sum::<usize>() / rows.len().max(1);
+    output::percent(mean(|r| r.kv_bytes), mean(|r| r.kv_bytes_full))
+}
+
+/// Hits and losses of needles.
+pub fn needles(settings: &[Setting], records: &[Record]) -> String {
+    let mut table = Table::with_heading(["policy", "kept", "mode", "hits", "of", "digit NLL", "cache bytes"]);
+    for setting in settings {
+        let rows = of(setting, records);
+        let asked: Vec<&Asked> = rows.iter().flat_map(|r| &r.asked).collect();
+        if asked.is_empty() {
+            continue;
+        }
+        // Of a question for several values, each value is a needle.
+        let needles: usize = asked.iter().map(|a| a.expected.len()).sum();
+        let hits: f64 = asked.iter().map(|a| a.score * a.expected.len() as f64).sum();
+        let nll = mean(asked.iter().map(|a| a.nll));
+        let [policy, keep, mode] = kept(setting);
+        table.row([policy, keep, mode, format!("{hits:.0}"), needles.to_string(), nll, bytes(&rows)]);
+    }
+    table.render()
+}
+
+/// Scores of every task under every setting, and their mean over tasks.
+pub fn tasks(settings: &[Setting], records: &[Record]) -> String {
+    let names: BTreeSet<&str> = records.iter().map(|r| r.task.as_str()).collect();
+    let mut table = Table::with_heading([
+        "task",
+        "policy",
+        "kept",
+        "mode",
+        "samples",
+        "score",
+        "NLL",
+        "KL",
+        "exact",
+        "cache bytes",
+    ])
+    .left(1);
+    let mut row = |task: &str, setting: &Setting, rows: &[&Record], score: f64| {
+        let asked: Vec<&Asked> = rows.iter().flat_map(|r| &r.asked).collect();
+        let exact = mean(asked.iter().map(|a| a.exact.map(|e| f64::from(u8::from(e)))));
+        let [policy, keep, mode] = kept(setting);
+        table.row([
+            task.to_owned(),
+            policy,
+            keep,
+            mode,
+            rows.len().to_string(),
+            format!("{:.1}", 100.0 * score),
+            mean(asked.iter().map(|a| a.nll)),
+            mean(asked.iter().map(|a| a.kl)),
+            exact,
+            bytes(rows),
+        ]);
+    };
+    let score = |rows: &[&Record]| rows.iter().map(|r| r.score).sum::<f64>() / rows.len() as f64;
+    for name in &names {
+        for setting in settings {
+            let rows: Vec<&Record> = of(setting, records).into_iter().filter(|r| r.task == *name).collect();
+            if !rows.is_empty() {
+                row(name, setting, &rows, score(&rows));
+            }
+        }
+    }
+    if names.len() > 1 {
+        for setting in settings {
+            let rows = of(setting, records);
+            let of_task = |name: &&str| rows.iter().copied().filter(|r| r.task == **name).collect::<Vec<_>>();
+            let scores: Vec<f64> =
+                names.iter().map(|n| of_task(n)).filter(|r| !r.is_empty()).map(|r| score(&r)).collect();
+            if scores.len() == names.len() {
+                row("mean of tasks", setting, &rows, scores.iter().sum::<f64>() / scores.len() as f64);
+            }
+        }
+    }
+    table.render()
+}
+
+/// The mean of figures that all have, or a dash.
+fn mean(figures: impl Iterator<Item = Option<f64>>) -> String {
+    let figures: Option<Vec<f64>> = figures.collect();
+    match figures {
+        Some(f) if !f.is_empty() => format!("{:.3}", f.iter().sum::<f64>() / f.len() as f64),
+        _ => "-".into(),
+    }
+}
+
+/// One line of JSON a question for needles, one a sample for other tasks.
+pub fn print_json(record: &Record, shown: Shown) {
+    if shown == Shown::Tasks {
+        println!("{}", json!(record));
+        return;
+    }
+    let context = record.sample.split(['#', '@']).next().and_then(|n| n.parse::<u64>().ok());
+    for asked in &record.asked {
+        let line = json!({
+            "policy": record.setting.policy, "keep": record.setting.keep, "online": record.setting.mode.online(),
+            "mode": record.setting.mode, "context": context, "length": record.length, "depth": asked.depth,
+            "city": asked.about, "digits": asked.expected.join(", "), "answer": asked.answer,
+            "hit": asked.score == 1.0, "nll": asked.nll, "kv_bytes": record.kv_bytes,
+            "kv_bytes_full": record.kv_bytes_full,
+        });
+        println!("{line}");
+    }
+}

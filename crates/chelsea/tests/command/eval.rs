@@ -1,0 +1,228 @@
+//! `chelsea eval` on the real small model.
+
+use crate::support::{chelsea, error, essays, model};
+use serde_json::{Value, json};
+use std::path::Path;
+
+fn text(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap()
+}
+
+fn lines(path: &Path) -> Vec<Value> {
+    text(path).lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+fn ok(args: &[&str]) -> (String, String) {
+    let out = chelsea(args);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success(), "{args:?}: {said}");
+    (String::from_utf8(out.stdout).unwrap(), said)
+}
+
+#[test]
+fn a_killed_run_goes_on_without_losing_or_repeating_anything() {
+    let Some(model) = model() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let hay = folder.path().join("hay.txt");
+    std::fs::write(&hay, essays(12_000)).unwrap();
+    let results = folder.path().join("results.jsonl");
+    let [model, hay, out] = [&model, &hay, &results].map(|p| p.to_str().unwrap());
+    let command = [
+        "eval",
+        "needles",
+        "-m",
+        model,
+        "--haystack",
+        hay,
+        "--samples",
+        "2",
+        "--tokens",
+        "500",
+        "--needles",
+        "2",
+        "--keeps",
+        "1,0.5",
+        "--policies",
+        "chelsea,streaming",
+        "--modes",
+        "one-shot,online,turns",
+        "--out",
+        out,
+    ];
+    let (table, _) = ok(&command);
+    let whole = text(&results);
+    let measured = lines(&results);
+    // Two samples; the full cache in two ways of asking, two policies in three modes.
+    assert_eq!(measured.len(), 2 * (2 + 2 * 3));
+    for line in &measured {
+        let (kept, full) = (line["kv_bytes"].as_f64().unwrap(), line["kv_bytes_full"].as_f64().unwrap());
+        let keep = line["keep"].as_f64().unwrap();
+        assert!((kept / full - keep).abs() < 0.12, "{line}");
+        assert_eq!(line["asked"].as_array().unwrap().len(), 2, "{line}");
+        assert!(line["asked"][0]["nll"].as_f64().unwrap() >= 0.0);
+    }
+    let of = |policy: &str, mode: &str| {
+        let found = measured.iter().find(|l| l["policy"] == policy && l["mode"] == mode);
+        found.unwrap_or_else(|| panic!("{policy} {mode}"))["asked"].clone()
+    };
+    // The first question of a conversation is asked as one alone is.
+    assert_eq!(of("chelsea", "turns")[0], of("chelsea", "one-shot")[0]);
+
+    // A kill in the middle of a line.
+    let cut = whole.trim_end().rfind('\n').unwrap() + 40;
+    std::fs::write(&results, &whole[..cut]).unwrap();
+    let (again, said) = ok(&command);
+    assert!(said.contains("cut short") && said.contains("15 results were there"), "{said}");
+    assert_eq!(again, table);
+    let (before, after) = (measured, lines(&results));
+    let without_time = |mut line: Value| {
+        line["seconds"] = json!(0);
+        line
+    };
+    assert_eq!(
+        before.into_iter().map(without_time).collect::<Vec<_>>(),
+        after.into_iter().map(without_time).collect::<Vec<_>>()
+    );
+
+    // Nothing is left to do: the file stays as it is.
+    let settled = text(&results);
+    ok(&command);
+    assert_eq!(text(&results), settled);
+
+    let report = folder.path().join("report");
+    ok(&["eval", "report", out, "--out", report.to_str().unwrap()]);
+    let page = text(&report.join("report.html"));
+    assert!(page.contains("<svg") && page.contains("streaming, online 50%"), "{page}");
+    assert!(text(&report.join("report.md")).contains("| streaming, turns 50% |"));
+}
+
+#[test]
+fn needles_print_a_line_a_question_and_the_table_of_old() {
+    let Some(model) = model() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let hay = folder.path().join("hay.txt");
+    std::fs::write(&hay, essays(12_000)).unwrap();
+    let [model, hay] = [&model, &hay].map(|p| p.to_str().unwrap());
+    let (out, table) = ok(&[
+        "eval",
+        "needles",
+        "-m",
+        model,
+        "--haystack",
+        hay,
+        "--contexts",
+        "1",
+        "--tokens",
+        "300",
+        "--needles",
+        "2",
+        "--keeps",
+        "1,0.5",
+        "--json",
+    ]);
+    let lines: Vec<Value> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(lines.len(), 4);
+    for key in
+        ["policy", "keep", "online", "context", "city", "digits", "answer", "hit", "nll", "kv_bytes", "kv_bytes_full"]
+    {
+        assert!(!lines[0][key].is_null(), "{key} in {}", lines[0]);
+    }
+    assert!(table.contains("digit NLL") && table.contains("full"), "{table}");
+}
+
+#[test]
+fn predictions_of_the_full_cache_do_not_stray_from_themselves() {
+    let Some(model) = model() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let hay = folder.path().join("hay.txt");
+    std::fs::write(&hay, essays(12_000)).unwrap();
+    let [model, hay] = [&model, &hay].map(|p| p.to_str().unwrap());
+    let (out, _) = ok(&[
+        "eval",
+        "continuation",
+        "-m",
+        model,
+        "--haystack",
+        hay,
+        "--samples",
+        "1",
+        "--tokens",
+        "600",
+        "--keeps",
+        "1,0.3",
+        "--modes",
+        "one-shot,online",
+        "--policies",
+        "chelsea,streaming",
+        "--json",
+    ]);
+    let lines: Vec<Value> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(lines.len(), 5);
+    for line in &lines {
+        let (kl, nll) = (line["asked"][0]["kl"].as_f64().unwrap(), line["asked"][0]["nll"].as_f64().unwrap());
+        if line["policy"] == "full" {
+            assert_eq!((kl, line["score"].as_f64()), (0.0, Some(1.0)));
+        } else {
+            assert!(kl > 1e-4 && kl < 3.0, "{line}");
+        }
+        assert!(nll > 0.5 && nll < 8.0, "{line}");
+    }
+    let said = error(&["eval", "continuation", "-m", model, "--haystack", hay, "--tokens", "600", "--modes", "aware"]);
+    assert!(said.contains("one-shot and online"), "{said}");
+}
+
+#[test]
+fn files_are_scored_and_their_bad_lines_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("qa_1.jsonl");
+    let line = |document: &str| {
+        json!({"index": 1, "input": format!("{document}\nQuestion: What is the capital of Freedonia?"),
+               "answer_prefix": " Answer: The capital of Freedonia is", "outputs": ["Sylvania"]})
+        .to_string()
+    };
+    let long = line(&"word ".repeat(9000));
+    let good = line("The capital of Freedonia is Sylvania. Its rivers are long.");
+    std::fs::write(&file, format!("{good}\n{{\"input\": 1}}\n{long}\n")).unwrap();
+    let file = file.to_str().unwrap();
+    // What is wrong with a file is said before a model is loaded.
+    let said = error(&["eval", "run", file, "-m", "./missing.gguf"]);
+    assert!(said.contains("qa_1.jsonl:2") && said.contains("--on-error skip"), "{said}");
+    assert!(error(&["eval", "run", file, "-m", "x", "--metric", "bleu"]).contains("rouge-l"));
+    assert!(error(&["eval", "run", "./none.jsonl", "-m", "x"]).contains("none.jsonl"));
+
+    let Some(model) = model() else { return };
+    let model = model.to_str().unwrap();
+    let (out, said) = ok(&[
+        "eval",
+        "run",
+        file,
+        "-m",
+        model,
+        "--keeps",
+        "1",
+        "--on-error",
+        "skip",
+        "--modes",
+        "one-shot,aware",
+        "--json",
+    ]);
+    assert!(said.contains("qa_1.jsonl:2") && said.contains("qa_1.jsonl:3: the sample needs"), "{said}");
+    let lines: Vec<Value> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(lines.len(), 2);
+    for line in &lines {
+        assert_eq!((line["task"].as_str(), line["score"].as_f64()), (Some("qa_1"), Some(1.0)), "{line}");
+    }
+    // Document and question are the same tokens whichever is compressed first: with nothing dropped, so is the answer.
+    assert_eq!(lines[0]["asked"], lines[1]["asked"]);
+}
+
+#[test]
+fn results_that_are_none_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("r.jsonl");
+    std::fs::write(&file, "{}\n").unwrap();
+    let [file, out] = [&file, &folder.path().join("out")].map(|p| p.to_str().unwrap().to_owned());
+    assert!(error(&["eval", "report", &file, "--out", &out]).contains("r.jsonl:1"));
+    std::fs::write(&file, "").unwrap();
+    assert!(error(&["eval", "report", &file, "--out", &out]).contains("no results"));
+}

@@ -1,0 +1,110 @@
+"""Questions over several documents in the format of LongBench, from the development sets of SQuAD and HotpotQA.
+
+A context is the paragraphs that belong to a question, filled up with paragraphs of other questions to a given number
+of tokens, in an order drawn by the seed. Questions are drawn by the seed too; those whose own paragraphs do not fit
+are passed over.
+"""
+
+import argparse
+import hashlib
+import json
+import pathlib
+import random
+
+import long_context_eval
+import tokenizers
+
+TEXTS = pathlib.Path(long_context_eval.__file__).parent / "data" / "synthetic" / "json"
+
+
+def squad() -> list[dict]:
+    found = []
+    for article in json.loads((TEXTS / "squad.json").read_text())["data"]:
+        for paragraph in article["paragraphs"]:
+            for question in paragraph["qas"]:
+                if not question["is_impossible"]:
+                    answers = sorted({answer["text"] for answer in question["answers"]})
+                    own = [f"{article['title'].replace('_', ' ')}\n{paragraph['context']}"]
+                    found.append({"id": question["id"], "input": question["question"], "answers": answers, "own": own})
+    return found
+
+
+def hotpotqa() -> list[dict]:
+    return [
+        {
+            "id": entry["_id"],
+            "input": entry["question"],
+            "answers": [entry["answer"]],
+            "own": [f"{title}\n{''.join(sentences)}" for title, sentences in entry["context"]],
+        }
+        for entry in json.loads((TEXTS / "hotpotqa.json").read_text())
+    ]
+
+
+def make(name: str, questions: list[dict], args, count) -> list[dict]:
+    rng = random.Random(f"{name} {args.seed}")
+    order = list(range(len(questions)))
+    rng.shuffle(order)
+    pool = sorted({paragraph for question in questions for paragraph in question["own"]})
+    lines = []
+    for at in order:
+        if len(lines) == args.samples:
+            break
+        question = questions[at]
+        documents, room = list(question["own"]), args.length
+        room -= sum(count(document) for document in documents)
+        if room < 0:
+            continue
+        while True:
+            other = rng.choice(pool)
+            if other in documents:
+                continue
+            room -= count(other)
+            if room < 0:
+                break
+            documents.append(other)
+        rng.shuffle(documents)
+        context = "\n\n".join(f"Passage {i + 1}:\n{document}" for i, document in enumerate(documents))
+        lines.append(
+            {
+                "_id": question["id"],
+                "dataset": name,
+                "language": "en",
+                "input": question["input"],
+                "context": context,
+                "answers": question["answers"],
+                "all_classes": None,
+                "length": len(context.split()),
+                "max_length": args.length,
+            }
+        )
+    assert len(lines) == args.samples, f"only {len(lines)} questions of {name} fit into {args.length} tokens"
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tokenizer", required=True, help="tokenizer.json of the model")
+    parser.add_argument("--length", type=int, required=True)
+    parser.add_argument("--samples", type=int, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    args = parser.parse_args()
+    tokenizer = tokenizers.Tokenizer.from_file(args.tokenizer)
+
+    def count(document: str) -> int:
+        # With its heading and the empty line after it.
+        return len(tokenizer.encode(f"Passage 10:\n{document}\n\n", add_special_tokens=False).ids)
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name, questions in (("squad", squad()), ("hotpotqa", hotpotqa())):
+        lines = make(name, questions, args, count)
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+        partial = args.out / f".{name}.partial"
+        partial.write_bytes(text)
+        partial.replace(args.out / f"{name}.jsonl")
+        print(f"{hashlib.sha256(text).hexdigest()}  {args.out / name}.jsonl", flush=True)
+
+
+if __name__ == "__main__":
+    main()
