@@ -103,7 +103,7 @@ impl Policy for Chelsea {
     }
 
     fn needs(&self) -> Needs {
-        Needs { query_power: true, value_scale: self.lam != 0.0 }
+        Needs { query_power: true, value_scale: self.lam != 0.0, ..Needs::default() }
     }
 
     fn plan(&self, view: &View<'_>, target: usize) -> Plan {
