@@ -45,6 +45,9 @@ pub enum EngineError {
     /// A chat template that drops a part of the conversation.
     #[error("the chat template leaves out {0}: go on without it (--no-chat-template)")]
     Template(&'static str),
+    /// A policy that needs the whole text was asked to compress while reading.
+    #[error("policy `{0}` reads the text a second time and cannot compress it while reading: use --compress one-shot")]
+    OneShotOnly(&'static str),
     /// A block of no tokens.
     #[error("the block size is 0, but must be at least 1")]
     ZeroBlock,

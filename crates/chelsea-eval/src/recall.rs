@@ -6,6 +6,7 @@
 use crate::needles::{self, Context, HaystackError, Needle, NeedleOptions};
 use chelsea_engine::{Compression, EngineError, GenerateOptions, Layout, Session, SessionOptions, generate};
 use chelsea_kv::Budget;
+use chelsea_kv::policy::{Needs, Policy};
 use chelsea_model::Model;
 use chelsea_model::tokenizer::Tokenizer;
 use rayon::ThreadPool;
@@ -76,6 +77,10 @@ pub struct Subject<'a> {
     pub options: SessionOptions,
 }
 
+fn policy(setting: &Setting) -> Result<Arc<dyn Policy>, EvalError> {
+    Ok(chelsea_kv::policy(&setting.policy).map_err(EngineError::from)?)
+}
+
 impl Subject<'_> {
     fn session(&self, setting: &Setting) -> Result<Session, EvalError> {
         let options = SessionOptions {
@@ -101,6 +106,7 @@ impl Subject<'_> {
         let context = needles::context(haystack, needles, index, &count)?;
         let document = self.layout.document(&context.text)?;
         let mut full: Option<Session> = None;
+        let mut repeated = None;
         for setting in settings {
             let session = if setting.online {
                 let mut session = self.session(setting)?;
@@ -109,16 +115,20 @@ impl Subject<'_> {
             } else {
                 let full = match &mut full {
                     Some(full) => full,
-                    None => {
-                        let everything = Setting { policy: "chelsea".into(), keep: 1.0, online: false };
-                        let mut session = self.session(&everything)?;
-                        session.read(&document, |_| ())?;
-                        full.insert(session)
-                    }
+                    None => full.insert(self.full(&document, settings)?),
                 };
+                let chunk = policy(setting)?.needs().repetition;
+                if setting.keep < 1.0
+                    && let Some(chunk) = chunk
+                    && repeated != Some(chunk)
+                {
+                    full.score_by_repetition(&self.layout.repetition()?, chunk)?;
+                    repeated = Some(chunk);
+                }
                 let mut session = full.fork();
-                if setting.keep < 1.0 {
-                    session.reconfigure(&setting.policy, Budget::Keep(setting.keep))?;
+                // With that, what only other policies want to know is dropped.
+                session.reconfigure(&setting.policy, Budget::Keep(setting.keep))?;
+                if setting.keep < 1.0 && !session.cancelled() {
                     session.compress()?;
                 }
                 session
@@ -129,6 +139,18 @@ impl Subject<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The full cache of a document, with all that the one-shot policies of `settings` want to know.
+    fn full(&self, document: &[u32], settings: &[Setting]) -> Result<Session, EvalError> {
+        let mut needs = Needs::default();
+        for setting in settings.iter().filter(|setting| !setting.online && setting.keep < 1.0) {
+            needs = needs.and(policy(setting)?.needs());
+        }
+        let mut session = self.session(&Setting { policy: "full".into(), keep: 1.0, online: false })?;
+        session.cache_mut().gather(needs);
+        session.read(document, |_| ())?;
+        Ok(session)
     }
 
     fn ask_all(

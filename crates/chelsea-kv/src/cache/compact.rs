@@ -55,6 +55,11 @@ impl SequenceCache {
             && self.entries() > self.allowed(self.config.budget)
     }
 
+    /// Whether there are no more entries than the budget allows for the text so far.
+    pub fn is_within_budget(&self) -> bool {
+        self.entries() <= self.allowed(self.config.budget)
+    }
+
     /// Compresses everything between sinks and window right now, whatever the schedule: to `budget`, or
     /// to the cache's own when none is given.
     ///
