@@ -56,6 +56,9 @@ pub enum EngineError {
     /// A batch over several models.
     #[error("sequences that are stepped together must run on one model")]
     BatchModels,
+    /// A policy that needs the whole text was asked to compress while reading.
+    #[error("policy `{0}` reads the text a second time and cannot compress it while reading: use --compress one-shot")]
+    OneShotOnly(&'static str),
     /// A block of no tokens.
     #[error("the block size is 0, but must be at least 1")]
     ZeroBlock,

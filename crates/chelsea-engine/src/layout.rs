@@ -4,7 +4,7 @@
 //! read, clustered and saved before any question is known. Only the template's own words may form
 //! special tokens; the user's text never does.
 
-use crate::EngineError;
+use crate::{EngineError, Repetition};
 use chelsea_model::chat::{ChatTemplate, Message, RenderOptions};
 use chelsea_model::tokenizer::Tokenizer;
 
@@ -73,6 +73,16 @@ impl<'a> Layout<'a> {
         let mut tokens = self.tokenizer.encode(text, false)?;
         tokens.extend(self.tokenizer.encode(&frame.tail, true)?);
         Ok(tokens)
+    }
+
+    /// The words that have the model repeat a document, for policies that read it a second time.
+    pub fn repetition(&self) -> Result<Repetition, EngineError> {
+        let frame = self.frame(true)?;
+        Ok(Repetition {
+            first: self.tokenizer.encode("Repeat the previous context exactly.", false)?,
+            next: self.tokenizer.encode("Repeat the part of the previous context exactly, starting with", false)?,
+            turn: self.tokenizer.encode(&frame.tail, true)?,
+        })
     }
 
     /// Tokens of a prompt without a document.

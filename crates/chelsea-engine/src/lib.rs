@@ -6,6 +6,7 @@
 mod error;
 mod generate;
 mod layout;
+mod repetition;
 pub mod sampler;
 mod session;
 pub mod stop;
@@ -13,5 +14,6 @@ pub mod stop;
 pub use error::EngineError;
 pub use generate::{Finish, GenerateOptions, Generation, generate};
 pub use layout::Layout;
+pub use repetition::Repetition;
 pub use sampler::{Sampling, SamplingError};
 pub use session::{Compression, Progress, ReadStats, Session, SessionOptions, Times, cache_config};

@@ -129,6 +129,13 @@ impl Session {
         if options.block == 0 {
             return Err(EngineError::ZeroBlock);
         }
+        let CacheConfig { policy, budget, .. } = cache.config();
+        let online = options.compression == Compression::Online && *budget != Budget::Keep(1.0);
+        // What was compressed before may be gone on from.
+        let compressed = !history.is_empty() && cache.is_within_budget();
+        if online && policy.needs().repetition.is_some() && !compressed {
+            return Err(EngineError::OneShotOnly(policy.name()));
+        }
         let limit = options.context.unwrap_or(model.config().context_length).min(model.config().max_positions());
         Ok(Session {
             model,
@@ -191,7 +198,15 @@ impl Session {
         Ok(())
     }
 
+    /// Changes when prompts are clustered from here on.
+    pub(crate) fn set_compression(&mut self, compression: Compression) {
+        self.compression = compression;
+    }
+
     /// Clusters everything between sinks and window down to the budget, at once.
+    ///
+    /// # Errors
+    /// If the policy needs a second pass over the text that was not made: see [`Session::compress_with`].
     pub fn compress(&mut self) -> Result<Duration, EngineError> {
         let start = Instant::now();
         let (pool, cache) = (self.pool.clone(), &mut self.cache);

@@ -9,9 +9,9 @@ use crate::probe::{self, Prepared};
 use crate::results::{Asked, Record};
 use crate::sample::{Document, Judge, Probe, Sample};
 use crate::setting::Setting;
-use chelsea_engine::{Compression, EngineError, Layout, Session, SessionOptions, cache_config};
-use chelsea_kv::policy::{Needs, Plan, Policy, View};
-use chelsea_kv::{Budget, SequenceCache};
+use chelsea_engine::{Compression, EngineError, Layout, Repetition, Session, SessionOptions};
+use chelsea_kv::Budget;
+use chelsea_kv::policy::{Needs, Policy};
 use chelsea_model::Model;
 use chelsea_model::tokenizer::Tokenizer;
 use rayon::ThreadPool;
@@ -45,26 +45,9 @@ struct Tokens<'a> {
     probes: Vec<Prepared<'a>>,
 }
 
-/// Keeps everything and gathers what others need.
-#[derive(Debug)]
-struct Observer(Needs);
-
-impl Policy for Observer {
-    fn name(&self) -> &'static str {
-        "full"
-    }
-
-    fn needs(&self) -> Needs {
-        self.0
-    }
-
-    fn keeps_everything(&self) -> bool {
-        true
-    }
-
-    fn plan(&self, view: &View<'_>, _: usize) -> Plan {
-        Plan::identity(view.heads.len())
-    }
+/// The policy that a setting names.
+fn policy(setting: &Setting) -> Result<Arc<dyn Policy>, EvalError> {
+    Ok(chelsea_kv::policy(&setting.policy).map_err(EngineError::from)?)
 }
 
 impl Subject<'_> {
@@ -85,7 +68,7 @@ impl Subject<'_> {
             fingerprint: self.model.fingerprint().iter().map(|b| format!("{b:02x}")).collect(),
             task: sample.task.clone(),
             sample: sample.key(),
-            spec: chelsea_kv::policy(&setting.policy).map_err(EngineError::from)?.spec(),
+            spec: policy(setting)?.spec(),
             setting: setting.clone(),
             seed: self.seed,
             setup: setup.to_lowercase(),
@@ -156,11 +139,12 @@ impl Subject<'_> {
         Ok(Tokens { document, probes })
     }
 
-    /// The document in a cache that keeps everything, with the statistics that any of the policies needs.
+    /// The document in a cache that keeps everything, with the statistics that any of the one-shot policies needs.
     fn read_full(&self, document: &[u32], settings: &[Setting]) -> Result<Session, EvalError> {
+        let compressed = || settings.iter().filter(|s| !s.mode.online() && s.keep < 1.0);
         let mut needs = Needs::default();
-        for setting in settings.iter().filter(|s| !s.mode.online()) {
-            needs = needs.union(chelsea_kv::policy(&setting.policy).map_err(EngineError::from)?.needs());
+        for setting in compressed() {
+            needs = needs.and(policy(setting)?.needs());
         }
         let options = SessionOptions {
             policy: "full".into(),
@@ -168,13 +152,22 @@ impl Subject<'_> {
             compression: Compression::OneShot,
             ..self.options.clone()
         };
-        let mut config = cache_config(&self.model, &options)?;
-        config.policy = Arc::new(Observer(needs));
-        let cache = SequenceCache::new(config).map_err(EngineError::from)?;
         let (model, pool, cancel) = (self.model.clone(), self.pool.clone(), self.cancel.clone());
-        let mut session = Session::with_cache(model, pool, cancel, &options, cache, Vec::new())?;
+        let mut session = Session::new(model, pool, cancel, &options)?;
+        session.cache_mut().gather(needs);
         self.read(&mut session, document)?;
+        // One second pass serves every budget of such a policy.
+        if let Some(chunk) = needs.repetition {
+            session.score_by_repetition(&self.repetition()?, chunk)?;
+            if session.cancelled() {
+                return Err(EvalError::Cancelled);
+            }
+        }
         Ok(session)
+    }
+
+    fn repetition(&self) -> Result<Repetition, EvalError> {
+        Ok(self.layout.repetition()?)
     }
 
     fn read(&self, session: &mut Session, tokens: &[u32]) -> Result<(), EvalError> {
@@ -195,11 +188,12 @@ impl Subject<'_> {
 
     /// Brings a full cache down to what the setting allows.
     fn compress(&self, session: &mut Session, setting: &Setting) -> Result<(), EvalError> {
+        // With that, what only other policies want to know is dropped.
         session.reconfigure(&setting.policy, Budget::Keep(setting.keep))?;
         if setting.keep < 1.0 {
-            session.compress()?;
+            session.compress_with(&self.repetition()?)?;
         }
-        Ok(())
+        if session.cancelled() { Err(EvalError::Cancelled) } else { Ok(()) }
     }
 
     /// Questions that come after compression: each on its own, or one after the other.

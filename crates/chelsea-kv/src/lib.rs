@@ -28,10 +28,12 @@ mod simd;
 pub mod snapshot;
 
 pub use budget::{Budget, BudgetError};
-pub use cache::{CacheConfig, CacheError, CompactReport, MAX_TOKENS, MemoryReport, Schedule, SequenceCache, Share};
+pub use cache::{
+    CacheConfig, CacheError, CompactReport, Importance, MAX_TOKENS, MemoryReport, Schedule, SequenceCache, Share,
+};
 pub use head::Head;
 pub use mapped::Mapped;
 pub use page::{PAGE, Page, TILE};
 pub use policy::{Policy, PolicyError, policy, registry};
-pub use query::QueryPower;
+pub use query::{QueryMoments, QueryPower, RecentQueries};
 pub use shape::{CacheShape, Dtype, Rotary, ShapeError};

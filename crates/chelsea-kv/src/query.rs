@@ -1,6 +1,36 @@
-//! What a cache remembers of the queries that passed by: their power.
+//! What a cache remembers of the queries that passed by: their power here, and in the modules below what
+//! only some policies ask for.
+
+mod moments;
+mod recent;
+mod weights;
+
+pub use moments::QueryMoments;
+pub use recent::RecentQueries;
+pub(crate) use weights::{ROWS, Row, Weights};
 
 use crate::{CacheShape, Rotary};
+
+/// What a cache has seen of queries, as far as it matters to one head.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Seen<'a> {
+    /// The head's layer.
+    pub layer: usize,
+    /// The query heads that read it: the first, and how many.
+    pub q_heads: (usize, usize),
+    /// First entries of a head that are attention sinks.
+    pub sinks: usize,
+    /// Tokens that the sequence has.
+    pub tokens: usize,
+    /// The last queries.
+    pub recent: Option<&'a RecentQueries>,
+    /// Mean and covariance of queries.
+    pub moments: Option<&'a QueryMoments>,
+    /// Attention that each entry has drawn, summed over queries and query heads.
+    pub mass: Option<&'a [f32]>,
+    /// What a second pass found of each entry.
+    pub importance: Option<&'a [f32]>,
+}
 
 /// Positions sampled from one block of queries at most.
 const SAMPLES: usize = 64;

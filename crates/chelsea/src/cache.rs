@@ -1,6 +1,6 @@
 //! `chelsea cache`: documents read once and kept as a file.
 
-use crate::cli::{BuildArgs, CacheAction, CacheCmdArgs, CompressArg};
+use crate::cli::{BuildArgs, CacheAction, CacheCmdArgs};
 use crate::output::{self, Table};
 use crate::{run, saved, setup};
 use anyhow::{Context as _, Result, bail};
@@ -27,8 +27,8 @@ fn build(args: &BuildArgs) -> Result<()> {
     let template = if args.no_chat_template { None } else { loaded.template.as_ref() };
     let layout = Layout::new(&loaded.tokenizer, template, args.system.as_deref());
     let mut session = Session::new(loaded.model.clone(), loaded.pool.clone(), cancel, &options)?;
-    let one_shot = args.cache.compress == CompressArg::OneShot;
-    run::read(&mut session, &layout.document(&text)?, one_shot, quiet)?;
+    let words = run::one_shot(&args.cache, &layout)?;
+    run::read(&mut session, &layout.document(&text)?, words.as_ref(), quiet)?;
     if session.cancelled() {
         bail!("stopped before the end: nothing was written");
     }

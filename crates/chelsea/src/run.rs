@@ -1,11 +1,11 @@
 //! `chelsea run`: read documents once, answer questions about them.
 
-use crate::cli::{CompressArg, RunArgs};
+use crate::cli::{CacheArgs, CompressArg, RunArgs};
 use crate::output::{self, Table};
 use crate::setup::{self, Loaded};
 use crate::{chat, saved};
 use anyhow::{Context as _, Result, bail};
-use chelsea_engine::{Finish, GenerateOptions, Generation, Layout, ReadStats, Session, generate};
+use chelsea_engine::{Finish, GenerateOptions, Generation, Layout, ReadStats, Repetition, Session, generate};
 use chelsea_kv::Budget;
 use serde::Serialize;
 use std::io::{IsTerminal as _, Read as _, Write as _};
@@ -66,9 +66,12 @@ pub fn run(args: &RunArgs) -> Result<()> {
         }
         None => Session::new(loaded.model.clone(), loaded.pool.clone(), cancel.clone(), &options)?,
     };
+    let words = one_shot(&args.cache, &layout)?;
+    if let (Some(_), Some(words)) = (&args.load_cache, &words) {
+        session.compress_with(words)?;
+    }
     if let Some(text) = &text {
-        let one_shot = args.cache.compress == CompressArg::OneShot;
-        stats = read(&mut session, &layout.document(text)?, one_shot, quiet)?;
+        stats = read(&mut session, &layout.document(text)?, words.as_ref(), quiet)?;
     }
     let has_document = text.is_some() || args.load_cache.is_some();
     let mut not_saved = None;
@@ -144,13 +147,20 @@ pub fn documents(files: &[PathBuf]) -> Result<Option<String>> {
     Ok(if all.is_empty() { None } else { Some(all.join("\n\n")) })
 }
 
-/// Reads a document with a progress bar, and clusters it afterwards if that was asked for.
-pub fn read(session: &mut Session, tokens: &[u32], one_shot: bool, quiet: bool) -> Result<ReadStats> {
+/// If a document is to be clustered after reading: the words for policies that have it repeated first.
+pub fn one_shot(args: &CacheArgs, layout: &Layout<'_>) -> Result<Option<Repetition>> {
+    Ok(if args.compress == CompressArg::OneShot { Some(layout.repetition()?) } else { None })
+}
+
+/// Reads a document with a progress bar, and clusters it afterwards if there are words for that.
+pub fn read(session: &mut Session, tokens: &[u32], one_shot: Option<&Repetition>, quiet: bool) -> Result<ReadStats> {
     let bar = output::bar(tokens.len() as u64, "reading", false, quiet);
     let mut stats = session.read(tokens, |p| bar.set_position(p.done as u64))?;
     bar.finish_and_clear();
-    if one_shot && !session.cancelled() {
-        stats.clustering += session.compress()?;
+    if let Some(words) = one_shot
+        && !session.cancelled()
+    {
+        stats.clustering += session.compress_with(words)?;
         stats.time += stats.clustering;
     }
     Ok(stats)

@@ -1,7 +1,7 @@
 //! Queries against a cache, one sequence at a time or several together.
 
 use super::SequenceCache;
-use crate::CacheShape;
+use super::statistics::scale;
 use crate::attention::{self, Request};
 
 /// A cache, the queries of its tokens appended last, and where their outputs go.
@@ -42,9 +42,7 @@ impl SequenceCache {
         assert!(layer < shape.layers, "layer {layer} of {}", shape.layers);
         let n = q.len() / (shape.q_heads * shape.head_dim);
         assert!(q.len() == n * shape.q_heads * shape.head_dim, "queries are [n, q_heads, head_dim]");
-        if let Some(power) = &mut self.query_power {
-            power.observe(layer, q, n);
-        }
+        self.observe_queries(layer, q, n);
         n
     }
 
@@ -52,8 +50,4 @@ impl SequenceCache {
         let kv_heads = self.config.shape.kv_heads;
         &self.heads[layer * kv_heads..][..kv_heads]
     }
-}
-
-fn scale(shape: CacheShape) -> f32 {
-    (shape.head_dim as f32).sqrt().recip()
 }

@@ -48,17 +48,32 @@ impl SequenceCache {
     /// Whether [`SequenceCache::compact`] would do anything now.
     pub fn compaction_is_due(&self) -> bool {
         let piled_up = self.tokens() - self.compacted_at;
-        piled_up >= self.config.decode_block && self.block() == 0 && self.entries() > self.allowed(self.config.budget)
+        // Whoever must read the text twice compresses when told to, and never on its own.
+        self.config.policy.needs().repetition.is_none()
+            && piled_up >= self.config.decode_block
+            && self.block() == 0
+            && self.entries() > self.allowed(self.config.budget)
+    }
+
+    /// Whether there are no more entries than the budget allows for the text so far.
+    pub fn is_within_budget(&self) -> bool {
+        self.entries() <= self.allowed(self.config.budget)
     }
 
     /// Compresses everything between sinks and window right now, whatever the schedule: to `budget`, or
     /// to the cache's own when none is given.
+    ///
+    /// # Errors
+    /// If the budget cannot be held, or the policy needs a second pass over the text that was not made.
     pub fn compact_now(&mut self, budget: Option<Budget>) -> Result<CompactReport, CacheError> {
         let budget = budget.unwrap_or(self.config.budget);
         CacheConfig { budget, ..self.config.clone() }.validate()?;
         let allowed = self.allowed(budget);
         if self.block() != 0 || self.entries() <= allowed {
             return Ok(self.nothing_done());
+        }
+        if self.config.policy.needs().repetition.is_some() && !self.has_importance() {
+            return Err(CacheError::NoImportance(self.config.policy.name()));
         }
         Ok(self.run(self.sinks(), allowed))
     }
@@ -120,7 +135,8 @@ impl SequenceCache {
                 Some(power) if needs.query_power => power.weights(g, rotary),
                 _ => Vec::new(),
             };
-            HeadView::new(head, range.clone(), rotary, power, self.value_scale[g].unwrap_or(1.0))
+            let seen = self.statistics.seen(&self.config, g, self.tokens());
+            HeadView::new(head, range.clone(), rotary, power, self.value_scale[g].unwrap_or(1.0)).with_seen(seen)
         };
         let heads = self.heads.iter().zip(ranges).enumerate().map(head).collect();
         View { shape: self.config.shape, heads, tokens: self.tokens(), scratch }
@@ -146,6 +162,9 @@ impl SequenceCache {
                 merge_head(head, range.clone(), roots, gauge);
             }
         });
+        for (g, range) in ranges.iter().enumerate() {
+            self.statistics.follow(g, range, plan.roots(g));
+        }
         self.pages = self.heads.iter().map(|head| head.pages().len()).sum();
     }
 }

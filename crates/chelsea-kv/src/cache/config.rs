@@ -1,5 +1,6 @@
 //! What a cache is made for, and what can be wrong with it.
 
+use super::statistics::Statistics;
 use crate::budget::{Budget, BudgetError, Limits};
 use crate::policy::{Chelsea, Policy};
 use crate::{CacheShape, Dtype, PAGE, Page, Rotary, ShapeError};
@@ -74,8 +75,10 @@ impl CacheConfig {
 
     /// What the budget must know of this cache.
     pub(super) fn limits(&self) -> Limits {
-        let (heads, page_bytes) = (self.shape.heads(), Page::bytes(self.shape.head_dim, self.dtype));
-        let fixed_bytes = super::memory::fixed_bytes(self);
+        let needs = self.policy.needs();
+        let page_bytes = Page::bytes(self.shape.head_dim, self.dtype) + Statistics::page_bytes(needs);
+        let heads = self.shape.heads();
+        let fixed_bytes = super::memory::fixed_bytes(self, needs);
         Limits { heads, sinks: self.sinks, window: self.window, page: PAGE, page_bytes, fixed_bytes }
     }
 }
@@ -136,6 +139,12 @@ pub enum CacheError {
         /// Tokens of the block in progress; 0 when none is.
         block: usize,
     },
+    /// A policy that needs a second pass was asked to compress without one.
+    #[error("policy `{0}` needs a second pass over the text, in which the model repeats it, before it can compress")]
+    NoImportance(&'static str),
+    /// What a second pass found belongs to another cache.
+    #[error("the second pass was made over a cache with other entries")]
+    OtherEntries,
     /// A synthetic cache of an impossible size.
     #[error("{entries} entries cannot stand for {tokens} tokens: each stands for at least one")]
     Synthetic {

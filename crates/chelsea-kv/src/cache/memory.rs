@@ -1,6 +1,8 @@
 //! Where a cache's bytes are.
 
+use super::statistics::Statistics;
 use super::{CacheConfig, SequenceCache};
+use crate::policy::Needs;
 use crate::query::QueryPower;
 use crate::{Head, Page};
 use std::sync::Arc;
@@ -21,7 +23,7 @@ pub struct MemoryReport {
     pub positions: usize,
     /// Room in pages that no entry uses yet, and what pages cost beside their entries.
     pub slack: usize,
-    /// Statistics of queries, and the heads themselves.
+    /// Statistics of queries and of the attention that entries draw, and the heads themselves.
     pub fixed: usize,
     /// The part of all this that lies in pages shared with forks.
     pub shared: usize,
@@ -36,10 +38,11 @@ impl MemoryReport {
     }
 }
 
-/// Bytes that do not depend on the number of entries.
-pub(super) fn fixed_bytes(config: &CacheConfig) -> usize {
-    let power = if config.policy.needs().query_power { QueryPower::bytes_for(config.shape) } else { 0 };
-    config.shape.heads() * (size_of::<Head>() + size_of::<f32>() + size_of::<usize>()) + power
+/// Bytes that do not depend on the number of entries, of a cache that finds out what `needs` asks for.
+pub(super) fn fixed_bytes(config: &CacheConfig, needs: Needs) -> usize {
+    let power = if needs.query_power { QueryPower::bytes_for(config.shape) } else { 0 };
+    let heads = config.shape.heads() * (size_of::<Head>() + size_of::<f32>() + size_of::<usize>());
+    heads + power + Statistics::fixed_bytes(config.shape, needs)
 }
 
 impl SequenceCache {
@@ -57,7 +60,7 @@ impl SequenceCache {
             ln_counts: entries * 4,
             positions: entries * 4,
             slack: pages * page_bytes - 2 * row - entries * 12,
-            fixed: fixed_bytes(&self.config),
+            fixed: fixed_bytes(&self.config, self.needs) + pages * Statistics::page_bytes(self.needs),
             shared: shared * page_bytes,
             scratch_peak: self.scratch_peak,
         }
@@ -75,6 +78,7 @@ impl SequenceCache {
 
     /// Bytes of all pages and of what is fixed: [`MemoryReport::total`], from the count of pages alone.
     pub(super) fn bytes_held(&self) -> usize {
-        self.pages * Page::bytes(self.config.shape.head_dim, self.config.dtype) + fixed_bytes(&self.config)
+        let page = Page::bytes(self.config.shape.head_dim, self.config.dtype) + Statistics::page_bytes(self.needs);
+        self.pages * page + fixed_bytes(&self.config, self.needs)
     }
 }

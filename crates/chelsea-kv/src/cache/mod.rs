@@ -20,6 +20,7 @@ mod compact;
 mod config;
 mod memory;
 mod saved;
+mod statistics;
 mod synthetic;
 
 pub use attend::Share;
@@ -27,11 +28,14 @@ pub use compact::CompactReport;
 pub use config::{CacheConfig, CacheError, Schedule};
 pub use memory::MemoryReport;
 pub(crate) use saved::Saved;
+pub use statistics::Importance;
 
 use crate::Head;
 use crate::budget::Budget;
+use crate::policy::Needs;
 use crate::query::QueryPower;
 use rayon::prelude::*;
+use statistics::Statistics;
 
 /// Positions are kept as `f32`, which counts exactly up to here.
 pub const MAX_TOKENS: usize = 1 << 24;
@@ -53,6 +57,9 @@ pub struct SequenceCache {
     /// Mean of `|value|^2` at a head's first compaction, where the policy needs it.
     value_scale: Vec<Option<f32>>,
     query_power: Option<QueryPower>,
+    /// What is found out: what the policy needs, and whatever else was asked for.
+    needs: Needs,
+    statistics: Statistics,
     /// Tokens seen when the cache was last compacted.
     compacted_at: usize,
     expected_tokens: usize,
@@ -73,12 +80,15 @@ impl SequenceCache {
     /// A cache that holds these entries already, of a sequence of `tokens` tokens.
     pub(crate) fn from_heads(config: CacheConfig, heads: Vec<Head>, tokens: usize) -> Self {
         let shape = config.shape;
-        let query_power = config.policy.needs().query_power.then(|| QueryPower::new(shape));
+        let needs = config.policy.needs();
+        let query_power = needs.query_power.then(|| QueryPower::new(shape));
         let mut cache = SequenceCache {
             layer_tokens: vec![tokens; shape.layers],
             frozen: vec![0; heads.len()],
             value_scale: vec![None; heads.len()],
             query_power,
+            needs,
+            statistics: Statistics::new(shape, needs, &heads),
             compacted_at: 0,
             expected_tokens: 0,
             pages: heads.iter().map(|head| head.pages().len()).sum(),

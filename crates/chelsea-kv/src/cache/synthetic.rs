@@ -3,7 +3,7 @@
 use super::{CacheConfig, CacheError, MAX_TOKENS, SequenceCache};
 use crate::Head;
 use crate::budget::Budget;
-use crate::policy::Policy;
+use crate::policy::{Needs, Policy};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use rayon::prelude::*;
@@ -63,17 +63,16 @@ impl SequenceCache {
     }
 
     /// Changes policy and budget from here on; the next compaction acts on it. Statistics that only the
-    /// new policy needs are gathered from here on.
+    /// new policy needs are gathered from here on, those that it has no use for are dropped; see
+    /// [`SequenceCache::gather`].
     ///
     /// # Errors
     /// If the two do not fit together or to the cache.
     pub fn reconfigure(&mut self, policy: Arc<dyn Policy>, budget: Budget) -> Result<(), CacheError> {
         let config = CacheConfig { policy, budget, ..self.config.clone() };
         config.validate()?;
-        if config.policy.needs().query_power && self.query_power.is_none() {
-            self.query_power = Some(crate::QueryPower::new(config.shape));
-        }
         self.config = config;
+        self.gather(Needs::default());
         Ok(())
     }
 }

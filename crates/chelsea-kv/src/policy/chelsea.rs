@@ -28,7 +28,7 @@ pub struct Chelsea {
 
 impl Default for Chelsea {
     fn default() -> Self {
-        Chelsea { chunk: 256, frac: 0.125, floor: 0.4, hcap: 1.0, lam: 0.0 }
+        Chelsea { chunk: 256, frac: 0.0625, floor: 0.0, hcap: 1.0, lam: 0.0 }
     }
 }
 
@@ -103,7 +103,7 @@ impl Policy for Chelsea {
     }
 
     fn needs(&self) -> Needs {
-        Needs { query_power: true, value_scale: self.lam != 0.0 }
+        Needs { query_power: true, value_scale: self.lam != 0.0, ..Needs::default() }
     }
 
     fn plan(&self, view: &View<'_>, target: usize) -> Plan {

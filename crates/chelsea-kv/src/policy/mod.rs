@@ -9,18 +9,43 @@
 mod chelsea;
 mod chelsea_plain;
 mod clusters;
+mod d2o;
+mod evict;
+mod expected_attention;
 mod full;
+mod h2o;
+mod keydiff;
+mod knorm;
+mod kvzip;
+mod lagkv;
+mod observed;
+mod pool;
+mod pyramidkv;
 mod random;
 mod registry;
+mod snapkv;
 mod streaming;
+mod tova;
 mod view;
 
 pub use chelsea::Chelsea;
 pub use chelsea_plain::ChelseaPlain;
+pub use d2o::D2o;
+pub use evict::{Evict, Heads, Scorer};
+pub use expected_attention::ExpectedAttention;
 pub use full::Full;
+pub use h2o::H2o;
+pub use keydiff::KeyDiff;
+pub use knorm::Knorm;
+pub use kvzip::KvZip;
+pub use lagkv::LagKv;
+pub use pool::Pool;
+pub use pyramidkv::PyramidKv;
 pub use random::Random;
 pub use registry::{PolicyError, PolicyInfo, Setting, Settings, policy, registry};
+pub use snapkv::SnapKv;
 pub use streaming::Streaming;
+pub use tova::Tova;
 pub use view::{HeadView, View};
 
 use crate::merge;
@@ -34,13 +59,33 @@ pub struct Needs {
     pub query_power: bool,
     /// The mean of `|value|^2` at a head's first compaction ([`HeadView::value_scale`]).
     pub value_scale: bool,
+    /// So many of the last queries of each layer ([`HeadView::recent_attention`]).
+    pub recent_queries: usize,
+    /// The mean of queries before RoPE ([`HeadView::future_query`]).
+    pub query_mean: bool,
+    /// Their covariance too, which takes `head_dim^2` numbers a query head.
+    pub query_covariance: bool,
+    /// The attention that every entry draws, summed up exactly over all queries
+    /// ([`HeadView::attention_mass`]): every block's scores are computed a second time for it.
+    pub attention_mass: bool,
+    /// A second pass, in which the model repeats the text in chunks of so many tokens, to find out how much
+    /// each entry matters ([`HeadView::importance`]). The text must lie in the cache in full for that: such
+    /// a policy compresses when [`crate::SequenceCache::compact_now`] says so, and never on its own.
+    pub repetition: Option<usize>,
 }
 
 impl Needs {
     /// What either of the two needs.
-    pub fn union(self, other: Needs) -> Needs {
-        let Needs { query_power, value_scale } = other;
-        Needs { query_power: self.query_power || query_power, value_scale: self.value_scale || value_scale }
+    pub fn and(self, other: Needs) -> Needs {
+        Needs {
+            query_power: self.query_power || other.query_power,
+            value_scale: self.value_scale || other.value_scale,
+            recent_queries: self.recent_queries.max(other.recent_queries),
+            query_mean: self.query_mean || other.query_mean,
+            query_covariance: self.query_covariance || other.query_covariance,
+            attention_mass: self.attention_mass || other.attention_mass,
+            repetition: self.repetition.or(other.repetition),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Every policy by its name: the one list that the command, the help texts and the evaluation read.
 
 use super::{Chelsea, ChelseaPlain, Full, Policy, Random, Streaming};
+use super::{d2o, expected_attention, h2o, keydiff, knorm, kvzip, lagkv, pool, pyramidkv, snapkv, tova};
 use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -62,9 +63,12 @@ pub struct PolicyInfo {
     pub about: &'static str,
     /// Where it was published.
     pub source: &'static str,
+    /// Whether it reads the text a second time ([`super::Needs::repetition`]) and so cannot compress while
+    /// reading.
+    pub one_shot_only: bool,
     /// What can be set.
     pub settings: &'static [Setting],
-    make: fn(&Settings) -> Result<Arc<dyn Policy>, PolicyError>,
+    pub(super) make: fn(&Settings) -> Result<Arc<dyn Policy>, PolicyError>,
 }
 
 impl PolicyInfo {
@@ -92,7 +96,7 @@ impl Settings {
     }
 
     /// The value of `name`, or `default`; an error when `accept` refuses it.
-    fn get<T: FromStr>(
+    pub(super) fn get<T: FromStr>(
         &self,
         name: &'static str,
         default: T,
@@ -123,10 +127,11 @@ pub fn registry() -> &'static [PolicyInfo] {
             name: "chelsea",
             about: "cluster similar neighbours, one pool of merges over all layers and heads (default)",
             source: "after arXiv:2506.11418, with a query-weighted cost and a global budget",
+            one_shot_only: false,
             settings: &[
                 CHUNK,
-                Setting { name: "frac", default: "0.125", about: "share of the entries that one round merges at most" },
-                Setting { name: "floor", default: "0.4", about: "share of the average that every head keeps" },
+                Setting { name: "frac", default: "0.0625", about: "share of the entries that one round merges at most" },
+                Setting { name: "floor", default: "0", about: "share of the average that every head keeps" },
                 Setting { name: "hcap", default: "1", about: "share of a head's entries that one round may merge" },
                 Setting { name: "lam", default: "0", about: "weight of the distance of values in the cost" },
             ],
@@ -145,6 +150,7 @@ pub fn registry() -> &'static [PolicyInfo] {
             name: "chelsea-plain",
             about: "cluster by cosine of cached keys, every head to the same length",
             source: "Chelsea / CentroidKV, arXiv:2506.11418",
+            one_shot_only: false,
             settings: &[CHUNK],
             make: |s| Ok(Arc::new(ChelseaPlain { chunk: s.chunk(ChelseaPlain::default().chunk)? })),
         },
@@ -152,6 +158,7 @@ pub fn registry() -> &'static [PolicyInfo] {
             name: "full",
             about: "keep every entry",
             source: "the cache without compression",
+            one_shot_only: false,
             settings: &[],
             make: |_| Ok(Arc::new(Full)),
         },
@@ -159,6 +166,7 @@ pub fn registry() -> &'static [PolicyInfo] {
             name: "streaming",
             about: "keep the attention sinks and the most recent entries",
             source: "StreamingLLM, arXiv:2309.17453",
+            one_shot_only: false,
             settings: &[],
             make: |_| Ok(Arc::new(Streaming)),
         },
@@ -166,9 +174,21 @@ pub fn registry() -> &'static [PolicyInfo] {
             name: "random",
             about: "keep a random choice of entries",
             source: "the floor that every policy must beat",
+            one_shot_only: false,
             settings: &[Setting { name: "seed", default: "0", about: "the same seed makes the same choices" }],
             make: |s| Ok(Arc::new(Random { seed: s.get("seed", 0, "a whole number", |_| true)? })),
         },
+        pool::INFO,
+        knorm::INFO,
+        keydiff::INFO,
+        lagkv::INFO,
+        snapkv::INFO,
+        pyramidkv::INFO,
+        tova::INFO,
+        h2o::INFO,
+        d2o::INFO,
+        expected_attention::INFO,
+        kvzip::INFO,
     ]
 }
 
@@ -196,6 +216,7 @@ mod tests {
         for info in registry() {
             assert_eq!(policy(info.name).unwrap().name(), info.name);
             assert!(!info.about.is_empty() && !info.source.is_empty());
+            assert_eq!(policy(info.name).unwrap().needs().repetition.is_some(), info.one_shot_only);
         }
     }
 
@@ -206,6 +227,22 @@ mod tests {
             info.settings.iter().for_each(|s| settings.set(s.name, s.default));
             let (stated, silent) = (info.make(&settings).unwrap(), info.make(&Settings::default()).unwrap());
             assert_eq!(format!("{stated:?}"), format!("{silent:?}"));
+        }
+    }
+
+    #[test]
+    fn a_specification_is_read_back_as_it_is_written() {
+        for info in registry() {
+            let made = policy(info.name).unwrap();
+            assert_eq!(format!("{made:?}"), format!("{:?}", policy(&made.spec()).unwrap()), "{}", made.spec());
+        }
+        for spec in [
+            "snapkv:window=32,kernel=7,pool=max,heads=adaptive,floor=0.1",
+            "h2o:recent=0,average=1",
+            "tova:heads=pooled",
+        ] {
+            let made = policy(spec).unwrap();
+            assert_eq!(format!("{made:?}"), format!("{:?}", policy(&made.spec()).unwrap()), "{}", made.spec());
         }
     }
 

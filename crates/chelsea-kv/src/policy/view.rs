@@ -1,7 +1,9 @@
 //! What a policy gets to see.
 
+use crate::query::Seen;
 use crate::scratch::Gauge;
 use crate::{CacheShape, Head, PAGE, Rotary, TILE};
+use rayon::prelude::*;
 use std::ops::Range;
 
 /// The candidates of all heads, `g = layer * kv_heads + head`.
@@ -32,6 +34,11 @@ impl View<'_> {
     pub fn lens(&self) -> Vec<usize> {
         self.heads.iter().map(HeadView::len).collect()
     }
+
+    /// What `f` makes of each head, in parallel.
+    pub fn map_heads<T: Send>(&self, f: impl Fn(&HeadView<'_>) -> T + Sync + Send) -> Vec<T> {
+        self.heads.par_iter().map(f).collect()
+    }
 }
 
 /// The candidates of one head: the entries that may be merged or dropped, numbered from 0 in sequence
@@ -43,6 +50,7 @@ pub struct HeadView<'a> {
     rotary: &'a Rotary,
     query_power: Vec<f32>,
     value_scale: f32,
+    seen: Seen<'a>,
 }
 
 impl<'a> HeadView<'a> {
@@ -56,7 +64,48 @@ impl<'a> HeadView<'a> {
         value_scale: f32,
     ) -> Self {
         assert!(range.end <= head.len(), "candidates are entries of the head");
-        HeadView { head, range, rotary, query_power, value_scale }
+        HeadView { head, range, rotary, query_power, value_scale, seen: Seen::default() }
+    }
+
+    /// The same candidates, with what the cache has seen of queries.
+    pub(crate) fn with_seen(self, seen: Seen<'a>) -> Self {
+        HeadView { seen, ..self }
+    }
+
+    /// All entries of the head as if they were candidates: sinks and window too, for methods whose scores
+    /// depend on them. Without query power.
+    pub fn whole(&self) -> HeadView<'a> {
+        HeadView { range: 0..self.head.len(), query_power: Vec::new(), ..*self }
+    }
+
+    /// Which entry of the head candidate 0 is.
+    pub fn first(&self) -> usize {
+        self.range.start
+    }
+
+    /// Entries of the head in all, sinks and window included.
+    pub fn entries(&self) -> usize {
+        self.head.len()
+    }
+
+    /// First entries of the head that are attention sinks.
+    pub fn sinks(&self) -> usize {
+        self.seen.sinks.min(self.head.len())
+    }
+
+    /// The head itself.
+    pub(crate) fn head(&self) -> &'a Head {
+        self.head
+    }
+
+    /// How keys were turned.
+    pub(crate) fn rotary(&self) -> &'a Rotary {
+        self.rotary
+    }
+
+    /// What the cache has seen of queries.
+    pub(crate) fn seen(&self) -> &Seen<'a> {
+        &self.seen
     }
 
     /// Number of candidates.

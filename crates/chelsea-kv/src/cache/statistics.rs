@@ -1,0 +1,281 @@
+//! What a cache finds out for policies that ask for it, beside the power of queries: the last queries, their
+//! moments, how much attention each entry draws, and what a second pass finds.
+//!
+//! Numbers that belong to entries (`mass`, `importance`) go with them through compactions: survivors keep
+//! theirs, a centroid has the sum, or the greatest, of its members'.
+
+use super::{CacheConfig, CacheError, SequenceCache};
+use crate::merge::EVICT;
+use crate::policy::Needs;
+use crate::query::{QueryMoments, QueryPower, RecentQueries, Row, Seen, Weights};
+use crate::{CacheShape, Head, PAGE};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// One number for each entry of each head that the cache held when it was made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Importance {
+    heads: Vec<Vec<f32>>,
+}
+
+impl Importance {
+    /// The numbers of head `layer * kv_heads + head`.
+    pub fn head(&self, g: usize) -> &[f32] {
+        &self.heads[g]
+    }
+
+    /// Takes over what is greater in `other`, made of the same cache.
+    pub fn take_greater(&mut self, other: &Importance) {
+        for (mine, theirs) in self.heads.iter_mut().zip(&other.heads) {
+            mine.iter_mut().zip(theirs).for_each(|(mine, theirs)| *mine = mine.max(*theirs));
+        }
+    }
+}
+
+/// A second pass in progress: who is watched, and what was found.
+#[derive(Debug, Clone)]
+struct Watch {
+    /// Entries of each head whose attention is noted: those of one chunk.
+    chunk: Vec<Range<usize>>,
+    /// The greatest weight of every entry that was there when the pass began.
+    found: Importance,
+}
+
+/// Everything that is found out on demand.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Statistics {
+    recent: Option<RecentQueries>,
+    moments: Option<QueryMoments>,
+    mass: Option<Vec<Vec<f32>>>,
+    importance: Option<Importance>,
+    watch: Option<Watch>,
+}
+
+impl Statistics {
+    /// Nothing found out yet of what `needs` asks for, over heads that hold entries already.
+    pub(super) fn new(shape: CacheShape, needs: Needs, heads: &[Head]) -> Self {
+        let moments = needs.query_mean || needs.query_covariance;
+        Statistics {
+            recent: (needs.recent_queries > 0).then(|| RecentQueries::new(shape, needs.recent_queries)),
+            moments: moments.then(|| QueryMoments::new(shape, needs.query_covariance)),
+            mass: needs.attention_mass.then(|| heads.iter().map(|head| vec![0.0; head.len()]).collect()),
+            importance: None,
+            watch: None,
+        }
+    }
+
+    /// Keeps what `needs` asks for, and begins what it misses.
+    fn adapt(&mut self, shape: CacheShape, needs: Needs, heads: &[Head]) {
+        let fresh = Statistics::new(shape, needs, heads);
+        let wide = |recent: &RecentQueries| recent.window() >= needs.recent_queries;
+        let full = |moments: &QueryMoments| moments.covariance() || !needs.query_covariance;
+        self.recent = fresh.recent.map(|new| self.recent.take().filter(wide).unwrap_or(new));
+        self.moments = fresh.moments.map(|new| self.moments.take().filter(full).unwrap_or(new));
+        self.mass = fresh.mass.map(|new| self.mass.take().unwrap_or(new));
+        self.importance = self.importance.take().filter(|_| needs.repetition.is_some());
+    }
+
+    /// What is known that matters to head `g`.
+    pub(super) fn seen(&self, config: &CacheConfig, g: usize, tokens: usize) -> Seen<'_> {
+        let shape = config.shape;
+        Seen {
+            layer: g / shape.kv_heads,
+            q_heads: (g % shape.kv_heads * shape.group(), shape.group()),
+            sinks: config.sinks,
+            tokens,
+            recent: self.recent.as_ref(),
+            moments: self.moments.as_ref(),
+            mass: self.mass.as_ref().map(|mass| &mass[g][..]),
+            importance: self.importance.as_ref().map(|importance| importance.head(g)),
+        }
+    }
+
+    /// Has the numbers of entries follow a compaction: of the entries `range` of head `g`, `roots` survive.
+    pub(super) fn follow(&mut self, g: usize, range: &Range<usize>, roots: &[u32]) {
+        if let Some(mass) = &mut self.mass {
+            follow(&mut mass[g], range, roots, |x, y| x + y);
+        }
+        if let Some(importance) = &mut self.importance {
+            follow(&mut importance.heads[g], range, roots, f32::max);
+        }
+    }
+
+    /// Bytes that the numbers of entries take for each page of a head.
+    pub(super) fn page_bytes(needs: Needs) -> usize {
+        PAGE * 4 * (usize::from(needs.attention_mass) + usize::from(needs.repetition.is_some()))
+    }
+
+    /// Bytes of everything else.
+    pub(super) fn fixed_bytes(shape: CacheShape, needs: Needs) -> usize {
+        let recent = match needs.recent_queries {
+            0 => 0,
+            window => RecentQueries::bytes_for(shape, window),
+        };
+        let moments = match needs.query_mean || needs.query_covariance {
+            false => 0,
+            true => QueryMoments::bytes_for(shape, needs.query_covariance),
+        };
+        recent + moments
+    }
+}
+
+/// Closes the gaps that a compaction leaves in the numbers of a head's entries. They may end early: what came
+/// after the second pass has no importance.
+fn follow(numbers: &mut Vec<f32>, range: &Range<usize>, roots: &[u32], join: impl Fn(f32, f32) -> f32) {
+    let end = range.end.min(numbers.len());
+    if roots.is_empty() || range.start >= end {
+        return;
+    }
+    for (i, &root) in roots.iter().enumerate().take(end - range.start) {
+        if root != EVICT && root as usize != i && range.start + (root as usize) < end {
+            let (from, to) = (range.start + i, range.start + root as usize);
+            numbers[to] = join(numbers[to], numbers[from]);
+        }
+    }
+    let mut i = 0;
+    numbers.retain(|_| {
+        let keep = !range.contains(&i) || roots[i - range.start] as usize == i - range.start;
+        i += 1;
+        keep
+    });
+    numbers.shrink_to(numbers.len().next_multiple_of(PAGE));
+}
+
+impl SequenceCache {
+    /// Finds out from here on what `needs` asks for, beside what the policy needs: so that a fork of this
+    /// cache can go on with another policy ([`SequenceCache::reconfigure`]). Anything found out that neither
+    /// asks for is dropped.
+    pub fn gather(&mut self, needs: Needs) {
+        let needs = needs.and(self.config.policy.needs());
+        let shape = self.config.shape;
+        self.query_power = needs.query_power.then(|| self.query_power.take().unwrap_or(QueryPower::new(shape)));
+        self.statistics.adapt(shape, needs, &self.heads);
+        self.needs = needs;
+        self.peak = self.peak.max(self.bytes_held());
+    }
+
+    /// Takes note of `n` queries of `layer`, whose tokens were appended last.
+    pub(super) fn observe_queries(&mut self, layer: usize, q: &[f32], n: usize) {
+        if let Some(power) = &mut self.query_power {
+            power.observe(layer, q, n);
+        }
+        let CacheConfig { shape, rotary, sinks, .. } = &self.config;
+        let first = self.layer_tokens[layer].saturating_sub(n);
+        let Statistics { recent, moments, mass, watch, .. } = &mut self.statistics;
+        if let Some(recent) = recent {
+            recent.observe(layer, q, n, first);
+        }
+        if let Some(moments) = moments {
+            moments.observe(layer, q, n, first, *sinks, rotary);
+        }
+        let heads = &self.heads[layer * shape.kv_heads..][..shape.kv_heads];
+        let of_layer = layer * shape.kv_heads..(layer + 1) * shape.kv_heads;
+        if let Some(mass) = mass {
+            let sum = |(h, (mass, head)): (usize, (&mut Vec<f32>, &Head))| {
+                mass.reserve_exact(head.pages().len() * PAGE - mass.len());
+                mass.resize(head.len(), 0.0);
+                let mut weights = Weights::default();
+                for_each_block(*shape, h, q, n, head.len(), |rows, seen| {
+                    weights.each(head, &[0..seen], rows, scale(*shape), |_, weights| {
+                        mass.iter_mut().zip(weights).for_each(|(sum, w)| *sum += w);
+                    });
+                });
+            };
+            mass[of_layer.clone()].par_iter_mut().zip(heads).enumerate().for_each(sum);
+        }
+        if let Some(Watch { chunk, found }) = watch {
+            let note = |(h, ((found, chunk), head)): (usize, ((&mut Vec<f32>, &Range<usize>), &Head))| {
+                let first = (*sinks).min(chunk.start);
+                let mut weights = Weights::default();
+                for_each_block(*shape, h, q, n, head.len(), |rows, seen| {
+                    let spans = [0..first, chunk.clone(), found.len()..seen];
+                    weights.each(head, &spans, rows, scale(*shape), |_, weights| {
+                        let found = &mut found[chunk.clone()];
+                        found.iter_mut().zip(&weights[first..]).for_each(|(x, &w)| *x = x.max(w));
+                    });
+                });
+            };
+            let found = &mut found.heads[of_layer.clone()];
+            found.par_iter_mut().zip(&chunk[of_layer]).zip(heads).enumerate().for_each(note);
+        }
+    }
+
+    /// From here on, notes the greatest weight that any query gives to the entries of the tokens `tokens`,
+    /// among the sinks, those entries, and what is appended after this call. For a fork of a cache, while the
+    /// model repeats those tokens.
+    pub fn watch(&mut self, tokens: Range<usize>) {
+        let chunk = |head: &Head| {
+            let upto = |token: usize| (0..head.len()).take_while(|&i| head.position(i) < token as f32).count();
+            upto(tokens.start)..upto(tokens.end)
+        };
+        let found = Importance { heads: self.heads.iter().map(|head| vec![0.0; head.len()]).collect() };
+        self.statistics.watch = Some(Watch { chunk: self.heads.iter().map(chunk).collect(), found });
+    }
+
+    /// What was found since [`SequenceCache::watch`], which ends with this.
+    pub fn watched(&mut self) -> Option<Importance> {
+        self.statistics.watch.take().map(|watch| watch.found)
+    }
+
+    /// Hands over what a second pass found of the entries of this cache.
+    ///
+    /// # Errors
+    /// If it was made of a cache with other entries.
+    pub fn set_importance(&mut self, importance: Importance) -> Result<(), CacheError> {
+        let fits = |(found, head): (&Vec<f32>, &Head)| found.len() <= head.len();
+        if importance.heads.len() != self.heads.len() || !importance.heads.iter().zip(&self.heads).all(fits) {
+            return Err(CacheError::OtherEntries);
+        }
+        self.statistics.importance = Some(importance);
+        Ok(())
+    }
+
+    /// Whether a second pass has found out how much the entries matter, all but those of the recent window.
+    pub fn has_importance(&self) -> bool {
+        let window = self.config.window;
+        let known = |(found, head): (&Vec<f32>, &Head)| found.len() + window >= head.len();
+        let importance = self.statistics.importance.as_ref();
+        importance.is_some_and(|importance| importance.heads.iter().zip(&self.heads).all(known))
+    }
+}
+
+/// Calls `f` with blocks of the queries that read KV head `h`, with the number of entries that the block's
+/// last query sees; a head has `len` entries, of which the last `n` are the queries' own.
+fn for_each_block(shape: CacheShape, h: usize, q: &[f32], n: usize, len: usize, mut f: impl FnMut(&[Row<'_>], usize)) {
+    let CacheShape { q_heads, head_dim, .. } = shape;
+    let group = shape.group();
+    let tokens = (crate::query::ROWS / group).max(1);
+    let mut rows = Vec::with_capacity(tokens * group);
+    for start in (0..n).step_by(tokens) {
+        let end = (start + tokens).min(n);
+        rows.clear();
+        for t in start..end {
+            let query = |j: usize| &q[(t * q_heads + h * group + j) * head_dim..][..head_dim];
+            rows.extend((0..group).map(|j| Row { query: query(j), visible: len - n + t + 1 }));
+        }
+        f(&rows, len - n + end);
+    }
+}
+
+/// Factor on inner products in attention.
+pub(super) fn scale(shape: CacheShape) -> f32 {
+    (shape.head_dim as f32).sqrt().recip()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_follow_their_entries() {
+        let mut numbers = vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        follow(&mut numbers, &(1..5), &[0, EVICT, 0, 3], |x, y| x + y);
+        assert_eq!(numbers, [1.0, 6.0, 5.0, 6.0]);
+        let mut early = vec![1.0, 2.0, 3.0];
+        follow(&mut early, &(1..5), &[0, 1, 1, EVICT], f32::max);
+        assert_eq!(early, [1.0, 2.0, 3.0]);
+        let mut none = vec![1.0];
+        follow(&mut none, &(1..3), &[0, EVICT], f32::max);
+        assert_eq!(none, [1.0]);
+    }
+}

@@ -1,0 +1,104 @@
+//! `expected-attention`: entries that queries to come are expected to attend to.
+
+use super::evict::{Evict, FLOOR, HEADS_EVEN, Heads, Scorer, by_age};
+use super::knorm::{length, product};
+use super::{HeadView, Needs, PolicyInfo, Setting, View};
+use std::sync::Arc;
+
+/// Takes the queries to come for normally distributed, with the mean and covariance (before RoPE) of those
+/// seen so far, turned by RoPE averaged over the next `future` positions. The expected weight of an entry is
+/// then `exp(k.m / sqrt(d) + k.C.k / 2d)`, made comparable by a softmax over the head and averaged over the
+/// query heads that share it; times the length of its value, that is its score. Published as Expected
+/// Attention (arXiv:2510.00636).
+///
+/// `cov=0` leaves the second term out, which saves `head_dim^2` numbers a query head; `vnorm=0` leaves out
+/// the value. Needs mean and covariance of all queries after the sinks, which are unlike the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpectedAttention {
+    /// Positions to come that RoPE is averaged over.
+    pub future: usize,
+    /// Whether the covariance counts.
+    pub covariance: bool,
+    /// Whether the length of values counts.
+    pub value_norm: bool,
+}
+
+pub(super) const INFO: PolicyInfo = PolicyInfo {
+    name: "expected-attention",
+    about: "keep the entries that queries to come are expected to attend to",
+    source: "Expected Attention, arXiv:2510.00636",
+    one_shot_only: false,
+    settings: &[
+        Setting { name: "future", default: "512", about: "positions to come" },
+        Setting { name: "cov", default: "1", about: "0: without the covariance of queries" },
+        Setting { name: "vnorm", default: "1", about: "0: without the length of values" },
+        HEADS_EVEN,
+        FLOOR,
+    ],
+    make: |s| {
+        let flag = |name| s.get(name, 1u8, "0 or 1", |x| *x <= 1).map(|x| x == 1);
+        let future = s.get("future", 512, "a number of positions from 1 to 65536", |n| (1..=65_536).contains(n))?;
+        let scorer = ExpectedAttention { future, covariance: flag("cov")?, value_norm: flag("vnorm")? };
+        Ok(Arc::new(Evict::make(scorer, s, Heads::Even, 0.2)?))
+    },
+};
+
+impl Scorer for ExpectedAttention {
+    fn name(&self) -> &'static str {
+        "expected-attention"
+    }
+
+    fn settings(&self) -> String {
+        format!("future={},cov={},vnorm={}", self.future, u8::from(self.covariance), u8::from(self.value_norm))
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { query_mean: true, query_covariance: self.covariance, ..Needs::default() }
+    }
+
+    fn scores(&self, view: &View<'_>, _target: usize, _heads: Heads) -> Vec<Vec<f32>> {
+        if view.heads.iter().all(|head| head.seen().moments.is_none()) {
+            return by_age(view);
+        }
+        view.map_heads(|head| {
+            let _held = view.scratch.hold(head.entries() * 16 + 4 * head.dim() * head.dim() * 8);
+            self.score(head)
+        })
+    }
+}
+
+impl ExpectedAttention {
+    fn score(&self, head: &HeadView<'_>) -> Vec<f32> {
+        let (d, first, whole) = (head.dim() as f64, head.first(), head.whole());
+        let mut scores = vec![0.0f32; head.len()];
+        for h in 0..head.group() {
+            let Some((mean, covariance)) = head.future_query(h, self.future) else { continue };
+            let mut logits = vec![0.0f64; head.entries()];
+            whole.for_each_key(|i, key| {
+                let linear: f64 = mean.iter().zip(key).map(|(m, &k)| m * f64::from(k)).sum();
+                let mut square = 0.0;
+                if self.covariance {
+                    for (row, &x) in covariance.chunks_exact(key.len()).zip(key) {
+                        square += f64::from(x) * f64::from(product(row, key));
+                    }
+                }
+                logits[i] = linear / d.sqrt() + square / (2.0 * d) + f64::from(whole.count(i)).ln();
+            });
+            // Sinks draw nearly everything, and what they draw says nothing of the others.
+            let others = head.sinks()..;
+            let top = logits[others.clone()].iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let sum: f64 = logits[others].iter().map(|x| (x - top).exp()).sum();
+            for (score, x) in scores.iter_mut().zip(&logits[first..]) {
+                *score += ((x - top).exp() / sum / head.group() as f64) as f32;
+            }
+        }
+        if self.value_norm {
+            let mut value = vec![0.0; head.dim()];
+            for (i, score) in scores.iter_mut().enumerate() {
+                head.read_value(i, &mut value);
+                *score *= length(&value);
+            }
+        }
+        scores
+    }
+}

@@ -1,0 +1,49 @@
+//! `knorm`: entries with short keys.
+
+use super::evict::{Evict, FLOOR, HEADS_EVEN, Heads, Scorer};
+use super::{PolicyInfo, View};
+use std::sync::Arc;
+
+/// Scores an entry by the length of its key: the shorter, the better. Published as "A Simple and Effective
+/// L2 Norm-Based Strategy for KV Cache Compression" (arXiv:2406.11430): keys of small norm were seen to draw
+/// much attention. Needs nothing from the cache but keys.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Knorm;
+
+pub(super) const INFO: PolicyInfo = PolicyInfo {
+    name: "knorm",
+    about: "keep the entries with the shortest keys",
+    source: "L2 norm of keys, arXiv:2406.11430",
+    one_shot_only: false,
+    settings: &[HEADS_EVEN, FLOOR],
+    make: |s| Ok(Arc::new(Evict::make(Knorm, s, Heads::Even, 0.2)?)),
+};
+
+impl Scorer for Knorm {
+    fn name(&self) -> &'static str {
+        "knorm"
+    }
+
+    fn scores(&self, view: &View<'_>, _target: usize, _heads: Heads) -> Vec<Vec<f32>> {
+        view.map_heads(|head| {
+            let mut scores = Vec::with_capacity(head.len());
+            head.for_each_key(|_, key| scores.push(-length(key)));
+            scores
+        })
+    }
+}
+
+/// Euclidean length.
+pub(super) fn length(x: &[f32]) -> f32 {
+    x.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt() as f32
+}
+
+/// Inner product, summed in lanes so that vector instructions can serve.
+pub(super) fn product(x: &[f32], y: &[f32]) -> f32 {
+    const LANES: usize = 8;
+    let mut sums = [0.0f32; LANES];
+    for (x, y) in x.chunks(LANES).zip(y.chunks(LANES)) {
+        sums.iter_mut().zip(x.iter().zip(y)).for_each(|(sum, (x, y))| *sum += x * y);
+    }
+    sums.iter().sum()
+}
