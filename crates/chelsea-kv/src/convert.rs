@@ -9,24 +9,30 @@ use half::{bf16, f16};
 use std::arch::x86_64::*;
 
 /// A type that keys and values may be stored in.
-pub(crate) trait Number: Pod {
-    /// `out[i] = src[i]`; both have the same length.
-    fn widen(src: &[Self], out: &mut [f32]);
-    /// `out[i] = src[i]`, rounded to nearest even; both have the same length.
-    fn narrow(src: &[f32], out: &mut [Self]);
+pub trait Number: Pod {
+    /// Whether a row of these numbers needs a scale to mean anything; 1 serves those that need none.
+    const SCALED: bool = false;
+    /// The scale of a row: what it is stored with, and read with.
+    fn scale(_row: &[f32]) -> f32 {
+        1.0
+    }
+    /// `out[i] = src[i] * scale`; both have the same length.
+    fn widen(src: &[Self], scale: f32, out: &mut [f32]);
+    /// `out[i] = src[i] / scale`, rounded to nearest even; both have the same length.
+    fn narrow(src: &[f32], scale: f32, out: &mut [Self]);
 }
 
 impl Number for f32 {
-    fn widen(src: &[f32], out: &mut [f32]) {
+    fn widen(src: &[f32], _: f32, out: &mut [f32]) {
         out.copy_from_slice(src);
     }
-    fn narrow(src: &[f32], out: &mut [f32]) {
+    fn narrow(src: &[f32], _: f32, out: &mut [f32]) {
         out.copy_from_slice(src);
     }
 }
 
 impl Number for f16 {
-    fn widen(src: &[f16], out: &mut [f32]) {
+    fn widen(src: &[f16], _: f32, out: &mut [f32]) {
         assert_eq!(src.len(), out.len());
         let mut done = 0;
         #[cfg(target_arch = "x86_64")]
@@ -41,7 +47,7 @@ impl Number for f16 {
         }
         src[done..].convert_to_f32_slice(&mut out[done..]);
     }
-    fn narrow(src: &[f32], out: &mut [f16]) {
+    fn narrow(src: &[f32], _: f32, out: &mut [f16]) {
         assert_eq!(src.len(), out.len());
         let mut done = 0;
         #[cfg(target_arch = "x86_64")]
@@ -59,11 +65,35 @@ impl Number for f16 {
 }
 
 impl Number for bf16 {
-    fn widen(src: &[bf16], out: &mut [f32]) {
+    fn widen(src: &[bf16], _: f32, out: &mut [f32]) {
         src.convert_to_f32_slice(out);
     }
-    fn narrow(src: &[f32], out: &mut [bf16]) {
+    fn narrow(src: &[f32], _: f32, out: &mut [bf16]) {
         out.convert_from_f32_slice(src);
+    }
+}
+
+/// Symmetric: a row's largest magnitude becomes 127. What is stored is always finite: a row with infinite
+/// numbers saturates, a NaN becomes some number.
+impl Number for i8 {
+    const SCALED: bool = true;
+    fn scale(row: &[f32]) -> f32 {
+        let largest = row.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+        let scale = largest.min(f32::MAX / 2.0) / 127.0;
+        // A row of subnormal numbers is taken for zeros: its scale would have no inverse.
+        if scale < f32::MIN_POSITIVE { 0.0 } else { scale }
+    }
+    fn widen(src: &[i8], scale: f32, out: &mut [f32]) {
+        assert_eq!(src.len(), out.len());
+        out.iter_mut().zip(src).for_each(|(out, &x)| *out = f32::from(x) * scale);
+    }
+    fn narrow(src: &[f32], scale: f32, out: &mut [i8]) {
+        // Adding 1.5 * 2^23 rounds to a whole number and leaves it in the low bits.
+        const SHIFT: f32 = 12_582_912.0;
+        assert_eq!(src.len(), out.len());
+        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        let narrow = |x: f32| ((x * inverse).max(-127.0).min(127.0) + SHIFT).to_bits() as i8;
+        out.iter_mut().zip(src).for_each(|(out, &x)| *out = narrow(x));
     }
 }
 
@@ -133,6 +163,10 @@ macro_rules! with_number {
                 type $T = half::bf16;
                 $body
             }
+            $crate::Dtype::Q8 => {
+                type $T = i8;
+                $body
+            }
         }
     };
 }
@@ -146,10 +180,10 @@ mod tests {
     fn every_half_goes_to_single_and_back() {
         let halves: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).filter(|h| !h.is_nan()).collect();
         let mut wide = vec![0.0; halves.len()];
-        f16::widen(&halves, &mut wide);
+        f16::widen(&halves, 1.0, &mut wide);
         assert!(halves.iter().zip(&wide).all(|(h, w)| h.to_f32().to_bits() == w.to_bits()));
         let mut narrow = vec![f16::ZERO; halves.len()];
-        f16::narrow(&wide, &mut narrow);
+        f16::narrow(&wide, 1.0, &mut narrow);
         assert!(halves.iter().zip(&narrow).all(|(h, n)| h.to_bits() == n.to_bits()));
     }
 
@@ -158,11 +192,50 @@ mod tests {
         for len in [1, 7, 8, 16, 45] {
             let wide: Vec<f32> = (0..len).map(|i| (i as f32 * 0.37 - 3.0).exp()).collect();
             let (mut narrow, mut brain) = (vec![f16::ZERO; len], vec![bf16::ZERO; len]);
-            f16::narrow(&wide, &mut narrow);
-            bf16::narrow(&wide, &mut brain);
+            f16::narrow(&wide, 1.0, &mut narrow);
+            bf16::narrow(&wide, 1.0, &mut brain);
             for i in 0..len {
                 assert_eq!(narrow[i], f16::from_f32(wide[i]));
                 assert_eq!(brain[i], bf16::from_f32(wide[i]));
+            }
+        }
+    }
+
+    /// Rows of several sizes, with numbers of several magnitudes.
+    fn rows() -> impl Iterator<Item = Vec<f32>> {
+        let number = |i: usize| (i as f32 * 0.7).sin() * (i as f32 * 0.37).cos();
+        [1e-30f32, 1e-3, 1.0, 800.0, 1e30].into_iter().flat_map(move |size| {
+            [1, 2, 15, 16, 17, 64, 130].into_iter().map(move |len| (0..len).map(|i| number(i + 3) * size).collect())
+        })
+    }
+
+    #[test]
+    fn bytes_stay_within_half_a_step() {
+        for row in rows() {
+            let scale = i8::scale(&row);
+            let (mut narrow, mut back) = (vec![0; row.len()], vec![0.0; row.len()]);
+            i8::narrow(&row, scale, &mut narrow);
+            i8::widen(&narrow, scale, &mut back);
+            let worst = row.iter().zip(&back).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
+            assert!(worst <= scale * 0.5001, "{worst} of {scale}");
+            assert!(narrow.iter().any(|&x| x.unsigned_abs() == 127), "the largest number has the largest byte");
+            // What was read is stored the same again.
+            let mut again = vec![0; row.len()];
+            i8::narrow(&back, i8::scale(&back), &mut again);
+            assert_eq!(again, narrow);
+        }
+    }
+
+    #[test]
+    fn bytes_of_any_row_are_finite() {
+        for row in [[0.0; 4], [-0.0; 4], [1e-45; 4], [f32::INFINITY, -1.0, 0.0, 3e38], [f32::NAN, 1.0, 2.0, -3.0]] {
+            let scale = i8::scale(&row);
+            let (mut narrow, mut back) = ([1; 4], [f32::NAN; 4]);
+            i8::narrow(&row, scale, &mut narrow);
+            i8::widen(&narrow, scale, &mut back);
+            assert!(scale.is_finite() && back.iter().all(|x| x.is_finite()), "{row:?}: {back:?}");
+            if row.iter().all(|x| x.abs() < 1e-40) {
+                assert_eq!(narrow, [0; 4]);
             }
         }
     }

@@ -142,6 +142,7 @@ impl Head {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use half::f16;
 
     fn row(i: usize, dim: usize) -> Vec<f32> {
         (0..dim).map(|k| (i * 31 + k) as f32 * 0.25).collect()
@@ -159,23 +160,42 @@ mod tests {
         let dim = head.head_dim();
         let mut out = vec![0.0; dim];
         head.read_key(at, &mut out);
-        let round = |x: f32| match head.dtype() {
-            Dtype::F32 => x,
-            Dtype::F16 => half::f16::from_f32(x).to_f32(),
-            Dtype::Bf16 => half::bf16::from_f32(x).to_f32(),
+        // What the type rounds off at most, of a row whose largest number is `largest`.
+        let error = |largest: f32| match head.dtype() {
+            Dtype::F32 => 0.0,
+            Dtype::F16 => largest / 2048.0,
+            Dtype::Bf16 => largest / 256.0,
+            Dtype::Q8 => largest / 254.0 * 1.0001,
         };
-        assert!(out.iter().zip(row(i, dim)).all(|(&x, y)| x == round(y)), "key {i} at {at}");
+        let holds = |read: &[f32], row: Vec<f32>| {
+            let error = error(row[dim - 1]);
+            read.iter().zip(row).all(|(&x, y)| (x - y).abs() <= error)
+        };
+        assert!(holds(&out, row(i, dim)), "key {i} at {at}");
         head.read_value(at, &mut out);
-        assert!(out.iter().zip(row(i + 1000, dim)).all(|(&x, y)| x == round(y)), "value {i} at {at}");
+        assert!(holds(&out, row(i + 1000, dim)), "value {i} at {at}");
         assert_eq!((head.count(at), head.position(at)), (i as u32 + 1, i as f32));
     }
 
     #[test]
     fn entries_are_read_as_they_were_written() {
-        for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8] {
             for dim in [2, 10, 16, 64, 80] {
                 let head = filled(150, dim, dtype);
                 (0..150).for_each(|i| assert_entry(&head, i, i));
+            }
+        }
+    }
+
+    #[test]
+    fn a_tile_of_keys_is_its_keys() {
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8] {
+            let (head, dim) = (filled(100, 10, dtype), 10);
+            let (mut tile, mut key) = (vec![0.0; dim * crate::TILE], vec![0.0; dim]);
+            for i in 0..100 {
+                head.pages()[i / PAGE].read_key_tile(i % PAGE / crate::TILE, dtype, &mut tile);
+                head.read_key(i, &mut key);
+                assert!((0..dim).all(|k| tile[k * crate::TILE + i % crate::TILE] == key[k]), "{dtype:?}, entry {i}");
             }
         }
     }
@@ -193,19 +213,32 @@ mod tests {
             }
             assert_eq!(at_once.len(), one_by_one.len());
             for (x, y) in at_once.pages().iter().zip(one_by_one.pages()) {
-                assert_eq!(x.keys::<u16>(), y.keys::<u16>());
-                assert_eq!(x.values::<u16>(), y.values::<u16>());
+                assert_eq!(x.keys::<f16>(), y.keys::<f16>());
+                assert_eq!(x.values::<f16>(), y.values::<f16>());
                 assert_eq!((x.counts(), x.positions()), (y.counts(), y.positions()));
             }
         }
     }
 
+    /// Everything that an entry is, as bits.
+    fn bits(head: &Head, i: usize) -> Vec<u32> {
+        let mut row = vec![0.0; 2 * head.head_dim()];
+        let (key, value) = row.split_at_mut(head.head_dim());
+        head.read_key(i, key);
+        head.read_value(i, value);
+        row.iter().map(|x| x.to_bits()).chain([head.count(i), head.position(i).to_bits()]).collect()
+    }
+
     #[test]
     fn moved_entries_keep_every_bit() {
-        let mut head = filled(200, 10, Dtype::F16);
-        for (to, from) in [(3, 5), (3, 70), (64, 66), (17, 199)] {
-            head.move_down(to, from);
-            assert_entry(&head, to, from);
+        for dtype in [Dtype::F16, Dtype::Q8] {
+            let mut head = filled(200, 10, dtype);
+            for (to, from) in [(3, 5), (3, 70), (64, 66), (17, 199)] {
+                let before = bits(&head, from);
+                head.move_down(to, from);
+                assert_eq!(bits(&head, to), before, "{dtype:?}");
+                assert_entry(&head, to, from);
+            }
         }
     }
 

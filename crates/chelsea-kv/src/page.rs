@@ -3,12 +3,15 @@
 //!
 //! Inside a page, keys lie in tiles of [`TILE`] entries, transposed (`[tile][dim][TILE]`): one vector
 //! load holds the same dimension of 16 entries, so scores need no horizontal sums. Values lie row by
-//! row (`[entry][dim]`): a weighted sum of values walks along rows.
+//! row (`[entry][dim]`): a weighted sum of values walks along rows. Numbers that need a scale
+//! ([`Dtype::Q8`]) are followed by one `f32` for each key and then one for each value: a number is what is
+//! stored times the scale of its row.
 //!
 //! Keys and values may lie in a mapped file, in the very same layout; they are copied out of it when a
 //! page is written to.
 
-use crate::convert::{Number, with_number};
+pub use crate::convert::Number;
+use crate::convert::with_number;
 use crate::{Dtype, Mapped};
 use std::ops::Range;
 use std::sync::Arc;
@@ -58,6 +61,23 @@ impl Lines {
     }
 }
 
+/// One number for each key and one for each value of a page; 0 where no entry was ever written.
+#[derive(Debug, Clone, Copy)]
+pub struct Scales<'a> {
+    /// By slot.
+    pub keys: &'a [f32; PAGE],
+    /// By slot.
+    pub values: &'a [f32; PAGE],
+}
+
+/// What a page holds, to be written.
+struct Parts<'a, T> {
+    keys: &'a mut [T],
+    values: &'a mut [T],
+    /// `[2 * PAGE]`, keys' first; empty for numbers without scales.
+    scales: &'a mut [f32],
+}
+
 /// [`PAGE`] entries of one head.
 #[derive(Debug, Clone)]
 pub struct Page {
@@ -79,7 +99,7 @@ impl Page {
     /// An empty page for keys and values of `head_dim` numbers.
     pub fn new(head_dim: usize, dtype: Dtype) -> Self {
         Page {
-            lines: Lines::Owned(zeroed_lines(2 * PAGE * head_dim * dtype.size())),
+            lines: Lines::Owned(zeroed_lines(Page::line_bytes(head_dim, dtype))),
             ln_count: Box::new([f32::NEG_INFINITY; PAGE]),
             count: Box::new([0; PAGE]),
             position: Box::new([0.0; PAGE]),
@@ -98,14 +118,14 @@ impl Page {
         page
     }
 
-    /// Keys and values as they lie in memory.
+    /// Keys, values and scales as they lie in memory.
     pub(crate) fn kv(&self) -> &[u8] {
         self.lines.bytes()
     }
 
-    /// Bytes of keys and values together.
-    pub fn kv_bytes(&self) -> usize {
-        self.lines.bytes().len()
+    /// Bytes of keys, values and scales together: a multiple of 64.
+    pub const fn line_bytes(head_dim: usize, dtype: Dtype) -> usize {
+        PAGE * (2 * head_dim * dtype.size() + dtype.scale_bytes())
     }
 
     /// Bytes of counts, `ln count` and positions.
@@ -117,25 +137,46 @@ impl Page {
 
     /// Bytes that a page of keys and values of `head_dim` numbers takes, everything counted.
     pub fn bytes(head_dim: usize, dtype: Dtype) -> usize {
-        (2 * PAGE * head_dim * dtype.size()).next_multiple_of(64) + Page::META_BYTES + Page::OVERHEAD_BYTES
+        Page::line_bytes(head_dim, dtype) + Page::META_BYTES + Page::OVERHEAD_BYTES
+    }
+
+    /// Numbers of type `T` in bytes of lines, and the bytes of scales behind them.
+    const fn split<T: Number>(bytes: usize) -> usize {
+        if T::SCALED { bytes - 2 * PAGE * size_of::<f32>() } else { bytes }
+    }
+
+    fn numbers<T: Number>(&self) -> &[T] {
+        let bytes = self.lines.bytes();
+        bytemuck::cast_slice(&bytes[..Page::split::<T>(bytes.len())])
     }
 
     /// The keys, `[PAGE / TILE][head_dim][TILE]`, as stored numbers of type `T`.
-    pub fn keys<T: bytemuck::Pod>(&self) -> &[T] {
-        let all: &[T] = bytemuck::cast_slice(self.lines.bytes());
+    pub fn keys<T: Number>(&self) -> &[T] {
+        let all = self.numbers();
         &all[..all.len() / 2]
     }
 
     /// The values, `[PAGE][head_dim]`, as stored numbers of type `T`.
-    pub fn values<T: bytemuck::Pod>(&self) -> &[T] {
-        let all: &[T] = bytemuck::cast_slice(self.lines.bytes());
+    pub fn values<T: Number>(&self) -> &[T] {
+        let all = self.numbers();
         &all[all.len() / 2..]
     }
 
-    fn halves_mut<T: bytemuck::Pod>(&mut self) -> (&mut [T], &mut [T]) {
-        let all: &mut [T] = bytemuck::cast_slice_mut(self.lines.to_mut());
-        let half = all.len() / 2;
-        all.split_at_mut(half)
+    /// The scales that stored numbers of type `T` have, if any.
+    pub fn scales<T: Number>(&self) -> Option<Scales<'_>> {
+        let bytes = self.lines.bytes();
+        let scales: &[f32] = bytemuck::cast_slice(&bytes[Page::split::<T>(bytes.len())..]);
+        let (keys, values) = (scales.first_chunk()?, scales.last_chunk()?);
+        Some(Scales { keys, values })
+    }
+
+    fn parts_mut<T: Number>(&mut self) -> Parts<'_, T> {
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(self.lines.to_mut());
+        let (numbers, scales) = bytes.split_at_mut(Page::split::<T>(bytes.len()));
+        let numbers: &mut [T] = bytemuck::cast_slice_mut(numbers);
+        let half = numbers.len() / 2;
+        let (keys, values) = numbers.split_at_mut(half);
+        Parts { keys, values, scales: bytemuck::cast_slice_mut(scales) }
     }
 
     /// `ln count` of every slot, `-inf` where no entry is.
@@ -157,16 +198,20 @@ impl Page {
     pub fn set(&mut self, slot: usize, dtype: Dtype, key: &[f32], value: &[f32], count: u32, position: f32) {
         fn put<T: Number>(page: &mut Page, slot: usize, key: &[f32], value: &[f32]) {
             let dim = key.len();
-            let (keys, values) = page.halves_mut::<T>();
+            let Parts { keys, values, scales } = page.parts_mut::<T>();
+            let (key_scale, value_scale) = (T::scale(key), T::scale(value));
             let tile = &mut keys[slot / TILE * TILE * dim..][..TILE * dim];
             let mut narrow = [T::zeroed(); TILE];
             for (columns, part) in tile.chunks_mut(TILE * TILE).zip(key.chunks(TILE)) {
-                T::narrow(part, &mut narrow[..part.len()]);
+                T::narrow(part, key_scale, &mut narrow[..part.len()]);
                 for (column, &x) in columns.chunks_exact_mut(TILE).zip(&narrow) {
                     column[slot % TILE] = x;
                 }
             }
-            T::narrow(value, &mut values[slot * dim..][..dim]);
+            T::narrow(value, value_scale, &mut values[slot * dim..][..dim]);
+            if T::SCALED {
+                (scales[slot], scales[PAGE + slot]) = (key_scale, value_scale);
+            }
         }
         debug_assert!(count > 0, "an entry stands for at least one token");
         with_number!(dtype, T => put::<T>(self, slot, key, value));
@@ -182,7 +227,7 @@ impl Page {
     /// Copies entry `from` of `source` to `slot`, bit for bit.
     pub fn copy_entry(&mut self, slot: usize, source: &Page, from: usize, dtype: Dtype) {
         fn put<T: Number>(page: &mut Page, slot: usize, source: &Page, from: usize) {
-            let (keys, values) = page.halves_mut::<T>();
+            let Parts { keys, values, scales } = page.parts_mut::<T>();
             let dim = keys.len() / PAGE;
             let (source_keys, source_values) = (source.keys::<T>(), source.values::<T>());
             let (to, at) = (slot / TILE * TILE * dim + slot % TILE, from / TILE * TILE * dim + from % TILE);
@@ -190,6 +235,9 @@ impl Page {
                 keys[to + i * TILE] = source_keys[at + i * TILE];
             }
             values[slot * dim..][..dim].copy_from_slice(&source_values[from * dim..][..dim]);
+            if let Some(source) = source.scales::<T>() {
+                (scales[slot], scales[PAGE + slot]) = (source.keys[from], source.values[from]);
+            }
         }
         with_number!(dtype, T => put::<T>(self, slot, source, from));
         self.set_meta(slot, source.count[from], source.position[from]);
@@ -198,13 +246,16 @@ impl Page {
     /// Moves entry `from` of this page to the earlier slot `slot`, bit for bit.
     pub fn move_entry(&mut self, slot: usize, from: usize, dtype: Dtype) {
         fn put<T: Number>(page: &mut Page, slot: usize, from: usize) {
-            let (keys, values) = page.halves_mut::<T>();
+            let Parts { keys, values, scales } = page.parts_mut::<T>();
             let dim = keys.len() / PAGE;
             let (to, at) = (slot / TILE * TILE * dim + slot % TILE, from / TILE * TILE * dim + from % TILE);
             for i in 0..dim {
                 keys[to + i * TILE] = keys[at + i * TILE];
             }
             values.copy_within(from * dim..(from + 1) * dim, slot * dim);
+            if T::SCALED {
+                (scales[slot], scales[PAGE + slot]) = (scales[from], scales[PAGE + from]);
+            }
         }
         with_number!(dtype, T => put::<T>(self, slot, from));
         self.set_meta(slot, self.count[from], self.position[from]);
@@ -220,13 +271,14 @@ impl Page {
     pub fn read_key(&self, slot: usize, dtype: Dtype, out: &mut [f32]) {
         fn get<T: Number>(page: &Page, slot: usize, out: &mut [f32]) {
             let dim = out.len();
+            let scale = page.scales::<T>().map_or(1.0, |scales| scales.keys[slot]);
             let tile = &page.keys::<T>()[slot / TILE * TILE * dim..][..TILE * dim];
             let mut stored = [T::zeroed(); TILE];
             for (part, columns) in out.chunks_mut(TILE).zip(tile.chunks(TILE * TILE)) {
                 for (x, column) in stored.iter_mut().zip(columns.chunks_exact(TILE)) {
                     *x = column[slot % TILE];
                 }
-                T::widen(&stored[..part.len()], part);
+                T::widen(&stored[..part.len()], scale, part);
             }
         }
         with_number!(dtype, T => get::<T>(self, slot, out));
@@ -235,13 +287,26 @@ impl Page {
     /// Reads key tile `tile` into `out`, `[head_dim][TILE]`. Lanes past the head's length hold
     /// whatever the page holds there: finite numbers that mean nothing.
     pub fn read_key_tile(&self, tile: usize, dtype: Dtype, out: &mut [f32]) {
-        let len = out.len();
-        with_number!(dtype, T => T::widen(&self.keys::<T>()[tile * len..][..len], out));
+        fn get<T: Number>(page: &Page, tile: usize, out: &mut [f32]) {
+            let len = out.len();
+            T::widen(&page.keys::<T>()[tile * len..][..len], 1.0, out);
+            if let Some(scales) = page.scales::<T>() {
+                let lanes = &scales.keys[tile * TILE..][..TILE];
+                for row in out.chunks_exact_mut(TILE) {
+                    row.iter_mut().zip(lanes).for_each(|(x, scale)| *x *= scale);
+                }
+            }
+        }
+        with_number!(dtype, T => get::<T>(self, tile, out));
     }
 
     /// Reads the value of entry `slot` into `out` (`head_dim` numbers).
     pub fn read_value(&self, slot: usize, dtype: Dtype, out: &mut [f32]) {
-        let dim = out.len();
-        with_number!(dtype, T => T::widen(&self.values::<T>()[slot * dim..][..dim], out));
+        fn get<T: Number>(page: &Page, slot: usize, out: &mut [f32]) {
+            let dim = out.len();
+            let scale = page.scales::<T>().map_or(1.0, |scales| scales.values[slot]);
+            T::widen(&page.values::<T>()[slot * dim..][..dim], scale, out);
+        }
+        with_number!(dtype, T => get::<T>(self, slot, out));
     }
 }

@@ -11,6 +11,9 @@ pub enum Dtype {
     F16,
     /// bfloat16, for models whose weights are bfloat16.
     Bf16,
+    /// 8-bit integers, with an `f32` scale for each key and one for each value: half the bytes of
+    /// [`Dtype::F16`] and a little.
+    Q8,
 }
 
 impl Dtype {
@@ -19,6 +22,15 @@ impl Dtype {
         match self {
             Dtype::F32 => 4,
             Dtype::F16 | Dtype::Bf16 => 2,
+            Dtype::Q8 => 1,
+        }
+    }
+
+    /// Bytes of an entry's scales, the key's and the value's together; 0 for types that have none.
+    pub const fn scale_bytes(self) -> usize {
+        match self {
+            Dtype::F32 | Dtype::F16 | Dtype::Bf16 => 0,
+            Dtype::Q8 => 2 * size_of::<f32>(),
         }
     }
 }
@@ -80,9 +92,16 @@ impl CacheShape {
         self.q_heads / self.kv_heads
     }
 
-    /// Bytes that one token's keys and values take over all layers in a cache that keeps everything.
+    /// Bytes that one token's keys and values take over all layers in a cache that keeps everything, scales
+    /// included.
     pub fn bytes_per_token(&self, dtype: Dtype) -> usize {
-        self.heads() * 2 * self.head_dim * dtype.size()
+        self.heads() * (2 * self.head_dim * dtype.size() + dtype.scale_bytes())
+    }
+
+    /// Bytes that one token takes in the full cache that reports compare with: everything kept, in 16 bits,
+    /// whatever this cache is stored in.
+    pub fn full_bytes_per_token(&self) -> usize {
+        self.bytes_per_token(Dtype::F16)
     }
 }
 

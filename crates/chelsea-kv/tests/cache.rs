@@ -4,6 +4,7 @@ use chelsea_kv::{
     Budget, BudgetError, CacheConfig, CacheError, CacheShape, Dtype, Head, PAGE, Page, Rotary, Schedule, SequenceCache,
     attention, policy,
 };
+use half::f16;
 
 const SHAPE: CacheShape = CacheShape { layers: 3, kv_heads: 2, q_heads: 4, head_dim: 16 };
 
@@ -118,8 +119,8 @@ fn blocks_given_in_pieces_end_in_the_same_full_cache() {
     }
     for (x, y) in whole.heads().iter().zip(pieces.heads()) {
         for (x, y) in x.pages().iter().zip(y.pages()) {
-            assert_eq!(x.keys::<u16>(), y.keys::<u16>());
-            assert_eq!(x.values::<u16>(), y.values::<u16>());
+            assert_eq!(x.keys::<f16>(), y.keys::<f16>());
+            assert_eq!(x.values::<f16>(), y.values::<f16>());
             assert_eq!((x.counts(), x.positions()), (y.counts(), y.positions()));
         }
     }
@@ -244,19 +245,23 @@ fn one_shot_compression_meets_the_ratio() {
 
 #[test]
 fn every_byte_is_somewhere() {
-    let mut cache = SequenceCache::new(config("chelsea", Budget::Keep(0.5))).unwrap();
-    feed(&mut cache, 300, 0);
-    cache.compact();
-    let memory = cache.memory();
-    let entries = cache.entries();
-    assert_eq!((memory.keys, memory.values), (entries * 32, entries * 32));
-    assert_eq!((memory.counts, memory.ln_counts, memory.positions), (entries * 4, entries * 4, entries * 4));
-    let pages: usize = cache.heads().iter().map(|head| head.pages().len()).sum();
-    assert_eq!(memory.total(), pages * Page::bytes(16, Dtype::F16) + memory.fixed);
-    assert_eq!(memory.shared, 0);
-    let fork = cache.fork();
-    assert_eq!(fork.memory().shared, pages * Page::bytes(16, Dtype::F16));
-    assert_eq!(cache.full_bytes(), 300 * 6 * 2 * 16 * 2);
+    for dtype in [Dtype::F16, Dtype::Q8] {
+        let config = CacheConfig { dtype, ..config("chelsea", Budget::Keep(0.5)) };
+        let mut cache = SequenceCache::new(config).unwrap();
+        feed(&mut cache, 300, 0);
+        cache.compact();
+        let memory = cache.memory();
+        let entries = cache.entries();
+        assert_eq!((memory.keys, memory.values), (entries * 16 * dtype.size(), entries * 16 * dtype.size()));
+        assert_eq!(memory.scales, if dtype == Dtype::Q8 { entries * 8 } else { 0 });
+        assert_eq!((memory.counts, memory.ln_counts, memory.positions), (entries * 4, entries * 4, entries * 4));
+        let pages: usize = cache.heads().iter().map(|head| head.pages().len()).sum();
+        assert_eq!(memory.total(), pages * Page::bytes(16, dtype) + memory.fixed);
+        assert_eq!(memory.shared, 0);
+        let fork = cache.fork();
+        assert_eq!(fork.memory().shared, pages * Page::bytes(16, dtype));
+        assert_eq!(cache.full_bytes(), 300 * 6 * 2 * 16 * 2, "compared with 16 bits, whatever the type");
+    }
 }
 
 #[test]

@@ -60,7 +60,12 @@ fn example(config: CacheConfig, tokens: usize) -> (SequenceCache, SnapshotInfo) 
 }
 
 fn small() -> Vec<u8> {
-    let (cache, info) = example(config(SMALL, "chelsea", Budget::Keep(0.5)), 150);
+    small_in(Dtype::F16)
+}
+
+fn small_in(dtype: Dtype) -> Vec<u8> {
+    let config = CacheConfig { dtype, ..config(SMALL, "chelsea", Budget::Keep(0.5)) };
+    let (cache, info) = example(config, 150);
     to_bytes(&cache, &info).unwrap()
 }
 
@@ -85,6 +90,8 @@ fn a_loaded_cache_goes_on_exactly_as_the_saved_one() {
         ("streaming", Budget::Keep(0.3), Schedule::Remerge, Dtype::F32),
         ("random:seed=7", entries, Schedule::Once, Dtype::F16),
         ("full", Budget::Keep(1.0), Schedule::Remerge, Dtype::F32),
+        ("chelsea", Budget::Keep(0.25), Schedule::Remerge, Dtype::Q8),
+        ("chelsea", Budget::Bytes(120_000), Schedule::Once, Dtype::Q8),
     ]
     .into_iter()
     .enumerate()
@@ -121,9 +128,14 @@ fn an_empty_cache_comes_back_empty() {
 
 #[test]
 fn mapped_pages_are_copied_before_they_are_written() {
+    [Dtype::F16, Dtype::Q8].into_iter().for_each(mapped_pages_are_copied);
+}
+
+fn mapped_pages_are_copied(dtype: Dtype) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("cache");
-    let (cache, info) = example(config(LARGER, "chelsea", Budget::Keep(0.5)), 333);
+    let config = CacheConfig { dtype, ..config(LARGER, "chelsea", Budget::Keep(0.5)) };
+    let (cache, info) = example(config, 333);
     save(&path, &cache, &info).unwrap();
     let before = std::fs::read(&path).unwrap();
     let (mut loaded, mut info) = load(&path, None, None).unwrap();
@@ -247,25 +259,39 @@ fn every_shorter_or_longer_file_is_refused() {
 
 #[test]
 fn every_changed_byte_is_noticed() {
-    let bytes = small();
-    let mut changed = bytes.clone();
-    for at in 0..bytes.len() {
-        for bit in [0x01, 0x80, 0xff] {
-            changed[at] ^= bit;
-            assert!(parse(&changed).is_err(), "byte {at} ^ {bit:#x}");
-            changed[at] = bytes[at];
+    for dtype in [Dtype::F16, Dtype::Q8] {
+        let bytes = small_in(dtype);
+        let mut changed = bytes.clone();
+        for at in 0..bytes.len() {
+            for bit in [0x01, 0x80, 0xff] {
+                changed[at] ^= bit;
+                assert!(parse(&changed).is_err(), "{dtype:?}, byte {at} ^ {bit:#x}");
+                changed[at] = bytes[at];
+            }
         }
+        assert!(parse(&changed).is_ok());
     }
-    assert!(parse(&changed).is_ok());
-    changed[8] = 2;
-    let error = parse(&changed).unwrap_err();
-    assert!(matches!(error, SnapshotError::Version { found: 2, known: 1 }), "{error}");
     assert!(matches!(parse(b"GGUF and more"), Err(SnapshotError::NotASnapshot)));
+}
+
+#[test]
+fn other_formats_are_refused() {
+    for version in [0, 1, 3] {
+        let mut bytes = small();
+        bytes[8] = version;
+        reseal(&mut bytes);
+        let error = parse(&bytes).map(|_| ()).unwrap_err();
+        assert!(matches!(error, SnapshotError::Version { found, known: 2 } if found == u32::from(version)), "{error}");
+        assert!(error.to_string().contains("build the cache again"), "{error}");
+    }
 }
 
 /// Writes `new` at byte `at`, makes the checksums right, and returns the complaint.
 fn complaint(at: usize, new: &[u8]) -> String {
-    let mut bytes = small();
+    complaint_of(small(), at, new)
+}
+
+fn complaint_of(mut bytes: Vec<u8>, at: usize, new: &[u8]) -> String {
     bytes[at..at + new.len()].copy_from_slice(new);
     reseal(&mut bytes);
     parse(&bytes).map(|_| ()).unwrap_err().to_string()
@@ -311,6 +337,24 @@ fn files_that_lie_under_good_checksums_are_refused() {
     }
 }
 
+#[test]
+fn scales_are_finite_and_belong_to_entries() {
+    let bytes = small_in(Dtype::Q8);
+    let header = u64::from_le_bytes(bytes[16..24].try_into().unwrap()) as usize;
+    let (numbers, scales) = (2 * 64 * 4, 2 * 64 * 4);
+    let last = header + numbers + scales + numbers;
+    for (at, new, word) in [
+        (header + numbers, f32::NAN, "scale"),
+        (header + numbers + 64 * 4, f32::INFINITY, "scale"),
+        (header + numbers + 8, -1.0, "scale"),
+        (last + 63 * 4, 1.0, "nothing belongs"),
+        (last + (64 + 63) * 4, 1.0, "nothing belongs"),
+    ] {
+        let text = complaint_of(bytes.clone(), at, &new.to_le_bytes());
+        assert!(text.contains(word), "byte {at}, wanted `{word}`: {text}");
+    }
+}
+
 /// Uses a cache in every way there is: whatever passed the checks must not panic.
 fn exercise(mut cache: SequenceCache) {
     let mut rng = SmallRng::seed_from_u64(3);
@@ -340,8 +384,9 @@ proptest! {
     #[test]
     fn a_changed_file_under_good_checksums_is_refused_or_usable(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 1..4),
+        dtype in prop::sample::select(vec![Dtype::F16, Dtype::Q8]),
     ) {
-        let mut bytes = small();
+        let mut bytes = small_in(dtype);
         let header = u64::from_le_bytes(bytes[16..24].try_into().unwrap()) as usize;
         for (at, new, in_header) in changes {
             let at = at.index(if in_header { header } else { bytes.len() });

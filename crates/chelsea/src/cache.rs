@@ -46,7 +46,7 @@ pub fn is_snapshot(path: &Path) -> bool {
 pub fn show(path: &Path, json: bool) -> Result<()> {
     let s = chelsea_kv::snapshot::inspect(path)?;
     let bytes = std::fs::metadata(path)?.len();
-    let full = s.tokens * s.shape.bytes_per_token(s.dtype);
+    let full = s.tokens * s.shape.full_bytes_per_token();
     if json {
         let value = serde_json::json!({
             "path": path.display().to_string(), "bytes": bytes, "tokens": s.tokens, "entries": s.entries,

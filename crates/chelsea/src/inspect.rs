@@ -76,7 +76,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         fingerprint: crate::saved::fingerprint_text(&file.fingerprint()),
         weight_bytes: file.tensors().iter().map(|t| t.bytes).sum(),
         types,
-        kv_bytes_per_token: config.cache_shape().bytes_per_token(Dtype::F16),
+        kv_bytes_per_token: config.cache_shape().full_bytes_per_token(),
         kv_budget: args.kv_budget.map(|budget| holds(config, budget)).transpose()?,
     };
     if args.json {
@@ -110,7 +110,7 @@ fn holds(config: &Config, budget: Budget) -> Result<Holds> {
     };
     Ok(Holds {
         entries_a_head: cache.allowed(tokens) / shape.heads(),
-        tokens_of_a_full_cache: bytes / shape.bytes_per_token(Dtype::F16),
+        tokens_of_a_full_cache: bytes / shape.full_bytes_per_token(),
     })
 }
 

@@ -8,6 +8,7 @@
 
 use super::product::{PANEL, Product};
 use super::simd::{Element, Kernel, Simd};
+use crate::page::Scales;
 use crate::{Dtype, Head, PAGE, TILE};
 use core::ops::Range;
 use half::{bf16, f16};
@@ -121,6 +122,7 @@ impl Kernel for Block<'_> {
                 Dtype::F32 => self.over::<S, f32>(),
                 Dtype::F16 => self.over::<S, f16>(),
                 Dtype::Bf16 => self.over::<S, bf16>(),
+                Dtype::Q8 => self.over::<S, i8>(),
             }
         }
     }
@@ -192,7 +194,7 @@ impl Block<'_> {
                 // PAGE / TILE tiles of d x TILE, and scores have room for `len` rows of PAGE.
                 unsafe { product.run::<S, false>(len, tiles * TILE / S::LANES) };
 
-                let softmax = Softmax { bias: &bias, vectors: tiles * TILE / S::LANES };
+                let softmax = Softmax { bias: &bias, scales: page.scales::<E>(), vectors: tiles * TILE / S::LANES };
                 for r in 0..len {
                     let visible = seen(first + r);
                     let hide = HIDE[PAGE - visible..].first_chunk::<PAGE>();
@@ -226,7 +228,7 @@ impl Block<'_> {
                 for c in d / S::LANES * S::LANES..d {
                     for r in 0..len {
                         let weights = &scores[r * PAGE..][..used];
-                        let sum: f32 = weights.iter().enumerate().map(|(i, w)| w * values[i * d + c].widen()).sum();
+                        let sum: f32 = weights.iter().enumerate().map(|(i, w)| w * values[i * d + c].single()).sum();
                         let total = &mut sums.values[(first + r) * d + c];
                         *total = *total * factors[r] + sum;
                     }
@@ -258,6 +260,11 @@ unsafe fn prefetch_distance<S: Simd, E: Element>(job: &Job<'_>, p: usize) -> isi
         for line in next.ln_counts().chunks(16) {
             S::prefetch(line.as_ptr().cast());
         }
+        if let Some(scales) = next.scales::<E>() {
+            for line in scales.keys.chunks(16).chain(scales.values.chunks(16)) {
+                S::prefetch(line.as_ptr().cast());
+            }
+        }
         next.keys::<E>().as_ptr().addr() as isize - pages[p].keys::<E>().as_ptr().addr() as isize
     }
 }
@@ -266,14 +273,18 @@ unsafe fn prefetch_distance<S: Simd, E: Element>(job: &Job<'_>, p: usize) -> isi
 struct Softmax<'a> {
     /// `log2 count` of every entry.
     bias: &'a [f32; PAGE],
+    /// Scales of stored numbers, if they have any. The keys' belong on what comes out of the first
+    /// product, the values' on what goes into the second.
+    scales: Option<Scales<'a>>,
     /// Vectors of a row that hold scores.
     vectors: usize,
 }
 
 impl Softmax<'_> {
-    /// Replaces the scores of a row by `2^(score + bias - max)`, raises `max` to the largest score,
-    /// adds the weights to `total` lane by lane, and returns the factor by which what was summed under
-    /// the old maximum shrinks.
+    /// Replaces the scores of a row by their weights, `2^(score + bias - max)`, raises `max` to the largest
+    /// score, adds the weights to `total` lane by lane, and returns the factor by which what was summed
+    /// under the old maximum shrinks. What is left in place of a score is its weight times the scale of its
+    /// value; the total knows nothing of scales.
     ///
     /// # Safety
     /// `S`'s instruction set is available.
@@ -291,7 +302,11 @@ impl Softmax<'_> {
         unsafe {
             let mut largest = S::splat(*max);
             for v in (0..self.vectors).map(|v| v * S::LANES) {
-                let mut score = S::add(S::load(scores.add(v)), S::load(self.bias.as_ptr().add(v)));
+                let (mut score, bias) = (S::load(scores.add(v)), S::load(self.bias.as_ptr().add(v)));
+                score = match self.scales {
+                    Some(scales) => S::mul_add(score, S::load(scales.keys.as_ptr().add(v)), bias),
+                    None => S::add(score, bias),
+                };
                 if let Some(hide) = hide {
                     score = S::add(score, S::load(hide.as_ptr().add(v)));
                 }
@@ -310,8 +325,12 @@ impl Softmax<'_> {
             let mut sum = S::mul(S::load(total.as_ptr()), S::splat(factor));
             for v in (0..self.vectors).map(|v| v * S::LANES) {
                 let weight = S::exp2(S::sub(S::load(scores.add(v)), shift));
-                S::store(scores.add(v), weight);
                 sum = S::add(sum, weight);
+                let scaled = match self.scales {
+                    Some(scales) => S::mul(weight, S::load(scales.values.as_ptr().add(v))),
+                    None => weight,
+                };
+                S::store(scores.add(v), scaled);
             }
             S::store(total.as_mut_ptr(), sum);
             factor

@@ -15,6 +15,8 @@ pub struct MemoryReport {
     pub keys: usize,
     /// Values of entries.
     pub values: usize,
+    /// Scales of keys and values, where they are stored in 8 bits.
+    pub scales: usize,
     /// Counts of entries.
     pub counts: usize,
     /// Logarithms of counts.
@@ -34,7 +36,8 @@ pub struct MemoryReport {
 impl MemoryReport {
     /// All bytes held now, pages shared with forks included.
     pub fn total(&self) -> usize {
-        self.keys + self.values + self.counts + self.ln_counts + self.positions + self.slack + self.fixed
+        let entries = self.keys + self.values + self.scales + self.counts + self.ln_counts + self.positions;
+        entries + self.slack + self.fixed
     }
 }
 
@@ -50,16 +53,18 @@ impl SequenceCache {
     pub fn memory(&self) -> MemoryReport {
         let entries = self.entries();
         let row = entries * self.config.shape.head_dim * self.config.dtype.size();
+        let scales = entries * self.config.dtype.scale_bytes();
         let pages: usize = self.heads.iter().map(|head| head.pages().len()).sum();
         let page_bytes = Page::bytes(self.config.shape.head_dim, self.config.dtype);
         let shared = self.heads.iter().flat_map(Head::pages).filter(|page| Arc::strong_count(page) > 1).count();
         MemoryReport {
             keys: row,
             values: row,
+            scales,
             counts: entries * 4,
             ln_counts: entries * 4,
             positions: entries * 4,
-            slack: pages * page_bytes - 2 * row - entries * 12,
+            slack: pages * page_bytes - 2 * row - scales - entries * 12,
             fixed: fixed_bytes(&self.config, self.needs) + pages * Statistics::page_bytes(self.needs),
             shared: shared * page_bytes,
             scratch_peak: self.scratch_peak,
@@ -71,9 +76,10 @@ impl SequenceCache {
         self.peak.max(self.bytes_held())
     }
 
-    /// Bytes that the keys and values of all tokens seen would take in a cache that keeps everything.
+    /// Bytes that the keys and values of all tokens seen would take in a cache that keeps everything in 16
+    /// bits: what this cache is compared with, whatever it is stored in.
     pub fn full_bytes(&self) -> usize {
-        self.tokens() * self.config.shape.bytes_per_token(self.config.dtype)
+        self.tokens() * self.config.shape.full_bytes_per_token()
     }
 
     /// Bytes of all pages and of what is fixed: [`MemoryReport::total`], from the count of pages alone.

@@ -7,15 +7,16 @@
 use super::header::{Header, ensure};
 use super::{ALIGN, SnapshotError};
 use crate::page::Lines;
-use crate::{Head, PAGE, Page, TILE};
+use crate::{Dtype, Head, PAGE, Page, TILE};
 use std::borrow::Cow;
 use std::io::{self, Write};
 use std::ops::Range;
 use std::sync::Arc;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-/// Bytes of a page's keys and values that belong to slots `used..`, for numbers of `size` bytes.
-fn unused(head_dim: usize, size: usize, used: usize) -> impl Iterator<Item = Range<usize>> {
+/// Bytes of a page's keys, values and scales that belong to slots `used..`.
+fn unused(head_dim: usize, dtype: Dtype, used: usize) -> impl Iterator<Item = Range<usize>> {
+    let size = dtype.size();
     let keys = (0..PAGE / TILE).flat_map(move |tile| {
         let first = used.saturating_sub(tile * TILE).min(TILE);
         (0..head_dim).map(move |i| {
@@ -24,15 +25,19 @@ fn unused(head_dim: usize, size: usize, used: usize) -> impl Iterator<Item = Ran
         })
     });
     let values = (PAGE + used) * head_dim * size..2 * PAGE * head_dim * size;
-    keys.chain([values])
+    let scales = (0..dtype.scale_bytes() / 4).map(move |of| {
+        let first = 2 * PAGE * head_dim * size + of * PAGE * 4;
+        first + used * 4..first + PAGE * 4
+    });
+    keys.chain([values]).chain(scales)
 }
 
-/// Keys and values of a page of `used` entries, with zeros where no entry is.
+/// Keys, values and scales of a page of `used` entries, with zeros where no entry is.
 fn clean<'a>(head: &Head, page: &'a Page, used: usize) -> Cow<'a, [u8]> {
     let mut bytes = Cow::Borrowed(page.kv());
     if used < PAGE {
         let owned = bytes.to_mut();
-        unused(head.head_dim(), head.dtype().size(), used).for_each(|range| owned[range].fill(0));
+        unused(head.head_dim(), head.dtype(), used).for_each(|range| owned[range].fill(0));
     }
     bytes
 }
@@ -100,6 +105,14 @@ impl Block {
         words(counts).zip(words(positions).map(f32::from_bits))
     }
 
+    /// Key scales, then value scales of each page.
+    fn scales<'a>(&self, header: &Header, block: &'a [u8]) -> impl Iterator<Item = f32> + use<'a> {
+        let page_bytes = header.page_bytes() as usize;
+        let scales = PAGE * header.dtype.scale_bytes();
+        let pages = block[..self.meta(header)].chunks_exact(page_bytes);
+        pages.flat_map(move |page| words(&page[page_bytes - scales..]).map(f32::from_bits))
+    }
+
     /// Checks the block of head `g` in `bytes`, the whole file.
     pub(super) fn check(&self, header: &Header, g: usize, bytes: &[u8]) -> Result<(), SnapshotError> {
         let block = &bytes[self.range.clone()];
@@ -117,13 +130,15 @@ impl Block {
             total += u64::from(count);
         }
         ensure(total <= tokens as u64, || format!("head {g} stands for {total} of {tokens} tokens"))?;
+        let scales = self.scales(header, block).all(|scale| scale.is_finite() && scale.is_sign_positive());
+        ensure(scales, || format!("head {g} has a scale that is negative or not finite"))?;
         let used = self.len % PAGE;
         let empty = |range: Range<usize>| block[range].iter().all(|&byte| byte == 0);
         let meta = self.meta(header);
         let mut clean = empty(meta + 8 * self.len..block.len());
         if used != 0 {
             let last = meta - header.page_bytes() as usize;
-            let mut slots = unused(header.shape.head_dim, header.dtype.size(), used);
+            let mut slots = unused(header.shape.head_dim, header.dtype, used);
             clean &= slots.all(|range| empty(last + range.start..last + range.end));
         }
         ensure(clean, || format!("head {g} holds something where nothing belongs"))

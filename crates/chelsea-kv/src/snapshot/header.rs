@@ -24,7 +24,7 @@ use xxhash_rust::xxh3::Xxh3;
 /// How a snapshot begins; the first byte is no ASCII, so that no text is taken for one.
 pub(super) const MAGIC: [u8; 8] = *b"\x89CHELSEA";
 /// The format written, and the only one read.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// Bytes of the prelude.
 pub(super) const PRELUDE: usize = 64;
 
@@ -173,9 +173,9 @@ impl Header {
         }
     }
 
-    /// Bytes of a page's keys and values.
+    /// Bytes of a page's keys, values and scales.
     pub(super) fn page_bytes(&self) -> u64 {
-        2 * PAGE as u64 * self.shape.head_dim as u64 * self.dtype.size() as u64
+        PAGE as u64 * (2 * self.shape.head_dim as u64 * self.dtype.size() as u64 + self.dtype.scale_bytes() as u64)
     }
 
     /// Bytes of the block of a head of `len` entries: its pages, counts and positions.
@@ -244,6 +244,7 @@ impl Header {
             Dtype::F32 => 0,
             Dtype::F16 => 1,
             Dtype::Bf16 => 2,
+            Dtype::Q8 => 3,
         });
         out.u32(match self.schedule {
             Schedule::Once => 0,
@@ -304,6 +305,7 @@ impl Header {
             0 => Dtype::F32,
             1 => Dtype::F16,
             2 => Dtype::Bf16,
+            3 => Dtype::Q8,
             other => return Err(SnapshotError::Inconsistent(format!("there is no storage type {other}"))),
         };
         let schedule = match fields.u32()? {

@@ -47,6 +47,11 @@ impl Simd for Avx2 {
         unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast())))) }
     }
     #[inline(always)]
+    unsafe fn load_i8(at: *const i8) -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at.cast()))) }
+    }
+    #[inline(always)]
     unsafe fn store(at: *mut f32, v: __m256) {
         // SAFETY: as above.
         unsafe { _mm256_storeu_ps(at, v) }

@@ -47,6 +47,11 @@ impl Simd for Avx512 {
         unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(at.cast())))) }
     }
     #[inline(always)]
+    unsafe fn load_i8(at: *const i8) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast()))) }
+    }
+    #[inline(always)]
     unsafe fn store(at: *mut f32, v: __m512) {
         // SAFETY: as above.
         unsafe { _mm512_storeu_ps(at, v) }

@@ -14,6 +14,7 @@ pub(super) mod avx512;
 pub(super) mod neon;
 pub(super) mod portable;
 
+use crate::page::Number;
 use half::{bf16, f16};
 
 /// A vector of [`LANES`](Self::LANES) f32 numbers and what can be done with it.
@@ -38,6 +39,7 @@ pub(super) trait Simd: Copy {
     unsafe fn load(at: *const f32) -> Self::V;
     unsafe fn load_f16(at: *const f16) -> Self::V;
     unsafe fn load_bf16(at: *const bf16) -> Self::V;
+    unsafe fn load_i8(at: *const i8) -> Self::V;
     unsafe fn store(at: *mut f32, v: Self::V);
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
@@ -84,12 +86,12 @@ pub(super) trait Kernel {
 }
 
 /// A stored number that vectors are loaded from.
-pub(super) trait Element: bytemuck::Pod {
+pub(super) trait Element: Number {
     /// # Safety
     /// As [`Simd`]'s loads.
     unsafe fn load<S: Simd>(at: *const Self) -> S::V;
-    /// One number, widened.
-    fn widen(self) -> f32;
+    /// One number.
+    fn single(self) -> f32;
 }
 
 impl Element for f32 {
@@ -98,7 +100,7 @@ impl Element for f32 {
         // SAFETY: the caller's promise.
         unsafe { S::load(at) }
     }
-    fn widen(self) -> f32 {
+    fn single(self) -> f32 {
         self
     }
 }
@@ -109,7 +111,7 @@ impl Element for f16 {
         // SAFETY: the caller's promise.
         unsafe { S::load_f16(at) }
     }
-    fn widen(self) -> f32 {
+    fn single(self) -> f32 {
         self.to_f32()
     }
 }
@@ -120,8 +122,19 @@ impl Element for bf16 {
         // SAFETY: the caller's promise.
         unsafe { S::load_bf16(at) }
     }
-    fn widen(self) -> f32 {
+    fn single(self) -> f32 {
         self.to_f32()
+    }
+}
+
+impl Element for i8 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(at: *const Self) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { S::load_i8(at) }
+    }
+    fn single(self) -> f32 {
+        f32::from(self)
     }
 }
 
@@ -152,7 +165,7 @@ mod tests {
         }
     }
 
-    /// Conversions of every half-precision and bfloat16 number that is not a NaN.
+    /// Conversions of every half-precision and bfloat16 number that is not a NaN, and of every byte.
     struct Widening;
 
     impl Kernel for Widening {
@@ -167,6 +180,13 @@ mod tests {
                 // SAFETY: as above.
                 unsafe { S::store(out.as_mut_ptr(), bf16::load::<S>(brain.as_ptr())) };
                 assert!(brain[0].is_nan() || out[0].to_bits() == brain[0].to_f32().to_bits(), "bf16 {bits:#x}");
+            }
+            for first in i8::MIN..=i8::MAX {
+                // Different in every lane, so that lanes in another order are noticed.
+                let bytes: [i8; 16] = core::array::from_fn(|i| first.wrapping_add(i as i8 * 17));
+                // SAFETY: as above.
+                unsafe { S::store(out.as_mut_ptr(), i8::load::<S>(bytes.as_ptr())) };
+                assert!((0..S::LANES).all(|i| out[i] == f32::from(bytes[i])), "bytes from {first}");
             }
         }
     }

@@ -55,6 +55,14 @@ impl Simd for Neon {
         unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(at.cast()))) }
     }
     #[inline(always)]
+    unsafe fn load_i8(at: *const i8) -> float32x4_t {
+        // SAFETY: as above; four bytes are read as one word, of any alignment.
+        unsafe {
+            let bytes = vreinterpret_s8_u32(vdup_n_u32(at.cast::<u32>().read_unaligned()));
+            vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(bytes))))
+        }
+    }
+    #[inline(always)]
     unsafe fn store(at: *mut f32, v: float32x4_t) {
         // SAFETY: as above.
         unsafe { vst1q_f32(at, v) }

@@ -68,6 +68,12 @@ impl Simd for Portable {
         each(|i| f32::from_bits(u32::from(narrow[i].to_bits()) << 16))
     }
     #[inline(always)]
+    unsafe fn load_i8(at: *const i8) -> [f32; 8] {
+        // SAFETY: the caller promises eight numbers at `at`.
+        let narrow = unsafe { at.cast::<[i8; 8]>().read_unaligned() };
+        each(|i| f32::from(narrow[i]))
+    }
+    #[inline(always)]
     unsafe fn store(at: *mut f32, v: [f32; 8]) {
         // SAFETY: the caller promises room for eight numbers at `at`.
         unsafe { at.cast::<[f32; 8]>().write_unaligned(v) }

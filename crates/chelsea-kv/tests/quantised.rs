@@ -1,0 +1,172 @@
+//! What storage in 8 bits costs, in bytes and in accuracy.
+
+#![allow(clippy::unwrap_used)]
+
+use chelsea_kv::attention::attend;
+use chelsea_kv::merge::merge_head;
+use chelsea_kv::scratch::Gauge;
+use chelsea_kv::{Budget, CacheConfig, CacheShape, Dtype, Head, PAGE, Page, Rotary, SequenceCache};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+/// Numbers that are roughly normal, with variance 1.
+fn normal(n: usize, rng: &mut SmallRng) -> Vec<f32> {
+    (0..n).map(|_| (0..12).map(|_| rng.random_range(-0.5f32..0.5)).sum()).collect()
+}
+
+/// Keys, values and queries of one head.
+struct Data {
+    dim: usize,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    queries: Vec<f32>,
+}
+
+impl Data {
+    /// Rows without any structure.
+    fn random(dim: usize, entries: usize, rng: &mut SmallRng) -> Data {
+        let (keys, values) = (normal(dim * entries, rng), normal(dim * entries, rng));
+        Data { dim, keys, values, queries: normal(dim * 32, rng) }
+    }
+
+    /// Rows like those of a model: keys with a few large constant dimensions, the same for all entries, and
+    /// smaller ones that differ; entries in topics; values with dimensions of unequal size; queries that look
+    /// for a topic.
+    fn realistic(dim: usize, entries: usize, rng: &mut SmallRng) -> Data {
+        let mut offset = normal(dim, rng);
+        offset.iter_mut().enumerate().for_each(|(i, x)| *x *= if i % 29 == 3 { 12.0 } else { 0.5 });
+        let topics: Vec<Vec<f32>> = (0..16).map(|_| normal(dim, rng)).collect();
+        let sizes: Vec<f32> = normal(dim, rng).iter().map(|x| 0.05 + 0.1 * x * x).collect();
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        for i in 0..entries {
+            let topic = &topics[i / 9 % topics.len()];
+            let noise = normal(dim, rng);
+            keys.extend((0..dim).map(|k| offset[k] + topic[k] + 0.6 * noise[k]));
+            let noise = normal(dim, rng);
+            values.extend((0..dim).map(|k| sizes[k] * (topic[k] + noise[k])));
+        }
+        let mut queries = Vec::new();
+        for i in 0..32 {
+            let noise = normal(dim, rng);
+            queries.extend((0..dim).map(|k| 1.5 * topics[i % topics.len()][k] + noise[k]));
+        }
+        Data { dim, keys, values, queries }
+    }
+
+    fn head(&self, dtype: Dtype) -> Head {
+        let mut head = Head::new(self.dim, dtype);
+        for (i, (key, value)) in self.keys.chunks(self.dim).zip(self.values.chunks(self.dim)).enumerate() {
+            head.push(key, value, 1 + (i % 4) as u32, i as f32);
+        }
+        head
+    }
+
+    fn outputs(&self, dtype: Dtype) -> Vec<f32> {
+        let heads = [self.head(dtype)];
+        let scale = (self.dim as f32).sqrt().recip();
+        let mut out = vec![0.0; self.queries.len()];
+        attend(&heads, &self.queries, 1, 32, scale, &mut out);
+        out
+    }
+
+    /// Relative error of attention's output for storage in `dtype`, against storage in 32 bits.
+    fn error(&self, dtype: Dtype) -> f64 {
+        let (exact, stored) = (self.outputs(Dtype::F32), self.outputs(dtype));
+        let power = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x) * f64::from(x)).sum::<f64>();
+        let off = power(&mut exact.iter().zip(&stored).map(|(x, y)| x - y));
+        (off / power(&mut exact.iter().copied())).sqrt()
+    }
+}
+
+#[test]
+fn eight_bits_cost_attention_little() {
+    println!("relative error of attention    d      f16       q8");
+    for dim in [64, 128] {
+        let mut rng = SmallRng::seed_from_u64(dim as u64);
+        let cases =
+            [("random", Data::random(dim, 1500, &mut rng)), ("like a model", Data::realistic(dim, 1500, &mut rng))];
+        for (name, data) in cases {
+            let (half, bytes) = (data.error(Dtype::F16), data.error(Dtype::Q8));
+            println!("{name:28} {dim:4} {half:8.5} {bytes:8.5}");
+            assert!(half < 0.001, "{name}, {dim}: f16 is off by {half}");
+            assert!(bytes < 0.02 && bytes > half, "{name}, {dim}: q8 is off by {bytes}, f16 by {half}");
+        }
+    }
+}
+
+fn rows(head: &Head, i: usize) -> [Vec<f32>; 2] {
+    let (mut key, mut value) = (vec![0.0; head.head_dim()], vec![0.0; head.head_dim()]);
+    head.read_key(i, &mut key);
+    head.read_value(i, &mut value);
+    [key, value]
+}
+
+#[test]
+fn a_centroid_is_rounded_once() {
+    for dim in [6, 64] {
+        let mut head = Data::realistic(dim, 100, &mut SmallRng::seed_from_u64(9)).head(Dtype::Q8);
+        // Three in a row become one, in the middle of the head.
+        let roots: Vec<u32> = (0..60).map(|i| i / 3 * 3).collect();
+        let before: Vec<_> = (0..100).map(|i| (rows(&head, i), head.count(i))).collect();
+        merge_head(&mut head, 20..80, &roots, &Gauge::default());
+        assert_eq!(head.len(), 60);
+        for cluster in 0..20 {
+            let members = &before[20 + 3 * cluster..][..3];
+            let total: u32 = members.iter().map(|(_, count)| count).sum();
+            let merged = rows(&head, 20 + cluster);
+            assert_eq!(head.count(20 + cluster), total);
+            for which in 0..2 {
+                let mean: Vec<f64> = (0..dim)
+                    .map(|k| members.iter().map(|(rows, n)| f64::from(rows[which][k]) * f64::from(*n)).sum::<f64>())
+                    .map(|sum| sum / f64::from(total))
+                    .collect();
+                let step = mean.iter().fold(0.0f64, |largest, x| largest.max(x.abs())) / 127.0;
+                for (x, mean) in merged[which].iter().zip(&mean) {
+                    assert!((f64::from(*x) - mean).abs() <= 0.501 * step, "{x} for {mean}, step {step}");
+                }
+            }
+        }
+        for (after, i) in (0..20).map(|i| (i, i)).chain((0..20).map(|i| (40 + i, 80 + i))) {
+            assert_eq!(rows(&head, after), before[i].0, "entries that stay alone keep every bit");
+        }
+    }
+}
+
+#[test]
+fn rows_of_zeros_are_entries_like_others() {
+    let mut head = Head::new(10, Dtype::Q8);
+    head.push(&[0.0; 10], &[0.0; 10], 3, 0.0);
+    head.push(&[1.0; 10], &[2.0; 10], 1, 1.0);
+    head.push(&[0.0; 10], &[4.0; 10], u32::MAX, 2.0);
+    assert_eq!(rows(&head, 0), [vec![0.0; 10], vec![0.0; 10]]);
+    let heads = [head];
+    let mut out = vec![f32::NAN; 10];
+    // All scores are 0: what counts is counts.
+    attend(&heads, &[0.0; 10], 1, 1, 1.0, &mut out);
+    assert!(out.iter().all(|x| (x - 4.0).abs() < 1e-5), "{out:?}");
+    attend(&heads, &[40.0; 10], 1, 1, 1.0, &mut out);
+    assert!(out.iter().all(|x| (x - 2.0).abs() < 1e-5), "{out:?}");
+}
+
+#[test]
+fn a_budget_in_bytes_holds_twice_the_entries() {
+    let shape = CacheShape { layers: 2, kv_heads: 2, q_heads: 4, head_dim: 64 };
+    let bytes = 60 * Page::bytes(64, Dtype::F16);
+    let entries = |dtype: Dtype| {
+        let config = CacheConfig {
+            dtype,
+            budget: Budget::Bytes(bytes),
+            ..CacheConfig::new(shape, Rotary::plain(shape.head_dim, 10_000.0))
+        };
+        let allowed = config.allowed(100_000);
+        let mut cache =
+            SequenceCache::synthetic(CacheConfig { budget: Budget::Keep(1.0), ..config }, 3000, 3000, 1).unwrap();
+        cache.set_budget(Budget::Bytes(bytes)).unwrap();
+        cache.compact_now(None).unwrap();
+        assert!(cache.memory().total() <= bytes, "{dtype:?}: {} of {bytes}", cache.memory().total());
+        assert!(cache.entries() <= allowed && cache.entries() + PAGE * shape.heads() > allowed);
+        cache.entries()
+    };
+    let (half, byte) = (entries(Dtype::F16), entries(Dtype::Q8));
+    assert!(byte as f64 > 1.7 * half as f64, "{byte} entries in 8 bits, {half} in 16");
+}
