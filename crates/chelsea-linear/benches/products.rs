@@ -1,9 +1,12 @@
 //! Products of every type on the matrices of small models: `cargo bench -p chelsea-linear`.
 //!
-//! Prints, for one and for all threads: prefill (512 tokens) in GFLOP/s of `2 m rows cols`, decode
-//! (one token) in GB/s of the bytes held, bits a weight, and the time to pack. Decode walks over
-//! enough copies of a matrix that none stays in the caches. Best of several runs.
-//! A word on the command line picks types by name: `cargo bench -p chelsea-linear -- Q4_K`.
+//! Prints, for one and for all threads: prefill (512 tokens) in billions of operations a second, of
+//! which a product has `2 m rows cols`, and decode (one token) in GB/s of the bytes held; for one
+//! thread products in f32 of 64 tokens; bits a weight and the time to pack. Decode walks over enough
+//! copies of a matrix that none stays in the caches. Best of several runs; the time to round the
+//! activations is part of the products, and shown by itself first.
+//! Words on the command line pick types by name, `short` two of the shapes:
+//! `cargo bench -p chelsea-linear -- Q4_K short`.
 
 use chelsea_linear::{Activations, GgmlType, Linear, Products, forward_many};
 use std::time::{Duration, Instant};
@@ -61,13 +64,22 @@ fn random_bytes(n: usize) -> Vec<u8> {
         .collect()
 }
 
+fn activations(m: usize, cols: usize) -> Vec<f32> {
+    (0..m * cols).map(|i| (i % 251) as f32 * 0.01 - 1.25).collect()
+}
+
 fn main() {
     let mut filter: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
     let short = filter.iter().position(|f| f == "short").map(|i| filter.remove(i)).is_some();
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
     println!("{}, {threads} threads", chelsea_linear::instructions());
+    let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread pool");
+    let x = activations(64, 1536);
+    let mut workspace = Activations::new();
+    let time = one.install(|| best(5, || workspace.set(&x, 64, 1536)));
+    println!("activations rounded to bytes: {:.1} GB/s of f32, 1 thread", (x.len() * 4) as f64 / time / 1e9);
     println!(
-        "type  rows x cols      bits   pack GB/s | prefill 512, GFLOP/s: 1, {threads} threads | decode, GB/s: 1, {threads} threads"
+        "type  rows x cols      bits   pack GB/s | prefill 512, GOP/s: 1, {threads} threads | decode, GB/s: 1, {threads} threads | f32 64, GFLOP/s"
     );
     for ty in GgmlType::ALL {
         if !filter.is_empty() && !filter.iter().any(|f| f.eq_ignore_ascii_case(ty.name())) {
@@ -88,7 +100,7 @@ fn measure(ty: GgmlType, rows: usize, cols: usize, threads: usize) {
     let linear = make();
     let copies: Vec<Linear> = (0..COLD.div_ceil(linear.bytes())).map(|_| pools[1].install(make)).collect();
     let pack = pools[1].install(|| best(3, || drop(make())));
-    let x: Vec<f32> = (0..PREFILL * cols).map(|i| (i % 251) as f32 * 0.01 - 1.25).collect();
+    let x = activations(PREFILL, cols);
     let mut y = vec![0.0; PREFILL * rows];
     let mut workspace = Activations::new();
     let mut prefill = [0.0; 2];
@@ -103,8 +115,12 @@ fn measure(ty: GgmlType, rows: usize, cols: usize, threads: usize) {
             decode[i] = (copies.len() * linear.bytes()) as f64 / time / 1e9;
         });
     }
+    let exact = Linear::new(ty, &data, rows, cols, Products::F32, None).expect("a valid matrix");
+    let (x, y) = (&x[..64 * cols], &mut y[..64 * rows]);
+    let time = pools[0].install(|| best(2, || exact.forward(x, 64, y)));
+    let exact = 2.0 * (64 * rows * cols) as f64 / time / 1e9;
     println!(
-        "{:5} {:5} x {:<5} {:8.3} {:8.2}    | {:8.0} {:8.0}   | {:8.1} {:8.1}",
+        "{:5} {:5} x {:<5} {:8.3} {:8.2}    | {:8.0} {:8.0}   | {:8.1} {:8.1}   | {exact:8.1}",
         ty.name(),
         rows,
         cols,
