@@ -92,7 +92,7 @@ impl Number for i8 {
         const SHIFT: f32 = 12_582_912.0;
         assert_eq!(src.len(), out.len());
         let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-        let narrow = |x: f32| ((x * inverse).max(-127.0).min(127.0) + SHIFT).to_bits() as i8;
+        let narrow = |x: f32| ((x * inverse).clamp(-127.0, 127.0) + SHIFT).to_bits() as i8;
         out.iter_mut().zip(src).for_each(|(out, &x)| *out = narrow(x));
     }
 }

@@ -141,6 +141,9 @@ fn follow(numbers: &mut Vec<f32>, range: &Range<usize>, roots: &[u32], join: imp
     numbers.shrink_to(numbers.len().next_multiple_of(PAGE));
 }
 
+/// What was found of the entries of a head, and which of them are repeated.
+type Found<'a> = (&'a mut Vec<f32>, &'a Range<usize>);
+
 impl SequenceCache {
     /// Finds out from here on what `needs` asks for, beside what the policy needs: so that a fork of this
     /// cache can go on with another policy ([`SequenceCache::reconfigure`]). Anything found out that neither
@@ -176,7 +179,7 @@ impl SequenceCache {
                 mass.resize(head.len(), 0.0);
                 let mut weights = Weights::default();
                 for_each_block(*shape, h, q, n, head.len(), |rows, seen| {
-                    weights.each(head, &[0..seen], rows, scale(*shape), |_, weights| {
+                    weights.each(head, std::slice::from_ref(&(0..seen)), rows, scale(*shape), |_, weights| {
                         mass.iter_mut().zip(weights).for_each(|(sum, w)| *sum += w);
                     });
                 });
@@ -184,7 +187,7 @@ impl SequenceCache {
             mass[of_layer.clone()].par_iter_mut().zip(heads).enumerate().for_each(sum);
         }
         if let Some(Watch { chunk, found }) = watch {
-            let note = |(h, ((found, chunk), head)): (usize, ((&mut Vec<f32>, &Range<usize>), &Head))| {
+            let note = |(h, ((found, chunk), head)): (usize, (Found<'_>, &Head))| {
                 let first = (*sinks).min(chunk.start);
                 let mut weights = Weights::default();
                 for_each_block(*shape, h, q, n, head.len(), |rows, seen| {
