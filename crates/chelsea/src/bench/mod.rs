@@ -15,6 +15,8 @@ mod end_to_end;
 mod matching;
 mod plots;
 mod report;
+#[cfg(test)]
+mod sample;
 mod split;
 mod subject;
 mod trials;

@@ -153,7 +153,7 @@ fn time_split(report: &Report, work: &str) -> BarChart {
 
 #[cfg(test)]
 mod tests {
-    use super::super::report::sample;
+    use super::super::sample::sample;
     use super::*;
 
     #[test]

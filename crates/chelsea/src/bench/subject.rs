@@ -26,8 +26,8 @@ pub struct Unloaded {
 }
 
 enum Source {
-    File(ModelFile),
-    Random(RandomModel),
+    File(Box<ModelFile>),
+    Random(Box<RandomModel>),
 }
 
 impl Unloaded {
@@ -35,11 +35,11 @@ impl Unloaded {
     pub fn open(args: &BenchArgs, quiet: bool) -> Result<Self> {
         let pool = setup::pool(args.model.threads)?;
         let source = match args.model.model.strip_prefix("random:") {
-            Some(name) => Source::Random(RandomModel::named(name).with_context(|| {
+            Some(name) => Source::Random(Box::new(RandomModel::named(name).with_context(|| {
                 let names: Vec<&str> = RandomModel::names().collect();
                 format!("there is no random model `{name}`; there are {}", names.join(", "))
-            })?),
-            None => Source::File(ModelFile::open(&setup::resolve(&args.model.model, quiet)?)?),
+            })?)),
+            None => Source::File(Box::new(ModelFile::open(&setup::resolve(&args.model.model, quiet)?)?)),
         };
         Ok(Unloaded { source, pool })
     }

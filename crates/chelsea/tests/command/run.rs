@@ -263,7 +263,7 @@ fn inspect_and_bench_report_what_they_measured() {
         "1",
         "--json",
     ]);
-    let rows = out["rows"].as_array().unwrap();
+    let rows = out["depth"].as_array().unwrap();
     assert_eq!(rows.len(), 4);
     for row in rows {
         assert!(number(row, "prefill_tokens_per_s") > 0.0 && number(row, "decode_tokens_per_s") > 0.0, "{row}");
