@@ -6,6 +6,8 @@ use crate::kernel::Isa;
 use crate::tile::{self, BLOCK, Layout, OpenBlock, TILE};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
 use std::array;
 use std::cell::Cell;
 
@@ -82,10 +84,14 @@ pub(crate) fn products(isa: Isa, strip: Strip<'_>, x: &[f32], cols: usize, mut w
             #[cfg(target_arch = "x86_64")]
             #[allow(unsafe_code)]
             Isa::Avx2 => unsafe { part_avx2(part, &mut scratch) },
-            // Fused multiply-add is part of every aarch64; elsewhere it may be a slow library call.
+            // SAFETY: plain code. Fused multiply-add is part of every aarch64; elsewhere it may be a slow
+            // library call.
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => part.run::<6, true>(&mut scratch),
-            Isa::Scalar => part.run::<4, false>(&mut scratch),
+            #[allow(unsafe_code)]
+            Isa::Neon => unsafe { part.run::<6, Plain<true>>(&mut scratch) },
+            // SAFETY: plain code.
+            #[allow(unsafe_code)]
+            Isa::Scalar => unsafe { part.run::<4, Plain<false>>(&mut scratch) },
         }
     }
     for (t, sums) in scratch.sums.iter().enumerate() {
@@ -98,13 +104,21 @@ pub(crate) fn products(isa: Isa, strip: Strip<'_>, x: &[f32], cols: usize, mut w
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn part_avx512(part: Part<'_>, scratch: &mut Scratch) {
-    part.run::<12, true>(scratch);
+    // SAFETY: the instructions are here.
+    #[allow(unsafe_code)]
+    unsafe {
+        part.run::<12, Avx512>(scratch);
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn part_avx2(part: Part<'_>, scratch: &mut Scratch) {
-    part.run::<6, true>(scratch);
+    // SAFETY: the instructions are here.
+    #[allow(unsafe_code)]
+    unsafe {
+        part.run::<6, Avx2>(scratch);
+    }
 }
 
 /// Columns `first..first + n` of a strip.
@@ -117,21 +131,27 @@ struct Part<'a> {
     n: usize,
 }
 
-// Written for the compiler to turn into vector instructions of whichever function calls it.
 impl Part<'_> {
     /// Adds the products of these columns to the sums, up to `T` tokens at a time.
+    ///
+    /// # Safety
+    /// The machine must have the instructions of `M`.
+    #[allow(unsafe_code)]
     #[inline(always)]
-    fn run<const T: usize, const FUSED: bool>(self, scratch: &mut Scratch) {
+    unsafe fn run<const T: usize, M: Multiply>(self, scratch: &mut Scratch) {
         let Scratch { rows, panel, sums } = scratch;
         let panel = &mut panel[..self.n];
         self.open(rows, panel);
         let mut tokens = self.x.chunks_exact(self.cols).map(|x| &x[self.first..][..self.n]);
         let (blocks, rest) = sums.as_chunks_mut::<T>();
         for sums in blocks {
-            multiply::<T, FUSED>(panel, array::from_fn(|_| tokens.next().unwrap_or(&[])), sums);
+            let x = array::from_fn(|_| tokens.next().unwrap_or(&[]));
+            // SAFETY: by the contract.
+            unsafe { M::multiply::<T>(panel, x, sums) };
         }
         for (x, sums) in tokens.zip(rest) {
-            multiply::<1, FUSED>(panel, [x], array::from_mut(sums));
+            // SAFETY: by the contract.
+            unsafe { M::multiply::<1>(panel, [x], array::from_mut(sums)) };
         }
     }
 
@@ -153,6 +173,8 @@ impl Part<'_> {
         }
     }
 }
+
+// Opening is written for the compiler to turn into vector instructions of whichever function it ends up in.
 
 /// Opens blocks `first..` of a tile, as many as `panel` has columns for.
 #[inline(always)]
@@ -188,17 +210,88 @@ fn transpose(rows: &[f32], panel: &mut [[f32; TILE]]) {
     }
 }
 
-/// Adds the products of 16 rows with `T` tokens to `sums`.
-#[inline(always)]
-fn multiply<const T: usize, const FUSED: bool>(panel: &[[f32; TILE]], x: [&[f32]; T], sums: &mut [[f32; TILE]; T]) {
-    let x = x.map(|x| &x[..panel.len()]);
-    let mut s = *sums;
-    for (k, w) in panel.iter().enumerate() {
-        for (s, x) in s.iter_mut().zip(x) {
-            for (s, &w) in s.iter_mut().zip(w) {
-                *s = if FUSED { w.mul_add(x[k], *s) } else { w * x[k] + *s };
+/// Products of 16 rows with some tokens.
+#[allow(unsafe_code)]
+trait Multiply {
+    /// Adds the products with `T` tokens to `sums`.
+    ///
+    /// # Panics
+    /// When a token has fewer columns than `panel`.
+    ///
+    /// # Safety
+    /// The machine must have the instructions of this kernel.
+    unsafe fn multiply<const T: usize>(panel: &[[f32; TILE]], x: [&[f32]; T], sums: &mut [[f32; TILE]; T]);
+}
+
+/// Plain code, with fused multiply-add or without.
+struct Plain<const FUSED: bool>;
+
+#[allow(unsafe_code)]
+impl<const FUSED: bool> Multiply for Plain<FUSED> {
+    #[inline(always)]
+    unsafe fn multiply<const T: usize>(panel: &[[f32; TILE]], x: [&[f32]; T], sums: &mut [[f32; TILE]; T]) {
+        let x = x.map(|x| &x[..panel.len()]);
+        let mut s = *sums;
+        for (k, w) in panel.iter().enumerate() {
+            for (s, x) in s.iter_mut().zip(x) {
+                for (s, &w) in s.iter_mut().zip(w) {
+                    *s = if FUSED { w.mul_add(x[k], *s) } else { w * x[k] + *s };
+                }
+            }
+        }
+        *sums = s;
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+struct Avx2;
+
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+impl Multiply for Avx2 {
+    #[inline(always)]
+    unsafe fn multiply<const T: usize>(panel: &[[f32; TILE]], x: [&[f32]; T], sums: &mut [[f32; TILE]; T]) {
+        let x = x.map(|x| x[..panel.len()].as_ptr());
+        // SAFETY: rows are 16 numbers; column `k` of a token is below `panel.len()`.
+        unsafe {
+            let load = |row: &[f32; TILE]| [_mm256_loadu_ps(row.as_ptr()), _mm256_loadu_ps(row.as_ptr().add(8))];
+            let mut s: [[__m256; 2]; T] = array::from_fn(|t| load(&sums[t]));
+            for (k, w) in panel.iter().enumerate() {
+                let w = load(w);
+                for t in 0..T {
+                    let x = _mm256_broadcast_ss(&*x[t].add(k));
+                    s[t] = [_mm256_fmadd_ps(w[0], x, s[t][0]), _mm256_fmadd_ps(w[1], x, s[t][1])];
+                }
+            }
+            for (sums, s) in sums.iter_mut().zip(s) {
+                _mm256_storeu_ps(sums.as_mut_ptr(), s[0]);
+                _mm256_storeu_ps(sums.as_mut_ptr().add(8), s[1]);
             }
         }
     }
-    *sums = s;
+}
+
+#[cfg(target_arch = "x86_64")]
+struct Avx512;
+
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+impl Multiply for Avx512 {
+    #[inline(always)]
+    unsafe fn multiply<const T: usize>(panel: &[[f32; TILE]], x: [&[f32]; T], sums: &mut [[f32; TILE]; T]) {
+        let x = x.map(|x| x[..panel.len()].as_ptr());
+        // SAFETY: rows are 16 numbers; column `k` of a token is below `panel.len()`.
+        unsafe {
+            let mut s: [__m512; T] = array::from_fn(|t| _mm512_loadu_ps(sums[t].as_ptr()));
+            for (k, w) in panel.iter().enumerate() {
+                let w = _mm512_loadu_ps(w.as_ptr());
+                for t in 0..T {
+                    s[t] = _mm512_fmadd_ps(w, _mm512_set1_ps(*x[t].add(k)), s[t]);
+                }
+            }
+            for (sums, s) in sums.iter_mut().zip(s) {
+                _mm512_storeu_ps(sums.as_mut_ptr(), s);
+            }
+        }
+    }
 }
