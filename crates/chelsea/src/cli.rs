@@ -165,6 +165,8 @@ pub enum DtypeArg {
     F16,
     /// bfloat16.
     Bf16,
+    /// 8-bit integers with a scale for each key and value: about half the bytes of f16.
+    Q8,
 }
 
 impl DtypeArg {
@@ -174,6 +176,7 @@ impl DtypeArg {
             DtypeArg::F32 => Dtype::F32,
             DtypeArg::F16 => Dtype::F16,
             DtypeArg::Bf16 => Dtype::Bf16,
+            DtypeArg::Q8 => Dtype::Q8,
         }
     }
 }
