@@ -1,7 +1,13 @@
-//! Attention against the machine's limits: decode in bytes of cache a second beside a plain read of as
-//! many bytes, prefill in operations a second.
+//! Attention against the machine's limits, which are measured in the same run: decode in bytes of cache a
+//! second beside a plain read of as many bytes, and both decode and prefill in operations a second beside
+//! nothing but fused multiply-adds in registers.
 //!
-//! `cargo bench -p chelsea-kv --bench attention [-- decode|prefill] [--isa avx2]`
+//! `cargo bench -p chelsea-kv --bench attention [-- decode|prefill] [--isa avx2] [f16|q8] [--model qwen2.5]`
+//!
+//! A machine with other work to do shows it: the plain read and the multiply-adds are then slow too, and
+//! ratios say more than rates. Of each the best time counts.
+
+#![allow(unsafe_code)]
 
 use chelsea_kv::attention::{Isa, Request, attend_with};
 use chelsea_kv::{Dtype, Head};
@@ -17,10 +23,10 @@ struct Model {
 }
 
 const MODELS: [Model; 4] = [
-    Model { name: "SmolLM2 135M", kv_heads: 3, group: 3, head_dim: 64 },
-    Model { name: "Qwen2.5 0.5B", kv_heads: 2, group: 7, head_dim: 64 },
-    Model { name: "Qwen2.5 1.5B", kv_heads: 2, group: 6, head_dim: 128 },
-    Model { name: "Llama-3.2 1B", kv_heads: 8, group: 4, head_dim: 64 },
+    Model { name: "SmolLM2-135M", kv_heads: 3, group: 3, head_dim: 64 },
+    Model { name: "Qwen2.5-0.5B", kv_heads: 2, group: 7, head_dim: 64 },
+    Model { name: "Qwen2.5-1.5B", kv_heads: 2, group: 6, head_dim: 128 },
+    Model { name: "Llama-3.2-1B", kv_heads: 8, group: 4, head_dim: 64 },
 ];
 
 /// Cheap numbers in -1..1 (splitmix64).
@@ -39,8 +45,8 @@ impl Numbers {
     }
 }
 
-fn layer(model: &Model, entries: usize, numbers: &mut Numbers) -> Vec<Head> {
-    let mut heads = vec![Head::new(model.head_dim, Dtype::F16); model.kv_heads];
+fn layer(model: &Model, dtype: Dtype, entries: usize, numbers: &mut Numbers) -> Vec<Head> {
+    let mut heads = vec![Head::new(model.head_dim, dtype); model.kv_heads];
     let pool = numbers.take(64 * model.head_dim);
     for head in &mut heads {
         for i in 0..entries {
@@ -72,89 +78,196 @@ fn read(memory: &[u64]) {
     std::hint::black_box(memory.par_chunks(share).map(sum).reduce(|| 0, u64::wrapping_add));
 }
 
+/// Rounds of multiply-adds, one for each sum in a round.
+const ROUNDS: usize = 20_000;
+
+/// Multiply-adds of `ROUNDS` rounds, as many independent sums as hide how long each takes and fit in registers.
+/// Returns the operations that were done.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn operations_avx2(factor: f32) -> usize {
+    use std::arch::x86_64::{_mm256_fmadd_ps, _mm256_set1_ps};
+    let factor = _mm256_set1_ps(factor);
+    let mut sums = [factor; 12];
+    for _ in 0..ROUNDS {
+        for sum in &mut sums {
+            *sum = _mm256_fmadd_ps(*sum, factor, factor);
+        }
+    }
+    std::hint::black_box(sums);
+    ROUNDS * sums.len() * 8 * 2
+}
+
+/// As [`operations_avx2`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn operations_avx512(factor: f32) -> usize {
+    use std::arch::x86_64::{_mm512_fmadd_ps, _mm512_set1_ps};
+    let factor = _mm512_set1_ps(factor);
+    let mut sums = [factor; 20];
+    for _ in 0..ROUNDS {
+        for sum in &mut sums {
+            *sum = _mm512_fmadd_ps(*sum, factor, factor);
+        }
+    }
+    std::hint::black_box(sums);
+    ROUNDS * sums.len() * 16 * 2
+}
+
+/// The same in plain Rust, for whatever the target has; multiplication and addition apart where it has no
+/// instruction for both.
+fn operations_plain(factor: f32) -> usize {
+    let fused = cfg!(target_arch = "aarch64");
+    let mut sums = [[factor; 4]; 12];
+    for _ in 0..ROUNDS {
+        for sum in &mut sums {
+            *sum = sum.map(|x| if fused { x.mul_add(factor, factor) } else { x * factor + factor });
+        }
+    }
+    std::hint::black_box(sums);
+    ROUNDS * sums.len() * 4 * 2
+}
+
+/// The most operations a second that a core can do with `isa`, in thousand millions: multiply-adds in
+/// registers and nothing else.
+fn most_operations(isa: Isa) -> f64 {
+    let rate = |_| {
+        let factor = std::hint::black_box(0.5);
+        let start = Instant::now();
+        let operations = match isa {
+            // SAFETY: `isa` is one of those available on this machine.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { operations_avx2(factor) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { operations_avx512(factor) },
+            _ => operations_plain(factor),
+        };
+        operations as f64 / start.elapsed().as_secs_f64() / 1e9
+    };
+    (0..400).map(rate).fold(0.0, f64::max)
+}
+
 fn pool(threads: usize) -> rayon::ThreadPool {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool")
 }
 
+/// What to measure.
+struct Asked {
+    isa: Isa,
+    dtypes: Vec<Dtype>,
+    models: Vec<&'static Model>,
+    /// Thousand millions of operations a second and core.
+    most: f64,
+}
+
 /// One query over caches of several depths. Layers are taken in turns so that together they exceed the
 /// processor's caches, as the layers of a model do. After each layer as many bytes are read plainly, so
-/// that both see the machine in the same state; of each the best time counts.
-fn decode(isa: Isa) {
-    println!("decode, {isa:?}, one query, f16 cache of all layers beyond L3");
-    println!("{:14} {:>8} {:>8} {:>10} {:>10} {:>7}", "model", "entries", "threads", "GB/s", "RAM GB/s", "ratio");
+/// that both see the machine in the same state.
+fn decode(asked: &Asked) {
+    println!("\ndecode: one query, all layers together beyond L3");
+    println!(
+        "{:12} {:>4} {:>7} {:>7} {:>6} {:>8} {:>6} {:>14} {:>8}",
+        "model", "type", "entries", "threads", "GB/s", "RAM GB/s", "of RAM", "GFLOP/s a core", "of most"
+    );
     let mut numbers = Numbers(1);
-    for model in &MODELS {
-        for entries in [2048, 8192, 32768] {
-            let bytes = model.kv_heads * entries * model.head_dim * 2 * 2;
-            let layers: Vec<_> =
-                (0..(96usize << 20).div_ceil(bytes)).map(|_| layer(model, entries, &mut numbers)).collect();
-            let memory = vec![1u64; layers.len() * bytes / 8];
-            let q = numbers.take(model.kv_heads * model.group * model.head_dim);
-            let mut out = vec![0.0; q.len()];
-            for threads in [1, 2] {
-                pool(threads).install(|| {
-                    let (mut attention, mut limit) = (f64::MAX, f64::MAX);
-                    let begin = Instant::now();
-                    while begin.elapsed() < Duration::from_millis(600) {
-                        for (heads, memory) in layers.iter().zip(memory.chunks(bytes / 8)) {
-                            let request = Request { heads, q: &q, n: 1, out: &mut out };
-                            attention = attention.min(seconds(|| attend_with(isa, &mut [request], model.group, 0.125)));
-                            limit = limit.min(seconds(|| read(memory)));
+    for model in &asked.models {
+        for &dtype in &asked.dtypes {
+            for entries in [2048, 8192, 32768] {
+                let bytes = model.kv_heads * entries * (2 * model.head_dim * dtype.size() + dtype.scale_bytes());
+                let layers: Vec<_> =
+                    (0..(96usize << 20).div_ceil(bytes)).map(|_| layer(model, dtype, entries, &mut numbers)).collect();
+                let memory = vec![1u64; layers.len() * bytes / 8];
+                let q = numbers.take(model.kv_heads * model.group * model.head_dim);
+                let mut out = vec![0.0; q.len()];
+                for threads in [1, 2] {
+                    pool(threads).install(|| {
+                        let (mut attention, mut limit) = (f64::MAX, f64::MAX);
+                        let begin = Instant::now();
+                        while begin.elapsed() < Duration::from_millis(600) {
+                            for (heads, memory) in layers.iter().zip(memory.chunks(bytes / 8)) {
+                                let request = Request { heads, q: &q, n: 1, out: &mut out };
+                                let call = || attend_with(asked.isa, &mut [request], model.group, 0.125);
+                                attention = attention.min(seconds(call));
+                                limit = limit.min(seconds(|| read(memory)));
+                            }
                         }
-                    }
-                    println!(
-                        "{:14} {entries:8} {threads:8} {:10.1} {:10.1} {:7.2}",
-                        model.name,
-                        bytes as f64 / attention / 1e9,
-                        bytes as f64 / limit / 1e9,
-                        limit / attention
-                    );
-                });
+                        let work = (model.kv_heads * entries * model.group * model.head_dim * 4) as f64;
+                        let rate = work / attention / threads as f64 / 1e9;
+                        println!(
+                            "{:12} {:>4} {entries:7} {threads:7} {:6.1} {:8.1} {:6.2} {rate:14.1} {:8.2}",
+                            model.name,
+                            format!("{dtype:?}").to_lowercase(),
+                            bytes as f64 / attention / 1e9,
+                            bytes as f64 / limit / 1e9,
+                            limit / attention,
+                            rate / asked.most
+                        );
+                    });
+                }
             }
         }
     }
 }
 
 /// A block of 512 queries at the end of caches of several depths.
-fn prefill(isa: Isa) {
-    println!("prefill, {isa:?}, 512 queries, f16 cache; operations that the causal mask leaves");
-    println!("{:14} {:>8} {:>8} {:>10} {:>14}", "model", "entries", "threads", "ms", "GFLOP/s a core");
+fn prefill(asked: &Asked) {
+    println!("\nprefill: 512 queries; operations that the causal mask leaves");
+    println!(
+        "{:12} {:>4} {:>7} {:>7} {:>8} {:>14} {:>8}",
+        "model", "type", "entries", "threads", "ms", "GFLOP/s a core", "of most"
+    );
     let mut numbers = Numbers(2);
     const QUERIES: usize = 512;
-    for model in &MODELS {
-        for entries in [512, 4096, 8192] {
-            let heads = layer(model, entries, &mut numbers);
-            let q = numbers.take(QUERIES * model.kv_heads * model.group * model.head_dim);
-            let mut out = vec![0.0; q.len()];
-            let pairs = (0..QUERIES).map(|i| entries - QUERIES + i + 1).sum::<usize>();
-            let work = (pairs * model.kv_heads * model.group * model.head_dim * 4) as f64;
-            for threads in [1, 2] {
-                pool(threads).install(|| {
-                    let call = |_| {
-                        let request = Request { heads: &heads, q: &q, n: QUERIES, out: &mut out };
-                        seconds(|| attend_with(isa, &mut [request], model.group, 0.125))
-                    };
-                    let time = (0..12).map(call).fold(f64::MAX, f64::min);
-                    println!(
-                        "{:14} {entries:8} {threads:8} {:10.2} {:14.1}",
-                        model.name,
-                        time * 1e3,
-                        work / time / 1e9 / threads as f64
-                    );
-                });
+    for model in &asked.models {
+        for &dtype in &asked.dtypes {
+            for entries in [512, 4096, 8192] {
+                let heads = layer(model, dtype, entries, &mut numbers);
+                let q = numbers.take(QUERIES * model.kv_heads * model.group * model.head_dim);
+                let mut out = vec![0.0; q.len()];
+                let pairs = (0..QUERIES).map(|i| entries - QUERIES + i + 1).sum::<usize>();
+                let work = (pairs * model.kv_heads * model.group * model.head_dim * 4) as f64;
+                for threads in [1, 2] {
+                    pool(threads).install(|| {
+                        let call = |_| {
+                            let request = Request { heads: &heads, q: &q, n: QUERIES, out: &mut out };
+                            seconds(|| attend_with(asked.isa, &mut [request], model.group, 0.125))
+                        };
+                        let time = (0..12).map(call).fold(f64::MAX, f64::min);
+                        let rate = work / time / 1e9 / threads as f64;
+                        println!(
+                            "{:12} {:>4} {entries:7} {threads:7} {:8.2} {rate:14.1} {:8.2}",
+                            model.name,
+                            format!("{dtype:?}").to_lowercase(),
+                            time * 1e3,
+                            rate / asked.most
+                        );
+                    });
+                }
             }
         }
     }
 }
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let asked = |name: &str| arguments.iter().any(|a| a.eq_ignore_ascii_case(name));
-    let isa = Isa::available().find(|isa| asked(&format!("{isa:?}"))).unwrap_or_else(Isa::best);
-    if !asked("prefill") {
-        decode(isa);
+    let arguments: Vec<String> = std::env::args().skip(1).map(|a| a.to_lowercase()).collect();
+    let asked_for = |name: &str| arguments.iter().any(|a| a == name);
+    let isa = Isa::available().find(|isa| asked_for(&format!("{isa:?}").to_lowercase())).unwrap_or_else(Isa::best);
+    let all = [Dtype::F16, Dtype::Q8];
+    let some = all.into_iter().filter(|dtype| asked_for(&format!("{dtype:?}").to_lowercase())).collect::<Vec<_>>();
+    let after = arguments.iter().position(|a| a == "--model").and_then(|at| arguments.get(at + 1));
+    let named = |model: &&Model| after.is_none_or(|name| model.name.to_lowercase().contains(name.as_str()));
+    let asked = Asked {
+        isa,
+        dtypes: if some.is_empty() { all.to_vec() } else { some },
+        models: MODELS.iter().filter(named).collect(),
+        most: most_operations(isa),
+    };
+    println!("{isa:?}: at most {:.0} GFLOP/s a core", asked.most);
+    if !asked_for("prefill") {
+        decode(&asked);
     }
-    if !asked("decode") {
-        prefill(isa);
+    if !asked_for("decode") {
+        prefill(&asked);
     }
 }

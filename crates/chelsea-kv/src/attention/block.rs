@@ -138,7 +138,7 @@ impl Block<'_> {
         let rows = job.rows.1;
         let queries = at_least(&mut scratch.queries, rows * d.next_multiple_of(PANEL));
         let scores = at_least(&mut scratch.scores, rows * PAGE);
-        let factors = at_least(&mut scratch.factors, rows);
+        let factors = at_least(&mut scratch.factors, rows.next_multiple_of(S::LANES));
         let weights = at_least(&mut scratch.weights, rows * S::LANES);
         assert!(sums.values.len() == rows * d && sums.max.len() == rows && sums.weight.len() == rows);
 
@@ -170,10 +170,11 @@ impl Block<'_> {
             // Entries of this page that a row sees. Where the first row sees all, one product does for
             // the block; on the diagonal every few rows have their own limit.
             let seen = |r: usize| job.visible(job.rows.0 + r).saturating_sub(p * PAGE).min(PAGE);
-            let step = if seen(0) < PAGE { S::ROWS } else { rows };
+            let all = seen(0) == PAGE;
+            let step = if all { rows } else { S::ROWS };
             for first in (0..rows).step_by(step) {
                 let len = step.min(rows - first);
-                let used = seen(first + len - 1);
+                let used = if all { PAGE } else { seen(first + len - 1) };
                 if used == 0 {
                     continue;
                 }
@@ -195,18 +196,19 @@ impl Block<'_> {
                 unsafe { product.run::<S, false>(len, tiles * TILE / S::LANES) };
 
                 let softmax = Softmax { bias: &bias, scales: page.scales::<E>(), vectors: tiles * TILE / S::LANES };
-                for r in 0..len {
-                    let visible = seen(first + r);
-                    let hide = HIDE[PAGE - visible..].first_chunk::<PAGE>();
+                let max = &mut sums.max[first..][..len];
+                for (r, (scores, max)) in scores.chunks_exact_mut(PAGE).zip(max).enumerate() {
+                    let visible = if all { PAGE } else { seen(first + r) };
+                    let hide = HIDE[PAGE - visible..].first_chunk::<PAGE>().filter(|_| visible < tiles * TILE);
                     // SAFETY: the caller promises the instruction set.
-                    factors[r] = unsafe {
-                        softmax.row::<S>(
-                            &mut scores[r * PAGE..][..PAGE],
-                            hide.filter(|_| visible < tiles * TILE),
-                            &mut sums.max[first + r],
-                            &mut weights[(first + r) * S::LANES..][..S::LANES],
-                        )
-                    };
+                    factors[r] = unsafe { softmax.raise::<S>(scores, hide, max) };
+                }
+                // SAFETY: the caller promises the instruction set.
+                unsafe { exponentials::<S>(&mut factors[..len.next_multiple_of(S::LANES)]) };
+                let totals = weights[first * S::LANES..].chunks_exact_mut(S::LANES);
+                for (r, (scores, total)) in scores.chunks_exact_mut(PAGE).zip(totals).enumerate().take(len) {
+                    // SAFETY: the caller promises the instruction set.
+                    unsafe { softmax.weigh::<S>(scores, sums.max[first + r], factors[r], total) };
                 }
 
                 let product = Product {
@@ -269,7 +271,8 @@ unsafe fn prefetch_distance<S: Simd, E: Element>(job: &Job<'_>, p: usize) -> isi
     }
 }
 
-/// Turns the scores of a page into weights.
+/// Turns the scores of a page into weights, in two passes over all rows, so that the rows of a pass do not
+/// wait for each other.
 struct Softmax<'a> {
     /// `log2 count` of every entry.
     bias: &'a [f32; PAGE],
@@ -281,24 +284,16 @@ struct Softmax<'a> {
 }
 
 impl Softmax<'_> {
-    /// Replaces the scores of a row by their weights, `2^(score + bias - max)`, raises `max` to the largest
-    /// score, adds the weights to `total` lane by lane, and returns the factor by which what was summed
-    /// under the old maximum shrinks. What is left in place of a score is its weight times the scale of its
-    /// value; the total knows nothing of scales.
+    /// Adds the bias to the scores of a row, hides some, raises `max` to the largest, and returns the old
+    /// `max` less the new.
     ///
     /// # Safety
     /// `S`'s instruction set is available.
     #[inline(always)]
-    unsafe fn row<S: Simd>(
-        &self,
-        scores: &mut [f32],
-        hide: Option<&[f32; PAGE]>,
-        max: &mut f32,
-        total: &mut [f32],
-    ) -> f32 {
-        assert!(scores.len() == PAGE && self.vectors * S::LANES <= PAGE && total.len() == S::LANES);
+    unsafe fn raise<S: Simd>(&self, scores: &mut [f32], hide: Option<&[f32; PAGE]>, max: &mut f32) -> f32 {
+        assert!(scores.len() == PAGE && self.vectors * S::LANES <= PAGE);
         let scores = scores.as_mut_ptr();
-        // SAFETY: all offsets stay below PAGE numbers, and `total` is one vector.
+        // SAFETY: all offsets stay below PAGE numbers.
         unsafe {
             let mut largest = S::splat(*max);
             for v in (0..self.vectors).map(|v| v * S::LANES) {
@@ -313,18 +308,28 @@ impl Softmax<'_> {
                 S::store(scores.add(v), score);
                 largest = S::max(largest, score);
             }
-            let largest = S::reduce_max(largest);
-            let mut factor = 1.0;
-            if largest > *max {
-                let mut lanes = [0.0; TILE];
-                S::store(lanes.as_mut_ptr(), S::exp2(S::splat(*max - largest)));
-                factor = lanes[0];
-                *max = largest;
-            }
-            let shift = S::splat(largest);
+            let old = *max;
+            *max = S::reduce_max(largest);
+            old - *max
+        }
+    }
+
+    /// Replaces the scores of a row by their weights, `2^(score - max)`, and adds these to `total`, lane by
+    /// lane, of which `factor` is left. What is stored in place of a score is its weight times the scale of
+    /// its value; the total knows nothing of scales.
+    ///
+    /// # Safety
+    /// `S`'s instruction set is available.
+    #[inline(always)]
+    unsafe fn weigh<S: Simd>(&self, scores: &mut [f32], max: f32, factor: f32, total: &mut [f32]) {
+        assert!(scores.len() == PAGE && self.vectors * S::LANES <= PAGE && total.len() == S::LANES);
+        let scores = scores.as_mut_ptr();
+        // SAFETY: all offsets stay below PAGE numbers, and `total` is one vector.
+        unsafe {
+            let max = S::splat(max);
             let mut sum = S::mul(S::load(total.as_ptr()), S::splat(factor));
             for v in (0..self.vectors).map(|v| v * S::LANES) {
-                let weight = S::exp2(S::sub(S::load(scores.add(v)), shift));
+                let weight = S::exp2(S::sub(S::load(scores.add(v)), max));
                 sum = S::add(sum, weight);
                 let scaled = match self.scales {
                     Some(scales) => S::mul(weight, S::load(scales.values.as_ptr().add(v))),
@@ -333,7 +338,24 @@ impl Softmax<'_> {
                 S::store(scores.add(v), scaled);
             }
             S::store(total.as_mut_ptr(), sum);
-            factor
         }
+    }
+}
+
+/// `x = 2^x` for whole vectors of numbers that are 0 or below; 0 becomes 1 exactly, because a factor near 1
+/// would creep in with every page.
+///
+/// # Safety
+/// `S`'s instruction set is available.
+#[inline(always)]
+unsafe fn exponentials<S: Simd>(numbers: &mut [f32]) {
+    if numbers.iter().all(|&x| x == 0.0) {
+        return numbers.fill(1.0);
+    }
+    for vector in numbers.chunks_exact_mut(S::LANES) {
+        let mut powers = [0.0; TILE];
+        // SAFETY: a vector has at most TILE lanes; the caller promises the instruction set.
+        unsafe { S::store(powers.as_mut_ptr(), S::exp2(S::load(vector.as_ptr()))) };
+        vector.iter_mut().zip(powers).for_each(|(x, power)| *x = if *x == 0.0 { 1.0 } else { power });
     }
 }

@@ -12,6 +12,10 @@ use crate::TILE;
 /// Distance between the rows of the left matrix, which is cut into panels of this many columns.
 pub(super) const PANEL: usize = 64;
 
+/// Steps along the depth after which the next matrix is asked for once more: enough to fill whole cache lines
+/// with the bytes of a step.
+const STEPS: usize = 4;
+
 /// `c = a . b`, or `c = c * factor + a . b`, all by address. Columns are counted in vectors.
 #[derive(Clone, Copy)]
 pub(super) struct Product<E> {
@@ -77,28 +81,42 @@ impl<E: Element> Product<E> {
         if M > S::ROWS {
             unreachable!("blocks have at most S::ROWS rows");
         }
-        // What must fit in registers: the sums, the shorter of a column of `a` and a row of `b`, and one
-        // number of the other.
         let mut at = 0;
         // SAFETY: the caller's promise; vectors are walked in order up to `vectors`.
         unsafe {
-            if const { M * 4 + if M < 4 { M } else { 4 } < S::REGISTERS } {
-                while at + 4 <= vectors {
-                    self.registers::<S, M, 4, ADD>(at);
-                    at += 4;
-                }
+            // One row is too few sums to hide how long each takes, unless they are many vectors wide.
+            if const { M == 1 && fits::<S>(1, 8) } {
+                at = self.blocks::<S, M, 8, ADD>(at, vectors);
             }
-            if const { M * 2 + if M < 2 { M } else { 2 } < S::REGISTERS } {
-                while at + 2 <= vectors {
-                    self.registers::<S, M, 2, ADD>(at);
-                    at += 2;
-                }
+            if const { fits::<S>(M, 4) } {
+                at = self.blocks::<S, M, 4, ADD>(at, vectors);
+            } else if const { M == 3 && fits::<S>(M, 3) } {
+                at = self.blocks::<S, M, 3, ADD>(at, vectors);
             }
-            while at < vectors {
-                self.registers::<S, M, 1, ADD>(at);
-                at += 1;
+            if const { fits::<S>(M, 2) } {
+                at = self.blocks::<S, M, 2, ADD>(at, vectors);
             }
+            self.blocks::<S, M, 1, ADD>(at, vectors);
         }
+    }
+
+    /// `M` rows of as many blocks of `N` vectors as there are from vector `at` on; returns the first vector
+    /// that is left.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run).
+    #[inline(always)]
+    unsafe fn blocks<S: Simd, const M: usize, const N: usize, const ADD: bool>(
+        &self,
+        mut at: usize,
+        vectors: usize,
+    ) -> usize {
+        while at + N <= vectors {
+            // SAFETY: the caller's promise.
+            unsafe { self.registers::<S, M, N, ADD>(at) };
+            at += N;
+        }
+        at
     }
 
     /// `M` rows of the `N` vectors that begin at vector `at`, summed in registers.
@@ -118,24 +136,48 @@ impl<E: Element> Product<E> {
             for (n, b) in b.iter_mut().enumerate() {
                 *b = self.b.add(column(n));
             }
+            // These vectors' share of the next matrix: as many bytes as they read of this one. Both
+            // matrices lie without gaps, so the shares of all vectors are all of it.
+            let bytes = N * S::LANES * size_of::<E>();
+            let share = at * S::LANES * self.depth * size_of::<E>();
+            let next = self.b.cast::<u8>().wrapping_offset(self.ahead).wrapping_add(share);
             let mut panel = self.a;
             let mut left = self.depth;
             let mut step = 0;
             while left > 0 {
                 for k in 0..left.min(PANEL) {
                     if self.ahead != 0 {
-                        self.prefetch::<S, N, ADD>(&b, step);
+                        if step % STEPS == 0 {
+                            for line in 0..(STEPS * bytes).div_ceil(64) {
+                                S::prefetch(next.wrapping_add(step * bytes + line * 64));
+                            }
+                        }
                         step += 1;
                     }
-                    let mut row = [S::splat(0.0); N];
-                    for n in 0..N {
-                        row[n] = E::load::<S>(b[n]);
-                        b[n] = b[n].wrapping_add(self.b_row);
-                    }
-                    for (m, sums) in sums.iter_mut().enumerate() {
-                        let a = S::splat(*panel.add(m * PANEL + k));
+                    // The shorter side is held in registers, the longer one passes by.
+                    if N <= M {
+                        let mut row = [S::splat(0.0); N];
                         for n in 0..N {
-                            sums[n] = S::mul_add(a, row[n], sums[n]);
+                            row[n] = E::load::<S>(b[n]);
+                            b[n] = b[n].wrapping_add(self.b_row);
+                        }
+                        for (m, sums) in sums.iter_mut().enumerate() {
+                            let a = S::splat(*panel.add(m * PANEL + k));
+                            for n in 0..N {
+                                sums[n] = S::mul_add(a, row[n], sums[n]);
+                            }
+                        }
+                    } else {
+                        let mut column = [S::splat(0.0); M];
+                        for (m, a) in column.iter_mut().enumerate() {
+                            *a = S::splat(*panel.add(m * PANEL + k));
+                        }
+                        for n in 0..N {
+                            let x = E::load::<S>(b[n]);
+                            b[n] = b[n].wrapping_add(self.b_row);
+                            for m in 0..M {
+                                sums[m][n] = S::mul_add(column[m], x, sums[m][n]);
+                            }
                         }
                     }
                 }
@@ -156,19 +198,12 @@ impl<E: Element> Product<E> {
             }
         }
     }
+}
 
-    /// Asks for as many bytes of the next matrix as one step reads of this one.
-    ///
-    /// # Safety
-    /// `S`'s instruction set is available.
-    #[inline(always)]
-    unsafe fn prefetch<S: Simd, const N: usize, const ADD: bool>(&self, b: &[*const E; N], step: usize) {
-        let bytes = N * S::LANES * size_of::<E>();
-        let at = b[0].cast::<u8>().wrapping_offset(self.ahead);
-        let at = if ADD || N * S::LANES < TILE { at } else { at.wrapping_add(step * (bytes - TILE * size_of::<E>())) };
-        for line in 0..bytes.div_ceil(64) {
-            // SAFETY: the caller promises the instruction set; any address may be asked for.
-            unsafe { S::prefetch(at.wrapping_add(line * 64)) };
-        }
-    }
+/// Whether a block of `rows` by `vectors` fits in registers: its sums, the shorter of a column of the left
+/// matrix and a row of the right one, a number of the other, and one to spare, without which the compiler
+/// moves sums to and fro.
+const fn fits<S: Simd>(rows: usize, vectors: usize) -> bool {
+    let shorter = if rows < vectors { rows } else { vectors };
+    rows * vectors + shorter + 1 < S::REGISTERS
 }

@@ -89,6 +89,8 @@ pub enum DtypeArg {
     F16,
     /// bfloat16.
     Bf16,
+    /// 8 bits with a scale for each key and each value.
+    Q8,
 }
 
 impl DtypeArg {
@@ -98,6 +100,7 @@ impl DtypeArg {
             DtypeArg::F32 => Dtype::F32,
             DtypeArg::F16 => Dtype::F16,
             DtypeArg::Bf16 => Dtype::Bf16,
+            DtypeArg::Q8 => Dtype::Q8,
         }
     }
 }
