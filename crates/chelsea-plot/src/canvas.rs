@@ -102,6 +102,14 @@ impl Canvas<'_> {
         self.backend.draw_path(points.iter().copied(), &colour.stroke_width(width)).map_err(failed)
     }
 
+    /// The line of series `i`, dashed where its colour was used before.
+    pub fn curve(&mut self, points: &[(i32, i32)], i: usize) -> Result<(), PlotError> {
+        if !theme::dashed(i) {
+            return self.line(points, theme::series(i), 2);
+        }
+        dashes(points).iter().try_for_each(|&(a, b)| self.line(&[a, b], theme::series(i), 2))
+    }
+
     pub fn polygon(&mut self, points: &[(i32, i32)], colour: RGBColor, alpha: f64) -> Result<(), PlotError> {
         self.backend.fill_polygon(points.iter().copied(), &colour.mix(alpha).filled()).map_err(failed)
     }
@@ -155,7 +163,7 @@ impl Canvas<'_> {
             if matches!(marker, Marker::Swatch) {
                 self.marker((x + 7, y + 8), *marker, colour)?;
             } else {
-                self.line(&[(x, y + 8), (x + 26, y + 8)], colour, 2)?;
+                self.curve(&[(x, y + 8), (x + 26, y + 8)], i)?;
                 self.marker((x + 13, y + 8), *marker, colour)?;
             }
             self.text((x + key, y + 8), name, Face::new(13.0, theme::INK, HPos::Left, VPos::Center))?;
@@ -205,6 +213,33 @@ impl Canvas<'_> {
     pub fn frame(&mut self, area: Area) -> Result<(), PlotError> {
         self.line(&[(area.left, area.top), (area.left, area.bottom), (area.right, area.bottom)], theme::FRAME, 1)
     }
+}
+
+/// Dashes of 7 along a line, with gaps of 4 between them.
+fn dashes(points: &[(i32, i32)]) -> Vec<((i32, i32), (i32, i32))> {
+    const DASH: f64 = 7.0;
+    const PERIOD: f64 = 11.0;
+    let (mut out, mut walked) = (Vec::new(), 0.0f64);
+    for pair in points.windows(2) {
+        let (a, b) = (pair[0], pair[1]);
+        let (dx, dy) = (f64::from(b.0 - a.0), f64::from(b.1 - a.1));
+        let length = dx.hypot(dy);
+        let at = |d: f64| {
+            let t = (d / length).clamp(0.0, 1.0);
+            ((f64::from(a.0) + t * dx).round() as i32, (f64::from(a.1) + t * dy).round() as i32)
+        };
+        // Dashes go on around corners.
+        let mut start = -(walked % PERIOD);
+        while start < length {
+            let (from, to) = (start.max(0.0), (start + DASH).min(length));
+            if to > from {
+                out.push((at(from), at(to)));
+            }
+            start += PERIOD;
+        }
+        walked += length;
+    }
+    out
 }
 
 /// Lines of at most `width` characters, broken at spaces.

@@ -108,7 +108,7 @@ impl LineChart {
             c.frame(area)?;
             for (i, points) in sorted.iter().enumerate() {
                 let path: Vec<_> = points.iter().map(|p| at(p.x, p.y)).collect();
-                c.line(&path, theme::series(i), 2)?;
+                c.curve(&path, i)?;
                 for &place in &path {
                     c.marker(place, Marker::of(i), theme::series(i))?;
                 }

@@ -39,6 +39,11 @@ pub(crate) fn series(i: usize) -> RGBColor {
     SERIES[i % SERIES.len()]
 }
 
+/// Whether the line of series `i` is dashed: colours repeat from here on.
+pub(crate) fn dashed(i: usize) -> bool {
+    (i / SERIES.len()) % 2 == 1
+}
+
 /// The colour at `t` in `0..=1` of a heat map.
 pub(crate) fn heat(t: f64) -> RGBColor {
     let at = t.clamp(0.0, 1.0) * (CIVIDIS.len() - 1) as f64;

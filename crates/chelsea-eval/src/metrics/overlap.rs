@@ -131,6 +131,9 @@ mod tests {
         assert!(near(rouge_l("police kill gunman", "police the gunman"), 2.0 / 3.0));
         // Sentences are matched one by one: "a b" from the first, "d" from the second. r = 3/4, p = 3/5.
         assert!(near(rouge_l("a b x. y d", "a b c. d"), 2.0 / 3.0));
+        // "fox ran", "It was fast" and, across sentences, "red": 6 of 9 distinct words and of 8.
+        let (said, right) = ("The fox ran. It was fast and it was red.", "A red fox ran. It was very fast.");
+        assert!(near(rouge_l(said, right), 12.0 / 17.0));
         // A word said twice counts once.
         assert_eq!(rouge_l("go go go", "go"), 1.0);
         for (a, b) in [("", "x"), ("x", ""), ("...", "x"), ("x", "y")] {

@@ -13,19 +13,24 @@ pub(super) fn against_bytes(
     task: Option<&str>,
     name: String,
 ) -> Result<Option<Block>, PlotError> {
-    let keep = |r: &Record| task.is_none_or(|t| r.task == t);
-    let series: Vec<Series> = section
+    // A loss belongs to a task that is scored, not to held-out text.
+    let scored = |r: &Record| figure != Figure::Nll || Figure::Score.of(r).is_some();
+    let keep = |r: &Record| scored(r) && task.is_none_or(|t| r.task == t);
+    // Means over different tasks do not belong on one curve.
+    let all_tasks = |c: &&Cell<'_>| task.is_some() || section.complete(c, figure);
+    let mut series: Vec<Series> = section
         .curves()
         .into_iter()
         .map(|(name, cells)| {
-            let point = |cell: &&Cell<'_>| {
+            let point = |cell: &Cell<'_>| {
                 let i = cell.interval(figure, &keep)?;
                 Some(Point::between(cell.share(figure), i.mean, i.low, i.high))
             };
-            Series { name, points: cells.iter().filter_map(point).collect() }
+            Series { name, points: cells.into_iter().filter(all_tasks).filter_map(point).collect() }
         })
         .filter(|s| !s.points.is_empty())
         .collect();
+    let bands = thin_out(&mut series);
     if series.iter().all(|s| s.points.len() < 2) {
         return Ok(None);
     }
@@ -39,7 +44,7 @@ pub(super) fn against_bytes(
     let title = format!("{what} against bytes kept: {of}");
     let chart = LineChart {
         title: title.clone(),
-        note: format!("{}, {samples} samples; bands: 95% of redrawn samples", section.model),
+        note: format!("{}, {samples} samples; {bands}", section.model),
         x: Axis::linear("bytes of the cache, as a share of keys and values of all tokens", Unit::Percent)
             .between(0.0, x_end(&series)),
         y,
@@ -54,28 +59,55 @@ fn x_end(series: &[Series]) -> f64 {
     ((most * 20.0).ceil() / 20.0).max(0.05)
 }
 
+/// Most series whose bands can be told apart.
+const MOST_BANDS: usize = 5;
+
+/// Takes the bands away where there are too many, but for the default policy's. Says what the bands are.
+fn thin_out(series: &mut [Series]) -> &'static str {
+    if series.len() <= MOST_BANDS {
+        return "bands: 95% of redrawn samples";
+    }
+    let others = series.iter_mut().filter(|s| s.name.split(',').next() != Some("chelsea"));
+    others.flat_map(|s| &mut s.points).for_each(|p| p.band = None);
+    "band around chelsea: 95% of redrawn samples; the others' stand in the table"
+}
+
 /// Score against length, one curve a policy, at one keep ratio and for the full cache.
-pub(super) fn against_length(section: &Section<'_>, keep: f32, name: String) -> Result<Option<Block>, PlotError> {
-    let series: Vec<Series> = section
-        .cells
-        .iter()
-        .filter(|c| c.setting.keep == keep || c.setting.keep >= 1.0)
+pub(super) fn against_length(
+    section: &Section<'_>,
+    lengths: &BTreeSet<usize>,
+    tasks: &BTreeSet<&str>,
+    keep: f32,
+    name: String,
+) -> Result<Option<Block>, PlotError> {
+    let cells = section.cells.iter().filter(|c| c.setting.keep == keep);
+    // The full cache last, so that colours are those of the other plots.
+    let full = section.cells.iter().filter(|c| c.setting.keep >= 1.0);
+    let mut series: Vec<Series> = cells
+        .chain(full)
         .map(|cell| {
             let point = |&length: &usize| {
-                let i = cell.interval(Figure::Score, &|r| section.length(r) == length)?;
+                let here = |r: &Record| section.length(r) == length && tasks.contains(r.task.as_str());
+                let i = cell.interval(Figure::Score, &here)?;
                 Some(Point::between(length as f64, i.mean, i.low, i.high))
             };
-            Series { name: section.series(&cell.setting), points: section.lengths.iter().filter_map(point).collect() }
+            Series { name: section.series(&cell.setting), points: lengths.iter().filter_map(point).collect() }
         })
         .filter(|s| s.points.len() > 1)
         .collect();
     if series.is_empty() {
         return Ok(None);
     }
+    let bands = thin_out(&mut series);
     let title = format!("Score against length, {} kept", percent(f64::from(keep)));
+    let names = if tasks.len() > 3 {
+        format!("{} tasks", tasks.len())
+    } else {
+        Vec::from_iter(tasks.iter().copied()).join(", ")
+    };
     let chart = LineChart {
         title: title.clone(),
-        note: format!("{}; bands: 95% of redrawn samples", section.model),
+        note: format!("{}, {names}; {bands}", section.model),
         x: Axis::log("tokens of the document", Unit::Tokens),
         y: Axis::linear("score", Unit::Percent).between(0.0, 1.0),
         series,

@@ -91,6 +91,11 @@ impl<'a> Cell<'a> {
         of(|r| r.kv_bytes) / of(|r| r.kv_bytes_full).max(1.0)
     }
 
+    /// Tasks that have the figure.
+    pub fn tasks(&self, figure: Figure) -> BTreeSet<&'a str> {
+        self.records.iter().filter(|(_, r)| figure.of(r).is_some()).map(|((task, _), _)| *task).collect()
+    }
+
     /// Samples that have the figure.
     pub fn samples(&self, figure: Figure) -> usize {
         self.records.values().filter(|r| figure.of(r).is_some()).count()
@@ -166,6 +171,31 @@ impl<'a> Section<'a> {
             modes: modes.len(),
             classes,
         }
+    }
+
+    /// Tasks that have the figure under any setting.
+    pub fn tasks_of(&self, figure: Figure) -> BTreeSet<&'a str> {
+        self.cells.iter().flat_map(|c| c.tasks(figure)).collect()
+    }
+
+    /// Whether a setting was run on every task that has the figure: only then does its mean compare with others.
+    pub fn complete(&self, cell: &Cell<'_>, figure: Figure) -> bool {
+        cell.tasks(figure).len() == self.tasks_of(figure).len()
+    }
+
+    /// Tasks by the lengths that they were run at, where those are several.
+    pub fn tasks_by_lengths(&self) -> Vec<(BTreeSet<usize>, BTreeSet<&'a str>)> {
+        let mut lengths: BTreeMap<&'a str, BTreeSet<usize>> = BTreeMap::new();
+        for ((task, _), record) in self.cells.iter().flat_map(|c| &c.records) {
+            if Figure::Score.of(record).is_some() {
+                lengths.entry(task).or_default().insert(self.length(record));
+            }
+        }
+        let mut groups: BTreeMap<BTreeSet<usize>, BTreeSet<&'a str>> = BTreeMap::new();
+        for (task, lengths) in lengths.into_iter().filter(|(_, lengths)| lengths.len() > 1) {
+            groups.entry(lengths).or_default().insert(task);
+        }
+        groups.into_iter().collect()
     }
 
     /// The length of a record, or its class.

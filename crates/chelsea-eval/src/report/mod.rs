@@ -31,8 +31,9 @@ const TITLE: &str = "What compressed caches remember";
 const HOW_TO_READ: &str = "Scores are in points of 100, first averaged over the samples of a task, then over tasks. \
 Bytes are those that the cache held when the question came, everything counted, as a share of what keys and values of \
 all tokens take; so a full cache has a little more than 100%. Brackets hold 95% of the means of 2,000 redraws of the \
-samples. Differences are taken sample by sample; \"within the noise\" means that their bracket holds zero. Loss is the \
-mean -ln p of a right answer's tokens.";
+samples. Differences are taken sample by sample; they are \"within the noise\" where their bracket holds zero, or where a \
+sign test finds so uneven a split of wins and losses more than once in twenty by chance. Loss is the mean -ln p of a \
+right answer's tokens.";
 
 impl Report {
     /// Sums up results; with `policies`, only those and the full cache.
@@ -71,6 +72,12 @@ fn add(section: &Section<'_>, prefix: &str, blocks: &mut Vec<Block>) -> Result<(
         heading(blocks, "Scores");
         blocks.extend(charts::against_bytes(section, Figure::Score, None, format!("{prefix}-score"))?);
         blocks.push(table);
+        if section.cells.iter().any(|c| !c.tasks(Figure::Score).is_empty() && !section.complete(c, Figure::Score)) {
+            blocks.push(Block::Text(
+                "* was not run on every task: its mean does not compare with the others', and it is on no curve of means."
+                    .into(),
+            ));
+        }
         blocks.extend(few_samples(section).map(Block::Text));
     }
     if let Some(table) = tables::at_equal_bytes(section) {
@@ -99,15 +106,21 @@ fn add(section: &Section<'_>, prefix: &str, blocks: &mut Vec<Block>) -> Result<(
             blocks.extend(charts::against_bytes(section, Figure::Score, Some(task), name)?);
         }
     }
-    if let Some(table) = tables::by_length(section) {
+    let groups = section.tasks_by_lengths();
+    if !groups.is_empty() {
         heading(blocks, "By length");
-        blocks.push(table);
+    }
+    for (i, (lengths, tasks)) in groups.iter().enumerate() {
+        if groups.len() > 1 {
+            blocks.push(Block::Text(format!("Tasks: {}.", Vec::from_iter(tasks.iter().copied()).join(", "))));
+        }
+        blocks.extend(tables::by_length(section, lengths, tasks));
         let mut keeps: Vec<f32> = section.cells.iter().map(|c| c.setting.keep).filter(|k| *k < 1.0).collect();
         keeps.sort_by(|a, b| b.total_cmp(a));
         keeps.dedup();
         for keep in keeps {
-            let name = format!("{prefix}-length-{}", charts::slug(&keep.to_string()));
-            blocks.extend(charts::against_length(section, keep, name)?);
+            let name = format!("{prefix}-length-{}-{}", i + 1, charts::slug(&keep.to_string()));
+            blocks.extend(charts::against_length(section, lengths, tasks, keep, name)?);
         }
     }
     let maps = charts::depths(section, prefix)?;
@@ -127,10 +140,11 @@ fn overview(section: &Section<'_>) -> String {
         .filter(|c| c.records.len() < samples)
         .map(|c| format!("{} ({} of {samples})", section.name(&c.setting), c.records.len()))
         .collect();
-    let missing = if short.is_empty() {
-        String::new()
-    } else {
-        format!(" Not every setting has every sample: {}.", short.join(", "))
+    const SHOWN: usize = 4;
+    let missing = match short.len() {
+        0 => String::new(),
+        n if n <= SHOWN => format!(" Not every setting has every sample: {}.", short.join(", ")),
+        n => format!(" Not every setting has every sample: {} and {} more.", short[..SHOWN].join(", "), n - SHOWN),
     };
     format!(
         "Tasks: {}. {samples} samples, of {} tokens. Cache: {}.{missing}",
@@ -150,8 +164,9 @@ fn few_samples(section: &Section<'_>) -> Option<String> {
         .min()
         .filter(|&n| n < FEW)?;
     Some(format!(
-        "Some tasks have {fewest} samples only. With fewer than {FEW}, brackets are too narrow, and where all samples \
-         score the same they shrink to nothing: take differences of single tasks as hints."
+        "Some tasks have {fewest} sample{} only. With fewer than {FEW}, brackets are too narrow, and where all samples \
+         score the same they shrink to nothing: take differences of single tasks as hints.",
+        if fewest == 1 { "" } else { "s" }
     ))
 }
 

@@ -51,12 +51,12 @@ pub(super) fn markdown(blocks: &[Block]) -> String {
 }
 
 const STYLE: &str = "
-body { font: 16px/1.5 system-ui, sans-serif; color: #212529; background: #fff; max-width: 1000px; margin: 2rem auto; \
+body { font: 16px/1.5 system-ui, sans-serif; color: #212529; background: #fff; max-width: 1200px; margin: 2rem auto; \
 padding: 0 1rem; }
 h1, h2, h3 { line-height: 1.2; margin: 2rem 0 0.75rem; }
 .table { overflow-x: auto; margin: 1rem 0; }
-table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid #dee2e6; text-align: right; white-space: nowrap; }
+table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.2rem 0.5rem; border-bottom: 1px solid #dee2e6; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 th { border-bottom: 2px solid #868e96; vertical-align: bottom; }
 tbody tr:hover { background: #f1f3f5; }

@@ -17,6 +17,8 @@ pub struct Interval {
     pub low: f64,
     /// The 97.5% quantile.
     pub high: f64,
+    /// How likely so uneven a split into values above and below zero would be by chance (sign test, two-sided).
+    pub chance: f64,
 }
 
 /// What a difference is worth.
@@ -64,21 +66,36 @@ impl Interval {
             .collect();
         means.sort_by(f64::total_cmp);
         let quantile = |q: f64| means[((DRAWS - 1) as f64 * q).round() as usize];
-        Some(Interval { mean, low: quantile(0.025), high: quantile(0.975) })
+        let signs = |wanted: f64| tasks.iter().flat_map(|t| t.iter()).filter(|v| **v * wanted > 0.0).count();
+        let chance = sign_test(signs(1.0), signs(-1.0));
+        Some(Interval { mean, low: quantile(0.025), high: quantile(0.975), chance })
     }
 
-    /// What the difference is worth, of which this is the interval.
+    /// What the difference is worth, of which this is the interval. With few samples the interval is too narrow and
+    /// may shrink to a point: so the signs alone must speak for a difference too.
     pub fn verdict(&self) -> Verdict {
         if self.low == 0.0 && self.high == 0.0 && self.mean == 0.0 {
             Verdict::Same
+        } else if self.chance > 0.05 || (self.low <= 0.0 && self.high >= 0.0) {
+            Verdict::Noise
         } else if self.low > 0.0 {
             Verdict::Better
-        } else if self.high < 0.0 {
-            Verdict::Worse
         } else {
-            Verdict::Noise
+            Verdict::Worse
         }
     }
+}
+
+/// How likely a split at least as uneven is when both signs are equally likely.
+fn sign_test(positive: usize, negative: usize) -> f64 {
+    let (n, few) = (positive + negative, positive.min(negative));
+    // Terms of the binomial distribution, through logarithms so that none is lost.
+    let (mut term, mut sum) = (-(n as f64) * std::f64::consts::LN_2, 0.0);
+    for k in 0..=few {
+        sum += f64::exp(term);
+        term += ((n - k) as f64 / (k + 1) as f64).ln();
+    }
+    (2.0 * sum).min(1.0)
 }
 
 #[cfg(test)]
@@ -107,7 +124,17 @@ mod tests {
         assert_eq!(verdict(&[0.0; 9]), Verdict::Same);
         assert_eq!(verdict(&[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0, 1.0]), Verdict::Noise);
         assert_eq!(verdict(&[1.0, 0.0, 0.0, 0.0, 0.0, 0.0]), Verdict::Noise, "one of six is no proof");
-        assert_eq!(verdict(&[0.2, 0.3, 0.1, 0.25]), Verdict::Better);
-        assert_eq!(verdict(&[-0.2, -0.3, -0.1, -0.25]), Verdict::Worse);
+        assert_eq!(verdict(&[-1.0; 5]), Verdict::Noise, "five alike come by chance once in sixteen");
+        assert_eq!(verdict(&[0.2, 0.3, 0.1, 0.25, 0.3, 0.1]), Verdict::Better);
+        assert_eq!(verdict(&[-1.0; 6]), Verdict::Worse);
+    }
+
+    #[test]
+    fn the_sign_test_is_the_binomial_tail() {
+        assert_eq!(sign_test(0, 0), 1.0);
+        assert!((sign_test(6, 0) - 2.0 / 64.0).abs() < 1e-12);
+        assert!((sign_test(1, 5) - 2.0 * 7.0 / 64.0).abs() < 1e-12);
+        assert_eq!(sign_test(3, 3), 1.0);
+        assert!(sign_test(0, 5000) < 1e-300 && sign_test(2500, 2500) == 1.0);
     }
 }

@@ -4,6 +4,8 @@ use super::charts::tokens;
 use super::group::{Cell, Figure, Section, percent};
 use super::page::Block;
 use super::stats::{Interval, Verdict};
+use crate::results::Record;
+use std::collections::BTreeSet;
 
 fn table(head: &[&str], rows: Vec<Vec<String>>) -> Block {
     Block::Table { head: head.iter().map(|h| (*h).to_owned()).collect(), rows }
@@ -41,15 +43,16 @@ pub(super) fn scores(section: &Section<'_>) -> Option<Block> {
         let score = cell.interval(Figure::Score, all)?;
         let full = section.full(&cell.setting).filter(|f| f.setting != cell.setting);
         let ours = section.default_policy(&cell.setting).filter(|c| c.setting != cell.setting);
+        let star = if section.complete(cell, Figure::Score) { "" } else { " *" };
         Some(vec![
-            section.name(&cell.setting),
+            format!("{}{star}", section.name(&cell.setting)),
             percent(cell.share(Figure::Score)),
             cell.samples(Figure::Score).to_string(),
             points(Some(score)),
             full.map_or("–".into(), |f| difference(cell.difference(f, Figure::Score))),
             ours.filter(|c| c.setting.keep < 1.0)
                 .map_or("–".into(), |c| difference(cell.difference(c, Figure::Score))),
-            mean(cell.interval(Figure::Nll, all)),
+            mean(cell.interval(Figure::Nll, &|r| Figure::Score.of(r).is_some())),
         ])
     };
     let rows: Vec<_> = section.cells.iter().filter_map(row).collect();
@@ -93,7 +96,8 @@ pub(super) fn at_equal_bytes(section: &Section<'_>) -> Option<Block> {
     let curves = section.curves();
     let measured = |cells: &[&Cell<'_>]| -> Vec<(f64, f64)> {
         let point = |c: &&Cell<'_>| Some((c.share(Figure::Score), c.interval(Figure::Score, &|_| true)?.mean));
-        let mut points: Vec<_> = cells.iter().filter(|c| c.setting.keep < 1.0).filter_map(point).collect();
+        let usable = |c: &&&Cell<'_>| c.setting.keep < 1.0 && section.complete(c, Figure::Score);
+        let mut points: Vec<_> = cells.iter().filter(usable).filter_map(point).collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         points
     };
@@ -116,11 +120,11 @@ pub(super) fn at_equal_bytes(section: &Section<'_>) -> Option<Block> {
     Some(Block::Table { head, rows: curves.iter().map(row).collect() })
 }
 
-/// The value of a curve at `x`, and whether it was measured there (within a hundredth) or lies on the line between
+/// The value of a curve at `x`, and whether it was measured there (within a fiftieth) or lies on the line between
 /// its neighbours; none outside of what was measured.
 fn between(points: &[(f64, f64)], x: f64) -> Option<(f64, bool)> {
     let near = points.iter().min_by(|a, b| (a.0 - x).abs().total_cmp(&(b.0 - x).abs()))?;
-    if (near.0 - x).abs() <= 0.01 * x {
+    if (near.0 - x).abs() <= 0.02 * x {
         return Some((near.1, true));
     }
     let pair = points.windows(2).find(|w| w[0].0 <= x && x <= w[1].0)?;
@@ -130,41 +134,32 @@ fn between(points: &[(f64, f64)], x: f64) -> Option<(f64, bool)> {
 
 /// Scores by task; none where there is one only.
 pub(super) fn by_task(section: &Section<'_>) -> Option<Block> {
-    let has_score = |task: &&&str| {
-        section.cells.iter().any(|c| c.records.iter().any(|((t, _), r)| t == *task && Figure::Score.of(r).is_some()))
-    };
-    let tasks: Vec<&str> = section.tasks.iter().filter(has_score).copied().collect();
-    let columns: Vec<String> = tasks.iter().map(|t| (*t).to_owned()).collect();
-    let keep = |i: usize| move |r: &crate::results::Record| r.task == tasks[i];
-    split(section, "cache", &columns, &|i| Box::new(keep.clone()(i)))
+    let tasks: Vec<&str> = section.tasks_of(Figure::Score).into_iter().collect();
+    let columns = tasks.iter().map(|t| (*t).to_owned()).collect();
+    split(section, columns, &|i, r| r.task == tasks[i])
 }
 
-/// Scores by length; none where there is one only.
-pub(super) fn by_length(section: &Section<'_>) -> Option<Block> {
-    let columns: Vec<String> = section.lengths.iter().map(|n| tokens(*n)).collect();
-    split(section, "cache", &columns, &|i| Box::new(move |r| section.length(r) == section.lengths[i]))
+/// Scores by length of tasks that were run at the same lengths.
+pub(super) fn by_length(section: &Section<'_>, lengths: &BTreeSet<usize>, tasks: &BTreeSet<&str>) -> Option<Block> {
+    let lengths: Vec<usize> = lengths.iter().copied().collect();
+    let columns = lengths.iter().map(|n| tokens(*n)).collect();
+    split(section, columns, &|i, r| section.length(r) == lengths[i] && tasks.contains(r.task.as_str()))
 }
 
-type Keep<'k> = Box<dyn Fn(&crate::results::Record) -> bool + 'k>;
-
-fn split<'k>(
-    section: &Section<'_>,
-    corner: &str,
-    columns: &[String],
-    keep: &dyn Fn(usize) -> Keep<'k>,
-) -> Option<Block> {
+fn split(section: &Section<'_>, columns: Vec<String>, keep: &dyn Fn(usize, &Record) -> bool) -> Option<Block> {
     if columns.len() < 2 {
         return None;
     }
     let row = |cell: &Cell<'_>| {
-        let score = |i: usize| {
-            let interval = cell.interval(Figure::Score, &*keep(i));
-            interval.map_or("–".into(), |i| format!("{:.1}", 100.0 * i.mean))
-        };
-        std::iter::once(section.name(&cell.setting)).chain((0..columns.len()).map(score)).collect()
+        let score = |i: usize| cell.interval(Figure::Score, &|r| keep(i, r)).map(|i| format!("{:.1}", 100.0 * i.mean));
+        let scores: Vec<Option<String>> = (0..columns.len()).map(score).collect();
+        let some = scores.iter().any(Option::is_some);
+        let cells = scores.into_iter().map(|s| s.unwrap_or("–".into()));
+        some.then(|| std::iter::once(section.name(&cell.setting)).chain(cells).collect())
     };
-    let head = std::iter::once(corner.to_owned()).chain(columns.iter().cloned()).collect();
-    Some(Block::Table { head, rows: section.cells.iter().map(row).collect() })
+    let rows = section.cells.iter().filter_map(row).collect();
+    let head = std::iter::once("cache".to_owned()).chain(columns.iter().cloned()).collect();
+    Some(Block::Table { head, rows })
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ fn tasks_lengths_and_depths_are_shown_apart() {
     assert!(text.contains("| cache | 2K | 4K |"), "{text}");
     assert!(text.contains("| bytes | 25% | 50% |"), "{text}");
     let plots: Vec<String> = report.plots().map(|(path, _)| path).collect();
-    for part in ["m-1-score", "m-1-loss", "m-1-task-easy", "m-1-length-0-25", "m-1-depth-hard"] {
+    for part in ["m-1-score", "m-1-loss", "m-1-task-easy", "m-1-length-1-0-25", "m-1-depth-hard"] {
         assert!(plots.iter().any(|p| p.contains(part)), "{part} in {plots:?}");
     }
     assert!(plots.iter().all(|p| text.contains(p.as_str())), "the Markdown shows every plot");
@@ -79,6 +79,9 @@ fn a_result_found_twice_counts_once_and_missing_ones_are_said() {
     part.retain(|r| r.setting.policy != "streaming" || r.task == "easy");
     let text = Report::new(&part, &[]).unwrap().markdown();
     assert!(text.contains("Not every setting has every sample: streaming 50% (12 of 24)"), "{text}");
+    // A mean over easy tasks alone would look like a win.
+    assert!(text.contains("| streaming 50% * |") && text.contains("was not run on every task"), "{text}");
+    assert!(!text.contains("| streaming | 100.0"), "{text}");
 }
 
 #[test]

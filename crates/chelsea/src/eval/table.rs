@@ -97,8 +97,7 @@ pub fn tasks(settings: &[Setting], records: &[Record]) -> String {
         for setting in settings {
             let rows = of(setting, records);
             let of_task = |name: &&str| rows.iter().copied().filter(|r| r.task == **name).collect::<Vec<_>>();
-            let scores: Vec<f64> =
-                names.iter().map(of_task).filter(|r| !r.is_empty()).map(|r| score(&r)).collect();
+            let scores: Vec<f64> = names.iter().map(of_task).filter(|r| !r.is_empty()).map(|r| score(&r)).collect();
             if scores.len() == names.len() {
                 row("mean of tasks", setting, &rows, scores.iter().sum::<f64>() / scores.len() as f64);
             }

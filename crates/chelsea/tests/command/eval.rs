@@ -97,6 +97,38 @@ fn a_killed_run_goes_on_without_losing_or_repeating_anything() {
     assert!(text(&report.join("report.md")).contains("| streaming, turns 50% |"));
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn ctrl_c_ends_a_run_in_good_order() {
+    use std::process::{Command, Stdio};
+    let Some(model) = model() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let hay = folder.path().join("hay.txt");
+    std::fs::write(&hay, essays(12_000)).unwrap();
+    let results = folder.path().join("results.jsonl");
+    let [model, hay, out] = [&model, &hay, &results].map(|p| p.to_str().unwrap());
+    let child = Command::new(env!("CARGO_BIN_EXE_chelsea"))
+        .args(["eval", "needles", "-m", model, "--haystack", hay, "--samples", "1000", "--tokens", "300"])
+        .args(["--needles", "1", "--keeps", "1", "--out", out])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let begun = || std::fs::read_to_string(&results).is_ok_and(|text| text.contains('\n'));
+    let mut waits = 0..6000;
+    while !begun() && waits.next().is_some() {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+    let out = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(130), "{said}");
+    let measured = lines(&results).len();
+    assert!(said.contains(&format!("{measured} of 1000 results are in")), "{said}");
+    assert!(String::from_utf8_lossy(&out.stdout).contains("digit NLL"), "what was measured is shown");
+}
+
 #[test]
 fn needles_print_a_line_a_question_and_the_table_of_old() {
     let Some(model) = model() else { return };
