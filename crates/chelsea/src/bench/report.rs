@@ -128,8 +128,7 @@ impl Report {
         }
         if let Some(attention) = &self.attention {
             let title = format!(
-                "Attention alone. Plain reading of memory in the same run: {:.1} GB/s. A cache that fits into the \
-                 processor's own may be read faster.",
+                "Attention alone. Plain reading of memory in the same run: {:.1} GB/s; processor caches are faster.",
                 attention.ram_gb_per_s.median
             );
             section(title, attention_table(attention));

@@ -64,7 +64,9 @@ fn every_measurement_has_rows_that_make_sense() {
     }
     let full = number(&whole[0]["kv_bytes_full"]);
     let peaks: Vec<f64> = whole.iter().map(|row| number(&row["kv_bytes_peak"])).collect();
-    assert!(peaks[0] >= full && peaks[2] < peaks[0], "{peaks:?} of {full}");
+    assert!(peaks.iter().all(|&peak| peak >= 0.2 * full) && peaks[0] >= full, "{peaks:?} of {full}");
+    // A prompt of little more than a block peaks at that block and the room to cluster it: the end tells.
+    assert!(number(&whole[2]["kv_bytes"]) < number(&whole[0]["kv_bytes"]), "{whole:?}");
     assert_eq!(number(&whole[0]["clustering_s"]["max"]), 0.0, "a full cache is not clustered");
 
     let attention = &out["attention"];
