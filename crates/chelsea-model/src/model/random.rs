@@ -357,7 +357,8 @@ mod tests {
         let model = tiny().make(1, &options, &mut |done, total| last = (done, total)).unwrap();
         assert_eq!(last.0, last.1);
         assert_eq!(last.1 as usize, tiny().weight_bytes());
-        let vectors = model.memory().vectors;
-        assert_eq!(model.memory().total() - vectors, tiny().weight_bytes());
+        let (held, promised) = (model.memory().total() - model.memory().vectors, tiny().weight_bytes());
+        // Tiles are padded to cache lines, which shows in matrices as small as these.
+        assert!(held >= promised && held < promised * 105 / 100, "{held} {promised}");
     }
 }
