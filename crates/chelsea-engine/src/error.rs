@@ -46,7 +46,10 @@ pub enum EngineError {
     #[error("the chat template leaves out {0}: go on without it (--no-chat-template)")]
     Template(&'static str),
     /// A policy that needs the whole text was asked to compress while reading.
-    #[error("policy `{0}` reads the text a second time and cannot compress it while reading: use --compress one-shot")]
+    #[error(
+        "policy `{0}` reads the text a second time and cannot compress it while reading: have it done once, after \
+         reading (one-shot)"
+    )]
     OneShotOnly(&'static str),
     /// A block of no tokens.
     #[error("the block size is 0, but must be at least 1")]

@@ -19,6 +19,11 @@ pub fn run(args: &EvalArgs) -> Result<()> {
 
 fn needles(args: &NeedlesArgs) -> Result<()> {
     let settings = settings(args);
+    for setting in settings.iter().filter(|setting| setting.online) {
+        if chelsea_kv::policy(&setting.policy)?.needs().repetition.is_some() {
+            bail!("policy `{}` reads the text a second time: it can be measured one-shot only", setting.policy);
+        }
+    }
     if settings.is_empty() {
         bail!("nothing to measure: give at least one keep ratio and one mode");
     }

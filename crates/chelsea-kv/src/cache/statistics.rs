@@ -171,20 +171,21 @@ impl SequenceCache {
         let heads = &self.heads[layer * shape.kv_heads..][..shape.kv_heads];
         let of_layer = layer * shape.kv_heads..(layer + 1) * shape.kv_heads;
         if let Some(mass) = mass {
-            let sum = |(h, (mass, head)): (usize, (&mut Vec<f32>, &Head))| {
+            let masses = mass[of_layer.clone()].par_iter_mut().zip(heads).enumerate();
+            masses.for_each(|(h, (mass, head))| {
                 mass.reserve_exact(head.pages().len() * PAGE - mass.len());
                 mass.resize(head.len(), 0.0);
                 let mut weights = Weights::default();
                 for_each_block(*shape, h, q, n, head.len(), |rows, seen| {
-                    weights.each(head, &[0..seen], rows, scale(*shape), |_, weights| {
+                    weights.each(head, std::slice::from_ref(&(0..seen)), rows, scale(*shape), |_, weights| {
                         mass.iter_mut().zip(weights).for_each(|(sum, w)| *sum += w);
                     });
                 });
-            };
-            mass[of_layer.clone()].par_iter_mut().zip(heads).enumerate().for_each(sum);
+            });
         }
         if let Some(Watch { chunk, found }) = watch {
-            let note = |(h, ((found, chunk), head)): (usize, ((&mut Vec<f32>, &Range<usize>), &Head))| {
+            let found = found.heads[of_layer.clone()].par_iter_mut();
+            found.zip(&chunk[of_layer]).zip(heads).enumerate().for_each(|(h, ((found, chunk), head))| {
                 let first = (*sinks).min(chunk.start);
                 let mut weights = Weights::default();
                 for_each_block(*shape, h, q, n, head.len(), |rows, seen| {
@@ -194,9 +195,7 @@ impl SequenceCache {
                         found.iter_mut().zip(&weights[first..]).for_each(|(x, &w)| *x = x.max(w));
                     });
                 });
-            };
-            let found = &mut found.heads[of_layer.clone()];
-            found.par_iter_mut().zip(&chunk[of_layer]).zip(heads).enumerate().for_each(note);
+            });
         }
     }
 
