@@ -57,7 +57,10 @@ pub enum EngineError {
     #[error("sequences that are stepped together must run on one model")]
     BatchModels,
     /// A policy that needs the whole text was asked to compress while reading.
-    #[error("policy `{0}` reads the text a second time and cannot compress it while reading: use --compress one-shot")]
+    #[error(
+        "policy `{0}` reads the text a second time and cannot compress it while reading: have it done once, after \
+         reading (one-shot)"
+    )]
     OneShotOnly(&'static str),
     /// A block of no tokens.
     #[error("the block size is 0, but must be at least 1")]

@@ -9,7 +9,7 @@ use crate::probe::{self, Prepared};
 use crate::results::{Asked, Record};
 use crate::sample::{Document, Judge, Probe, Sample};
 use crate::setting::Setting;
-use chelsea_engine::{Compression, EngineError, Layout, Repetition, Session, SessionOptions};
+use chelsea_engine::{Compression, EngineError, Layout, Session, SessionOptions};
 use chelsea_kv::Budget;
 use chelsea_kv::policy::{Needs, Policy};
 use chelsea_model::Model;
@@ -45,12 +45,16 @@ struct Tokens<'a> {
     probes: Vec<Prepared<'a>>,
 }
 
-/// The policy that a setting names.
 fn policy(setting: &Setting) -> Result<Arc<dyn Policy>, EvalError> {
     Ok(chelsea_kv::policy(&setting.policy).map_err(EngineError::from)?)
 }
 
 impl Subject<'_> {
+    /// Whether a setting can be run at all: a policy that reads twice cannot compress while it reads.
+    pub fn can_run(setting: &Setting) -> Result<bool, EvalError> {
+        Ok(!setting.mode.online() || policy(setting)?.needs().repetition.is_none())
+    }
+
     /// A record of `sample` under `setting` with nothing measured yet: its key says whether it was.
     pub fn record(&self, sample: &Sample, setting: &Setting) -> Result<Record, EvalError> {
         let o = &self.options;
@@ -92,13 +96,22 @@ impl Subject<'_> {
         let tokens = self.prepare(sample, settings)?;
         let after = settings.iter().any(|s| !s.mode.online());
         let reference = sample.probes.iter().any(|p| matches!(p, Probe::Continue(c) if c.judge == Judge::Full));
-        let full = if after || reference { Some(self.read_full(&tokens.document, settings)?) } else { None };
+        let mut full = if after || reference { Some(self.read_full(&tokens.document, settings)?) } else { None };
         let references = match &full {
             Some(full) if reference => probe::references(full, &tokens.probes)?,
             _ => vec![None; tokens.probes.len()],
         };
+        let mut repeated = None;
         for setting in settings {
             let start = Instant::now();
+            // Some policies read twice. What that finds out serves all settings that read in the same chunks.
+            let chunk = if setting.keep < 1.0 { policy(setting)?.needs().repetition } else { None };
+            if let (Some(chunk), Some(full)) = (chunk, &mut full)
+                && repeated != Some(chunk)
+            {
+                full.score_by_repetition(&self.layout.repetition()?, chunk)?;
+                repeated = Some(chunk);
+            }
             let mut record = self.record(sample, setting)?;
             let measured = if setting.mode.aware() {
                 self.asked_before(&tokens, setting, full.as_ref(), &references)?
@@ -139,35 +152,16 @@ impl Subject<'_> {
         Ok(Tokens { document, probes })
     }
 
-    /// The document in a cache that keeps everything, with the statistics that any of the one-shot policies needs.
+    /// The document in a cache that keeps everything, with the statistics that any of the policies needs.
     fn read_full(&self, document: &[u32], settings: &[Setting]) -> Result<Session, EvalError> {
-        let compressed = || settings.iter().filter(|s| !s.mode.online() && s.keep < 1.0);
         let mut needs = Needs::default();
-        for setting in compressed() {
+        for setting in settings.iter().filter(|s| !s.mode.online() && s.keep < 1.0) {
             needs = needs.and(policy(setting)?.needs());
         }
-        let options = SessionOptions {
-            policy: "full".into(),
-            budget: Budget::Keep(1.0),
-            compression: Compression::OneShot,
-            ..self.options.clone()
-        };
-        let (model, pool, cancel) = (self.model.clone(), self.pool.clone(), self.cancel.clone());
-        let mut session = Session::new(model, pool, cancel, &options)?;
+        let mut session = self.session("full", 1.0, Compression::OneShot)?;
         session.cache_mut().gather(needs);
         self.read(&mut session, document)?;
-        // One second pass serves every budget of such a policy.
-        if let Some(chunk) = needs.repetition {
-            session.score_by_repetition(&self.repetition()?, chunk)?;
-            if session.cancelled() {
-                return Err(EvalError::Cancelled);
-            }
-        }
         Ok(session)
-    }
-
-    fn repetition(&self) -> Result<Repetition, EvalError> {
-        Ok(self.layout.repetition()?)
     }
 
     fn read(&self, session: &mut Session, tokens: &[u32]) -> Result<(), EvalError> {
@@ -175,25 +169,28 @@ impl Subject<'_> {
         if session.cancelled() { Err(EvalError::Cancelled) } else { Ok(()) }
     }
 
-    /// An empty sequence that compresses while it reads.
-    fn online(&self, setting: &Setting) -> Result<Session, EvalError> {
-        let options = SessionOptions {
-            policy: setting.policy.clone(),
-            budget: Budget::Keep(setting.keep),
-            compression: Compression::Online,
-            ..self.options.clone()
-        };
+    /// An empty sequence.
+    fn session(&self, policy: &str, keep: f32, compression: Compression) -> Result<Session, EvalError> {
+        let options =
+            SessionOptions { policy: policy.into(), budget: Budget::Keep(keep), compression, ..self.options.clone() };
         Ok(Session::new(self.model.clone(), self.pool.clone(), self.cancel.clone(), &options)?)
     }
 
-    /// Brings a full cache down to what the setting allows.
+    /// An empty sequence that compresses while it reads.
+    fn online(&self, setting: &Setting) -> Result<Session, EvalError> {
+        self.session(&setting.policy, setting.keep, Compression::Online)
+    }
+
+    /// Brings a full cache down to what the setting allows. What only other policies want to know is dropped.
     fn compress(&self, session: &mut Session, setting: &Setting) -> Result<(), EvalError> {
-        // With that, what only other policies want to know is dropped.
+        if session.cancelled() {
+            return Err(EvalError::Cancelled);
+        }
         session.reconfigure(&setting.policy, Budget::Keep(setting.keep))?;
         if setting.keep < 1.0 {
-            session.compress_with(&self.repetition()?)?;
+            session.compress_with(&self.layout.repetition()?)?;
         }
-        if session.cancelled() { Err(EvalError::Cancelled) } else { Ok(()) }
+        Ok(())
     }
 
     /// Questions that come after compression: each on its own, or one after the other.

@@ -141,9 +141,6 @@ fn follow(numbers: &mut Vec<f32>, range: &Range<usize>, roots: &[u32], join: imp
     numbers.shrink_to(numbers.len().next_multiple_of(PAGE));
 }
 
-/// What was found of the entries of a head, and which of them are repeated.
-type Found<'a> = (&'a mut Vec<f32>, &'a Range<usize>);
-
 impl SequenceCache {
     /// Finds out from here on what `needs` asks for, beside what the policy needs: so that a fork of this
     /// cache can go on with another policy ([`SequenceCache::reconfigure`]). Anything found out that neither
@@ -174,7 +171,8 @@ impl SequenceCache {
         let heads = &self.heads[layer * shape.kv_heads..][..shape.kv_heads];
         let of_layer = layer * shape.kv_heads..(layer + 1) * shape.kv_heads;
         if let Some(mass) = mass {
-            let sum = |(h, (mass, head)): (usize, (&mut Vec<f32>, &Head))| {
+            let masses = mass[of_layer.clone()].par_iter_mut().zip(heads).enumerate();
+            masses.for_each(|(h, (mass, head))| {
                 mass.reserve_exact(head.pages().len() * PAGE - mass.len());
                 mass.resize(head.len(), 0.0);
                 let mut weights = Weights::default();
@@ -183,11 +181,11 @@ impl SequenceCache {
                         mass.iter_mut().zip(weights).for_each(|(sum, w)| *sum += w);
                     });
                 });
-            };
-            mass[of_layer.clone()].par_iter_mut().zip(heads).enumerate().for_each(sum);
+            });
         }
         if let Some(Watch { chunk, found }) = watch {
-            let note = |(h, ((found, chunk), head)): (usize, (Found<'_>, &Head))| {
+            let found = found.heads[of_layer.clone()].par_iter_mut();
+            found.zip(&chunk[of_layer]).zip(heads).enumerate().for_each(|(h, ((found, chunk), head))| {
                 let first = (*sinks).min(chunk.start);
                 let mut weights = Weights::default();
                 for_each_block(*shape, h, q, n, head.len(), |rows, seen| {
@@ -197,9 +195,7 @@ impl SequenceCache {
                         found.iter_mut().zip(&weights[first..]).for_each(|(x, &w)| *x = x.max(w));
                     });
                 });
-            };
-            let found = &mut found.heads[of_layer.clone()];
-            found.par_iter_mut().zip(&chunk[of_layer]).zip(heads).enumerate().for_each(note);
+            });
         }
     }
 

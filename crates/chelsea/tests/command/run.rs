@@ -212,6 +212,30 @@ fn bad_input_is_said_clearly_and_ends_with_an_error() {
     error(&["models", "remove", "no-such-model"]);
 }
 
+/// KVzip has the document repeated: that is refused while reading, and answers afterwards.
+#[test]
+fn a_policy_that_reads_twice_compresses_once_and_only_then() {
+    let Some(model) = model() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!("{}\n\nThe capital of Freedonia is Sylvania City.", essays(2500));
+    let doc = write(folder.path(), "doc.txt", text);
+    let cache = folder.path().join("doc.kv");
+    let cache = cache.to_str().unwrap();
+    let ask = ["run", "-m", model.to_str().unwrap(), "-p", "What is the capital of Freedonia?", "-n", "12", "--json"];
+    let with = |more: &[&'static str]| [&["--policy", "kvzip:chunk=300", "--keep", "0.5"], more].concat();
+    let online = with(&[]);
+    let said = error(&[&ask[..], &["-f", &doc], &online].concat());
+    assert!(said.contains("kvzip") && said.contains("one-shot"), "{said}");
+    let once = with(&["--compress", "one-shot"]);
+    let out = json(&[&ask[..], &["-f", &doc, "--save-cache", cache], &once].concat());
+    assert!(out["answers"][0]["text"].as_str().unwrap().contains("Sylvania"), "{out}");
+    // 90 heads; the question and the answer are kept in full.
+    assert!(number(&out, "kv_entries") < 0.6 * 90.0 * number(&out, "kv_tokens"), "{out}");
+    // What was compressed before may be gone on from.
+    let again = json(&[&ask[..], &["--load-cache", cache]].concat());
+    assert_eq!(again["answers"][0]["text"], out["answers"][0]["text"]);
+}
+
 #[test]
 fn a_model_cut_short_is_refused() {
     let Some(model) = model() else { return };
