@@ -58,7 +58,7 @@ fn a_killed_run_goes_on_without_losing_or_repeating_anything() {
         let (kept, full) = (line["kv_bytes"].as_f64().unwrap(), line["kv_bytes_full"].as_f64().unwrap());
         let keep = line["keep"].as_f64().unwrap();
         // A short text over ragged heads: half a page a head is empty, and entries carry counts.
-        assert!((kept / full - keep).abs() < 0.18, "{line}");
+        assert!((kept / full - keep).abs() < 0.15, "{line}");
         assert_eq!(line["asked"].as_array().unwrap().len(), 2, "{line}");
         assert!(line["asked"][0]["nll"].as_f64().unwrap() >= 0.0);
     }
