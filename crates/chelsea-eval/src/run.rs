@@ -193,6 +193,28 @@ impl Subject<'_> {
         Ok(())
     }
 
+    /// A cache of `document` and the `cue` after it, compressed as the setting says: a fork of the full cache where it
+    /// serves, else a reading of its own.
+    fn compressed(
+        &self,
+        document: &[u32],
+        cue: &[u32],
+        setting: &Setting,
+        full: Option<&Session>,
+    ) -> Result<Session, EvalError> {
+        let Some(full) = full.filter(|_| !setting.mode.online()) else {
+            let mut session = self.online(setting)?;
+            self.read(&mut session, &[document, cue].concat())?;
+            return Ok(session);
+        };
+        let mut session = full.fork();
+        if !cue.is_empty() {
+            self.read(&mut session, cue)?;
+        }
+        self.compress(&mut session, setting)?;
+        Ok(session)
+    }
+
     /// Questions that come after compression: each on its own, or one after the other.
     fn asked_after(
         &self,
@@ -201,18 +223,7 @@ impl Subject<'_> {
         full: Option<&Session>,
         references: &[Option<probe::Reference>],
     ) -> Result<Measured, EvalError> {
-        let mut session = match full.filter(|_| !setting.mode.online()) {
-            Some(full) => {
-                let mut session = full.fork();
-                self.compress(&mut session, setting)?;
-                session
-            }
-            None => {
-                let mut session = self.online(setting)?;
-                self.read(&mut session, &tokens.document)?;
-                session
-            }
-        };
+        let mut session = self.compressed(&tokens.document, &[], setting, full)?;
         let (bytes, full_bytes) = (session.memory().total(), session.cache().full_bytes());
         let mut asked = Vec::with_capacity(tokens.probes.len());
         let mut said = probe::Said::Nothing;
@@ -245,19 +256,7 @@ impl Subject<'_> {
         let mut asked = Vec::with_capacity(tokens.probes.len());
         let (mut bytes, mut full_bytes) = (0, 0);
         for (prepared, reference) in tokens.probes.iter().zip(references) {
-            let mut session = match full.filter(|_| !setting.mode.online()) {
-                Some(full) => {
-                    let mut session = full.fork();
-                    self.read(&mut session, prepared.cue())?;
-                    self.compress(&mut session, setting)?;
-                    session
-                }
-                None => {
-                    let mut session = self.online(setting)?;
-                    self.read(&mut session, &[&tokens.document, prepared.cue()].concat())?;
-                    session
-                }
-            };
+            let mut session = self.compressed(&tokens.document, prepared.cue(), setting, full)?;
             bytes += session.memory().total();
             full_bytes += session.cache().full_bytes();
             asked.push(prepared.measure(&mut session, self.tokenizer, reference.as_ref())?.0);

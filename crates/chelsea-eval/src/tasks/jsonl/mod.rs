@@ -7,7 +7,7 @@ mod longbench;
 mod ruler;
 
 use crate::metrics::{Metric, UnknownMetric};
-use crate::sample::{Sample, Source};
+use crate::sample::{Document, Probe, Question, Sample, Source};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -182,6 +182,18 @@ struct Common {
 }
 
 impl Common {
+    /// The sample that asks one question of a text.
+    fn sample(self, document: &str, question: Question) -> Sample {
+        Sample {
+            task: self.task,
+            id: self.id,
+            length: self.length.unwrap_or(0),
+            document: Document::Text(document.trim_end().to_owned()),
+            probes: vec![Probe::Ask(question)],
+            source: None,
+        }
+    }
+
     fn read(fields: &Map<String, Value>, task: &str, number: usize, options: &JsonlOptions) -> Result<Self, LineError> {
         let text = |key: &str| match fields.get(key) {
             Some(Value::String(text)) => Some(text.clone()),

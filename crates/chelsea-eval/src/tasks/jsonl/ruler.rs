@@ -5,7 +5,7 @@
 
 use super::{Common, LineError, Texts};
 use crate::metrics::Metric;
-use crate::sample::{Document, Probe, Question, Sample};
+use crate::sample::{Question, Sample};
 use serde::Deserialize;
 
 #[derive(Debug, Deserialize)]
@@ -58,14 +58,7 @@ pub(super) fn sample(line: Line, common: Common) -> Result<Sample, LineError> {
         depth: None,
         about: String::new(),
     };
-    Ok(Sample {
-        task: common.task,
-        id: common.id,
-        length: common.length.unwrap_or(0),
-        document: Document::Text(parts.document.trim_end().to_owned()),
-        probes: vec![Probe::Ask(question)],
-        source: None,
-    })
+    Ok(common.sample(parts.document, question))
 }
 
 #[derive(Debug, PartialEq)]

@@ -11,7 +11,7 @@ fn parse(line: &str, task: &str) -> Result<Sample, LineError> {
     parse_line(line.as_bytes(), task, 1, &JsonlOptions::default())
 }
 
-fn question(sample: &Sample) -> &crate::sample::Question {
+fn question(sample: &Sample) -> &Question {
     let Probe::Ask(question) = &sample.probes[0] else { panic!("files ask") };
     question
 }
