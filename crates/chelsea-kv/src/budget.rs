@@ -127,6 +127,8 @@ impl Budget {
     /// A keep ratio holds for `max(tokens, expected)` tokens: what lies between sinks and window is kept
     /// at one rate from the start, such that the ratio is met when the expected length is reached.
     /// It never asks for less than sinks, window and one centroid a head.
+    ///
+    /// This is what a compaction leaves. One is due only when [`Budget::ceiling`] is passed.
     pub fn allowed(&self, limits: &Limits, tokens: usize, expected: usize) -> usize {
         let all = tokens * limits.heads;
         let allowed = match *self {
@@ -146,6 +148,15 @@ impl Budget {
             Budget::Bytes(bytes) => limits.entries_in(bytes),
         };
         allowed.min(all)
+    }
+
+    /// Entries over all heads that a sequence of `tokens` tokens may grow to before it has to give any up.
+    ///
+    /// A keep ratio of the expected length is a promise about all of the text: until that much is there,
+    /// entries may stay as they are. So the next blocks are read over a fuller cache, and what is clustered
+    /// at once is a longer piece of the text, over which entries can be shared out better.
+    pub fn ceiling(&self, limits: &Limits, tokens: usize, expected: usize) -> usize {
+        self.allowed(limits, tokens.max(expected), expected)
     }
 }
 
@@ -221,6 +232,17 @@ mod tests {
         assert!(budget.allowed(&LIMITS, 512, 8000) > budget.allowed(&LIMITS, 512, 0));
         assert_eq!(budget.allowed(&LIMITS, 8000, 8000), 9600);
         assert!((0..8000).all(|t| budget.allowed(&LIMITS, t, 8000) <= 9600));
+    }
+
+    #[test]
+    fn the_ceiling_is_what_the_expected_length_may_keep() {
+        let (budget, absolute) = (Budget::Keep(0.2), Budget::Entries(1000));
+        for tokens in (0..10_000).step_by(100) {
+            let (ceiling, allowed) = (budget.ceiling(&LIMITS, tokens, 8000), budget.allowed(&LIMITS, tokens, 8000));
+            assert!(ceiling >= allowed && ceiling as f64 <= 0.2 * (tokens.max(8000) * 6) as f64 + 1e-6, "{tokens}");
+            assert!(tokens < 8000 || ceiling == allowed, "{tokens}");
+            assert_eq!(absolute.ceiling(&LIMITS, tokens, 8000), 6000);
+        }
     }
 
     #[test]

@@ -186,14 +186,39 @@ fn once_leaves_earlier_centroids_alone() {
     let mut cache =
         SequenceCache::new(CacheConfig { schedule: Schedule::Once, ..config("chelsea", Budget::Keep(0.3)) }).unwrap();
     cache.expect_tokens(1024);
+    let mut compactions = 0;
+    let mut clustered: Vec<Vec<u32>> = vec![Vec::new(); 6];
     for b in 0..8 {
-        let before: Vec<Vec<u32>> = counts(&cache, 64);
         feed(&mut cache, 128, b);
-        assert!(cache.compact().compacted);
-        for (now, before) in counts(&cache, 64).iter().zip(&before) {
-            assert_eq!(now[..before.len()], before[..]);
+        if cache.compact().compacted {
+            let now = counts(&cache, 64);
+            for (now, before) in now.iter().zip(&clustered) {
+                assert_eq!(now[..before.len()], before[..]);
+            }
+            clustered = now;
+            compactions += 1;
         }
     }
+    assert!(compactions > 3, "{compactions}");
+}
+
+#[test]
+fn entries_stay_as_they_are_until_the_expected_length_may_keep_no_more() {
+    let mut cache = SequenceCache::new(config("chelsea", Budget::Keep(0.25))).unwrap();
+    cache.expect_tokens(4096);
+    for b in 0..8 {
+        feed(&mut cache, 128, b);
+        assert!(!cache.compact().compacted, "1,024 entries a head are what a quarter of 4,096 may hold");
+    }
+    feed(&mut cache, 128, 8);
+    let report = cache.compact();
+    assert!(report.compacted && report.after <= 9 * 128 * 6 / 3, "then the rate of the whole holds: {report:?}");
+    for b in 9..32 {
+        feed(&mut cache, 128, b);
+        cache.compact();
+        assert!(cache.entries() <= 1024 * 6);
+    }
+    assert!(cache.entries() > 1000 * 6);
 }
 
 #[test]

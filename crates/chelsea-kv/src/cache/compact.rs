@@ -52,7 +52,7 @@ impl SequenceCache {
         self.config.policy.needs().repetition.is_none()
             && piled_up >= self.config.decode_block
             && self.block() == 0
-            && self.entries() > self.allowed(self.config.budget)
+            && self.entries() > self.ceiling()
     }
 
     /// Whether there are no more entries than the budget allows for the text so far.
@@ -81,6 +81,11 @@ impl SequenceCache {
     /// Entries over all heads that `budget` allows for the text so far.
     fn allowed(&self, budget: Budget) -> usize {
         budget.allowed(&self.config.limits(), self.tokens(), self.expected_tokens)
+    }
+
+    /// Entries over all heads that may be there before a compaction is due.
+    fn ceiling(&self) -> usize {
+        self.config.budget.ceiling(&self.config.limits(), self.tokens(), self.expected_tokens)
     }
 
     fn nothing_done(&self) -> CompactReport {

@@ -10,12 +10,12 @@ use thiserror::Error;
 /// When entries are clustered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Schedule {
-    /// Each block is clustered once, as it leaves the window; centroids made earlier stay as they are,
+    /// What left the window since the last compaction is clustered; centroids made earlier stay as they are,
     /// unless an absolute budget leaves no other way.
+    #[default]
     Once,
     /// Everything between sinks and window is matched again, under the total that the budget allows for
     /// the text so far.
-    #[default]
     Remerge,
 }
 
