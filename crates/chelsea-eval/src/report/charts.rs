@@ -26,7 +26,11 @@ pub(super) fn against_bytes(
                 let i = cell.interval(figure, &keep)?;
                 Some(Point::between(cell.share(figure), i.mean, i.low, i.high))
             };
-            Series { name, points: cells.into_iter().filter(all_tasks).filter_map(point).collect() }
+            let cells: Vec<&Cell<'_>> = cells.into_iter().filter(all_tasks).collect();
+            // The full cache alone is no curve.
+            let some = cells.iter().any(|c| c.setting.keep < 1.0);
+            let points = if some { cells.into_iter().filter_map(point).collect() } else { Vec::new() };
+            Series { name, points }
         })
         .filter(|s| !s.points.is_empty())
         .collect();
@@ -83,7 +87,13 @@ pub(super) fn against_length(
     let cells = section.cells.iter().filter(|c| c.setting.keep == keep);
     // The full cache last, so that colours are those of the other plots.
     let full = section.cells.iter().filter(|c| c.setting.keep >= 1.0);
+    let has_tasks = |c: &&Cell<'_>| c.records.keys().any(|(task, _)| tasks.contains(task));
+    let cells: Vec<&Cell<'_>> = cells.filter(has_tasks).collect();
+    if cells.is_empty() {
+        return Ok(None);
+    }
     let mut series: Vec<Series> = cells
+        .into_iter()
         .chain(full)
         .map(|cell| {
             let point = |&length: &usize| {

@@ -16,6 +16,7 @@ use crate::results::Record;
 use chelsea_plot::PlotError;
 use group::{Figure, Section};
 use page::Block;
+use stats::ENOUGH;
 
 /// Samples of a task below which intervals are known to be too narrow.
 const FEW: usize = 10;
@@ -165,7 +166,8 @@ fn few_samples(section: &Section<'_>) -> Option<String> {
         .filter(|&n| n < FEW)?;
     Some(format!(
         "Some tasks have {fewest} sample{} only. With fewer than {FEW}, brackets are too narrow, and where all samples \
-         score the same they shrink to nothing: take differences of single tasks as hints.",
+         score the same they shrink to nothing: take differences of single tasks as hints. With fewer than {ENOUGH}, \
+         tasks are redrawn too.",
         if fewest == 1 { "" } else { "s" }
     ))
 }

@@ -5,6 +5,8 @@ use rand::{RngExt, SeedableRng};
 
 /// Times that samples are drawn anew.
 const DRAWS: usize = 2000;
+/// A task with fewer samples says too little of how its samples vary.
+pub(super) const ENOUGH: usize = 5;
 /// The same results give the same intervals.
 const SEED: u64 = 0x0c4e_15ea;
 
@@ -48,22 +50,27 @@ impl Verdict {
 
 impl Interval {
     /// The interval of the mean over tasks of the mean over samples; `tasks` holds the values of each task's samples.
-    /// Samples are redrawn within their task. None without any value.
+    /// Samples are redrawn within their task; where a task has fewer than [`ENOUGH`], the tasks are redrawn too, for
+    /// how samples vary can then only be seen across tasks. None without any value.
     pub fn of(tasks: &[Vec<f64>]) -> Option<Interval> {
         let tasks: Vec<&Vec<f64>> = tasks.iter().filter(|t| !t.is_empty()).collect();
         if tasks.is_empty() {
             return None;
         }
-        let over_tasks = |task_mean: &mut dyn FnMut(&[f64]) -> f64| {
-            tasks.iter().map(|t| task_mean(t)).sum::<f64>() / tasks.len() as f64
-        };
-        let mean = over_tasks(&mut |t| t.iter().sum::<f64>() / t.len() as f64);
+        let mean_of = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        let mean = mean_of(&tasks.iter().map(|t| mean_of(t)).collect::<Vec<_>>());
+        let few = tasks.iter().any(|t| t.len() < ENOUGH);
         let mut rng = StdRng::seed_from_u64(SEED);
-        let mut means: Vec<f64> = (0..DRAWS)
-            .map(|_| {
-                over_tasks(&mut |t| t.iter().map(|_| t[rng.random_range(0..t.len())]).sum::<f64>() / t.len() as f64)
-            })
-            .collect();
+        let mut draw = || {
+            let mut sum = 0.0;
+            for i in 0..tasks.len() {
+                let task = tasks[if few { rng.random_range(0..tasks.len()) } else { i }];
+                let drawn = (0..task.len()).map(|_| task[rng.random_range(0..task.len())]);
+                sum += drawn.sum::<f64>() / task.len() as f64;
+            }
+            sum / tasks.len() as f64
+        };
+        let mut means: Vec<f64> = (0..DRAWS).map(|_| draw()).collect();
         means.sort_by(f64::total_cmp);
         let quantile = |q: f64| means[((DRAWS - 1) as f64 * q).round() as usize];
         let signs = |wanted: f64| tasks.iter().flat_map(|t| t.iter()).filter(|v| **v * wanted > 0.0).count();
@@ -104,10 +111,18 @@ mod tests {
 
     #[test]
     fn tasks_weigh_the_same_however_many_samples_they_have() {
-        let i = Interval::of(&[vec![1.0; 100], vec![0.0]]).unwrap();
+        let i = Interval::of(&[vec![1.0; 100], vec![0.0; 5]]).unwrap();
         assert_eq!((i.mean, i.low, i.high), (0.5, 0.5, 0.5));
         assert_eq!(Interval::of(&[vec![], vec![0.25]]).unwrap().mean, 0.25);
         assert_eq!(Interval::of(&[vec![]]), None);
+    }
+
+    #[test]
+    fn single_samples_of_tasks_vary_as_the_tasks_do() {
+        let tasks: Vec<Vec<f64>> = (0..100).map(|i| vec![f64::from(i % 2)]).collect();
+        let i = Interval::of(&tasks).unwrap();
+        // 1.96 standard errors of 0.5 / sqrt(100) = 0.05.
+        assert!((i.low - 0.402).abs() < 0.015 && (i.high - 0.598).abs() < 0.015, "{i:?}");
     }
 
     #[test]

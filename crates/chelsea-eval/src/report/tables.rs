@@ -136,7 +136,20 @@ fn between(points: &[(f64, f64)], x: f64) -> Option<(f64, bool)> {
 pub(super) fn by_task(section: &Section<'_>) -> Option<Block> {
     let tasks: Vec<&str> = section.tasks_of(Figure::Score).into_iter().collect();
     let columns = tasks.iter().map(|t| (*t).to_owned()).collect();
-    split(section, columns, &|i, r| r.task == tasks[i])
+    let table = split(section, columns, &|i, r| r.task == tasks[i])?;
+    // Whichever there is less of goes side by side.
+    Some(if tasks.len() > section.cells.len() { transposed(table, "task") } else { table })
+}
+
+/// Rows as columns, with another name for what the rows are now.
+fn transposed(block: Block, corner: &str) -> Block {
+    let Block::Table { head, rows } = block else { return block };
+    let new_head = std::iter::once(corner.to_owned()).chain(rows.iter().map(|row| row[0].clone())).collect();
+    let row = |(i, name): (usize, &String)| {
+        std::iter::once(name.clone()).chain(rows.iter().map(|row| row[i].clone())).collect()
+    };
+    let new_rows = head.iter().enumerate().skip(1).map(row).collect();
+    Block::Table { head: new_head, rows: new_rows }
 }
 
 /// Scores by length of tasks that were run at the same lengths.
@@ -165,6 +178,15 @@ fn split(section: &Section<'_>, columns: Vec<String>, keep: &dyn Fn(usize, &Reco
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_can_be_turned() {
+        let cells = |row: &[&str]| row.iter().map(|c| (*c).to_owned()).collect::<Vec<_>>();
+        let block = Block::Table { head: cells(&["cache", "a", "b"]), rows: vec![cells(&["full", "1", "2"])] };
+        let turned =
+            Block::Table { head: cells(&["task", "full"]), rows: vec![cells(&["a", "1"]), cells(&["b", "2"])] };
+        assert_eq!(transposed(block, "task"), turned);
+    }
 
     #[test]
     fn a_curve_is_read_where_it_was_measured_and_between() {
