@@ -37,6 +37,8 @@ pub struct Subject<'a> {
     pub options: SessionOptions,
     /// The seed of the run, for the record.
     pub seed: u64,
+    /// What else results depend on, such as how products are computed; empty for the defaults.
+    pub setup: String,
 }
 
 /// A sample as tokens.
@@ -65,6 +67,9 @@ impl Subject<'_> {
         }
         if !self.layout.has_template() {
             setup += ",plain";
+        }
+        if !self.setup.is_empty() {
+            setup += &format!(",{}", self.setup);
         }
         Ok(Record {
             v: Record::VERSION,

@@ -50,7 +50,7 @@ impl Verdict {
 
 impl Interval {
     /// The interval of the mean over tasks of the mean over samples; `tasks` holds the values of each task's samples.
-    /// Samples are redrawn within their task; where a task has fewer than [`ENOUGH`], the tasks are redrawn too, for
+    /// Samples are redrawn within their task; where a task has fewer than five, the tasks are redrawn too, for
     /// how samples vary can then only be seen across tasks. None without any value.
     pub fn of(tasks: &[Vec<f64>]) -> Option<Interval> {
         let tasks: Vec<&Vec<f64>> = tasks.iter().filter(|t| !t.is_empty()).collect();

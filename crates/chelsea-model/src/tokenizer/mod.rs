@@ -222,13 +222,23 @@ impl Tokenizer {
     }
 
     /// The tokenizer in the format of `tokenizer.json`, for programs that count tokens as the model does. It encodes
-    /// as [`encode`](Self::encode) with `parse_special`; without a decoder, it makes no text of ids.
+    /// as [`encode`](Self::encode) with `parse_special`, and adds neither BOS nor EOS.
     ///
     /// # Errors
     /// [`TokenizerError::Json`], if a part cannot be written down.
     pub fn to_json(&self) -> Result<String, TokenizerError> {
         let part = |value: Result<serde_json::Value, serde_json::Error>| {
             value.map_err(|e| TokenizerError::Json(e.to_string()))
+        };
+        let decoder = if self.model.byte_fallback {
+            serde_json::json!({"type": "Sequence", "decoders": [
+                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+            ]})
+        } else {
+            serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true})
         };
         let json = serde_json::json!({
             "version": "1.0",
@@ -238,7 +248,7 @@ impl Tokenizer {
             "normalizer": part(serde_json::to_value(&self.normalizer))?,
             "pre_tokenizer": part(serde_json::to_value(&self.pre_tokenizer))?,
             "post_processor": null,
-            "decoder": null,
+            "decoder": decoder,
             "model": part(serde_json::to_value(&self.model))?,
         });
         Ok(json.to_string())

@@ -78,7 +78,7 @@ fn compared(args: &CompareArgs, shown: Shown, skipped: usize, gather: Gather<'_>
     if args.json {
         eprint!("{table}");
     } else if !done.records.is_empty() {
-        println!("{}\n", table::heading(&args.model.model, &samples, skipped + done.skipped));
+        println!("{}\n", table::heading(&args.model.model, &samples, skipped + done.skipped, shown));
         print!("{table}");
     }
     if done.cancelled {

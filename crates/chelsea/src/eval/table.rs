@@ -8,7 +8,14 @@ use serde_json::json;
 use std::collections::BTreeSet;
 
 /// What was run, in a line.
-pub fn heading(model: &str, samples: &[Sample], skipped: usize) -> String {
+pub fn heading(model: &str, samples: &[Sample], skipped: usize, shown: Shown) -> String {
+    let lengths: BTreeSet<usize> = samples.iter().map(|s| s.length).collect();
+    let asked: BTreeSet<usize> = samples.iter().map(|s| s.probes.len()).collect();
+    if let (Shown::Needles, Some(questions), 1) = (shown, asked.first(), asked.len()) {
+        let tokens = lengths.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+        let each = if *questions == 1 { "question" } else { "questions" };
+        return format!("{model}: {} contexts of {tokens} tokens, {questions} {each} each", samples.len());
+    }
     let tasks: BTreeSet<&str> = samples.iter().map(|s| s.task.as_str()).collect();
     let names = match tasks.len() {
         1..=3 => tasks.into_iter().collect::<Vec<_>>().join(", "),

@@ -1,6 +1,6 @@
 //! Every sample under every setting, with results kept on disk as they come.
 
-use crate::cli::{CompareArgs, DtypeArg, OnError};
+use crate::cli::{CompareArgs, DtypeArg, OnError, ProductsArg};
 use crate::setup::Loaded;
 use anyhow::{Result, bail};
 use chelsea_engine::{Layout, SessionOptions};
@@ -60,6 +60,10 @@ pub fn subject<'a>(
             ..SessionOptions::default()
         },
         seed: args.seed,
+        setup: match args.model.products {
+            ProductsArg::Fast => String::new(),
+            ProductsArg::F32 => "products=f32".into(),
+        },
     }
 }
 
