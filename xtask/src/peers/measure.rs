@@ -99,7 +99,7 @@ struct Median {
 struct DepthRow {
     depth: usize,
     budget: String,
-    prefill_tokens_per_s: Option<Median>,
+    prefill_s: Option<Median>,
     decode_ms: Option<Median>,
 }
 
@@ -181,8 +181,8 @@ impl Plan {
         }
         let prefill = PREFILL.to_string();
         let own = self.own(&["--decode", "0", "--keeps", "1", "--depths", "0", "--prefill", &prefill])?;
-        let rate = own.depth.first().and_then(|row| row.prefill_tokens_per_s.as_ref()).context("no prefill time")?;
-        put(out, Work::Prefill, Setting::Chelsea(KEEPS[0]), PREFILL as f64 / rate.median);
+        let seconds = own.depth.first().and_then(|row| row.prefill_s.as_ref()).context("no prefill time")?;
+        put(out, Work::Prefill, Setting::Chelsea(KEEPS[0]), seconds.median);
         let m = own.machine;
         out.machine = format!(
             "{}; Chelsea: products {}, attention {}",

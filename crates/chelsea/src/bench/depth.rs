@@ -16,7 +16,9 @@ pub struct Row {
     pub budget: String,
     pub entries_a_head: f64,
     pub kv_bytes: usize,
-    pub prefill_tokens_per_s: Option<Spread>,
+    /// Seconds for the whole prompt.
+    pub prefill_s: Option<Spread>,
+    pub prefill_tokens_per_s: Option<f64>,
     pub decode_ms: Option<Spread>,
     pub decode_tokens_per_s: Option<f64>,
 }
@@ -45,7 +47,7 @@ pub fn run(args: &BenchArgs, subject: &Subject, quiet: bool) -> Result<Vec<Row>>
             let start = Instant::now();
             session.read(&prompt, |_| ())?;
             if counts {
-                case.prefill.push(prompt.len() as f64 / start.elapsed().as_secs_f64());
+                case.prefill.push(start.elapsed().as_secs_f64());
             }
         }
         if !answer.is_empty() {
@@ -56,18 +58,19 @@ pub fn run(args: &BenchArgs, subject: &Subject, quiet: bool) -> Result<Vec<Row>>
         }
         Ok(())
     })?;
-    Ok(cases.iter().map(row).collect())
+    Ok(cases.iter().map(|case| row(case, prompt.len())).collect())
 }
 
-fn row(case: &Case) -> Row {
+fn row(case: &Case, prompt: usize) -> Row {
     let cache = case.session.cache();
-    let decode_ms = case.decode.spread();
+    let (prefill_s, decode_ms) = (case.prefill.spread(), case.decode.spread());
     Row {
         depth: case.depth,
         budget: label(case.budget),
         entries_a_head: cache.entries() as f64 / cache.heads().len() as f64,
         kv_bytes: if case.depth == 0 { 0 } else { case.session.memory().total() },
-        prefill_tokens_per_s: case.prefill.spread(),
+        prefill_s,
+        prefill_tokens_per_s: prefill_s.map(|s| prompt as f64 / s.median),
         decode_ms,
         decode_tokens_per_s: decode_ms.map(|ms| 1e3 / ms.median),
     }

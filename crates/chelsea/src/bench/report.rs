@@ -153,7 +153,7 @@ impl Report {
                 row.budget.clone(),
                 format!("{:.0}", row.entries_a_head),
                 output::bytes(row.kv_bytes),
-                median(row.prefill_tokens_per_s, 1),
+                row.prefill_tokens_per_s.map_or("-".into(), |x| format!("{x:.1}")),
                 median(row.decode_ms, 2),
                 row.decode_tokens_per_s.map_or("-".into(), |x| format!("{x:.1}")),
                 ratio.unwrap_or("-".into()),

@@ -27,6 +27,7 @@ pub fn sample() -> Report {
                 budget: budget.into(),
                 entries_a_head: 10.0,
                 kv_bytes: depth * 100,
+                prefill_s: None,
                 prefill_tokens_per_s: None,
                 decode_ms: Some(spread(ms)),
                 decode_tokens_per_s: Some(1e3 / ms),
