@@ -37,7 +37,8 @@ pub struct SessionOptions {
     pub sinks: usize,
     /// Last entries of every head that are never merged.
     pub window: usize,
-    /// Tokens of a prompt that pass through the model at once.
+    /// Entries of each head that reading a prompt may hold beyond the budget. Most of them are the latest
+    /// text, not clustered yet; a quarter of so many tokens pass through the model at once.
     pub block: usize,
     /// Longest sequence, prompt and answer together; the trained context when none is given.
     pub context: Option<usize>,
@@ -175,8 +176,9 @@ impl Session {
         }
         let start = Instant::now();
         let mut stats = ReadStats::default();
-        self.cache.expect_tokens(needed);
-        for block in tokens.chunks(self.block) {
+        let step = self.step_tokens();
+        self.cache.expect_tokens(needed, self.block - step);
+        for block in tokens.chunks(step) {
             if self.cancelled() {
                 break;
             }
@@ -241,7 +243,7 @@ impl Session {
         if self.logits().is_empty() {
             return Err(EngineError::NothingRead);
         }
-        for block in tokens.chunks(self.block) {
+        for block in tokens.chunks(self.step_tokens()) {
             each(self.logits(), block[0]);
             self.forward(block, Wanted::All)?;
             let vocab = self.model.config().vocab;
@@ -250,6 +252,11 @@ impl Session {
             self.compact();
         }
         Ok(())
+    }
+
+    /// Tokens of a prompt that pass through the model at once.
+    fn step_tokens(&self) -> usize {
+        self.block.div_ceil(4)
     }
 
     fn forward(&mut self, tokens: &[u32], logits: Wanted) -> Result<(), EngineError> {

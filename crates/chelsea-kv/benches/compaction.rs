@@ -21,7 +21,7 @@ fn filled(name: &str, budget: Budget, schedule: Schedule, tokens: usize) -> Sequ
         ..CacheConfig::new(SHAPE, Rotary::plain(SHAPE.head_dim, 1e6))
     };
     let mut cache = SequenceCache::new(config).expect("valid");
-    cache.expect_tokens(tokens);
+    cache.expect_tokens(tokens, 0);
     let mut rng = StdRng::seed_from_u64(1);
     let row = SHAPE.kv_heads * SHAPE.head_dim;
     let mut key = vec![0.0f32; row];

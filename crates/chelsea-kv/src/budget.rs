@@ -62,6 +62,29 @@ pub enum BudgetError {
     Unreadable(String),
 }
 
+/// How far a sequence has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Length {
+    /// Tokens seen.
+    pub tokens: usize,
+    /// Tokens that the sequence is going to have, as far as known; 0 when it is not.
+    pub expected: usize,
+    /// Entries of each head that may stay as they are beyond the budget until then.
+    pub recent: usize,
+}
+
+impl Length {
+    /// Of a sequence of which nothing more is known.
+    pub fn of(tokens: usize) -> Self {
+        Length { tokens, ..Length::default() }
+    }
+
+    /// Entries of each head that may stay beyond the budget now.
+    pub fn beyond(&self) -> usize {
+        if self.tokens < self.expected { self.recent } else { 0 }
+    }
+}
+
 /// What a budget must know of the cache it is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -122,20 +145,22 @@ impl Budget {
         !matches!(self, Budget::Keep(_))
     }
 
-    /// Entries over all heads that a sequence of `tokens` tokens may hold, never more than it has.
+    /// Entries over all heads that a sequence may hold, never more than it has.
     ///
     /// A keep ratio holds for `max(tokens, expected)` tokens: what lies between sinks and window is kept
     /// at one rate from the start, such that the ratio is met when the expected length is reached.
     /// It never asks for less than sinks, window and one centroid a head.
     ///
     /// This is what a compaction leaves. One is due only when [`Budget::ceiling`] is passed.
-    pub fn allowed(&self, limits: &Limits, tokens: usize, expected: usize) -> usize {
+    pub fn allowed(&self, limits: &Limits, at: Length) -> usize {
+        let Length { tokens, expected, .. } = at;
         let all = tokens * limits.heads;
+        let beyond = at.beyond() * limits.heads;
         let allowed = match *self {
             Budget::Keep(ratio) => {
                 let protected = limits.protected() as f64;
                 let length = tokens.max(expected) as f64;
-                let middle = (tokens as f64 - protected).max(0.0);
+                let middle = (tokens as f64 - protected - at.beyond() as f64).max(0.0);
                 let rate = if length > protected {
                     ((f64::from(ratio) * length - protected) / (length - protected)).clamp(0.0, 1.0)
                 } else {
@@ -147,16 +172,17 @@ impl Budget {
             Budget::Entries(entries) => entries.saturating_mul(limits.heads),
             Budget::Bytes(bytes) => limits.entries_in(bytes),
         };
-        allowed.min(all)
+        allowed.saturating_add(beyond).min(all)
     }
 
-    /// Entries over all heads that a sequence of `tokens` tokens may grow to before it has to give any up.
+    /// Entries over all heads that a sequence may grow to before it has to give any up.
     ///
     /// A keep ratio of the expected length is a promise about all of the text: until that much is there,
     /// entries may stay as they are. So the next blocks are read over a fuller cache, and what is clustered
     /// at once is a longer piece of the text, over which entries can be shared out better.
-    pub fn ceiling(&self, limits: &Limits, tokens: usize, expected: usize) -> usize {
-        self.allowed(limits, tokens.max(expected), expected)
+    pub fn ceiling(&self, limits: &Limits, at: Length) -> usize {
+        let end = Length::of(at.tokens.max(at.expected));
+        self.allowed(limits, end).saturating_add(at.beyond() * limits.heads)
     }
 }
 
@@ -214,41 +240,60 @@ mod tests {
 
     const LIMITS: Limits = Limits { heads: 6, sinks: 4, window: 64, page: 64, page_bytes: 10_000, fixed_bytes: 500 };
 
+    fn reading(tokens: usize, expected: usize) -> Length {
+        Length { tokens, expected, recent: 0 }
+    }
+
     #[test]
     fn a_keep_ratio_is_met_and_never_exceeded() {
         for tokens in 0..3000 {
-            let allowed = Budget::Keep(0.25).allowed(&LIMITS, tokens, 0);
+            let allowed = Budget::Keep(0.25).allowed(&LIMITS, Length::of(tokens));
             let least = (69 * 6).min(tokens * 6);
             assert!(allowed == least || allowed as f64 <= 0.25 * (tokens * 6) as f64 + 1e-6, "{tokens}");
         }
-        assert_eq!(Budget::Keep(0.25).allowed(&LIMITS, 1000, 0), 1500);
-        assert_eq!(Budget::Keep(1.0).allowed(&LIMITS, 1000, 0), 6000);
-        assert_eq!(Budget::Keep(0.25).allowed(&LIMITS, 10, 0), 60);
+        assert_eq!(Budget::Keep(0.25).allowed(&LIMITS, Length::of(1000)), 1500);
+        assert_eq!(Budget::Keep(1.0).allowed(&LIMITS, Length::of(1000)), 6000);
+        assert_eq!(Budget::Keep(0.25).allowed(&LIMITS, Length::of(10)), 60);
     }
 
     #[test]
     fn an_expected_length_keeps_more_at_the_start_and_the_ratio_at_the_end() {
         let budget = Budget::Keep(0.2);
-        assert!(budget.allowed(&LIMITS, 512, 8000) > budget.allowed(&LIMITS, 512, 0));
-        assert_eq!(budget.allowed(&LIMITS, 8000, 8000), 9600);
-        assert!((0..8000).all(|t| budget.allowed(&LIMITS, t, 8000) <= 9600));
+        assert!(budget.allowed(&LIMITS, reading(512, 8000)) > budget.allowed(&LIMITS, Length::of(512)));
+        assert_eq!(budget.allowed(&LIMITS, reading(8000, 8000)), 9600);
+        assert!((0..8000).all(|t| budget.allowed(&LIMITS, reading(t, 8000)) <= 9600));
     }
 
     #[test]
     fn the_ceiling_is_what_the_expected_length_may_keep() {
         let (budget, absolute) = (Budget::Keep(0.2), Budget::Entries(1000));
         for tokens in (0..10_000).step_by(100) {
-            let (ceiling, allowed) = (budget.ceiling(&LIMITS, tokens, 8000), budget.allowed(&LIMITS, tokens, 8000));
+            let (ceiling, allowed) =
+                (budget.ceiling(&LIMITS, reading(tokens, 8000)), budget.allowed(&LIMITS, reading(tokens, 8000)));
             assert!(ceiling >= allowed && ceiling as f64 <= 0.2 * (tokens.max(8000) * 6) as f64 + 1e-6, "{tokens}");
             assert!(tokens < 8000 || ceiling == allowed, "{tokens}");
-            assert_eq!(absolute.ceiling(&LIMITS, tokens, 8000), 6000);
+            assert_eq!(absolute.ceiling(&LIMITS, reading(tokens, 8000)), 6000);
+        }
+    }
+
+    #[test]
+    fn what_is_recent_may_stay_beyond_the_budget_until_all_is_read() {
+        for budget in [Budget::Keep(0.2), Budget::Entries(1600), Budget::Bytes(2_000_000)] {
+            for tokens in (0..=8000).step_by(100) {
+                let (plain, more) = (reading(tokens, 8000), Length { recent: 300, ..reading(tokens, 8000) });
+                let (ceiling, allowed) = (budget.ceiling(&LIMITS, plain), budget.allowed(&LIMITS, plain));
+                let beyond = if tokens < 8000 { 300 * 6 } else { 0 };
+                assert_eq!(budget.ceiling(&LIMITS, more), ceiling + beyond);
+                let more = budget.allowed(&LIMITS, more);
+                assert!((allowed..=allowed + beyond).contains(&more), "{tokens}: {allowed} and {more}");
+            }
         }
     }
 
     #[test]
     fn a_byte_budget_holds_with_the_worst_slack() {
         let budget = Budget::Bytes(500 + 10_000 * 100);
-        let entries = budget.allowed(&LIMITS, 1_000_000, 0);
+        let entries = budget.allowed(&LIMITS, Length::of(1_000_000));
         let worst_pages = (entries + 6 * 63) / 64;
         assert!(worst_pages * 10_000 + 500 <= 500 + 10_000 * 100);
         assert!(entries > 90 * 64);
@@ -266,7 +311,7 @@ mod tests {
         };
         assert!(Budget::Bytes(needed).validate(&LIMITS).is_ok());
         assert!(Budget::Bytes(needed - 1).validate(&LIMITS).is_err());
-        assert!(Budget::Bytes(needed).allowed(&LIMITS, 1_000_000, 0) >= 132 * 6);
+        assert!(Budget::Bytes(needed).allowed(&LIMITS, Length::of(1_000_000)) >= 132 * 6);
     }
 
     #[test]

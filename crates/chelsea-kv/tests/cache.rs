@@ -131,7 +131,7 @@ fn the_peak_of_a_run_is_budget_plus_one_block() {
     let block = 128;
     for schedule in [Schedule::Once, Schedule::Remerge] {
         let mut cache = SequenceCache::new(CacheConfig { schedule, ..config("chelsea", Budget::Keep(0.2)) }).unwrap();
-        cache.expect_tokens(4096);
+        cache.expect_tokens(4096, 0);
         for b in 0..32 {
             feed(&mut cache, block, b);
             cache.compact();
@@ -185,7 +185,7 @@ fn decoding_compacts_once_in_a_block() {
 fn once_leaves_earlier_centroids_alone() {
     let mut cache =
         SequenceCache::new(CacheConfig { schedule: Schedule::Once, ..config("chelsea", Budget::Keep(0.3)) }).unwrap();
-    cache.expect_tokens(1024);
+    cache.expect_tokens(1024, 0);
     let mut compactions = 0;
     let mut clustered: Vec<Vec<u32>> = vec![Vec::new(); 6];
     for b in 0..8 {
@@ -205,7 +205,7 @@ fn once_leaves_earlier_centroids_alone() {
 #[test]
 fn entries_stay_as_they_are_until_the_expected_length_may_keep_no_more() {
     let mut cache = SequenceCache::new(config("chelsea", Budget::Keep(0.25))).unwrap();
-    cache.expect_tokens(4096);
+    cache.expect_tokens(4096, 0);
     for b in 0..8 {
         feed(&mut cache, 128, b);
         assert!(!cache.compact().compacted, "1,024 entries a head are what a quarter of 4,096 may hold");

@@ -6,7 +6,9 @@ use chelsea_kv::{Budget, CacheConfig, CacheShape, Dtype, PAGE, Page, Rotary, Seq
 
 const SHAPE: CacheShape = CacheShape { layers: 8, kv_heads: 4, q_heads: 4, head_dim: 64 };
 const TOKENS: usize = 8192;
+/// Entries beyond the budget, of which a quarter arrive at once.
 const BLOCK: usize = 512;
+const STEP: usize = BLOCK / 4;
 const KEEP: f32 = 0.2;
 /// What the test itself takes for queries, keys, values and outputs of a block, attention for its
 /// working memory, and the allocator for what lies idle between.
@@ -35,7 +37,7 @@ fn the_process_takes_what_the_cache_accounts_for() {
     // One thread: every further one would hold buffers of its own.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool");
     let (mut cache, before) = pool.install(|| {
-        let (k, v, q) = (noise(BLOCK * row), noise(BLOCK * row), noise(BLOCK * row));
+        let (k, v, q) = (noise(STEP * row), noise(STEP * row), noise(STEP * row));
         let mut out = vec![0.0; q.len()];
         // Threads and attention's buffers are set up before the measurement starts.
         let mut warm = SequenceCache::new(config.clone()).expect("valid");
@@ -44,11 +46,11 @@ fn the_process_takes_what_the_cache_accounts_for() {
         drop(warm);
         let before = status("VmRSS:");
         let mut cache = SequenceCache::new(config).expect("valid");
-        cache.expect_tokens(TOKENS);
-        for _ in 0..TOKENS / BLOCK {
+        cache.expect_tokens(TOKENS, BLOCK - STEP);
+        for _ in 0..TOKENS / STEP {
             for layer in 0..SHAPE.layers {
-                cache.append(layer, &noise(BLOCK * row), &noise(BLOCK * row)).expect("in step");
-                cache.attend(layer, &noise(BLOCK * row), &mut out);
+                cache.append(layer, &noise(STEP * row), &noise(STEP * row)).expect("in step");
+                cache.attend(layer, &noise(STEP * row), &mut out);
             }
             cache.compact();
         }

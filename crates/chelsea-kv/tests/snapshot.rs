@@ -98,7 +98,7 @@ fn a_loaded_cache_goes_on_exactly_as_the_saved_one() {
     {
         let config = CacheConfig { schedule, dtype, ..config(LARGER, spec, budget) };
         let (mut cache, mut info) = example(config, 300);
-        cache.expect_tokens(500);
+        cache.expect_tokens(500, 0);
         let size = save(&path, &cache, &info).unwrap();
         assert_eq!(size, std::fs::metadata(&path).unwrap().len());
         let (mut loaded, found) = load(&path, Some(&expected(&info, cache.config())), None).unwrap();

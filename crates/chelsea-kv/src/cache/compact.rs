@@ -1,7 +1,7 @@
 //! When a cache is compacted, which entries are candidates, and how a plan is carried out.
 
 use super::{CacheConfig, CacheError, Schedule, SequenceCache};
-use crate::budget::Budget;
+use crate::budget::{Budget, Length};
 use crate::merge::merge_head;
 use crate::policy::{HeadView, Plan, View};
 use crate::scratch::Gauge;
@@ -30,7 +30,7 @@ pub struct CompactReport {
 impl SequenceCache {
     /// Clusters what left the recent window, so that the total meets the budget. To be called after all
     /// layers got a block; does nothing while some layers are behind, while the budget is met, or before
-    /// `decode_block` tokens have piled up.
+    /// `decode_block` tokens, or as many entries a head beyond the budget, have piled up.
     pub fn compact(&mut self) -> CompactReport {
         if !self.compaction_is_due() {
             return self.nothing_done();
@@ -48,11 +48,13 @@ impl SequenceCache {
     /// Whether [`SequenceCache::compact`] would do anything now.
     pub fn compaction_is_due(&self) -> bool {
         let piled_up = self.tokens() - self.compacted_at;
+        let (entries, ceiling) = (self.entries(), self.config.budget.ceiling(&self.config.limits(), self.length()));
+        let block = self.config.decode_block;
         // Whoever must read the text twice compresses when told to, and never on its own.
         self.config.policy.needs().repetition.is_none()
-            && piled_up >= self.config.decode_block
             && self.block() == 0
-            && self.entries() > self.ceiling()
+            && entries > ceiling
+            && (piled_up >= block || entries > ceiling + block * self.heads.len())
     }
 
     /// Whether there are no more entries than the budget allows for the text so far.
@@ -80,12 +82,16 @@ impl SequenceCache {
 
     /// Entries over all heads that `budget` allows for the text so far.
     fn allowed(&self, budget: Budget) -> usize {
-        budget.allowed(&self.config.limits(), self.tokens(), self.expected_tokens)
+        budget.allowed(&self.config.limits(), self.length())
     }
 
-    /// Entries over all heads that may be there before a compaction is due.
-    fn ceiling(&self) -> usize {
-        self.config.budget.ceiling(&self.config.limits(), self.tokens(), self.expected_tokens)
+    fn length(&self) -> Length {
+        Length { tokens: self.tokens(), ..self.expected }
+    }
+
+    /// Last entries of each head that are not to be touched now.
+    fn window(&self) -> usize {
+        self.config.window + self.length().beyond()
     }
 
     fn nothing_done(&self) -> CompactReport {
@@ -99,7 +105,7 @@ impl SequenceCache {
 
     /// The entries of each head from `from` up to the recent window.
     fn candidates(&self, from: &[usize]) -> Vec<Range<usize>> {
-        let window = self.config.window;
+        let window = self.window();
         self.heads.iter().zip(from).map(|(head, &from)| from..head.len().saturating_sub(window).max(from)).collect()
     }
 
@@ -121,7 +127,7 @@ impl SequenceCache {
         let plan = self.config.policy.plan(&self.view(&ranges, &gauge), target);
         self.carry_out(&ranges, &plan, &gauge);
         self.compacted_at = self.tokens();
-        let window = self.config.window;
+        let window = self.window();
         for ((frozen, head), range) in self.frozen.iter_mut().zip(&self.heads).zip(&ranges) {
             *frozen = head.len().saturating_sub(window).max(range.start);
         }

@@ -31,7 +31,7 @@ pub(crate) use saved::Saved;
 pub use statistics::Importance;
 
 use crate::Head;
-use crate::budget::Budget;
+use crate::budget::{Budget, Length};
 use crate::policy::Needs;
 use crate::query::QueryPower;
 use rayon::prelude::*;
@@ -62,7 +62,8 @@ pub struct SequenceCache {
     statistics: Statistics,
     /// Tokens seen when the cache was last compacted.
     compacted_at: usize,
-    expected_tokens: usize,
+    /// What is known of the text being read; how much of it was read says `layer_tokens`.
+    expected: Length,
     pages: usize,
     peak: usize,
     scratch_peak: usize,
@@ -90,7 +91,7 @@ impl SequenceCache {
             needs,
             statistics: Statistics::new(shape, needs, &heads),
             compacted_at: 0,
-            expected_tokens: 0,
+            expected: Length::default(),
             pages: heads.iter().map(|head| head.pages().len()).sum(),
             peak: 0,
             scratch_peak: 0,
@@ -116,9 +117,11 @@ impl SequenceCache {
 
     /// Says how long the sequence is going to be, as far as known (the length of the prompt). A keep
     /// ratio is then met at that length rather than at every step before it: the first blocks are
-    /// clustered no more than the last.
-    pub fn expect_tokens(&mut self, tokens: usize) {
-        self.expected_tokens = tokens;
+    /// clustered no more than the last. Until then, the last `recent` entries of each head stay as they
+    /// are, beyond the recent window and beyond the budget: the better the latest text is seen, the better
+    /// what comes next is understood.
+    pub fn expect_tokens(&mut self, tokens: usize, recent: usize) {
+        self.expected = Length { tokens: 0, expected: tokens, recent };
     }
 
     /// Tokens that all layers have seen.

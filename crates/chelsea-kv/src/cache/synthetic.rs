@@ -2,7 +2,7 @@
 
 use super::{CacheConfig, CacheError, MAX_TOKENS, SequenceCache};
 use crate::Head;
-use crate::budget::Budget;
+use crate::budget::{Budget, Length};
 use crate::policy::{Needs, Policy};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -12,7 +12,7 @@ use std::sync::Arc;
 impl CacheConfig {
     /// Entries over all heads that the budget allows a sequence of `tokens` tokens.
     pub fn allowed(&self, tokens: usize) -> usize {
-        self.budget.allowed(&self.limits(), tokens, 0)
+        self.budget.allowed(&self.limits(), Length::of(tokens))
     }
 }
 

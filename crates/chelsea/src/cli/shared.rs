@@ -51,7 +51,7 @@ pub struct CacheArgs {
     /// Last entries of every head that are never merged.
     #[arg(long, default_value_t = 64)]
     pub window: usize,
-    /// Tokens of a prompt that are read at once.
+    /// Entries of each head that reading may hold beyond the budget; a quarter of so many tokens are read at once.
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub block: u32,
     /// Longest sequence, prompt and answer together [default: the trained context].
@@ -74,7 +74,7 @@ pub enum CompressArg {
 /// Whether old centroids are matched again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ScheduleArg {
-    /// Each block is clustered once.
+    /// What is new is clustered once.
     Once,
     /// Everything is matched again under the running total.
     Remerge,

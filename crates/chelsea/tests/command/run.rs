@@ -290,10 +290,7 @@ fn inspect_and_bench_report_what_they_measured() {
     let rows = out["depth"].as_array().unwrap();
     assert_eq!(rows.len(), 4);
     for row in rows {
-        assert!(
-            number(row, "prefill_tokens_per_s") > 0.0 && number(row, "decode_tokens_per_s") > 0.0,
-            "{row}"
-        );
+        assert!(number(row, "prefill_tokens_per_s") > 0.0 && number(row, "decode_tokens_per_s") > 0.0, "{row}");
     }
     assert!(number(&rows[3], "kv_bytes") < 0.35 * number(&rows[2], "kv_bytes"), "{out}");
 }
