@@ -6,7 +6,7 @@
 mod batch;
 
 use crate::EngineError;
-use chelsea_kv::{Budget, CacheConfig, Dtype, MemoryReport, Schedule, SequenceCache};
+use chelsea_kv::{Budget, CacheConfig, Dtype, MemoryReport, PAGE, Schedule, SequenceCache};
 use chelsea_model::{Chunk, Model, Spent, Wanted, Workspace};
 use rayon::ThreadPool;
 use std::sync::Arc;
@@ -177,7 +177,8 @@ impl Session {
         let start = Instant::now();
         let mut stats = ReadStats::default();
         let step = self.step_tokens();
-        self.cache.expect_tokens(needed, self.block - step);
+        // Heads grow by whole pages: what they leave empty is part of the block.
+        self.cache.expect_tokens(needed, (self.block - step).saturating_sub(PAGE));
         for block in tokens.chunks(step) {
             if self.cancelled() {
                 break;
