@@ -25,7 +25,8 @@ pub fn cargo(args: &[&str]) -> Command {
     // What cargo tells this program about its package would reach build scripts, some of which start over
     // whenever it differs from the last time.
     for (name, _) in std::env::vars_os() {
-        let about = name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST"));
+        let about =
+            name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST"));
         if about {
             command.env_remove(&name);
         }
