@@ -9,6 +9,7 @@
 //! ```
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::HubError;
 use crate::spec::HubId;
@@ -76,15 +77,21 @@ impl RepoCache {
         let pointer = self.snapshot(commit).join(file);
         let blob = self.blob(etag);
         make_parent(&pointer)?;
-        // A link left over from a blob that was removed.
-        if pointer.symlink_metadata().is_ok() {
-            std::fs::remove_file(&pointer).map_err(HubError::io("replace", &pointer))?;
-        }
+        // Made beside and renamed: others may be linking the same file, and a copy onto their link would go through
+        // it into the blob.
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let mut beside = pointer.clone().into_os_string();
+        beside.push(format!(".{}-{}.new", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed)));
+        let beside = PathBuf::from(beside);
         let up = "../".repeat(file.split('/').count() + 1);
         let relative = format!("{up}blobs/{etag}");
-        if symlink(Path::new(&relative), &pointer).is_err() && std::fs::hard_link(&blob, &pointer).is_err() {
-            std::fs::copy(&blob, &pointer).map_err(HubError::io("write", &pointer))?;
+        if symlink(Path::new(&relative), &beside).is_err() && std::fs::hard_link(&blob, &beside).is_err() {
+            std::fs::copy(&blob, &beside).map_err(HubError::io("write", &beside))?;
         }
+        let placed = std::fs::rename(&beside, &pointer);
+        // Where both are names of one file already, a rename does nothing and leaves its source.
+        crate::install::remove_if_there(&beside)?;
+        placed.map_err(HubError::io("replace", &pointer))?;
         Ok(pointer)
     }
 }

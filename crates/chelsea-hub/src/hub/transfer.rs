@@ -1,7 +1,7 @@
 //! One file of the hub into its blob: resumable, checked, and only renamed into place when it is right.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Write};
 use std::path::Path;
 
 use super::cache::{RepoCache, make_parent};
@@ -36,8 +36,7 @@ pub(crate) fn fetch(
     options: &Options,
     progress: &mut dyn Progress,
 ) -> Result<(), HubError> {
-    // What another process is about to put there may look damaged at this moment: only a look under the lock counts.
-    if matches!(is_there(cache, wanted, meta), Ok(true)) {
+    if is_there(cache, wanted, meta)? {
         return Ok(());
     }
     let _lock = Lock::take(&cache.lock(&meta.etag), &wanted.name(), progress)?;
@@ -60,14 +59,13 @@ pub(crate) fn fetch(
 
 fn is_there(cache: &RepoCache, wanted: Wanted<'_>, meta: &FileMeta) -> Result<bool, HubError> {
     let blob = cache.blob(&meta.etag);
-    // The length is asked of the open file: some file systems tell an old one by name right after a rename.
-    match (File::open(&blob).and_then(|mut file| file.seek(SeekFrom::End(0))), meta.size) {
+    match (std::fs::metadata(&blob), meta.size) {
         (Err(e), _) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
         (Err(e), _) => Err(HubError::io("look at", &blob)(e)),
-        (Ok(found), Some(size)) if found != size => Err(HubError::CacheDamaged {
+        (Ok(found), Some(size)) if found.len() != size => Err(HubError::CacheDamaged {
             path: blob,
             name: wanted.repo.to_owned(),
-            reason: format!("it has {found} bytes and should have {size}"),
+            reason: format!("it has {} bytes and should have {size}", found.len()),
         }),
         _ => Ok(true),
     }
