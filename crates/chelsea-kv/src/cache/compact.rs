@@ -86,7 +86,7 @@ impl SequenceCache {
     }
 
     fn length(&self) -> Length {
-        Length { tokens: self.tokens(), ..self.expected }
+        Length { tokens: self.tokens(), expected: self.expected_tokens, recent: self.recent }
     }
 
     /// Last entries of each head that are not to be touched now.

@@ -31,7 +31,7 @@ pub(crate) use saved::Saved;
 pub use statistics::Importance;
 
 use crate::Head;
-use crate::budget::{Budget, Length};
+use crate::budget::Budget;
 use crate::policy::Needs;
 use crate::query::QueryPower;
 use rayon::prelude::*;
@@ -62,8 +62,10 @@ pub struct SequenceCache {
     statistics: Statistics,
     /// Tokens seen when the cache was last compacted.
     compacted_at: usize,
-    /// What is known of the text being read; how much of it was read says `layer_tokens`.
-    expected: Length,
+    /// Tokens that the sequence is going to have, as far as known.
+    expected_tokens: usize,
+    /// Entries of each head that may stay as they are beyond the budget until then.
+    recent: usize,
     pages: usize,
     peak: usize,
     scratch_peak: usize,
@@ -91,7 +93,8 @@ impl SequenceCache {
             needs,
             statistics: Statistics::new(shape, needs, &heads),
             compacted_at: 0,
-            expected: Length::default(),
+            expected_tokens: 0,
+            recent: 0,
             pages: heads.iter().map(|head| head.pages().len()).sum(),
             peak: 0,
             scratch_peak: 0,
@@ -121,7 +124,7 @@ impl SequenceCache {
     /// are, beyond the recent window and beyond the budget: the better the latest text is seen, the better
     /// what comes next is understood.
     pub fn expect_tokens(&mut self, tokens: usize, recent: usize) {
-        self.expected = Length { tokens: 0, expected: tokens, recent };
+        (self.expected_tokens, self.recent) = (tokens, recent);
     }
 
     /// Tokens that all layers have seen.

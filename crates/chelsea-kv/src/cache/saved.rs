@@ -28,7 +28,7 @@ impl SequenceCache {
         (self.block() == 0).then(|| Saved {
             tokens: self.tokens(),
             compacted_at: self.compacted_at,
-            expected_tokens: self.expected.expected,
+            expected_tokens: self.expected_tokens,
             frozen: self.frozen.clone(),
             value_scale: self.value_scale.clone(),
             query_power: self.query_power.clone(),
@@ -41,7 +41,7 @@ impl SequenceCache {
         config.validate()?;
         let mut cache = Self::from_heads(config, heads, saved.tokens);
         cache.compacted_at = saved.compacted_at;
-        cache.expect_tokens(saved.expected_tokens, 0);
+        cache.expected_tokens = saved.expected_tokens;
         cache.frozen = saved.frozen;
         cache.value_scale = saved.value_scale;
         if cache.query_power.is_some() && saved.query_power.is_some() {

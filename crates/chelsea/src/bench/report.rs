@@ -145,6 +145,7 @@ impl Report {
     fn depth_table(&self) -> String {
         let mut table =
             Table::with_heading(["depth", "kept", "entries", "cache", "prefill tok/s", "decode ms", "tok/s", "ratio"]);
+        let rate = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.1}"));
         for row in &self.depth {
             let first = self.depth.iter().find(|x| x.depth == row.depth).and_then(|x| x.decode_tokens_per_s);
             let ratio = first.zip(row.decode_tokens_per_s).map(|(a, b)| format!("{:.2}x", b / a));
@@ -153,9 +154,9 @@ impl Report {
                 row.budget.clone(),
                 format!("{:.0}", row.entries_a_head),
                 output::bytes(row.kv_bytes),
-                row.prefill_tokens_per_s.map_or("-".into(), |x| format!("{x:.1}")),
+                rate(row.prefill_tokens_per_s),
                 median(row.decode_ms, 2),
-                row.decode_tokens_per_s.map_or("-".into(), |x| format!("{x:.1}")),
+                rate(row.decode_tokens_per_s),
                 ratio.unwrap_or("-".into()),
             ]);
         }
