@@ -38,7 +38,7 @@ pub struct SessionOptions {
     /// Last entries of every head that are never merged.
     pub window: usize,
     /// Entries of each head that reading a prompt may hold beyond the budget. Most of them are the latest
-    /// text, not clustered yet; a quarter of so many tokens pass through the model at once.
+    /// text, not clustered yet; an eighth of so many tokens pass through the model at once.
     pub block: usize,
     /// Longest sequence, prompt and answer together; the trained context when none is given.
     pub context: Option<usize>,
@@ -55,7 +55,7 @@ impl Default for SessionOptions {
             compression: Compression::Online,
             sinks: 4,
             window: 64,
-            block: 512,
+            block: 1024,
             context: None,
             dtype: None,
         }
@@ -177,8 +177,7 @@ impl Session {
         let start = Instant::now();
         let mut stats = ReadStats::default();
         let step = self.step_tokens();
-        // Heads grow by whole pages: what they leave empty is part of the block.
-        self.cache.expect_tokens(needed, (self.block - step).saturating_sub(PAGE));
+        self.cache.expect_tokens(needed, self.recent_tokens());
         for block in tokens.chunks(step) {
             if self.cancelled() {
                 break;
@@ -257,7 +256,14 @@ impl Session {
 
     /// Tokens of a prompt that pass through the model at once.
     fn step_tokens(&self) -> usize {
-        self.block.div_ceil(4)
+        self.block.div_ceil(8)
+    }
+
+    /// Latest tokens of a prompt that are left alone while the rest of it is still to be read. They, the
+    /// next step and the page that each head may leave half empty fit into one block; a quarter of it stays
+    /// for what entries cost beside keys and values, and for what clustering takes for a while.
+    fn recent_tokens(&self) -> usize {
+        (self.block * 5 / 8).min((self.block - self.step_tokens()).saturating_sub(PAGE))
     }
 
     fn forward(&mut self, tokens: &[u32], logits: Wanted) -> Result<(), EngineError> {

@@ -51,8 +51,8 @@ pub struct CacheArgs {
     /// Last entries of every head that are never merged.
     #[arg(long, default_value_t = 64)]
     pub window: usize,
-    /// Entries of each head that reading may hold beyond the budget; a quarter of so many tokens are read at once.
-    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    /// Entries of each head that reading may hold beyond the budget; an eighth of so many tokens is read at once.
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub block: u32,
     /// Longest sequence, prompt and answer together [default: the trained context].
     #[arg(short, long, value_name = "TOKENS")]

@@ -109,7 +109,7 @@ fn a_fifth_of_the_cache_is_a_fifth_of_the_memory_at_the_peak() {
     let tokens = number(&fifth, "kv_tokens");
     assert!(tokens > 6000.0, "{tokens}");
     let full_bytes = number(&fifth, "kv_bytes_full");
-    let block = full_bytes / tokens * 512.0;
+    let block = full_bytes / tokens * 1024.0;
     let peak = number(&fifth, "kv_bytes_peak");
     assert!(peak <= 0.2 * full_bytes + block, "peak {peak}, full {full_bytes}, block {block}");
     if let (Some(a), Some(b)) = (full["process_peak_bytes"].as_f64(), fifth["process_peak_bytes"].as_f64()) {
@@ -137,7 +137,7 @@ fn a_budget_in_bytes_holds_however_long_the_text() {
         "4",
         "--json",
     ]);
-    let block = number(&out, "kv_bytes_full") / number(&out, "kv_tokens") * 512.0;
+    let block = number(&out, "kv_bytes_full") / number(&out, "kv_tokens") * 1024.0;
     assert!(number(&out, "kv_bytes_full") > 60e6);
     assert!(number(&out, "kv_bytes_peak") <= f64::from(24 << 20) + block, "{out}");
     assert_eq!(out["keep"], Value::Null);
