@@ -28,7 +28,7 @@ pub struct Chelsea {
 
 impl Default for Chelsea {
     fn default() -> Self {
-        Chelsea { chunk: 256, frac: 0.0625, floor: 0.0, hcap: 1.0, lam: 0.0 }
+        Chelsea { chunk: 256, frac: 0.0625, floor: 0.05, hcap: 1.0, lam: 0.0 }
     }
 }
 
