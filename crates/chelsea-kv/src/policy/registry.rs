@@ -135,7 +135,7 @@ pub fn registry() -> &'static [PolicyInfo] {
                     default: "0.0625",
                     about: "share of the entries that one round merges at most",
                 },
-                Setting { name: "floor", default: "0", about: "share of the average that every head keeps" },
+                Setting { name: "floor", default: "0.05", about: "share of the average that every head keeps" },
                 Setting { name: "hcap", default: "1", about: "share of a head's entries that one round may merge" },
                 Setting { name: "lam", default: "0", about: "weight of the distance of values in the cost" },
             ],
