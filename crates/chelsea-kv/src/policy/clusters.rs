@@ -5,6 +5,7 @@
 
 use super::HeadView;
 use crate::matching::Edge;
+use crate::simd::add_scaled;
 
 /// Which candidates are one by now.
 #[derive(Debug, Clone)]
@@ -127,9 +128,7 @@ impl Clusters {
                     let slot = slot_of(i);
                     let weight = weight_of(i, slot);
                     let row = &mut rows[slot * dim..][..dim];
-                    for (((sum, &x), &c), &s) in row.iter_mut().zip(key).zip(centre).zip(scale) {
-                        *sum += weight * ((x - c) * s);
-                    }
+                    add_scaled(&mut row[..head_dim], weight, key, centre, scale);
                     if dim > head_dim {
                         head.read_value(i, &mut value);
                         let weight = weight * value_factor;
