@@ -38,7 +38,8 @@ impl Rotary {
 #[derive(Debug)]
 pub(crate) struct Turns {
     positions: Range<usize>,
-    /// `[pairs][positions]`.
+    pairs: usize,
+    /// `[positions][pairs]`.
     sins: Vec<f32>,
     coss: Vec<f32>,
 }
@@ -46,15 +47,15 @@ pub(crate) struct Turns {
 impl Turns {
     /// Those of `positions`.
     pub(crate) fn new(rotary: &Rotary, positions: Range<usize>) -> Self {
-        let (mut sins, mut coss) = (Vec::new(), Vec::new());
-        for &f in &rotary.inv_freq {
-            for position in positions.clone() {
-                let (sin, cos) = sin_cos(position as f32 * f);
-                sins.push(sin);
-                coss.push(cos);
+        let pairs = rotary.inv_freq.len();
+        let (mut sins, mut coss) = (vec![0.0; positions.len() * pairs], vec![0.0; positions.len() * pairs]);
+        let rows = sins.chunks_exact_mut(pairs.max(1)).zip(coss.chunks_exact_mut(pairs.max(1)));
+        for (position, (sins, coss)) in positions.clone().zip(rows) {
+            for ((sin, cos), &f) in sins.iter_mut().zip(coss).zip(&rotary.inv_freq) {
+                (*sin, *cos) = sin_cos(position as f32 * f);
             }
         }
-        Turns { positions, sins, coss }
+        Turns { positions, pairs, sins, coss }
     }
 
     /// Bytes taken.
@@ -107,26 +108,22 @@ fn tile_to_rows_avx2(turning: Option<Turning<'_>>, tile: &mut [f32], positions: 
 
 #[inline(always)]
 fn tile_to_rows_any(turning: Option<Turning<'_>>, tile: &mut [f32], positions: &[f32; TILE], rows: &mut [f32]) {
-    if let Some(Turning { rotary, turns }) = turning {
-        match turns.and_then(|turns| Some((turns, turns.find(positions)?))) {
-            Some((turns, at)) => turn_back_known(turns, at, tile),
-            None => turn_back_tile(rotary, tile, positions),
-        }
+    let known = turning.and_then(|Turning { turns, .. }| Some((turns?, turns?.find(positions)?)));
+    if let (Some(Turning { rotary, .. }), None) = (turning, known) {
+        turn_back_tile(rotary, tile, positions);
     }
     let dim = tile.len() / TILE;
     let column = |k: usize| if k < dim { &tile[k * TILE..][..TILE] } else { &[] };
     for k in (0..dim).step_by(4) {
         interleave(&[column(k), column(k + 1), column(k + 2), column(k + 3)], rows, dim, k);
     }
-}
-
-#[inline(always)]
-fn turn_back_known(turns: &Turns, at: usize, tile: &mut [f32]) {
-    let len = turns.positions.len();
-    let pairs = turns.sins.len() / len;
-    let (xs, ys) = tile.split_at_mut(pairs * TILE);
-    for (pair, (xs, ys)) in xs.chunks_exact_mut(TILE).zip(ys.chunks_exact_mut(TILE)).enumerate() {
-        turn_back(xs, ys, &turns.sins[pair * len + at..][..TILE], &turns.coss[pair * len + at..][..TILE]);
+    if let Some((turns, first)) = known {
+        for (i, row) in rows.chunks_exact_mut(dim).enumerate() {
+            let at = (first + i) * turns.pairs;
+            let (xs, rest) = row.split_at_mut(turns.pairs);
+            let ys = &mut rest[..turns.pairs];
+            turn_back(xs, ys, &turns.sins[at..][..turns.pairs], &turns.coss[at..][..turns.pairs]);
+        }
     }
 }
 
@@ -145,10 +142,8 @@ fn turn_back_tile(rotary: &Rotary, tile: &mut [f32], positions: &[f32; TILE]) {
 
 #[inline(always)]
 fn turn_back(xs: &mut [f32], ys: &mut [f32], sins: &[f32], coss: &[f32]) {
-    for lane in 0..TILE {
-        let (x, y) = (xs[lane], ys[lane]);
-        xs[lane] = x * coss[lane] + y * sins[lane];
-        ys[lane] = y * coss[lane] - x * sins[lane];
+    for (((x, y), &sin), &cos) in xs.iter_mut().zip(ys).zip(sins).zip(coss) {
+        (*x, *y) = (*x * cos + *y * sin, *y * cos - *x * sin);
     }
 }
 
