@@ -4,7 +4,7 @@ use crate::process::{root, shown, target_dir};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -70,6 +70,8 @@ pub struct Comparison {
     /// Version and instructions of llama.cpp.
     pub peer: String,
     pub times: Times,
+    /// Settings of llama.cpp that fail on this machine.
+    pub broken: BTreeSet<Setting>,
     /// Peak bytes of Chelsea's cache over the long prompt, by keep ratio, and those of a full cache.
     pub peak: BTreeMap<&'static str, (u64, u64)>,
 }
@@ -136,13 +138,14 @@ impl Plan {
             machine: String::new(),
             peer: String::new(),
             times: Times::new(),
+            broken: BTreeSet::new(),
             peak: BTreeMap::new(),
         };
         for trial in 0..self.trials {
             eprintln!("{}: trial {} of {}", self.name, trial + 1, self.trials);
             self.own_depths(&mut out)?;
             for setting in &PEER {
-                self.peer_depths(setting, &mut out)?;
+                self.peer_depths_or_leave_out(setting, &mut out)?;
             }
         }
         if self.end_to_end_trials > 0 {
@@ -209,6 +212,20 @@ impl Plan {
         command.arg(root().join("scripts").join("peers").join("llama_cpp_bench.py")).arg(&self.file);
         command.args(["--threads", &self.threads.to_string(), "--flash", flag(flash), "--repack", flag(repack)]);
         json(command.args(args))
+    }
+
+    /// A setting that fails, as llama.cpp's tiles do on some virtual machines, is left out from then on: the
+    /// others are still worth comparing with.
+    fn peer_depths_or_leave_out(&self, setting: &Setting, out: &mut Comparison) -> Result<()> {
+        if out.broken.contains(setting) {
+            return Ok(());
+        }
+        let Err(error) = self.peer_depths(setting, out) else { return Ok(()) };
+        out.broken.insert(setting.clone());
+        out.times.retain(|(_, of), _| of != setting);
+        ensure!(out.broken.len() < PEER.len(), "llama.cpp fails in all its settings: {error:#}");
+        eprintln!("left out: {error:#}");
+        Ok(())
     }
 
     fn peer_depths(&self, setting: &Setting, out: &mut Comparison) -> Result<()> {

@@ -24,7 +24,7 @@ fn rows(c: &Comparison) -> Vec<Row> {
     let mut rows = Vec::new();
     for ((work, setting), own) in &c.times {
         let Setting::Chelsea(keep) = setting else { continue };
-        let Some((Setting::LlamaCpp { flash, repack }, peer)) = best(&c.times, *work) else { continue };
+        let Some((fastest_setting, peer)) = best(&c.times, *work) else { continue };
         let fastest = |values: &[f64]| values.iter().copied().fold(f64::INFINITY, f64::min);
         let (own_s, peer_s) = (median(own), median(peer));
         let (name, unit, shown): (_, _, fn(f64) -> f64) = match work {
@@ -32,7 +32,6 @@ fn rows(c: &Comparison) -> Vec<Row> {
             Work::Decode(depth) => (format!("decode at depth {depth}"), "tokens/s", |s| 1.0 / s),
             Work::EndToEnd => (format!("prompt of {PROMPT}, answer of {GENERATE}"), "s", |s| s),
         };
-        let on = |on: bool| if on { "on" } else { "off" };
         rows.push(Row {
             work: name,
             keep,
@@ -40,10 +39,18 @@ fn rows(c: &Comparison) -> Vec<Row> {
             own: shown(own_s),
             peer: shown(peer_s),
             ratio: (peer_s / own_s, fastest(peer) / fastest(own)),
-            setting: format!("flash {}, repack {}", on(flash), on(repack)),
+            setting: named(&fastest_setting),
         });
     }
     rows
+}
+
+fn named(setting: &Setting) -> String {
+    let on = |on: bool| if on { "on" } else { "off" };
+    match setting {
+        Setting::Chelsea(keep) => format!("keep {}", kept(keep)),
+        Setting::LlamaCpp { flash, repack } => format!("flash {}, repack {}", on(*flash), on(*repack)),
+    }
 }
 
 fn kept(keep: &str) -> String {
@@ -71,6 +78,10 @@ fn caption(c: &Comparison) -> String {
         "{}, {} threads, medians of {} interleaved trials ({} of the prompt with its answer). {}. {}.",
         c.model, c.threads, c.trials, c.end_to_end_trials, c.machine, c.peer
     );
+    if !c.broken.is_empty() {
+        let broken: Vec<String> = c.broken.iter().map(named).collect();
+        text += &format!(" Left out, because llama.cpp fails with it on this machine: {}.", broken.join("; "));
+    }
     let peaks: Vec<String> = KEEPS
         .iter()
         .filter_map(|keep| {
@@ -145,7 +156,7 @@ pub fn between_markers(page: &str, section: &str) -> Result<String> {
 mod tests {
     use super::super::measure::{PEER, Times};
     use super::*;
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     fn comparison() -> Comparison {
         let mut times = Times::new();
@@ -168,6 +179,7 @@ mod tests {
             machine: "a machine".into(),
             peer: "a peer".into(),
             times,
+            broken: BTreeSet::from([PEER[3].clone()]),
             peak: BTreeMap::from([("0.2", (1 << 20, 5 << 20))]),
         }
     }
@@ -175,6 +187,7 @@ mod tests {
     #[test]
     fn ratios_compare_with_the_best_setting_of_the_same_work() {
         let text = text(&comparison());
+        assert!(text.contains("fails with it on this machine: flash off, repack off."), "{text}");
         let line = |name: &str| text.lines().filter(|l| l.starts_with(name)).map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(line("prefill of 512").len(), 1);
         let prefill = &line("prefill of 512")[0];
