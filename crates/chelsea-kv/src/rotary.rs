@@ -7,7 +7,6 @@
 use crate::simd::{Level, interleave};
 use crate::{Rotary, TILE};
 use std::f64::consts::{FRAC_2_PI, FRAC_PI_2};
-use std::ops::Range;
 
 impl Rotary {
     /// Plain RoPE over `head_dim` dimensions with base `theta`.
@@ -33,97 +32,41 @@ impl Rotary {
     }
 }
 
-/// Sines and cosines at a run of whole positions. All heads hold the latest tokens at the same positions, and
-/// clustering reads them in every round: it looks them up here.
-#[derive(Debug)]
-pub(crate) struct Turns {
-    positions: Range<usize>,
-    pairs: usize,
-    /// `[positions][pairs]`.
-    sins: Vec<f32>,
-    coss: Vec<f32>,
-}
-
-impl Turns {
-    /// Those of `positions`.
-    pub(crate) fn new(rotary: &Rotary, positions: Range<usize>) -> Self {
-        let pairs = rotary.inv_freq.len();
-        let (mut sins, mut coss) = (vec![0.0; positions.len() * pairs], vec![0.0; positions.len() * pairs]);
-        let rows = sins.chunks_exact_mut(pairs.max(1)).zip(coss.chunks_exact_mut(pairs.max(1)));
-        for (position, (sins, coss)) in positions.clone().zip(rows) {
-            for ((sin, cos), &f) in sins.iter_mut().zip(coss).zip(&rotary.inv_freq) {
-                (*sin, *cos) = sin_cos(position as f32 * f);
-            }
-        }
-        Turns { positions, pairs, sins, coss }
-    }
-
-    /// Bytes taken.
-    pub(crate) fn bytes(&self) -> usize {
-        size_of_val(&self.sins[..]) + size_of_val(&self.coss[..])
-    }
-
-    /// Where a tile of tokens at consecutive positions begins; nothing for other tiles.
-    fn find(&self, positions: &[f32; TILE]) -> Option<usize> {
-        let first = positions[0] as usize;
-        let follow = (0..TILE).fold(true, |all, lane| all & (positions[lane] == (first + lane) as f32));
-        (follow && self.positions.start <= first && first + TILE <= self.positions.end)
-            .then(|| first - self.positions.start)
-    }
-}
-
-/// How keys of a tile are turned back.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Turning<'a> {
-    pub rotary: &'a Rotary,
-    /// Sines and cosines that are there already.
-    pub turns: Option<&'a Turns>,
-}
-
 /// Turns the keys of `tile` (`[dim][TILE]`) at `positions` back and lays them out row by row
-/// (`[TILE][dim]`); without a turning, only lays them out.
-pub(crate) fn tile_to_rows(turning: Option<Turning<'_>>, tile: &mut [f32], positions: &[f32; TILE], rows: &mut [f32]) {
+/// (`[TILE][dim]`); without a rotary, only lays them out.
+pub(crate) fn tile_to_rows(rotary: Option<&Rotary>, tile: &mut [f32], positions: &[f32; TILE], rows: &mut [f32]) {
     match Level::detect() {
         // SAFETY: `detect` found AVX-512 F and FMA on this processor.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { tile_to_rows_avx512(turning, tile, positions, rows) },
+        Level::Avx512 => unsafe { tile_to_rows_avx512(rotary, tile, positions, rows) },
         // SAFETY: `detect` found AVX2 and FMA on this processor.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { tile_to_rows_avx2(turning, tile, positions, rows) },
-        _ => tile_to_rows_any(turning, tile, positions, rows),
+        Level::Avx2 => unsafe { tile_to_rows_avx2(rotary, tile, positions, rows) },
+        _ => tile_to_rows_any(rotary, tile, positions, rows),
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
-fn tile_to_rows_avx512(turning: Option<Turning<'_>>, tile: &mut [f32], positions: &[f32; TILE], rows: &mut [f32]) {
-    tile_to_rows_any(turning, tile, positions, rows);
+fn tile_to_rows_avx512(rotary: Option<&Rotary>, tile: &mut [f32], positions: &[f32; TILE], rows: &mut [f32]) {
+    tile_to_rows_any(rotary, tile, positions, rows);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn tile_to_rows_avx2(turning: Option<Turning<'_>>, tile: &mut [f32], positions: &[f32; TILE], rows: &mut [f32]) {
-    tile_to_rows_any(turning, tile, positions, rows);
+fn tile_to_rows_avx2(rotary: Option<&Rotary>, tile: &mut [f32], positions: &[f32; TILE], rows: &mut [f32]) {
+    tile_to_rows_any(rotary, tile, positions, rows);
 }
 
 #[inline(always)]
-fn tile_to_rows_any(turning: Option<Turning<'_>>, tile: &mut [f32], positions: &[f32; TILE], rows: &mut [f32]) {
-    let known = turning.and_then(|Turning { turns, .. }| Some((turns?, turns?.find(positions)?)));
-    if let (Some(Turning { rotary, .. }), None) = (turning, known) {
+fn tile_to_rows_any(rotary: Option<&Rotary>, tile: &mut [f32], positions: &[f32; TILE], rows: &mut [f32]) {
+    if let Some(rotary) = rotary {
         turn_back_tile(rotary, tile, positions);
     }
     let dim = tile.len() / TILE;
     let column = |k: usize| if k < dim { &tile[k * TILE..][..TILE] } else { &[] };
     for k in (0..dim).step_by(4) {
         interleave(&[column(k), column(k + 1), column(k + 2), column(k + 3)], rows, dim, k);
-    }
-    if let Some((turns, first)) = known {
-        for (i, row) in rows.chunks_exact_mut(dim).enumerate() {
-            let at = (first + i) * turns.pairs;
-            let (xs, rest) = row.split_at_mut(turns.pairs);
-            let ys = &mut rest[..turns.pairs];
-            turn_back(xs, ys, &turns.sins[at..][..turns.pairs], &turns.coss[at..][..turns.pairs]);
-        }
     }
 }
 
@@ -136,14 +79,11 @@ fn turn_back_tile(rotary: &Rotary, tile: &mut [f32], positions: &[f32; TILE]) {
         for lane in 0..TILE {
             (sins[lane], coss[lane]) = sin_cos(positions[lane] * f);
         }
-        turn_back(xs, ys, &sins, &coss);
-    }
-}
-
-#[inline(always)]
-fn turn_back(xs: &mut [f32], ys: &mut [f32], sins: &[f32], coss: &[f32]) {
-    for (((x, y), &sin), &cos) in xs.iter_mut().zip(ys).zip(sins).zip(coss) {
-        (*x, *y) = (*x * cos + *y * sin, *y * cos - *x * sin);
+        for lane in 0..TILE {
+            let (x, y) = (xs[lane], ys[lane]);
+            xs[lane] = x * coss[lane] + y * sins[lane];
+            ys[lane] = y * coss[lane] - x * sins[lane];
+        }
     }
 }
 
@@ -198,35 +138,13 @@ mod tests {
                 tile[i * TILE + 3] = key[i];
             }
             let mut rows = vec![0.0; 8 * TILE];
-            tile_to_rows(Some(Turning { rotary: &rotary, turns: None }), &mut tile, &[position; TILE], &mut rows);
+            tile_to_rows(Some(&rotary), &mut tile, &[position; TILE], &mut rows);
             rotary.turn_back(&mut key, position);
             for i in 0..8 {
                 assert!((key[i] - before[i]).abs() < 2e-6);
                 assert_eq!(key[i], rows[3 * 8 + i]);
             }
         }
-    }
-
-    #[test]
-    fn known_sines_turn_keys_back_to_the_same_bits() {
-        let rotary = Rotary { inv_freq: vec![1.0, 0.3, 0.01], scale: 1.0 };
-        let turns = Turns::new(&rotary, 100..140);
-        let key = |i: usize| ((i * 2_654_435_761) % 1000) as f32 / 500.0 - 1.0;
-        let back = |first: f32, turns: Option<&Turns>| {
-            let mut tile: Vec<f32> = (0..8 * TILE).map(key).collect();
-            let mut rows = vec![0.0; 8 * TILE];
-            let positions = std::array::from_fn(|lane| first + lane as f32);
-            tile_to_rows(Some(Turning { rotary: &rotary, turns }), &mut tile, &positions, &mut rows);
-            rows
-        };
-        for (first, known) in
-            [(100.0, true), (117.0, true), (124.0, true), (99.0, false), (125.0, false), (110.5, false)]
-        {
-            let positions = std::array::from_fn(|lane| first + lane as f32);
-            assert_eq!(turns.find(&positions).is_some(), known, "{first}");
-            assert_eq!(back(first, Some(&turns)), back(first, None), "{first}");
-        }
-        assert!(turns.find(&[110.0; TILE]).is_none(), "positions must follow each other");
     }
 
     #[test]

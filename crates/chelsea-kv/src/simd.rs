@@ -35,38 +35,6 @@ impl Level {
     }
 }
 
-/// `sum += weight * (x - centre) * scale`, number by number.
-pub(crate) fn add_scaled(sum: &mut [f32], weight: f32, x: &[f32], centre: &[f32], scale: &[f32]) {
-    match Level::detect() {
-        // SAFETY: `detect` found AVX-512 F and FMA on this processor.
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { add_scaled_avx512(sum, weight, x, centre, scale) },
-        // SAFETY: `detect` found AVX2 and FMA on this processor.
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { add_scaled_avx2(sum, weight, x, centre, scale) },
-        _ => add_scaled_any(sum, weight, x, centre, scale),
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
-fn add_scaled_avx512(sum: &mut [f32], weight: f32, x: &[f32], centre: &[f32], scale: &[f32]) {
-    add_scaled_any(sum, weight, x, centre, scale);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn add_scaled_avx2(sum: &mut [f32], weight: f32, x: &[f32], centre: &[f32], scale: &[f32]) {
-    add_scaled_any(sum, weight, x, centre, scale);
-}
-
-#[inline(always)]
-fn add_scaled_any(sum: &mut [f32], weight: f32, x: &[f32], centre: &[f32], scale: &[f32]) {
-    for (((sum, &x), &c), &s) in sum.iter_mut().zip(x).zip(centre).zip(scale) {
-        *sum += weight * ((x - c) * s);
-    }
-}
-
 /// `out[k * stride + lane + i] = rows[i][k]`; an empty row stands for zeros that are there already.
 #[inline(always)]
 pub(crate) fn interleave(rows: &[&[f32]; 4], out: &mut [f32], stride: usize, lane: usize) {

@@ -4,9 +4,8 @@ use super::{CacheConfig, CacheError, Schedule, SequenceCache};
 use crate::budget::{Budget, Length};
 use crate::merge::merge_head;
 use crate::policy::{HeadView, Plan, View};
-use crate::rotary::Turns;
 use crate::scratch::Gauge;
-use crate::{CacheShape, Head, TILE};
+use crate::{CacheShape, Head};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -125,10 +124,7 @@ impl SequenceCache {
         let target = (allowed + candidates(&ranges)).saturating_sub(before);
         let gauge = Gauge::default();
         self.take_value_scales(&ranges);
-        let turns = self.turns(&ranges);
-        let held = gauge.hold(turns.as_ref().map_or(0, Turns::bytes));
-        let plan = self.config.policy.plan(&self.view(&ranges, turns.as_ref(), &gauge), target);
-        drop((turns, held));
+        let plan = self.config.policy.plan(&self.view(&ranges, &gauge), target);
         self.carry_out(&ranges, &plan, &gauge);
         self.compacted_at = self.tokens();
         let window = self.window();
@@ -142,7 +138,7 @@ impl SequenceCache {
         CompactReport { compacted: true, before, after, freed, scratch, elapsed: start.elapsed() }
     }
 
-    fn view<'a>(&'a self, ranges: &[Range<usize>], turns: Option<&'a Turns>, scratch: &'a Gauge) -> View<'a> {
+    fn view<'a>(&'a self, ranges: &[Range<usize>], scratch: &'a Gauge) -> View<'a> {
         let needs = self.config.policy.needs();
         let rotary = &self.config.rotary;
         let head = |(g, (head, range)): (usize, (&'a Head, &Range<usize>))| {
@@ -151,26 +147,10 @@ impl SequenceCache {
                 _ => Vec::new(),
             };
             let seen = self.statistics.seen(&self.config, g, self.tokens());
-            HeadView::new(head, range.clone(), rotary, power, self.value_scale[g].unwrap_or(1.0))
-                .with_seen(seen)
-                .with_turns(turns)
+            HeadView::new(head, range.clone(), rotary, power, self.value_scale[g].unwrap_or(1.0)).with_seen(seen)
         };
         let heads = self.heads.iter().zip(ranges).enumerate().map(head).collect();
         View { shape: self.config.shape, heads, tokens: self.tokens(), scratch }
-    }
-
-    /// Sines and cosines of the tokens that were never clustered: those that all candidates end with. Only
-    /// for policies that compare keys before RoPE, round after round.
-    fn turns(&self, ranges: &[Range<usize>]) -> Option<Turns> {
-        if !self.config.policy.needs().query_power {
-            return None;
-        }
-        let (head, range) = self.heads.iter().zip(ranges).find(|(_, range)| !range.is_empty())?;
-        let last = head.position(range.end - 1);
-        let alone = |i: &usize| head.count(*i) == 1 && head.position(*i) + (range.end - 1 - i) as f32 == last;
-        let run = range.clone().rev().take_while(alone).count();
-        let end = last as usize + 1;
-        (run >= TILE).then(|| Turns::new(&self.config.rotary, end.saturating_sub(run)..end))
     }
 
     fn take_value_scales(&mut self, ranges: &[Range<usize>]) {

@@ -5,7 +5,6 @@
 
 use super::HeadView;
 use crate::matching::Edge;
-use crate::simd::add_scaled;
 
 /// Which candidates are one by now.
 #[derive(Debug, Clone)]
@@ -128,7 +127,9 @@ impl Clusters {
                     let slot = slot_of(i);
                     let weight = weight_of(i, slot);
                     let row = &mut rows[slot * dim..][..dim];
-                    add_scaled(&mut row[..head_dim], weight, key, centre, scale);
+                    for (((sum, &x), &c), &s) in row.iter_mut().zip(key).zip(centre).zip(scale) {
+                        *sum += weight * ((x - c) * s);
+                    }
                     if dim > head_dim {
                         head.read_value(i, &mut value);
                         let weight = weight * value_factor;

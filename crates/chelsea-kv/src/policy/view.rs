@@ -1,7 +1,6 @@
 //! What a policy gets to see.
 
 use crate::query::Seen;
-use crate::rotary::{Turning, Turns};
 use crate::scratch::Gauge;
 use crate::{CacheShape, Head, PAGE, Rotary, TILE};
 use rayon::prelude::*;
@@ -49,7 +48,6 @@ pub struct HeadView<'a> {
     head: &'a Head,
     range: Range<usize>,
     rotary: &'a Rotary,
-    turns: Option<&'a Turns>,
     query_power: Vec<f32>,
     value_scale: f32,
     seen: Seen<'a>,
@@ -66,17 +64,12 @@ impl<'a> HeadView<'a> {
         value_scale: f32,
     ) -> Self {
         assert!(range.end <= head.len(), "candidates are entries of the head");
-        HeadView { head, range, rotary, turns: None, query_power, value_scale, seen: Seen::default() }
+        HeadView { head, range, rotary, query_power, value_scale, seen: Seen::default() }
     }
 
     /// The same candidates, with what the cache has seen of queries.
     pub(crate) fn with_seen(self, seen: Seen<'a>) -> Self {
         HeadView { seen, ..self }
-    }
-
-    /// The same candidates, with sines and cosines that are known already.
-    pub(crate) fn with_turns(self, turns: Option<&'a Turns>) -> Self {
-        HeadView { turns, ..self }
     }
 
     /// All entries of the head as if they were candidates: sinks and window too, for methods whose scores
@@ -177,11 +170,11 @@ impl<'a> HeadView<'a> {
 
     /// Calls `f(i, key)` for every candidate in order, with keys before RoPE.
     pub fn for_each_feature(&self, f: impl FnMut(usize, &[f32])) {
-        self.for_each(Some(Turning { rotary: self.rotary, turns: self.turns }), f);
+        self.for_each(Some(self.rotary), f);
     }
 
     /// Reads tile by tile: far faster than key by key.
-    fn for_each(&self, turning: Option<Turning<'_>>, mut f: impl FnMut(usize, &[f32])) {
+    fn for_each(&self, rotary: Option<&Rotary>, mut f: impl FnMut(usize, &[f32])) {
         let dim = self.dim();
         let mut tile = vec![0.0; TILE * dim];
         let mut rows = vec![0.0; TILE * dim];
@@ -193,7 +186,7 @@ impl<'a> HeadView<'a> {
             let start = next % PAGE - lane;
             page.read_key_tile(start / TILE, self.head.dtype(), &mut tile);
             positions.copy_from_slice(&page.positions()[start..][..TILE]);
-            crate::rotary::tile_to_rows(turning, &mut tile, &positions, &mut rows);
+            crate::rotary::tile_to_rows(rotary, &mut tile, &positions, &mut rows);
             let here = (TILE - lane).min(self.range.end - next);
             for i in 0..here {
                 f(next - self.range.start + i, &rows[(lane + i) * dim..][..dim]);
