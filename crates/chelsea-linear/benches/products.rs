@@ -1,6 +1,6 @@
 //! Products of every type on the matrices of small models: `cargo bench -p chelsea-linear`.
 //!
-//! Prints, for one and for all threads: prefill (512 tokens) in billions of operations a second, of
+//! Prints, for one and for all threads: prefill (128 tokens, a step of reading) in billions of operations a second, of
 //! which a product has `2 m rows cols`, and decode (one token) in GB/s of the bytes held; for one
 //! thread products in f32 of 64 tokens; bits a weight and the time to pack. Decode walks over enough
 //! copies of a matrix that none stays in the caches. Best of several runs; the time to round the
@@ -22,7 +22,8 @@ const SHAPES: [(usize, usize); 9] = [
     (8960, 1536),
     (1536, 8960),
 ];
-const PREFILL: usize = 512;
+/// Tokens of a step of reading.
+const PREFILL: usize = 128;
 /// Bytes that decode walks over: more than the last cache.
 const COLD: usize = 96 << 20;
 
@@ -77,9 +78,9 @@ fn main() {
     let x = activations(64, 1536);
     let mut workspace = Activations::new();
     let time = one.install(|| best(5, || workspace.set(&x, 64, 1536)));
-    println!("activations rounded to bytes: {:.1} GB/s of f32, 1 thread", (x.len() * 4) as f64 / time / 1e9);
+    println!("activations rounded: {:.1} GB/s of f32, 1 thread", (x.len() * 4) as f64 / time / 1e9);
     println!(
-        "type  rows x cols      bits   pack GB/s | prefill 512, GOP/s: 1, {threads} threads | decode, GB/s: 1, {threads} threads | f32 64, GFLOP/s"
+        "type  rows x cols      bits   pack GB/s | prefill 128, GOP/s: 1, {threads} threads | decode, GB/s: 1, {threads} threads | f32 64, GFLOP/s"
     );
     for ty in GgmlType::ALL {
         if !filter.is_empty() && !filter.iter().any(|f| f.eq_ignore_ascii_case(ty.name())) {

@@ -13,11 +13,15 @@
 //! `T` is [`GROUP`] for all groups but the last, which is as wide as the narrowest kernel that takes
 //! the tokens left; tokens that do not exist are zeros. A block that holds a NaN or an infinity gets
 //! a scale that is one, so the products of that token are not finite either.
+//!
+//! On machines with matrix instructions, many tokens are rounded to bf16 instead, in runs of 16 tokens: see
+//! [`crate::kernel::amx`].
 
 use crate::buffer::Buffer;
+use crate::kernel::amx::{Amx, BLOCK_BYTES, TOKENS};
 use crate::kernel::{self, Isa};
-use crate::parallel;
 use crate::tile::BLOCK;
+use crate::{bf16, parallel};
 
 /// Tokens of a full group.
 pub(crate) const GROUP: usize = 8;
@@ -33,6 +37,24 @@ pub(crate) const TOKEN_BYTES: usize = BLOCK + 12;
 pub struct Activations {
     buffer: Buffer,
     shape: Shape,
+    form: Form,
+}
+
+/// What activations are rounded to.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) enum Form {
+    /// Bytes with scales.
+    #[default]
+    Bytes,
+    /// bf16, for matrix instructions.
+    Bf16(Amx),
+}
+
+impl Form {
+    /// What suits `m` tokens on this machine.
+    pub fn of(m: usize) -> Form {
+        Amx::detect().filter(|_| m >= bf16::MIN_TOKENS).map_or(Form::Bytes, Form::Bf16)
+    }
 }
 
 /// Where groups lie.
@@ -77,13 +99,36 @@ impl Activations {
         Activations::default()
     }
 
-    /// Quantises `x`, `[m][cols]`, in parallel where that pays.
+    /// Rounds `x`, `[m][cols]`, in parallel where that pays.
     ///
     /// # Panics
     /// When `x` does not hold `m * cols` numbers.
     pub fn set(&mut self, x: &[f32], m: usize, cols: usize) {
+        self.set_form(Form::of(m), x, m, cols);
+    }
+
+    pub(crate) fn set_form(&mut self, form: Form, x: &[f32], m: usize, cols: usize) {
         assert_eq!(Some(x.len()), m.checked_mul(cols), "activations are not {m} x {cols}");
-        self.shape = Shape { m, cols };
+        (self.shape, self.form) = (Shape { m, cols }, form);
+        if m == 0 {
+            return;
+        }
+        match form {
+            Form::Bytes => self.set_bytes(x),
+            Form::Bf16(amx) => {
+                let (runs, stride) = (m.div_ceil(TOKENS), self.shape.blocks() * BLOCK_BYTES);
+                self.buffer.reserve(runs * stride);
+                parallel::for_each_chunk(self.buffer.bytes_mut(), stride, runs, |run, out| {
+                    let first = run * TOKENS;
+                    let tokens = &x[first * cols..(first + TOKENS).min(m) * cols];
+                    amx.pack_tokens(tokens, cols, &mut out[..stride]);
+                });
+            }
+        }
+    }
+
+    fn set_bytes(&mut self, x: &[f32]) {
+        let cols = self.shape.cols;
         let shape = self.shape;
         let Some(last) = shape.groups().checked_sub(1) else { return };
         self.buffer.reserve(shape.group_start(last) + shape.group_bytes(last));
@@ -103,6 +148,16 @@ impl Activations {
         self.shape
     }
 
+    pub(crate) fn form(&self) -> Form {
+        self.form
+    }
+
+    /// Tokens `16 run..` in bf16, block by block.
+    pub(crate) fn run(&self, run: usize) -> &[u8] {
+        let stride = self.shape.blocks() * BLOCK_BYTES;
+        &self.buffer.bytes()[run * stride..][..stride]
+    }
+
     /// Bytes of group `g`.
     pub(crate) fn group(&self, g: usize) -> &[u8] {
         &self.buffer.bytes()[self.shape.group_start(g)..][..self.shape.group_bytes(g)]
@@ -115,6 +170,15 @@ impl Activations {
 
     /// Token `t` as the numbers that the products really multiply.
     pub fn dequantize(&self, t: usize, out: &mut [f32]) {
+        if let Form::Bf16(_) = self.form {
+            let blocks = self.run(t / TOKENS).chunks_exact(BLOCK_BYTES);
+            for (out, block) in out.chunks_mut(BLOCK).zip(blocks) {
+                for (out, b) in out.iter_mut().zip(block[t % TOKENS * 2 * BLOCK..].chunks_exact(2)) {
+                    *out = half::bf16::from_le_bytes([b[0], b[1]]).to_f32();
+                }
+            }
+            return;
+        }
         let (g, t) = (t / GROUP, t % GROUP);
         let width = self.shape.group(g).2;
         let group = self.group(g);

@@ -12,7 +12,8 @@ use std::cell::Cell;
 /// How the products of a matrix are formed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Products {
-    /// Weights in packed integer tiles, activations rounded to bytes in blocks of 32.
+    /// Weights in packed integer tiles, activations rounded to bytes in blocks of 32; for many tokens, on machines
+    /// with matrix instructions, both rounded to bf16.
     #[default]
     Fast,
     /// Weights opened to f32 strip by strip, without rounding any (float ones stay as they are),

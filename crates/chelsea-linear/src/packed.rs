@@ -1,6 +1,7 @@
 //! How products are cut into items of work and where their results go.
 
-use crate::activations::{Activations, GROUP};
+use crate::activations::{Activations, Form, GROUP};
+use crate::bf16::{self, Matrix};
 use crate::float::{self, Strip};
 use crate::kernel::{self, Isa, TileKernel};
 use crate::linear::{Linear, Products, Weights};
@@ -34,17 +35,19 @@ const ITEM_GROUPS: usize = 16;
 struct Cut {
     tiles: usize,
     tiles_per_item: usize,
+    /// Runs of tokens.
     groups: usize,
 }
 
 impl Cut {
-    fn of(linear: &Linear, m: usize) -> Cut {
+    fn of(linear: &Linear, m: usize, form: Form) -> Cut {
         let tiles = linear.rows().div_ceil(TILE);
         let by_cache = ITEM_BYTES / (linear.bytes() / tiles).max(1);
         let by_balance = tiles / (rayon::current_num_threads() * 4);
-        let groups = match linear.products() {
-            Products::Fast => m.div_ceil(GROUP).div_ceil(ITEM_GROUPS),
-            Products::F32 => 1,
+        let (by_cache, groups) = match (linear.products(), form) {
+            (Products::Fast, Form::Bytes) => (by_cache, m.div_ceil(GROUP).div_ceil(ITEM_GROUPS)),
+            (Products::Fast, Form::Bf16(_)) => (bf16::ITEM_TILES, m.div_ceil(bf16::ITEM_TOKENS)),
+            (Products::F32, _) => (by_cache, 1),
         };
         Cut { tiles, tiles_per_item: by_cache.min(by_balance).max(1), groups }
     }
@@ -77,7 +80,15 @@ impl Output {
         assert!(at + n <= self.len);
         // SAFETY: in bounds by the assertion; exclusive by the contract of this function, and `y` is
         // borrowed mutably for as long as `products` runs.
-        unsafe { std::ptr::copy_nonoverlapping(sums.as_ptr(), self.y.add(at), n) }
+        unsafe {
+            let y = self.y.add(at);
+            if n == TILE {
+                // A constant length needs no call.
+                y.cast::<[f32; TILE]>().write_unaligned(*sums);
+            } else {
+                std::ptr::copy_nonoverlapping(sums.as_ptr(), y, n);
+            }
+        }
     }
 }
 
@@ -89,7 +100,7 @@ pub(crate) fn products(parts: &mut [(&Linear, &mut [f32])], x: &[f32], m: usize,
         let mut jobs: [Option<(&Linear, Output, Cut)>; PARTS] = [const { None }; PARTS];
         let mut items = 0;
         for (job, (linear, y)) in jobs.iter_mut().zip(parts.iter_mut()) {
-            let cut = Cut::of(linear, m);
+            let cut = Cut::of(linear, m, acts.form());
             items += cut.items();
             *job = Some((linear, Output { y: y.as_mut_ptr(), len: y.len(), rows: linear.rows() }, cut));
         }
@@ -109,8 +120,20 @@ pub(crate) fn products(parts: &mut [(&Linear, &mut [f32])], x: &[f32], m: usize,
 fn item(linear: &Linear, output: &Output, cut: Cut, i: usize, x: &[f32], acts: &Activations, isa: Isa) {
     let first_tile = i / cut.groups * cut.tiles_per_item;
     let tile_range = first_tile..(first_tile + cut.tiles_per_item).min(cut.tiles);
-    match (linear.products(), linear.weights()) {
-        (Products::Fast, Weights::Packed { ty, tile_bytes, tiles }) => {
+    match (linear.products(), acts.form(), linear.weights()) {
+        (Products::Fast, Form::Bf16(amx), Weights::Packed { ty, tile_bytes, tiles }) => {
+            let matrix = Matrix { ty: *ty, tile_bytes: *tile_bytes, tiles: tiles.bytes() };
+            let first = i % cut.groups * bf16::ITEM_TOKENS;
+            let tokens = first..(first + bf16::ITEM_TOKENS).min(acts.shape().m);
+            bf16::products(amx, matrix, tile_range, acts, tokens, |t, tile, sums| {
+                // SAFETY: this item alone holds these tiles for these tokens.
+                #[allow(unsafe_code)]
+                unsafe {
+                    output.write(t, tile * TILE, sums);
+                }
+            });
+        }
+        (Products::Fast, Form::Bytes, Weights::Packed { ty, tile_bytes, tiles }) => {
             let shape = acts.shape();
             let tiles = &tiles.bytes()[..tile_range.end * tile_bytes];
             let first_group = i % cut.groups * ITEM_GROUPS;
@@ -131,7 +154,7 @@ fn item(linear: &Linear, output: &Output, cut: Cut, i: usize, x: &[f32], acts: &
                 }
             }
         }
-        (_, weights) => {
+        (_, _, weights) => {
             for tile in tile_range {
                 let strip = match weights {
                     Weights::Packed { ty, tile_bytes, tiles } => {

@@ -77,9 +77,9 @@ pub(super) unsafe fn tile<Q: Quant, const T: usize>(tile: &[u8], acts: &[u8], ou
 }
 
 /// Scales and mins of the one or two groups of a block, one lane a row.
-struct Group {
-    scale: [__m512; 2],
-    min: [__m512; 2],
+pub(super) struct Group {
+    pub scale: [__m512; 2],
+    pub min: [__m512; 2],
 }
 
 /// The half-precision scales and mins at the head of a (super-)block's scales.
@@ -87,7 +87,7 @@ struct Group {
 /// # Safety
 /// `scales` must point at `scale_bytes::<Q>()` bytes.
 #[inline(always)]
-unsafe fn super_scales<Q: Quant>(scales: *const u8) -> (__m512, __m512) {
+pub(super) unsafe fn super_scales<Q: Quant>(scales: *const u8) -> (__m512, __m512) {
     // SAFETY: 32 bytes of halves, 64 where there are mins.
     unsafe {
         let d = _mm512_cvtph_ps(_mm256_loadu_si256(scales.cast()));
@@ -103,7 +103,7 @@ unsafe fn super_scales<Q: Quant>(scales: *const u8) -> (__m512, __m512) {
 /// # Safety
 /// `scales` must point at `scale_bytes::<Q>()` bytes, and `i` be a block within them.
 #[inline(always)]
-unsafe fn group_scales<Q: Quant>(scales: *const u8, i: usize, d: __m512, m: __m512) -> Group {
+pub(super) unsafe fn group_scales<Q: Quant>(scales: *const u8, i: usize, d: __m512, m: __m512) -> Group {
     // SAFETY: group `i` (groups `2 i` and `2 i + 1` of 16 columns) lies inside the scales.
     unsafe {
         match Q::SCALES {
@@ -141,7 +141,7 @@ unsafe fn group_scales<Q: Quant>(scales: *const u8, i: usize, d: __m512, m: __m5
 /// # Safety
 /// `low` and `high` must point at a block's planes.
 #[inline(always)]
-unsafe fn unpack<Q: Quant>(low: *const u8, high: *const u8) -> [__m512i; 8] {
+pub(super) unsafe fn unpack<Q: Quant>(low: *const u8, high: *const u8) -> [__m512i; 8] {
     // SAFETY: by the contract.
     unsafe {
         let load = |p: *const u8, v: usize| _mm512_loadu_si512(p.add(v * 64).cast());

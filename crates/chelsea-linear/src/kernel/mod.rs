@@ -5,6 +5,11 @@
 //! dot products, then adds `scale * activation scale * dot - min * activation scale * sum` in f32.
 //! [`scalar`] is the plain twin that every other set of kernels is held against.
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub(crate) mod amx;
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+#[path = "no_amx.rs"]
+pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -156,5 +161,7 @@ pub(crate) fn quantize_group(isa: Isa, x: &[f32], cols: usize, width: usize, out
     }
 }
 
+#[cfg(test)]
+mod amx_tests;
 #[cfg(test)]
 mod tests;

@@ -1,28 +1,28 @@
 //! Every set of kernels against the plain twin, and the twin against a product in f64.
 
 use super::*;
-use crate::activations::{Activations, GROUP, WIDTHS};
+use crate::activations::{Activations, Form, GROUP, WIDTHS};
 use crate::{Linear, Products};
 
 /// A small deterministic generator; shapes and bits need no better one.
-struct Random(u64);
+pub(super) struct Random(pub u64);
 
 impl Random {
     fn next(&mut self) -> u32 {
         self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (self.0 >> 33) as u32
     }
-    fn below(&mut self, n: usize) -> usize {
+    pub fn below(&mut self, n: usize) -> usize {
         self.next() as usize % n
     }
     /// About normal, mean 0, deviation 1.
-    fn normal(&mut self) -> f32 {
+    pub fn normal(&mut self) -> f32 {
         (0..12).map(|_| self.next() as f32 / (1u64 << 31) as f32).sum::<f32>() - 6.0
     }
 }
 
 /// Random blocks whose half-precision numbers are sane.
-fn random_weights(ty: GgmlType, rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
+pub(super) fn random_weights(ty: GgmlType, rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
     let halves: &[usize] = match ty {
         GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => &[],
         GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q8_0 => &[0],
@@ -56,7 +56,7 @@ fn random_shape(ty: GgmlType, random: &mut Random) -> (usize, usize, usize) {
 
 /// `x W^T` in f64 from the weights and activations that the products really use, and the sum of the
 /// absolute terms, which is what rounding errors grow with.
-fn reference(linear: &Linear, acts: &Activations, m: usize) -> Vec<(f64, f64)> {
+pub(super) fn reference(linear: &Linear, acts: &Activations, m: usize) -> Vec<(f64, f64)> {
     let cols = linear.cols();
     let mut w = vec![0.0; cols];
     let mut x = vec![vec![0.0; cols]; m];
@@ -84,7 +84,7 @@ fn products_of_every_kernel_agree_with_f64() {
             let linear = Linear::new(ty, &data, rows, cols, Products::Fast, None).expect("a valid matrix");
             let x: Vec<f32> = (0..m * cols).map(|_| random.normal()).collect();
             let mut acts = Activations::new();
-            acts.set(&x, m, cols);
+            acts.set_form(Form::Bytes, &x, m, cols);
             let expected = reference(&linear, &acts, m);
             for isa in Isa::available() {
                 let mut y = vec![f32::NAN; m * rows];
@@ -103,7 +103,7 @@ fn products_of_every_kernel_agree_with_f64() {
 }
 
 /// Blocks whose scales are 1 (or small integers) and whose codes are random, all ones or all zeros.
-fn integer_weights(ty: GgmlType, rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
+pub(super) fn integer_weights(ty: GgmlType, rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
     let mut data = random_weights(ty, rows, cols, random);
     for (i, block) in data.chunks_exact_mut(ty.block_bytes()).enumerate() {
         match i % 3 {
@@ -142,7 +142,7 @@ fn integer_sums_are_exact_in_every_kernel() {
                 x.iter_mut().enumerate().filter(|(c, _)| extreme || c % 32 == 0).for_each(|(_, x)| *x = sign(t));
             }
             let mut acts = Activations::new();
-            acts.set(&x, m, cols);
+            acts.set_form(Form::Bytes, &x, m, cols);
             let mut seen = vec![0.0; cols];
             acts.dequantize(m - 1, &mut seen);
             assert_eq!(seen, x[(m - 1) * cols..], "the scale of activations is 1 here");
@@ -170,7 +170,7 @@ fn every_width_and_odd_count_of_blocks_agrees_with_plain_code() {
             for m in 1..=GROUP + 1 {
                 let x: Vec<f32> = (0..m * cols).map(|_| random.normal()).collect();
                 let mut acts = Activations::new();
-                acts.set(&x, m, cols);
+                acts.set_form(Form::Bytes, &x, m, cols);
                 let sizes = reference(&linear, &acts, m);
                 let products = |isa| {
                     let mut y = vec![f32::NAN; m * rows];
@@ -217,7 +217,7 @@ fn the_largest_sums_of_every_type_do_not_overflow() {
             let linear = Linear::new(ty, &data, rows, cols, Products::Fast, None).expect("a valid matrix");
             let x: Vec<f32> = (0..m * cols).map(|i| if i / cols % 2 == 0 { 127.0 } else { -127.0 }).collect();
             let mut acts = Activations::new();
-            acts.set(&x, m, cols);
+            acts.set_form(Form::Bytes, &x, m, cols);
             let expected = reference(&linear, &acts, m);
             for isa in Isa::available() {
                 let mut y = vec![f32::NAN; m * rows];
@@ -300,7 +300,7 @@ fn a_number_that_is_not_finite_spoils_its_token_only() {
             x[256 + 70] = bad;
             for isa in Isa::available() {
                 let mut acts = Activations::new();
-                acts.set(&x, 3, 256);
+                acts.set_form(Form::Bytes, &x, 3, 256);
                 let mut y = [0.0; 3 * 16];
                 crate::packed::products(&mut [(&linear, &mut y[..])], &x, 3, &acts, isa);
                 assert!(y[..16].iter().all(|y| y.is_finite()), "{ty} {isa:?}");

@@ -1,0 +1,123 @@
+//! Products in bf16 against plain code. On machines without the instructions there is nothing to test.
+
+use super::amx::{Amx, BLOCK_BYTES, TOKENS};
+use super::tests::{Random, integer_weights, random_weights, reference};
+use crate::activations::{Activations, Form};
+use crate::blocks::with_quant;
+use crate::linear::Weights;
+use crate::tile::{BLOCK, TILE};
+use crate::{GgmlType, Linear, Products};
+use half::bf16;
+
+fn linear(ty: GgmlType, data: &[u8], rows: usize, cols: usize) -> Linear {
+    Linear::new(ty, data, rows, cols, Products::Fast, None).expect("a valid matrix")
+}
+
+fn products(amx: Amx, linear: &Linear, x: &[f32], m: usize) -> (Vec<f32>, Activations) {
+    let mut acts = Activations::new();
+    acts.set_form(Form::Bf16(amx), x, m, linear.cols());
+    let mut y = vec![f32::NAN; m * linear.rows()];
+    crate::packed::products(&mut [(linear, &mut y[..])], x, m, &acts, super::Isa::detect());
+    (y, acts)
+}
+
+#[test]
+fn tokens_are_rounded_to_the_nearest_bf16() {
+    let Some(amx) = Amx::detect() else { return };
+    let mut random = Random(3);
+    for cols in [1, 31, 32, 33, 100, 576] {
+        let m = 1 + random.below(40);
+        let mut x: Vec<f32> = (0..m * cols).map(|_| random.normal()).collect();
+        x[random.below(m * cols)] = f32::INFINITY;
+        let mut acts = Activations::new();
+        acts.set_form(Form::Bf16(amx), &x, m, cols);
+        let mut found = vec![0.0; cols];
+        for (t, x) in x.chunks_exact(cols).enumerate() {
+            acts.dequantize(t, &mut found);
+            assert!(x.iter().zip(&found).all(|(&x, &found)| bf16::from_f32(x).to_f32() == found), "token {t}, {cols}");
+        }
+        // Tokens and columns that do not exist are zeros, whatever was there before.
+        let padded = acts.run((m - 1) / TOKENS);
+        for (b, block) in padded.chunks_exact(BLOCK_BYTES).enumerate() {
+            for (t, row) in block.chunks_exact(2 * BLOCK).enumerate() {
+                let real = if (m - 1) / TOKENS * TOKENS + t < m { BLOCK.min(cols - b * BLOCK) } else { 0 };
+                assert!(row[2 * real..].iter().all(|&b| b == 0), "token {t}, block {b}, {cols} columns");
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_of_every_type_are_opened_to_the_nearest_bf16() {
+    let Some(amx) = Amx::detect() else { return };
+    let mut random = Random(23);
+    for ty in GgmlType::ALL {
+        let (rows, cols) = (TILE, 512);
+        let linear = linear(ty, &random_weights(ty, rows, cols, &mut random), rows, cols);
+        let Weights::Packed { ty: packed, tiles, .. } = linear.weights() else { panic!("{ty} is not packed") };
+        let (blocks, first) = (cols / BLOCK, 3);
+        let mut opened = vec![7; (blocks - first) * BLOCK_BYTES];
+        with_quant!(*packed, Q => amx.open::<Q>(tiles.bytes(), blocks, first, &mut opened), _ => unreachable!("float tiles"));
+        let mut row = vec![0.0; cols];
+        for r in 0..rows {
+            linear.row(r, &mut row);
+            for (c, &w) in row.iter().enumerate().skip(first * BLOCK) {
+                let at = c / BLOCK - first;
+                let at = at * BLOCK_BYTES + c % BLOCK / 2 * 4 * TILE + r * 4 + c % 2 * 2;
+                let found = bf16::from_le_bytes([opened[at], opened[at + 1]]).to_f32();
+                // Half a step of the last of eight bits, and the rounding of what is rounded.
+                let size = w.abs().max(row.iter().fold(0.0, |a: f32, b| a.max(b.abs())) * 1e-4);
+                assert!((found - w).abs() <= size * 1.001 / 256.0, "{ty} row {r} column {c}: {found}, {w}");
+            }
+        }
+    }
+}
+
+#[test]
+fn sums_of_integers_are_exact() {
+    let Some(amx) = Amx::detect() else { return };
+    let mut random = Random(5);
+    for ty in GgmlType::ALL.into_iter().filter(|ty| ty.block_len() > 1) {
+        // One operand and several, whole and not; more columns than are opened at once.
+        for (rows, cols, m) in [(1, 256, 1), (16, 256, 16), (37, 768, 33), (160, 1280, 48), (290, 256, 530)] {
+            let linear = linear(ty, &integer_weights(ty, rows, cols, &mut random), rows, cols);
+            let x: Vec<f32> = (0..m * cols).map(|_| random.below(65) as f32 - 32.0).collect();
+            let (y, acts) = products(amx, &linear, &x, m);
+            let expected = reference(&linear, &acts, m);
+            for (i, (&y, (e, _))) in y.iter().zip(&expected).enumerate() {
+                assert_eq!(f64::from(y), *e, "{ty} {rows}x{cols} m={m} at {i}");
+            }
+        }
+    }
+}
+
+#[test]
+fn products_agree_with_f64_but_for_the_rounding_of_weights() {
+    let Some(amx) = Amx::detect() else { return };
+    let mut random = Random(7);
+    for ty in GgmlType::ALL {
+        let cols = if ty.block_len() == 256 { 768 } else { 32 * (1 + random.below(40)) };
+        let (rows, m) = (1 + random.below(300), 1 + random.below(150));
+        let linear = linear(ty, &random_weights(ty, rows, cols, &mut random), rows, cols);
+        let x: Vec<f32> = (0..m * cols).map(|_| random.normal()).collect();
+        let (y, acts) = products(amx, &linear, &x, m);
+        for (i, (&y, (e, size))) in y.iter().zip(&reference(&linear, &acts, m)).enumerate() {
+            let bound = size / 256.0;
+            assert!((f64::from(y) - e).abs() <= bound, "{ty} {rows}x{cols} m={m} at {i}: {y} against {e} ({size})");
+        }
+    }
+}
+
+#[test]
+fn a_number_that_is_not_finite_spoils_its_token_only() {
+    let Some(amx) = Amx::detect() else { return };
+    let mut random = Random(3);
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let linear = linear(GgmlType::Q4K, &random_weights(GgmlType::Q4K, 16, 256, &mut random), 16, 256);
+        let mut x: Vec<f32> = (0..40 * 256).map(|_| random.normal()).collect();
+        x[256 + 70] = bad;
+        let (y, _) = products(amx, &linear, &x, 40);
+        assert!(y[16..32].iter().all(|y| !y.is_finite()));
+        assert!(y[..16].iter().chain(&y[32..]).all(|y| y.is_finite()));
+    }
+}
