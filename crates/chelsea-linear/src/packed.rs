@@ -82,11 +82,10 @@ impl Output {
         // borrowed mutably for as long as `products` runs.
         unsafe {
             let y = self.y.add(at);
-            if n == TILE {
+            match <&[f32; TILE]>::try_from(&sums[..n]) {
                 // A constant length needs no call.
-                y.cast::<[f32; TILE]>().write_unaligned(*sums);
-            } else {
-                std::ptr::copy_nonoverlapping(sums.as_ptr(), y, n);
+                Ok(sums) => y.cast::<[f32; TILE]>().write_unaligned(*sums),
+                Err(_) => sums[..n].iter().enumerate().for_each(|(i, &sum)| y.add(i).write(sum)),
             }
         }
     }
