@@ -67,8 +67,9 @@ fn seconds(call: impl FnOnce()) -> f64 {
 fn read(memory: &[u64]) {
     let share = memory.len().div_ceil(rayon::current_num_threads());
     let sum = |part: &[u64]| {
-        let mut lanes = [0u64; 32];
-        for line in part.chunks_exact(32) {
+        // No more sums than the smallest set of registers holds.
+        let mut lanes = [0u64; 16];
+        for line in part.chunks_exact(16) {
             for (lane, &x) in lanes.iter_mut().zip(line) {
                 *lane = lane.wrapping_add(x);
             }
@@ -176,7 +177,7 @@ fn decode(asked: &Asked) {
             for entries in [2048, 8192, 32768] {
                 let bytes = model.kv_heads * entries * (2 * model.head_dim * dtype.size() + dtype.scale_bytes());
                 let layers: Vec<_> =
-                    (0..(96usize << 20).div_ceil(bytes)).map(|_| layer(model, dtype, entries, &mut numbers)).collect();
+                    (0..(256usize << 20).div_ceil(bytes)).map(|_| layer(model, dtype, entries, &mut numbers)).collect();
                 let memory = vec![1u64; layers.len() * bytes / 8];
                 let q = numbers.take(model.kv_heads * model.group * model.head_dim);
                 let mut out = vec![0.0; q.len()];
