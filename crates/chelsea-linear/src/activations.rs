@@ -15,13 +15,13 @@
 //! a scale that is one, so the products of that token are not finite either.
 //!
 //! On machines with matrix instructions, many tokens are rounded to bf16 instead, in runs of 16 tokens: see
-//! [`crate::kernel::amx`].
+//! [`crate::kernel::bf16`].
 
 use crate::buffer::Buffer;
-use crate::kernel::amx::{Amx, BLOCK_BYTES, TOKENS};
 use crate::kernel::{self, Isa};
 use crate::tile::BLOCK;
 use crate::{bf16, parallel};
+use chelsea_amx::{Amx, BLOCK_BYTES, SIDE as TOKENS};
 
 /// Tokens of a full group.
 pub(crate) const GROUP: usize = 8;
@@ -121,7 +121,7 @@ impl Activations {
                 parallel::for_each_chunk(self.buffer.bytes_mut(), stride, runs, |run, out| {
                     let first = run * TOKENS;
                     let tokens = &x[first * cols..(first + TOKENS).min(m) * cols];
-                    amx.pack_tokens(tokens, cols, &mut out[..stride]);
+                    kernel::bf16::pack_tokens(amx, tokens, cols, &mut out[..stride]);
                 });
             }
         }

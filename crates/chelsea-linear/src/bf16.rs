@@ -1,11 +1,13 @@
-//! Products of many tokens on machines with matrix instructions: how they are cut. See [`crate::kernel::amx`].
+//! Products of many tokens on machines with matrix instructions: how they are cut. Operands are made by
+//! [`crate::kernel::bf16`].
 
 use crate::GgmlType;
 use crate::activations::Activations;
 use crate::blocks::with_quant;
 use crate::buffer::Buffer;
-use crate::kernel::amx::{Amx, BLOCK_BYTES, Sums, TOKENS};
+use crate::kernel::bf16::open_tile;
 use crate::tile::TILE;
+use chelsea_amx::{Amx, BLOCK_BYTES, SIDE as TOKENS};
 use std::cell::Cell;
 use std::ops::Range;
 
@@ -26,6 +28,11 @@ pub(crate) struct Matrix<'a> {
     pub tile_bytes: usize,
     pub tiles: &'a [u8],
 }
+
+/// Products of a run of 16 tokens with a tile.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+struct Sums([[f32; TILE]; TOKENS]);
 
 /// Room of a thread.
 #[derive(Default)]
@@ -69,7 +76,12 @@ pub(crate) fn products(
             let sums = left.as_chunks_mut::<2>().0.iter_mut().zip(right.as_chunks_mut::<2>().0);
             for (run, ([a, c], [b, d])) in runs.clone().step_by(2).zip(sums) {
                 let operand = |run: usize| &acts.run(run.min(runs.end - 1))[first * BLOCK_BYTES..][..bytes];
-                amx.multiply([operand(run), operand(run + 1)], rows, [a, b, c, d], first == 0);
+                let sums = [a, b, c, d].map(|sums| sums.0.as_flattened_mut().as_mut_ptr());
+                // SAFETY: the registers are configured; sums are rows of 16 numbers that are this thread's.
+                #[allow(unsafe_code)]
+                unsafe {
+                    amx.multiply([operand(run), operand(run + 1)], rows, sums, 4 * TILE, first == 0);
+                }
             }
         }
     }
@@ -85,6 +97,6 @@ pub(crate) fn products(
 impl Matrix<'_> {
     fn open(self, amx: Amx, tile: usize, blocks: usize, first: usize, out: &mut [u8]) {
         let tile = &self.tiles[tile * self.tile_bytes..][..self.tile_bytes];
-        with_quant!(self.ty, Q => amx.open::<Q>(tile, blocks, first, out), _ => unreachable!("float tiles"));
+        with_quant!(self.ty, Q => open_tile::<Q>(amx, tile, blocks, first, out), _ => unreachable!("float tiles"));
     }
 }

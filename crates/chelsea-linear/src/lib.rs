@@ -37,5 +37,5 @@ pub use types::GgmlType;
 
 /// Name of the instructions that products run on here, for reports.
 pub fn instructions() -> &'static str {
-    if kernel::amx::Amx::detect().is_some() { "AVX-512 VNNI, AMX" } else { kernel::Isa::detect().name() }
+    if chelsea_amx::Amx::detect().is_some() { "AVX-512 VNNI, AMX" } else { kernel::Isa::detect().name() }
 }

@@ -5,17 +5,17 @@
 //! dot products, then adds `scale * activation scale * dot - min * activation scale * sum` in f32.
 //! [`scalar`] is the plain twin that every other set of kernels is held against.
 
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub(crate) mod amx;
-#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-#[path = "no_amx.rs"]
-pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx2_quantize;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod bf16;
+#[cfg(not(target_arch = "x86_64"))]
+#[path = "bf16_none.rs"]
+pub(crate) mod bf16;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 pub(crate) mod scalar;
@@ -162,6 +162,6 @@ pub(crate) fn quantize_group(isa: Isa, x: &[f32], cols: usize, width: usize, out
 }
 
 #[cfg(test)]
-mod amx_tests;
+mod bf16_tests;
 #[cfg(test)]
 mod tests;

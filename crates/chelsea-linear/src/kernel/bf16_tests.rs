@@ -1,12 +1,13 @@
 //! Products in bf16 against plain code. On machines without the instructions there is nothing to test.
 
-use super::amx::{Amx, BLOCK_BYTES, TOKENS};
+use super::bf16::open_tile;
 use super::tests::{Random, integer_weights, random_weights, reference};
 use crate::activations::{Activations, Form};
 use crate::blocks::with_quant;
 use crate::linear::Weights;
 use crate::tile::{BLOCK, TILE};
 use crate::{GgmlType, Linear, Products};
+use chelsea_amx::{Amx, BLOCK_BYTES, SIDE as TOKENS};
 use half::bf16;
 
 fn linear(ty: GgmlType, data: &[u8], rows: usize, cols: usize) -> Linear {
@@ -57,7 +58,7 @@ fn weights_of_every_type_are_opened_to_the_nearest_bf16() {
         let Weights::Packed { ty: packed, tiles, .. } = linear.weights() else { panic!("{ty} is not packed") };
         let (blocks, first) = (cols / BLOCK, 3);
         let mut opened = vec![7; (blocks - first) * BLOCK_BYTES];
-        with_quant!(*packed, Q => amx.open::<Q>(tiles.bytes(), blocks, first, &mut opened), _ => unreachable!("float tiles"));
+        with_quant!(*packed, Q => open_tile::<Q>(amx, tiles.bytes(), blocks, first, &mut opened), _ => unreachable!("float tiles"));
         let mut row = vec![0.0; cols];
         for r in 0..rows {
             linear.row(r, &mut row);

@@ -1,0 +1,86 @@
+//! AMX: the matrix instructions of x86 processors, in bf16 with f32 sums.
+//!
+//! One instruction multiplies 16 rows by 16 columns, 32 deep. An *operand* is a run of blocks of
+//! [`BLOCK_BYTES`], one for every [`DEPTH`] numbers along the depth:
+//!
+//! ```text
+//! left:   [16 rows][32 deep] bf16
+//! right:  [16 pairs along the depth][16 columns][2] bf16
+//! ```
+//!
+//! The compiler's own functions for these instructions are not stable, so they are written out. So far they are
+//! used on Linux only, which hands out the registers to processes that ask; elsewhere [`Amx::detect`] finds nothing.
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod linux;
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+mod none;
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use linux as imp;
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+use none as imp;
+
+use std::sync::OnceLock;
+
+/// Rows of a left operand, and columns of a right one.
+pub const SIDE: usize = 16;
+/// Depth of a block.
+pub const DEPTH: usize = 32;
+/// Bytes of a block.
+pub const BLOCK_BYTES: usize = 2 * SIDE * DEPTH;
+
+/// Proof that this machine has the instructions, with AVX-512 (F, BW, VL, VNNI, BF16) beside them, and that this
+/// process may use them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Amx(());
+
+impl Amx {
+    /// Looked for, and asked of the operating system, once.
+    pub fn detect() -> Option<Amx> {
+        static FOUND: OnceLock<bool> = OnceLock::new();
+        FOUND.get_or_init(imp::available).then_some(Amx(()))
+    }
+
+    /// Shapes the matrix registers of this thread, for [`Amx::multiply`].
+    pub fn configure(self) {
+        // SAFETY: the machine has the instruction.
+        #[allow(unsafe_code)]
+        unsafe {
+            imp::configure();
+        }
+    }
+
+    /// Gives the matrix registers back, so that switching threads is cheap again: after the last
+    /// [`Amx::multiply`] for a while.
+    pub fn release(self) {
+        // SAFETY: the machine has the instruction.
+        #[allow(unsafe_code)]
+        unsafe {
+            imp::release();
+        }
+    }
+
+    /// Products of two left operands with two right ones: `sums[2 i + j]` are those of `left[i]` with `right[j]`,
+    /// added to what is there unless `fresh`. Of `sums` each is the first number of 16 rows of 16, and rows lie
+    /// `stride` bytes apart.
+    ///
+    /// # Panics
+    /// When the operands differ in length, or have none.
+    ///
+    /// # Safety
+    /// This thread has called [`Amx::configure`] and not [`Amx::release`] since, and nothing else reads or writes
+    /// the sums meanwhile.
+    #[allow(unsafe_code)]
+    #[inline(always)]
+    pub unsafe fn multiply(self, left: [&[u8]; 2], right: [&[u8]; 2], sums: [*mut f32; 4], stride: usize, fresh: bool) {
+        let blocks = left[0].len() / BLOCK_BYTES;
+        assert!(blocks > 0);
+        assert!(left.iter().chain(&right).all(|operand| operand.len() == blocks * BLOCK_BYTES));
+        // SAFETY: by the assertions and the contract.
+        unsafe { imp::multiply(left.map(<[u8]>::as_ptr), right.map(<[u8]>::as_ptr), blocks, sums, stride, fresh) }
+    }
+}
+
+#[cfg(test)]
+mod tests;
