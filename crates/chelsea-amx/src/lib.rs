@@ -74,12 +74,44 @@ impl Amx {
     #[allow(unsafe_code)]
     #[inline(always)]
     pub unsafe fn multiply(self, left: [&[u8]; 2], right: [&[u8]; 2], sums: [*mut f32; 4], stride: usize, fresh: bool) {
-        let blocks = left[0].len() / BLOCK_BYTES;
-        assert!(blocks > 0);
-        assert!(left.iter().chain(&right).all(|operand| operand.len() == blocks * BLOCK_BYTES));
-        // SAFETY: by the assertions and the contract.
+        let blocks = blocks(&left, &right);
+        // SAFETY: by the assertions in `blocks` and the contract.
         unsafe { imp::multiply(left.map(<[u8]>::as_ptr), right.map(<[u8]>::as_ptr), blocks, sums, stride, fresh) }
     }
+
+    /// As [`Amx::multiply`], of numbers that are split in two: the first half of each operand holds what they round
+    /// to, the second what is left. The products of two second halves, below 2^-16 of the whole, are left out.
+    ///
+    /// # Panics
+    /// When the operands differ in length, have none, or no halves.
+    ///
+    /// # Safety
+    /// As [`Amx::multiply`].
+    #[allow(unsafe_code)]
+    #[inline(always)]
+    pub unsafe fn multiply_split(
+        self,
+        left: [&[u8]; 2],
+        right: [&[u8]; 2],
+        sums: [*mut f32; 4],
+        stride: usize,
+        fresh: bool,
+    ) {
+        let blocks = blocks(&left, &right);
+        assert!(blocks.is_multiple_of(2));
+        let (left, right) = (left.map(<[u8]>::as_ptr), right.map(<[u8]>::as_ptr));
+        // SAFETY: by the assertions and the contract.
+        unsafe { imp::multiply_split(left, right, blocks / 2, sums, stride, fresh) }
+    }
+}
+
+/// Blocks of each of four operands that go together.
+#[inline(always)]
+fn blocks(left: &[&[u8]; 2], right: &[&[u8]; 2]) -> usize {
+    let blocks = left[0].len() / BLOCK_BYTES;
+    assert!(blocks > 0);
+    assert!(left.iter().chain(right).all(|operand| operand.len() == blocks * BLOCK_BYTES));
+    blocks
 }
 
 #[cfg(test)]

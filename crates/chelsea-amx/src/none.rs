@@ -17,3 +17,14 @@ pub(crate) unsafe fn release() {
 pub(crate) unsafe fn multiply(_: [*const u8; 2], _: [*const u8; 2], _: usize, _: [*mut f32; 4], _: usize, _: bool) {
     unreachable!("no matrix instructions");
 }
+
+pub(crate) unsafe fn multiply_split(
+    _: [*const u8; 2],
+    _: [*const u8; 2],
+    _: usize,
+    _: [*mut f32; 4],
+    _: usize,
+    _: bool,
+) {
+    unreachable!("no matrix instructions");
+}

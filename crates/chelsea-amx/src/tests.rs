@@ -52,6 +52,31 @@ fn products_are_those_of_plain_code() {
 }
 
 #[test]
+fn split_products_leave_out_second_halves_with_second_halves() {
+    let Some(amx) = Amx::detect() else { return };
+    for blocks in [1, 3] {
+        let half = blocks * SIDE * DEPTH;
+        let operands: Vec<_> = (0..4).map(|seed| integers(2 * half, seed + 9)).collect();
+        let mut sums = [1.0f32; 2 * SIDE * 2 * SIDE];
+        let at = [0, SIDE, 2 * SIDE * SIDE, 2 * SIDE * SIDE + SIDE].map(|at| sums[at..].as_mut_ptr());
+        let [a, b, c, d] = [0, 1, 2, 3].map(|i| &operands[i].0[..]);
+        amx.configure();
+        // SAFETY: the registers are configured; the squares lie inside `sums`.
+        #[allow(unsafe_code)]
+        unsafe {
+            amx.multiply_split([a, b], [c, d], at, 4 * 2 * SIDE, false);
+        }
+        amx.release();
+        for (at, &sum) in sums.iter().enumerate() {
+            let (i, j) = (at / (2 * SIDE), at % (2 * SIDE));
+            let ((a, b), (c, d)) = (operands[i / SIDE].1.split_at(half), operands[2 + j / SIDE].1.split_at(half));
+            let expected: f32 = [(a, c), (a, d), (b, c)].map(|(l, r)| product(l, r, i % SIDE, j % SIDE)).iter().sum();
+            assert_eq!(sum, 1.0 + expected, "{blocks} blocks, row {i}, column {j}");
+        }
+    }
+}
+
+#[test]
 #[should_panic(expected = "operand.len()")]
 fn operands_of_different_lengths_are_refused() {
     let operand = [0; 2 * BLOCK_BYTES];

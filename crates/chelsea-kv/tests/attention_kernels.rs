@@ -90,6 +90,8 @@ fn check(layer: &Layer, scale: f32, tolerance: f32) {
         let request = Request { heads: &heads, q: &q, n: layer.n, out: &mut out };
         attend_with(isa, &mut [request], layer.group, scale);
         let (off, at) = difference(&out, &expected);
+        // Matrix instructions keep 16 bits of each factor, of which scores in the hundreds show the last.
+        let tolerance = if isa == Isa::Amx { 4.0 * tolerance } else { tolerance };
         assert!(off <= tolerance, "{isa:?} is off by {off} at {at}: {} instead of {}", out[at], expected[at]);
     }
 }

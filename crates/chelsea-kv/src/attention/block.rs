@@ -6,10 +6,14 @@
 
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+use super::matrix::{self, Operands};
 use super::product::{PANEL, Product};
 use super::simd::{Element, Kernel, Simd};
 use crate::page::Scales;
 use crate::{Dtype, Head, PAGE, TILE};
+#[cfg(target_arch = "x86_64")]
+use chelsea_amx::Amx;
 use core::ops::Range;
 use half::{bf16, f16};
 use std::sync::Arc;
@@ -45,6 +49,11 @@ impl Job<'_> {
     /// Number of entries that a row sees.
     fn visible(&self, row: usize) -> usize {
         self.head.len() - self.tokens + row / self.group + 1
+    }
+
+    /// Number of entries of page `p` that row `r` of the block sees.
+    fn seen(&self, r: usize, p: usize) -> usize {
+        self.visible(self.rows.0 + r).saturating_sub(p * PAGE).min(PAGE)
     }
 
     fn query(&self, row: usize) -> &[f32] {
@@ -86,6 +95,8 @@ pub(super) struct Scratch {
     scores: Vec<f32>,
     factors: Vec<f32>,
     weights: Vec<f32>,
+    #[cfg(target_arch = "x86_64")]
+    operands: Operands,
 }
 
 fn at_least(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
@@ -133,6 +144,15 @@ impl Block<'_> {
     /// `S`'s instruction set is available.
     #[inline(always)]
     unsafe fn over<S: Simd, E: Element>(self) {
+        #[cfg(target_arch = "x86_64")]
+        if S::MATRICES
+            && size_of::<E>() < size_of::<f32>()
+            && matrix::suit(self.job.rows.1, self.job.head.head_dim())
+            && let Some(amx) = Amx::detect()
+        {
+            // SAFETY: the caller promises the instruction set.
+            return unsafe { self.by_matrices::<S, E>(amx) };
+        }
         let Block { job, scratch, sums } = self;
         let d = job.head.head_dim();
         let rows = job.rows.1;
@@ -160,16 +180,13 @@ impl Block<'_> {
             let page = &job.head.pages()[p];
             let (keys, values) = (page.keys::<E>(), page.values::<E>());
             assert!(keys.len() >= PAGE * d && values.len() >= PAGE * d, "a page holds PAGE keys and values");
-            let mut bias = [0.0; PAGE];
-            for (bias, ln_count) in bias.iter_mut().zip(page.ln_counts()) {
-                *bias = ln_count * core::f32::consts::LOG2_E;
-            }
+            let bias = page.ln_counts().map(|ln_count| ln_count * core::f32::consts::LOG2_E);
             // SAFETY: the caller promises the instruction set.
             let mut ahead = unsafe { prefetch_distance::<S, E>(&job, p) };
 
             // Entries of this page that a row sees. Where the first row sees all, one product does for
             // the block; on the diagonal every few rows have their own limit.
-            let seen = |r: usize| job.visible(job.rows.0 + r).saturating_sub(p * PAGE).min(PAGE);
+            let seen = |r: usize| job.seen(r, p);
             let all = seen(0) == PAGE;
             let step = if all { rows } else { S::ROWS };
             for first in (0..rows).step_by(step) {
@@ -196,19 +213,15 @@ impl Block<'_> {
                 unsafe { product.run::<S, false>(len, tiles * TILE / S::LANES) };
 
                 let softmax = Softmax { bias: &bias, scales: page.scales::<E>(), vectors: tiles * TILE / S::LANES };
-                let max = &mut sums.max[first..][..len];
-                for (r, (scores, max)) in scores.chunks_exact_mut(PAGE).zip(max).enumerate() {
-                    let visible = if all { PAGE } else { seen(first + r) };
-                    let hide = HIDE[PAGE - visible..].first_chunk::<PAGE>().filter(|_| visible < tiles * TILE);
-                    // SAFETY: the caller promises the instruction set.
-                    factors[r] = unsafe { softmax.raise::<S>(scores, hide, max) };
-                }
                 // SAFETY: the caller promises the instruction set.
-                unsafe { exponentials::<S>(&mut factors[..len.next_multiple_of(S::LANES)]) };
-                let totals = weights[first * S::LANES..].chunks_exact_mut(S::LANES);
-                for (r, (scores, total)) in scores.chunks_exact_mut(PAGE).zip(totals).enumerate().take(len) {
-                    // SAFETY: the caller promises the instruction set.
-                    unsafe { softmax.weigh::<S>(scores, sums.max[first + r], factors[r], total) };
+                unsafe {
+                    softmax.page::<S>(
+                        &mut scores[..len * PAGE],
+                        |r| if all { PAGE } else { seen(first + r) },
+                        &mut sums.max[first..],
+                        factors,
+                        &mut weights[first * S::LANES..],
+                    );
                 }
 
                 let product = Product {
@@ -238,10 +251,61 @@ impl Block<'_> {
                 ahead = 0;
             }
         }
-        for (total, lanes) in sums.weight.iter_mut().zip(weights.chunks_exact(S::LANES)) {
-            // SAFETY: the chunk is one vector; the caller promises the instruction set.
-            *total = unsafe { S::reduce_add(S::load(lanes.as_ptr())) };
+        // SAFETY: the caller promises the instruction set.
+        unsafe { add_lanes::<S>(weights, sums.weight) };
+    }
+
+    /// The same with matrix instructions, for many rows.
+    ///
+    /// # Safety
+    /// `S`'s instruction set is available, matrix instructions among it.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn by_matrices<S: Simd, E: Element>(self, amx: Amx) {
+        let Block { job, scratch, sums } = self;
+        let (d, rows) = (job.head.head_dim(), job.rows.1);
+        let Scratch { factors, weights, operands, .. } = scratch;
+        let factors = at_least(factors, rows.next_multiple_of(S::LANES));
+        let weights = at_least(weights, rows * S::LANES);
+        assert!(sums.values.len() == rows * d && sums.max.len() == rows && sums.weight.len() == rows);
+        operands.sums(rows, d).fill(0.0);
+        sums.max.fill(f32::MIN);
+        weights.fill(0.0);
+
+        let scale = job.scale * core::f32::consts::LOG2_E;
+        // SAFETY: the caller promises the instruction set; registers are configured between the first product and
+        // the last, and operands were made for these shapes.
+        unsafe {
+            operands.set_queries(rows, d, scale, |r| job.query(job.rows.0 + r));
+            amx.configure();
+            for p in job.pages.0..job.pages.1 {
+                let page = &job.head.pages()[p];
+                if job.seen(rows - 1, p) == 0 {
+                    continue;
+                }
+                operands.open(page.keys::<E>(), page.values::<E>(), d);
+                let bias = page.ln_counts().map(|ln_count| ln_count * core::f32::consts::LOG2_E);
+                let softmax = Softmax { bias: &bias, scales: page.scales::<E>(), vectors: PAGE / S::LANES };
+                let scores = operands.scores(amx, rows, d);
+                softmax.page::<S>(scores, |r| job.seen(r, p), sums.max, factors, weights);
+                operands.add_values(amx, rows, d, factors);
+            }
+            amx.release();
+            sums.values.copy_from_slice(operands.sums(rows, d));
+            add_lanes::<S>(weights, sums.weight);
         }
+    }
+}
+
+/// Adds up the lanes of every row.
+///
+/// # Safety
+/// `S`'s instruction set is available.
+#[inline(always)]
+unsafe fn add_lanes<S: Simd>(lanes: &[f32], totals: &mut [f32]) {
+    for (total, lanes) in totals.iter_mut().zip(lanes.chunks_exact(S::LANES)) {
+        // SAFETY: the chunk is one vector; the caller promises the instruction set.
+        *total = unsafe { S::reduce_add(S::load(lanes.as_ptr())) };
     }
 }
 
@@ -284,6 +348,37 @@ struct Softmax<'a> {
 }
 
 impl Softmax<'_> {
+    /// Turns the scores of some rows, `[rows][PAGE]`, into weights. Row `r` sees the first `seen(r)` entries; its
+    /// largest score so far is in `max` and the sum of its weights, lane by lane, in `totals`. What is left of
+    /// earlier weights is written to `factors`, which has room for whole vectors.
+    ///
+    /// # Safety
+    /// `S`'s instruction set is available.
+    #[inline(always)]
+    unsafe fn page<S: Simd>(
+        &self,
+        scores: &mut [f32],
+        seen: impl Fn(usize) -> usize,
+        max: &mut [f32],
+        factors: &mut [f32],
+        totals: &mut [f32],
+    ) {
+        let rows = scores.len() / PAGE;
+        // SAFETY: the caller promises the instruction set.
+        unsafe {
+            for (r, (scores, max)) in scores.chunks_exact_mut(PAGE).zip(&mut *max).enumerate() {
+                let seen = seen(r);
+                let hide = HIDE[PAGE - seen..].first_chunk::<PAGE>().filter(|_| seen < self.vectors * S::LANES);
+                factors[r] = self.raise::<S>(scores, hide, max);
+            }
+            exponentials::<S>(&mut factors[..rows.next_multiple_of(S::LANES)]);
+            for (r, (scores, total)) in scores.chunks_exact_mut(PAGE).zip(totals.chunks_exact_mut(S::LANES)).enumerate()
+            {
+                self.weigh::<S>(scores, max[r], factors[r], total);
+            }
+        }
+    }
+
     /// Adds the bias to the scores of a row, hides some, raises `max` to the largest, and returns the old
     /// `max` less the new.
     ///

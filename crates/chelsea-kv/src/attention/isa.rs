@@ -5,10 +5,12 @@
 #[cfg(target_arch = "x86_64")]
 use super::simd::avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
-use super::simd::avx512::Avx512;
+use super::simd::avx512::{Avx512, Matrices};
 #[cfg(target_arch = "aarch64")]
 use super::simd::neon::Neon;
 use super::simd::{Kernel, Simd, portable::Portable};
+#[cfg(target_arch = "x86_64")]
+use chelsea_amx::Amx;
 use std::sync::OnceLock;
 
 /// An instruction set that the attention kernels are compiled for.
@@ -22,11 +24,13 @@ pub enum Isa {
     Avx2,
     /// 512-bit vectors.
     Avx512,
+    /// 512-bit vectors, and matrix instructions for many rows.
+    Amx,
 }
 
 impl Isa {
     /// All of them, the slowest first.
-    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Neon, Isa::Avx2, Isa::Avx512];
+    pub const ALL: [Isa; 5] = [Isa::Portable, Isa::Neon, Isa::Avx2, Isa::Avx512, Isa::Amx];
 
     /// Whether this machine has it.
     pub fn is_available(self) -> bool {
@@ -44,8 +48,10 @@ impl Isa {
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512vl")
             }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => Isa::Avx512.is_available() && Amx::detect().is_some(),
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512 => false,
+            Isa::Avx2 | Isa::Avx512 | Isa::Amx => false,
         }
     }
 
@@ -60,12 +66,24 @@ impl Isa {
         *BEST.get_or_init(|| Isa::available().last().unwrap_or(Isa::Portable))
     }
 
+    /// Most rows of a block: their queries, scores and sums stay in the second-level cache, and the register
+    /// blocks of the instruction set divide it. The more rows, the less it matters that the entries of every page
+    /// have to be brought into the form of matrix instructions first.
+    pub(super) fn block_rows(self) -> usize {
+        match self {
+            Isa::Amx => 384,
+            _ => 96,
+        }
+    }
+
     /// Runs a kernel compiled for this instruction set. The caller has checked that the machine has it.
     pub(super) fn run<K: Kernel>(self, kernel: K) {
         debug_assert!(self.is_available());
         // SAFETY: `attend_with` and `best` let only available instruction sets through.
         unsafe {
             match self {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Amx => Matrices::run(kernel),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx512 => Avx512::run(kernel),
                 #[cfg(target_arch = "x86_64")]

@@ -22,6 +22,8 @@
 
 mod block;
 mod isa;
+#[cfg(target_arch = "x86_64")]
+mod matrix;
 mod plan;
 mod product;
 pub mod reference;
@@ -31,7 +33,7 @@ pub use isa::Isa;
 
 use crate::Head;
 use block::{Block, Job, Scratch, Sums};
-use plan::{Plan, RowBlock, block_rows};
+use plan::{Plan, RowBlock};
 use rayon::prelude::*;
 use std::cell::{Cell, RefCell};
 
@@ -94,7 +96,7 @@ pub fn attend_with(isa: Isa, requests: &mut [Request<'_>], group: usize, scale: 
     // Taken, not borrowed: while this thread waits it may be given another call to work on.
     let mut workspace = WORKSPACE.take();
     let Workspace { plan, sums } = &mut workspace;
-    plan.build(requests, group, threads);
+    plan.build(requests, group, threads, isa.block_rows());
     let needed = plan.items.len() * plan.sums_len;
     if sums.len() < needed {
         sums.resize(needed, 0.0);
@@ -146,7 +148,7 @@ const MANY_TOKENS: usize = 64;
 fn finish(plan: &Plan, blocks: &[RowBlock], sums: &[f32], request: &mut Request<'_>, group: usize) {
     let d = request.heads[0].head_dim();
     let token_len = request.heads.len() * group * d;
-    let block_rows = block_rows(request.n * group);
+    let block_rows = plan.block_rows(request.n * group);
     let blocks_a_head = blocks.len() / request.heads.len();
     let write = |first: usize, out: &mut [f32]| {
         for (query, out) in out.chunks_exact_mut(d).enumerate() {

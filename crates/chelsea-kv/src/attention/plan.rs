@@ -5,9 +5,6 @@ use super::Request;
 use super::block::sums_len;
 use crate::PAGE;
 
-/// Most rows of a block: their queries, scores and sums stay in the second-level cache, and the
-/// register blocks of every instruction set divide it.
-const BLOCK_ROWS: usize = 96;
 /// What block sizes are a multiple of when there are several.
 const ROW_STEP: usize = 12;
 /// Least work of a part, in nanoseconds: several times what handing it to another thread costs.
@@ -43,11 +40,8 @@ pub(super) struct Plan {
     pub items: Vec<Item>,
     /// Numbers set aside for the sums of each item.
     pub sums_len: usize,
-}
-
-/// Rows of a request's blocks, all but the last of a head.
-pub(super) fn block_rows(rows: usize) -> usize {
-    if rows <= BLOCK_ROWS { rows } else { rows.div_ceil(rows.div_ceil(BLOCK_ROWS)).next_multiple_of(ROW_STEP) }
+    /// Most rows of a block.
+    most_rows: usize,
 }
 
 /// Nanoseconds that a block of `rows` rows takes for a page, roughly: the larger of reading it at 20
@@ -58,8 +52,15 @@ fn page_cost(rows: usize, head_dim: usize, size: usize) -> f64 {
 }
 
 impl Plan {
-    /// Plans the work of `requests` for `threads` threads.
-    pub fn build(&mut self, requests: &[Request<'_>], group: usize, threads: usize) {
+    /// Rows of the blocks of a request of `rows`, all but the last of a head.
+    pub fn block_rows(&self, rows: usize) -> usize {
+        let most = self.most_rows;
+        if rows <= most { rows } else { rows.div_ceil(rows.div_ceil(most)).next_multiple_of(ROW_STEP) }
+    }
+
+    /// Plans the work of `requests` for `threads` threads, in blocks of at most `most_rows` rows.
+    pub fn build(&mut self, requests: &[Request<'_>], group: usize, threads: usize, most_rows: usize) {
+        self.most_rows = most_rows;
         self.blocks.clear();
         self.items.clear();
         self.sums_len = 0;
@@ -67,8 +68,9 @@ impl Plan {
         for (at, request) in requests.iter().enumerate() {
             let rows = request.n * group;
             for (index, head) in request.heads.iter().enumerate() {
-                for first in (0..rows).step_by(block_rows(rows).max(1)) {
-                    let len = block_rows(rows).min(rows - first);
+                let step = self.block_rows(rows);
+                for first in (0..rows).step_by(step.max(1)) {
+                    let len = step.min(rows - first);
                     self.blocks.push(RowBlock { request: at, head: index, rows: (first, len), items: (0, 0) });
                     self.sums_len = self.sums_len.max(sums_len(len, head.head_dim()));
                 }
@@ -116,7 +118,7 @@ mod tests {
 
     fn plan(heads: &[Head], n: usize, group: usize, threads: usize) -> Plan {
         let mut plan = Plan::default();
-        plan.build(&[Request { heads, q: &[], n, out: &mut [] }], group, threads);
+        plan.build(&[Request { heads, q: &[], n, out: &mut [] }], group, threads, 96);
         plan
     }
 

@@ -31,6 +31,8 @@ pub(super) trait Simd: Copy {
     const REGISTERS: usize;
     /// Rows of the register block when there are many.
     const ROWS: usize;
+    /// Whether there are matrix instructions besides.
+    const MATRICES: bool = false;
 
     /// Runs `kernel` compiled for this instruction set.
     unsafe fn run<K: Kernel>(kernel: K);

@@ -1,0 +1,247 @@
+//! Attention of many rows by matrix instructions.
+//!
+//! Every number is split into two in bf16, what it rounds to and what is left, and both products are formed
+//! three times: first parts with first parts, first with second, second with first. What is lost is below 2^-16
+//! of each term, and the instructions are so many times faster than others that three products cost less than
+//! one. An operand holds all first parts, then all second parts.
+
+#![allow(unsafe_code)]
+
+use super::simd::Element;
+use super::simd::avx512::Matrices;
+use crate::{PAGE, TILE};
+use chelsea_amx::{Amx, BLOCK_BYTES, DEPTH, SIDE};
+use core::arch::x86_64::*;
+
+/// Rows come in pairs of operands; those past the last hold anything, and nothing reads what becomes of them.
+const ROWS: usize = 2 * SIDE;
+
+/// Blocks of [`DEPTH`] entries in a page.
+const PAGE_BLOCKS: usize = PAGE / DEPTH;
+
+/// Whether matrices are worth it: enough rows to open pages for, and a head size that fills whole operands.
+pub(super) fn suit(rows: usize, head_dim: usize) -> bool {
+    rows >= ROWS && head_dim.is_multiple_of(DEPTH)
+}
+
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+/// Operands of one block of rows and one page, kept from block to block.
+#[derive(Default)]
+pub(super) struct Operands {
+    /// `[row / 16]`, twice the head size deep.
+    queries: Vec<Line>,
+    /// `[entry / 16]`, twice the head size deep.
+    keys: Vec<Line>,
+    /// `[row / 16]`, two pages deep.
+    weights: Vec<Line>,
+    /// `[dim / 16]`, two pages deep.
+    values: Vec<Line>,
+    /// Scores and then weights, `[rows][PAGE]`.
+    scores: Vec<Line>,
+    /// Weighted sums of values, `[rows][d]`.
+    sums: Vec<Line>,
+}
+
+/// Bytes of `operands` operands of twice `blocks` blocks.
+fn bytes(lines: &mut Vec<Line>, operands: usize, blocks: usize) -> &mut [u8] {
+    let len = operands * 2 * blocks * BLOCK_BYTES;
+    if lines.len() * 64 < len {
+        lines.resize(len / 64, Line([0; 64]));
+    }
+    &mut bytemuck::cast_slice_mut(lines)[..len]
+}
+
+/// The first `len` numbers.
+fn numbers(lines: &mut Vec<Line>, len: usize) -> &mut [f32] {
+    if lines.len() * 16 < len {
+        lines.resize(len.div_ceil(16), Line([0; 64]));
+    }
+    &mut bytemuck::cast_slice_mut(lines)[..len]
+}
+
+/// Operand `i` of several.
+fn operand(all: &[Line], i: usize, blocks: usize) -> &[u8] {
+    &bytemuck::cast_slice(all)[i * 2 * blocks * BLOCK_BYTES..][..2 * blocks * BLOCK_BYTES]
+}
+
+impl Operands {
+    /// Takes in the queries of a block, `[rows][d]`, already scaled.
+    ///
+    /// # Safety
+    /// The machine has the instructions of [`Matrices`].
+    #[inline(always)]
+    pub unsafe fn set_queries<'q>(&mut self, rows: usize, d: usize, scale: f32, query: impl Fn(usize) -> &'q [f32]) {
+        let blocks = d / DEPTH;
+        let all = bytes(&mut self.queries, rows.next_multiple_of(ROWS) / SIDE, blocks);
+        for r in 0..rows {
+            let query = &query(r)[..d];
+            let out = &mut all[r / SIDE * 2 * blocks * BLOCK_BYTES..];
+            for (b, part) in query.chunks_exact(DEPTH).enumerate() {
+                // SAFETY: 32 numbers; the caller has the instructions.
+                unsafe {
+                    let scale = _mm512_set1_ps(scale);
+                    let low = _mm512_mul_ps(_mm512_loadu_ps(part.as_ptr()), scale);
+                    let high = _mm512_mul_ps(_mm512_loadu_ps(part.as_ptr().add(16)), scale);
+                    split_row(low, high, out, blocks, b, r % SIDE);
+                }
+            }
+        }
+    }
+
+    /// Opens the keys of a page, `[PAGE / TILE][d][TILE]`, and its values, `[PAGE][d]`.
+    ///
+    /// # Safety
+    /// The machine has the instructions of [`Matrices`].
+    #[inline(always)]
+    pub unsafe fn open<E: Element>(&mut self, keys: &[E], values: &[E], d: usize) {
+        assert!(keys.len() >= PAGE * d && values.len() >= PAGE * d && d.is_multiple_of(DEPTH));
+        let blocks = d / DEPTH;
+        let out = bytes(&mut self.keys, PAGE / SIDE, blocks);
+        for (keys, out) in keys.chunks_exact(TILE * d).zip(out.chunks_exact_mut(2 * blocks * BLOCK_BYTES)) {
+            for pair in 0..d / 2 {
+                let at = keys[pair * 2 * TILE..][..2 * TILE].as_ptr();
+                // SAFETY: two dimensions of 16 entries; the caller has the instructions.
+                unsafe {
+                    let (even, odd) = (E::load::<Matrices>(at), E::load::<Matrices>(at.add(TILE)));
+                    split_pair(even, odd, out, blocks, pair);
+                }
+            }
+        }
+        let out = bytes(&mut self.values, d / SIDE, PAGE_BLOCKS);
+        for pair in 0..PAGE / 2 {
+            let pairs = &values[pair * 2 * d..][..2 * d];
+            for (c, out) in out.chunks_exact_mut(2 * PAGE_BLOCKS * BLOCK_BYTES).enumerate() {
+                let at = pairs[c * SIDE..d + (c + 1) * SIDE].as_ptr();
+                // SAFETY: 16 dimensions of two entries; the caller has the instructions.
+                unsafe {
+                    let (even, odd) = (E::load::<Matrices>(at), E::load::<Matrices>(at.add(d)));
+                    split_pair(even, odd, out, PAGE_BLOCKS, pair);
+                }
+            }
+        }
+    }
+
+    /// Scores of all rows with the page, `[rows][PAGE]`, to be replaced by weights.
+    ///
+    /// # Safety
+    /// The registers are configured; queries and keys were set for `rows` and `d`.
+    #[inline(always)]
+    pub unsafe fn scores(&mut self, amx: Amx, rows: usize, d: usize) -> &mut [f32] {
+        let blocks = d / DEPTH;
+        let scores = numbers(&mut self.scores, rows.next_multiple_of(ROWS) * PAGE);
+        for (r, scores) in scores.chunks_exact_mut(ROWS * PAGE).enumerate() {
+            let left = [0, 1].map(|i| operand(&self.queries, 2 * r + i, blocks));
+            for e in 0..PAGE / (2 * SIDE) {
+                let right = [0, 1].map(|i| operand(&self.keys, 2 * e + i, blocks));
+                let sums = squares(scores, PAGE, 2 * e * SIDE);
+                // SAFETY: four squares of 16 in two times 16 rows.
+                unsafe { amx.multiply_split(left, right, sums, 4 * PAGE, true) };
+            }
+        }
+        &mut scores[..rows * PAGE]
+    }
+
+    /// The weighted sums of values, `[rows][d]`.
+    pub fn sums(&mut self, rows: usize, d: usize) -> &mut [f32] {
+        numbers(&mut self.sums, rows * d)
+    }
+
+    /// Adds the values of the page, by the weights that the scores have become, to what `factors` leaves of the
+    /// sums.
+    ///
+    /// # Safety
+    /// The registers are configured; scores were made for `rows`, and values opened for `d`.
+    #[inline(always)]
+    pub unsafe fn add_values(&mut self, amx: Amx, rows: usize, d: usize, factors: &[f32]) {
+        let weights: &[f32] = &*numbers(&mut self.scores, rows * PAGE);
+        let padded = rows.next_multiple_of(ROWS);
+        let sums = numbers(&mut self.sums, padded * d);
+        for (sums, &factor) in sums.chunks_exact_mut(d).zip(&factors[..rows]) {
+            if factor != 1.0 {
+                sums.iter_mut().for_each(|sum| *sum *= factor);
+            }
+        }
+        let out = bytes(&mut self.weights, padded / SIDE, PAGE_BLOCKS);
+        for (r, weights) in weights.chunks_exact(PAGE).enumerate() {
+            let out = &mut out[r / SIDE * 2 * PAGE_BLOCKS * BLOCK_BYTES..];
+            for (b, part) in weights.chunks_exact(DEPTH).enumerate() {
+                // SAFETY: 32 numbers; the caller has the instructions.
+                unsafe {
+                    let (low, high) = (_mm512_loadu_ps(part.as_ptr()), _mm512_loadu_ps(part.as_ptr().add(16)));
+                    split_row(low, high, out, PAGE_BLOCKS, b, r % SIDE);
+                }
+            }
+        }
+        for (r, sums) in sums.chunks_exact_mut(ROWS * d).enumerate() {
+            let left = [0, 1].map(|i| operand(&self.weights, 2 * r + i, PAGE_BLOCKS));
+            for c in 0..d / (2 * SIDE) {
+                let right = [0, 1].map(|i| operand(&self.values, 2 * c + i, PAGE_BLOCKS));
+                let sums = squares(sums, d, 2 * c * SIDE);
+                // SAFETY: four squares of 16 in two times 16 rows.
+                unsafe { amx.multiply_split(left, right, sums, 4 * d, false) };
+            }
+        }
+    }
+}
+
+/// The first numbers of the four squares of 16 by 16 that begin at `column` of [`ROWS`] rows of `width`.
+fn squares(rows: &mut [f32], width: usize, column: usize) -> [*mut f32; 4] {
+    assert!(rows.len() == ROWS * width && column + 2 * SIDE <= width);
+    let start = rows.as_mut_ptr();
+    [(0, 0), (0, SIDE), (SIDE, 0), (SIDE, SIDE)].map(|(r, c)| start.wrapping_add(r * width + column + c))
+}
+
+/// The part of each number that bf16 holds, as f32, ties away from zero; and what is left.
+#[inline(always)]
+unsafe fn split(x: __m512) -> (__m512, __m512) {
+    // SAFETY: the caller has the instructions.
+    unsafe {
+        let rounded = _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000));
+        let first = _mm512_castsi512_ps(_mm512_and_si512(rounded, _mm512_set1_epi32(-0x1_0000)));
+        (first, _mm512_sub_ps(x, first))
+    }
+}
+
+/// Writes 32 numbers of a row to block `b` of each half of a left operand.
+///
+/// # Safety
+/// The machine has the instructions of [`Matrices`].
+#[inline(always)]
+unsafe fn split_row(low: __m512, high: __m512, out: &mut [u8], blocks: usize, b: usize, row: usize) {
+    assert!(out.len() >= 2 * blocks * BLOCK_BYTES && b < blocks && row < SIDE);
+    // SAFETY: 64 bytes of a row inside each half of the operand; the caller has the instructions.
+    unsafe {
+        let ((low, low_rest), (high, high_rest)) = (split(low), split(high));
+        let first: __m512i = core::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
+        let second: __m512i = core::mem::transmute(_mm512_cvtne2ps_pbh(high_rest, low_rest));
+        let at = out.as_mut_ptr().add(b * BLOCK_BYTES + row * 2 * DEPTH);
+        _mm512_storeu_si512(at.cast(), first);
+        _mm512_storeu_si512(at.add(blocks * BLOCK_BYTES).cast(), second);
+    }
+}
+
+/// Writes two steps along the depth of 16 columns as pair `pair` of each half of a right operand.
+///
+/// # Safety
+/// The machine has the instructions of [`Matrices`].
+#[inline(always)]
+unsafe fn split_pair(even: __m512, odd: __m512, out: &mut [u8], blocks: usize, pair: usize) {
+    assert!(out.len() >= 2 * blocks * BLOCK_BYTES && pair < blocks * DEPTH / 2);
+    // SAFETY: 64 bytes of a pair inside each half of the operand; the caller has the instructions.
+    unsafe {
+        let join = |even, odd| {
+            let even = _mm512_srli_epi32::<16>(_mm512_castps_si512(even));
+            _mm512_mask_blend_epi16(0xaaaa_aaaa, even, _mm512_castps_si512(odd))
+        };
+        let ((even, even_rest), (odd, odd_rest)) = (split(even), split(odd));
+        let (first, second) = (join(even, odd), join(even_rest, odd_rest));
+        let at = out.as_mut_ptr().add(pair * 64);
+        _mm512_storeu_si512(at.cast(), first);
+        _mm512_storeu_si512(at.add(blocks * BLOCK_BYTES).cast(), second);
+    }
+}
+
+const _: () = assert!(TILE == SIDE && PAGE.is_multiple_of(2 * SIDE) && PAGE.is_multiple_of(DEPTH));
