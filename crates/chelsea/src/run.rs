@@ -99,8 +99,10 @@ pub fn run(args: &RunArgs) -> Result<()> {
         return chat::chat(session, &loaded, &layout, args, has_document);
     }
     let (answers, last) = answer_all(args, &session, &loaded, &layout, has_document, stats)?;
+    // A fork counts from what it begins with: the peak of reading is the document's.
+    let peak = session.cache().peak();
     let session = last.as_ref().unwrap_or(&session);
-    let report = report(&loaded, session, answers, stats);
+    let report = report(&loaded, session, peak, answers, stats);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -248,7 +250,7 @@ impl RunArgs {
     }
 }
 
-fn report(loaded: &Loaded, session: &Session, answers: Vec<Answer>, read: ReadStats) -> Report {
+fn report(loaded: &Loaded, session: &Session, peak: usize, answers: Vec<Answer>, read: ReadStats) -> Report {
     let memory = session.memory();
     let mut prefill_tokens = read.tokens;
     let mut prefill_s = read.time.as_secs_f64();
@@ -268,7 +270,7 @@ fn report(loaded: &Loaded, session: &Session, answers: Vec<Answer>, read: ReadSt
         prefill_s,
         clustering_s: read.clustering.as_secs_f64(),
         kv_bytes: memory.total(),
-        kv_bytes_peak: session.cache().peak(),
+        kv_bytes_peak: peak.max(session.cache().peak()),
         kv_bytes_full: session.cache().full_bytes(),
         kv_entries: session.cache().entries(),
         kv_tokens: session.cache().tokens(),
