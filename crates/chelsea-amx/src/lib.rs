@@ -11,14 +11,14 @@
 //! The compiler's own functions for these instructions are not stable, so they are written out. So far they are
 //! used on Linux only, which hands out the registers to processes that ask; elsewhere [`Amx::detect`] finds nothing.
 
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[cfg(all(target_arch = "x86_64", target_pointer_width = "64", target_os = "linux"))]
 mod linux;
-#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+#[cfg(not(all(target_arch = "x86_64", target_pointer_width = "64", target_os = "linux")))]
 mod none;
 
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[cfg(all(target_arch = "x86_64", target_pointer_width = "64", target_os = "linux"))]
 use linux as imp;
-#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+#[cfg(not(all(target_arch = "x86_64", target_pointer_width = "64", target_os = "linux")))]
 use none as imp;
 
 use std::sync::OnceLock;
@@ -69,8 +69,9 @@ impl Amx {
     /// When the operands differ in length, or have none.
     ///
     /// # Safety
-    /// This thread has called [`Amx::configure`] and not [`Amx::release`] since, and nothing else reads or writes
-    /// the sums meanwhile.
+    /// This thread has called [`Amx::configure`] and not [`Amx::release`] since. Each of `sums` is good for 16 rows of
+    /// 64 bytes, `stride` bytes apart, which hold numbers unless `fresh`; the four do not overlap, and nothing else
+    /// reads or writes them meanwhile.
     #[allow(unsafe_code)]
     #[inline(always)]
     pub unsafe fn multiply(self, left: [&[u8]; 2], right: [&[u8]; 2], sums: [*mut f32; 4], stride: usize, fresh: bool) {

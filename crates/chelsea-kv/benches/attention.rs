@@ -141,7 +141,7 @@ fn most_operations(isa: Isa) -> f64 {
             Isa::Avx2 => unsafe { operations_avx2(factor) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => unsafe { operations_avx512(factor) },
+            Isa::Avx512 | Isa::Amx => unsafe { operations_avx512(factor) },
             _ => operations_plain(factor),
         };
         operations as f64 / start.elapsed().as_secs_f64() / 1e9

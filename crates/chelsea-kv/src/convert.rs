@@ -1,6 +1,7 @@
 //! Stored numbers to `f32` and back, many at a time.
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
 use crate::simd::Level;
 use bytemuck::Pod;
 use half::slice::HalfFloatSliceExt;
@@ -34,6 +35,7 @@ impl Number for f32 {
 impl Number for f16 {
     fn widen(src: &[f16], _: f32, out: &mut [f32]) {
         assert_eq!(src.len(), out.len());
+        #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut))]
         let mut done = 0;
         #[cfg(target_arch = "x86_64")]
         if src.len() >= WIDE {
@@ -49,6 +51,7 @@ impl Number for f16 {
     }
     fn narrow(src: &[f32], _: f32, out: &mut [f16]) {
         assert_eq!(src.len(), out.len());
+        #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut))]
         let mut done = 0;
         #[cfg(target_arch = "x86_64")]
         if src.len() >= WIDE {

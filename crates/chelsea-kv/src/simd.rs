@@ -9,8 +9,10 @@ use std::arch::x86_64::*;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
     /// AVX-512 F, BW, DQ and VL, with FMA.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     Avx512,
     /// AVX2, FMA and F16C.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     Avx2,
     /// Whatever the target guarantees.
     Plain,
@@ -38,8 +40,10 @@ impl Level {
 /// `out[k * stride + lane + i] = rows[i][k]`; an empty row stands for zeros that are there already.
 #[inline(always)]
 pub(crate) fn interleave(rows: &[&[f32]; 4], out: &mut [f32], stride: usize, lane: usize) {
-    let dim = rows[0].len();
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut))]
     let mut done = 0;
+    #[cfg(target_arch = "x86_64")]
+    let dim = rows[0].len();
     #[cfg(target_arch = "x86_64")]
     if rows.iter().all(|row| row.len() == dim) {
         for k in (0..dim / 4 * 4).step_by(4) {

@@ -198,18 +198,23 @@ fn a_count_weighs_like_as_many_copies() {
 
 #[test]
 fn entries_cut_off_leave_no_trace() {
-    let layer = Layer { before: vec![150], ..plain() };
-    let mut rng = SmallRng::seed_from_u64(3);
-    let (mut heads, q) = (layer.heads(&mut rng), layer.queries(&mut rng));
-    // What remains in the page behind the end must not matter, whatever it is.
-    heads[0].push(&[60000.0; 64], &[60000.0; 64], u32::MAX, 0.0);
-    heads[0].truncate(131);
-    let mut expected = vec![0.0; q.len()];
-    reference::attend(&heads, &q, 1, layer.group, 0.125, &mut expected);
-    let mut out = vec![f32::NAN; q.len()];
-    attend(&heads, &q, 1, layer.group, 0.125, &mut out);
-    let (off, _) = difference(&out, &expected);
-    assert!(off < 1e-5, "{off}");
+    // What remains in the page behind the end must not matter: any values, and keys that are finite.
+    for (n, size) in [(1, 60_000.0), (40, 60_000.0), (1, 1e6), (40, 1e6)] {
+        let layer = Layer { before: vec![150 - n], n, ..plain() };
+        let mut rng = SmallRng::seed_from_u64(3);
+        let (mut heads, q) = (layer.heads(&mut rng), layer.queries(&mut rng));
+        heads[0].push(&[60_000.0; 64], &[size; 64], u32::MAX, 0.0);
+        heads[0].truncate(131);
+        let mut expected = vec![0.0; q.len()];
+        reference::attend(&heads, &q, n, layer.group, 0.125, &mut expected);
+        for isa in Isa::available() {
+            let mut out = vec![f32::NAN; q.len()];
+            let request = Request { heads: &heads, q: &q, n, out: &mut out };
+            attend_with(isa, &mut [request], layer.group, 0.125);
+            let (off, _) = difference(&out, &expected);
+            assert!(off < 1e-5, "{isa:?}, {n} queries, {size}: {off}");
+        }
+    }
 }
 
 #[test]

@@ -60,11 +60,15 @@ pub(crate) fn products(
     // Operands go in pairs; one that has no partner is its own, and the sums of the second are not read.
     let width = runs.len().next_multiple_of(2);
     scratch.opened.reserve(2 * OPENED * BLOCK_BYTES);
-    scratch.sums.resize(tiles.len().next_multiple_of(2) * width, Sums([[0.0; TILE]; TOKENS]));
+    let len = tiles.len().next_multiple_of(2) * width;
+    if scratch.sums.len() < len {
+        scratch.sums.resize(len, Sums([[0.0; TILE]; TOKENS]));
+    }
+    let all = &mut scratch.sums[..len];
     amx.configure();
     for first in (0..blocks).step_by(OPENED) {
         let bytes = OPENED.min(blocks - first) * BLOCK_BYTES;
-        for (pair, sums) in tiles.clone().step_by(2).zip(scratch.sums.chunks_exact_mut(2 * width)) {
+        for (pair, sums) in tiles.clone().step_by(2).zip(all.chunks_exact_mut(2 * width)) {
             let (one, other) = scratch.opened.bytes_mut()[..2 * bytes].split_at_mut(bytes);
             matrix.open(amx, pair, blocks, first, one);
             let alone = pair + 1 == tiles.end;
@@ -86,7 +90,7 @@ pub(crate) fn products(
         }
     }
     amx.release();
-    for (tile, sums) in tiles.zip(scratch.sums.chunks_exact(width)) {
+    for (tile, sums) in tiles.zip(all.chunks_exact(width)) {
         for (token, sums) in tokens.clone().zip(sums.iter().flat_map(|sums| &sums.0)) {
             write(token, tile, sums);
         }

@@ -44,12 +44,15 @@ impl Cut {
         let tiles = linear.rows().div_ceil(TILE);
         let by_cache = ITEM_BYTES / (linear.bytes() / tiles).max(1);
         let by_balance = tiles / (rayon::current_num_threads() * 4);
-        let (by_cache, groups) = match (linear.products(), form) {
-            (Products::Fast, Form::Bytes) => (by_cache, m.div_ceil(GROUP).div_ceil(ITEM_GROUPS)),
-            (Products::Fast, Form::Bf16(_)) => (bf16::ITEM_TILES, m.div_ceil(bf16::ITEM_TOKENS)),
-            (Products::F32, _) => (by_cache, 1),
+        let (tiles_per_item, groups) = match (linear.products(), form) {
+            (Products::Fast, Form::Bytes) => (by_cache.min(by_balance), m.div_ceil(GROUP).div_ceil(ITEM_GROUPS)),
+            // Tiles are multiplied in pairs.
+            (Products::Fast, Form::Bf16(_)) => {
+                (bf16::ITEM_TILES.min(by_balance.next_multiple_of(2)).max(2), m.div_ceil(bf16::ITEM_TOKENS))
+            }
+            (Products::F32, _) => (by_cache.min(by_balance), 1),
         };
-        Cut { tiles, tiles_per_item: by_cache.min(by_balance).max(1), groups }
+        Cut { tiles, tiles_per_item: tiles_per_item.max(1), groups }
     }
 
     fn items(self) -> usize {

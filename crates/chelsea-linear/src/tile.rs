@@ -61,6 +61,7 @@ pub(crate) const fn scale_bytes<Q: Quant>() -> usize {
 }
 
 /// Bytes that one block adds to a tile, its part of a super-block's scales included.
+#[cfg(target_arch = "x86_64")]
 pub(crate) const fn block_bytes<Q: Quant>() -> usize {
     low_bytes::<Q>() + high_bytes::<Q>() + BLOCK * scale_bytes::<Q>() / Q::LEN
 }

@@ -23,7 +23,13 @@ fn pool(threads: usize) -> rayon::ThreadPool {
 
 #[test]
 fn products_of_one_call_equal_single_products() {
-    let (cols, m) = (96, 21);
+    for m in [21, 40] {
+        products_of_one_call(m);
+    }
+}
+
+fn products_of_one_call(m: usize) {
+    let cols = 96;
     let x = numbers(m * cols, 1);
     // More matrices than one region takes, of both kinds.
     let matrices: Vec<Linear> =

@@ -98,9 +98,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
         }
         return chat::chat(session, &loaded, &layout, args, has_document);
     }
-    let (answers, last) = answer_all(args, &session, &loaded, &layout, has_document, stats)?;
-    // A fork counts from what it begins with: the peak of reading is the document's.
-    let peak = session.cache().peak();
+    let (answers, peak, last) = answer_all(args, &session, &loaded, &layout, has_document, stats)?;
     let session = last.as_ref().unwrap_or(&session);
     let report = report(&loaded, session, peak, answers, stats);
     if args.json {
@@ -168,8 +166,8 @@ pub fn read(session: &mut Session, tokens: &[u32], one_shot: Option<&Repetition>
     Ok(stats)
 }
 
-/// Answers every question on its own, each from the state after the document. Returns the session of
-/// the last one too: its cache is what the figures speak of.
+/// Answers every question on its own, each from the state after the document. Returns what any of their caches held
+/// at most, and the session of the last one: its cache is what the other figures speak of.
 fn answer_all(
     args: &RunArgs,
     session: &Session,
@@ -177,8 +175,10 @@ fn answer_all(
     layout: &Layout<'_>,
     has_document: bool,
     read: ReadStats,
-) -> Result<(Vec<Answer>, Option<Session>)> {
+) -> Result<(Vec<Answer>, usize, Option<Session>)> {
     let mut answers = Vec::new();
+    // A fork counts from what it begins with: the peak of reading is the document's.
+    let mut peak = session.cache().peak();
     let mut last = None;
     for (i, prompt) in args.prompt.iter().enumerate() {
         if session.cancelled() {
@@ -200,9 +200,10 @@ fn answer_all(
             finish: finish_name(generation.finish),
             text: generation.text,
         });
+        peak = peak.max(turn.cache().peak());
         last = Some(turn);
     }
-    Ok((answers, last))
+    Ok((answers, peak, last))
 }
 
 /// Reads a question and generates the answer, streaming it to stdout if `show`.
@@ -270,7 +271,7 @@ fn report(loaded: &Loaded, session: &Session, peak: usize, answers: Vec<Answer>,
         prefill_s,
         clustering_s: read.clustering.as_secs_f64(),
         kv_bytes: memory.total(),
-        kv_bytes_peak: peak.max(session.cache().peak()),
+        kv_bytes_peak: peak,
         kv_bytes_full: session.cache().full_bytes(),
         kv_entries: session.cache().entries(),
         kv_tokens: session.cache().tokens(),

@@ -9,6 +9,8 @@
 #[cfg(target_arch = "x86_64")]
 use super::matrix::{self, Operands};
 use super::product::{PANEL, Product};
+#[cfg(target_arch = "x86_64")]
+use super::simd::avx512::Matrices;
 use super::simd::{Element, Kernel, Simd};
 use crate::page::Scales;
 use crate::{Dtype, Head, PAGE, TILE};
@@ -146,12 +148,12 @@ impl Block<'_> {
     unsafe fn over<S: Simd, E: Element>(self) {
         #[cfg(target_arch = "x86_64")]
         if S::MATRICES
-            && size_of::<E>() < size_of::<f32>()
-            && matrix::suit(self.job.rows.1, self.job.head.head_dim())
+            && matrix::suit(self.job.head.dtype(), self.job.head.head_dim())
+            && self.job.rows.1 >= matrix::ROWS
             && let Some(amx) = Amx::detect()
         {
             // SAFETY: the caller promises the instruction set.
-            return unsafe { self.by_matrices::<S, E>(amx) };
+            return unsafe { self.by_matrices::<E>(amx) };
         }
         let Block { job, scratch, sums } = self;
         let d = job.head.head_dim();
@@ -258,10 +260,11 @@ impl Block<'_> {
     /// The same with matrix instructions, for many rows.
     ///
     /// # Safety
-    /// `S`'s instruction set is available, matrix instructions among it.
+    /// The instruction set of [`Matrices`] is available.
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    unsafe fn by_matrices<S: Simd, E: Element>(self, amx: Amx) {
+    unsafe fn by_matrices<E: Element>(self, amx: Amx) {
+        type S = Matrices;
         let Block { job, scratch, sums } = self;
         let (d, rows) = (job.head.head_dim(), job.rows.1);
         let Scratch { factors, weights, operands, .. } = scratch;
@@ -280,10 +283,11 @@ impl Block<'_> {
             amx.configure();
             for p in job.pages.0..job.pages.1 {
                 let page = &job.head.pages()[p];
-                if job.seen(rows - 1, p) == 0 {
+                let used = job.seen(rows - 1, p);
+                if used == 0 {
                     continue;
                 }
-                operands.open(page.keys::<E>(), page.values::<E>(), d);
+                operands.open(page.keys::<E>(), page.values::<E>(), d, used);
                 let bias = page.ln_counts().map(|ln_count| ln_count * core::f32::consts::LOG2_E);
                 let softmax = Softmax { bias: &bias, scales: page.scales::<E>(), vectors: PAGE / S::LANES };
                 let scores = operands.scores(amx, rows, d);

@@ -3,12 +3,15 @@
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "x86_64")]
+use super::matrix;
+#[cfg(target_arch = "x86_64")]
 use super::simd::avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 use super::simd::avx512::{Avx512, Matrices};
 #[cfg(target_arch = "aarch64")]
 use super::simd::neon::Neon;
 use super::simd::{Kernel, Simd, portable::Portable};
+use crate::Dtype;
 #[cfg(target_arch = "x86_64")]
 use chelsea_amx::Amx;
 use std::sync::OnceLock;
@@ -66,13 +69,15 @@ impl Isa {
         *BEST.get_or_init(|| Isa::available().last().unwrap_or(Isa::Portable))
     }
 
-    /// Most rows of a block: their queries, scores and sums stay in the second-level cache, and the register
-    /// blocks of the instruction set divide it. The more rows, the less it matters that the entries of every page
-    /// have to be brought into the form of matrix instructions first.
-    pub(super) fn block_rows(self) -> usize {
+    /// Most rows of a block over entries of this kind, and what sizes of blocks are a multiple of: queries, scores
+    /// and sums stay in the second-level cache, and blocks are whole register blocks. The more rows, the less it
+    /// matters that every page has to be brought into the form of matrix instructions first.
+    #[allow(unused_variables)]
+    pub(super) fn block_rows(self, dtype: Dtype, head_dim: usize) -> (usize, usize) {
         match self {
-            Isa::Amx => 384,
-            _ => 96,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx if matrix::suit(dtype, head_dim) => (384, matrix::ROWS),
+            _ => (96, 12),
         }
     }
 

@@ -3,30 +3,32 @@
 //! Every number is split into two in bf16, what it rounds to and what is left, and both products are formed
 //! three times: first parts with first parts, first with second, second with first. What is lost is below 2^-16
 //! of each term, and the instructions are so many times faster than others that three products cost less than
-//! one. An operand holds all first parts, then all second parts.
+//! one. An operand holds all first parts, then all second parts. Of stored numbers nothing is lost, because those of
+//! 16 and 8 bits are the sum of two in bf16; ones of 32 bits would be cut short, and stay with vectors.
+//!
+//! A score that is infinite comes out as no number at all, because what is left of infinity is none.
 
 #![allow(unsafe_code)]
 
 use super::simd::Element;
 use super::simd::avx512::Matrices;
-use crate::{PAGE, TILE};
+use crate::page::Line;
+use crate::{Dtype, PAGE, TILE};
+use bytemuck::Zeroable;
 use chelsea_amx::{Amx, BLOCK_BYTES, DEPTH, SIDE};
 use core::arch::x86_64::*;
 
-/// Rows come in pairs of operands; those past the last hold anything, and nothing reads what becomes of them.
-const ROWS: usize = 2 * SIDE;
+/// Rows come in pairs of operands; those past the last hold anything, and nothing reads what becomes of them. Fewer
+/// rows than this are not worth opening pages for.
+pub(super) const ROWS: usize = 2 * SIDE;
 
 /// Blocks of [`DEPTH`] entries in a page.
 const PAGE_BLOCKS: usize = PAGE / DEPTH;
 
-/// Whether matrices are worth it: enough rows to open pages for, and a head size that fills whole operands.
-pub(super) fn suit(rows: usize, head_dim: usize) -> bool {
-    rows >= ROWS && head_dim.is_multiple_of(DEPTH)
+/// Whether matrices suit entries: numbers that two in bf16 hold, and a head size that fills whole operands.
+pub(super) fn suit(dtype: Dtype, head_dim: usize) -> bool {
+    dtype != Dtype::F32 && head_dim.is_multiple_of(DEPTH)
 }
-
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
 
 /// Operands of one block of rows and one page, kept from block to block.
 #[derive(Default)]
@@ -49,7 +51,7 @@ pub(super) struct Operands {
 fn bytes(lines: &mut Vec<Line>, operands: usize, blocks: usize) -> &mut [u8] {
     let len = operands * 2 * blocks * BLOCK_BYTES;
     if lines.len() * 64 < len {
-        lines.resize(len / 64, Line([0; 64]));
+        lines.resize(len / 64, Line::zeroed());
     }
     &mut bytemuck::cast_slice_mut(lines)[..len]
 }
@@ -57,7 +59,7 @@ fn bytes(lines: &mut Vec<Line>, operands: usize, blocks: usize) -> &mut [u8] {
 /// The first `len` numbers.
 fn numbers(lines: &mut Vec<Line>, len: usize) -> &mut [f32] {
     if lines.len() * 16 < len {
-        lines.resize(len.div_ceil(16), Line([0; 64]));
+        lines.resize(len.div_ceil(16), Line::zeroed());
     }
     &mut bytemuck::cast_slice_mut(lines)[..len]
 }
@@ -91,16 +93,22 @@ impl Operands {
         }
     }
 
-    /// Opens the keys of a page, `[PAGE / TILE][d][TILE]`, and its values, `[PAGE][d]`.
+    /// Opens the keys of a page, `[PAGE / TILE][d][TILE]`, and its values, `[PAGE][d]`. Nobody sees those from entry
+    /// `used` on, whatever they are.
     ///
     /// # Safety
     /// The machine has the instructions of [`Matrices`].
     #[inline(always)]
-    pub unsafe fn open<E: Element>(&mut self, keys: &[E], values: &[E], d: usize) {
+    pub unsafe fn open<E: Element>(&mut self, keys: &[E], values: &[E], d: usize, used: usize) {
         assert!(keys.len() >= PAGE * d && values.len() >= PAGE * d && d.is_multiple_of(DEPTH));
         let blocks = d / DEPTH;
         let out = bytes(&mut self.keys, PAGE / SIDE, blocks);
-        for (keys, out) in keys.chunks_exact(TILE * d).zip(out.chunks_exact_mut(2 * blocks * BLOCK_BYTES)) {
+        let tiles = keys.chunks_exact(TILE * d).zip(out.chunks_exact_mut(2 * blocks * BLOCK_BYTES));
+        for (tile, (keys, out)) in tiles.enumerate() {
+            if tile * TILE >= used {
+                out.fill(0);
+                continue;
+            }
             for pair in 0..d / 2 {
                 let at = keys[pair * 2 * TILE..][..2 * TILE].as_ptr();
                 // SAFETY: two dimensions of 16 entries; the caller has the instructions.
@@ -117,8 +125,11 @@ impl Operands {
                 let at = pairs[c * SIDE..d + (c + 1) * SIDE].as_ptr();
                 // SAFETY: 16 dimensions of two entries; the caller has the instructions.
                 unsafe {
-                    let (even, odd) = (E::load::<Matrices>(at), E::load::<Matrices>(at.add(d)));
-                    split_pair(even, odd, out, PAGE_BLOCKS, pair);
+                    // A weight of zero times what is not a number would be none.
+                    let load = |i: usize| {
+                        if 2 * pair + i < used { E::load::<Matrices>(at.add(i * d)) } else { _mm512_setzero_ps() }
+                    };
+                    split_pair(load(0), load(1), out, PAGE_BLOCKS, pair);
                 }
             }
         }

@@ -96,7 +96,9 @@ pub fn attend_with(isa: Isa, requests: &mut [Request<'_>], group: usize, scale: 
     // Taken, not borrowed: while this thread waits it may be given another call to work on.
     let mut workspace = WORKSPACE.take();
     let Workspace { plan, sums } = &mut workspace;
-    plan.build(requests, group, threads, isa.block_rows());
+    let of_blocks = |head: &Head| isa.block_rows(head.dtype(), head.head_dim());
+    let block_rows = requests.iter().find_map(|request| request.heads.first()).map(of_blocks);
+    plan.build(requests, group, threads, block_rows.unwrap_or((1, 1)));
     let needed = plan.items.len() * plan.sums_len;
     if sums.len() < needed {
         sums.resize(needed, 0.0);

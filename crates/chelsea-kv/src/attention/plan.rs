@@ -5,8 +5,6 @@ use super::Request;
 use super::block::sums_len;
 use crate::PAGE;
 
-/// What block sizes are a multiple of when there are several.
-const ROW_STEP: usize = 12;
 /// Least work of a part, in nanoseconds: several times what handing it to another thread costs.
 const LEAST: f64 = 20_000.0;
 /// Parts a thread, so that whoever is done early finds something to take over.
@@ -40,8 +38,8 @@ pub(super) struct Plan {
     pub items: Vec<Item>,
     /// Numbers set aside for the sums of each item.
     pub sums_len: usize,
-    /// Most rows of a block.
-    most_rows: usize,
+    /// Most rows of a block, and what their number is a multiple of where there are several.
+    block_rows: (usize, usize),
 }
 
 /// Nanoseconds that a block of `rows` rows takes for a page, roughly: the larger of reading it at 20
@@ -54,13 +52,14 @@ fn page_cost(rows: usize, head_dim: usize, size: usize) -> f64 {
 impl Plan {
     /// Rows of the blocks of a request of `rows`, all but the last of a head.
     pub fn block_rows(&self, rows: usize) -> usize {
-        let most = self.most_rows;
-        if rows <= most { rows } else { rows.div_ceil(rows.div_ceil(most)).next_multiple_of(ROW_STEP) }
+        let (most, step) = self.block_rows;
+        if rows <= most { rows } else { rows.div_ceil(rows.div_ceil(most)).next_multiple_of(step) }
     }
 
-    /// Plans the work of `requests` for `threads` threads, in blocks of at most `most_rows` rows.
-    pub fn build(&mut self, requests: &[Request<'_>], group: usize, threads: usize, most_rows: usize) {
-        self.most_rows = most_rows;
+    /// Plans the work of `requests` for `threads` threads, in blocks of at most so many rows and of a multiple of so
+    /// many.
+    pub fn build(&mut self, requests: &[Request<'_>], group: usize, threads: usize, block_rows: (usize, usize)) {
+        self.block_rows = block_rows;
         self.blocks.clear();
         self.items.clear();
         self.sums_len = 0;
@@ -118,7 +117,7 @@ mod tests {
 
     fn plan(heads: &[Head], n: usize, group: usize, threads: usize) -> Plan {
         let mut plan = Plan::default();
-        plan.build(&[Request { heads, q: &[], n, out: &mut [] }], group, threads, 96);
+        plan.build(&[Request { heads, q: &[], n, out: &mut [] }], group, threads, (96, 12));
         plan
     }
 

@@ -5,7 +5,7 @@
 
 #![allow(unsafe_code)]
 
-use super::avx512::{group_scales, super_scales, unpack};
+use super::avx512::{Group, group_scales, super_scales, unpack};
 use crate::blocks::Quant;
 use crate::tile::{BLOCK, Layout, TILE, high_bytes, low_bytes, scale_bytes};
 use chelsea_amx::{Amx, BLOCK_BYTES, DEPTH, SIDE};
@@ -72,6 +72,10 @@ unsafe fn open<Q: Quant>(tile: &[u8], blocks: usize, first: usize, out: &mut [u8
             let group = group_scales::<Q>(scales, b % per_scales, d, m);
             let low = tile.as_ptr().add(b * low_bytes::<Q>());
             let codes = unpack::<Q>(low, tile.as_ptr().add(layout.high + b * high_bytes::<Q>()));
+            // Of what is not a number the bits must survive the rounding below.
+            let sane =
+                |x: __m512| _mm512_mask_mov_ps(x, _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x), _mm512_set1_ps(f32::NAN));
+            let group = Group { scale: group.scale.map(sane), min: group.min.map(sane) };
             // The zero of symmetric codes is part of what is subtracted.
             let zero = _mm512_set1_ps(Q::OFFSET as f32);
             let min = [

@@ -110,6 +110,22 @@ fn products_agree_with_f64_but_for_the_rounding_of_weights() {
 }
 
 #[test]
+fn a_weight_that_is_not_a_number_spoils_its_row() {
+    let Some(amx) = Amx::detect() else { return };
+    for bits in [0x7e00u16, 0x7fff, 0xffff] {
+        // One block of Q8_0 a row; the third row's scale is not a number.
+        let mut data = vec![1u8; 16 * 34];
+        data.chunks_exact_mut(34).for_each(|block| block[..2].copy_from_slice(&half::f16::ONE.to_le_bytes()));
+        data[2 * 34..][..2].copy_from_slice(&bits.to_le_bytes());
+        let linear = linear(GgmlType::Q8_0, &data, 16, 32);
+        let (y, _) = products(amx, &linear, &[1.0; 32 * 32], 32);
+        for (i, y) in y.iter().enumerate() {
+            assert_eq!(y.is_nan(), i % 16 == 2, "{bits:x}, {i}: {y}");
+        }
+    }
+}
+
+#[test]
 fn a_number_that_is_not_finite_spoils_its_token_only() {
     let Some(amx) = Amx::detect() else { return };
     let mut random = Random(3);

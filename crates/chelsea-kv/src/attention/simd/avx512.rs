@@ -12,7 +12,7 @@ pub(in super::super) type Avx512 = Vectors<false>;
 /// AVX-512 with BF16 and AMX.
 pub(in super::super) type Matrices = Vectors<true>;
 
-// SAFETY of every block below: the trait's callers promise AVX-512 (F, BW, VL), FMA and F16C, and
+// SAFETY of every block below: the trait's callers promise AVX-512 (F, BW, VL; BF16 too with matrices), FMA and F16C, and
 // pointers that are good for a whole vector.
 impl<const MATRICES: bool> Simd for Vectors<MATRICES> {
     type V = __m512;

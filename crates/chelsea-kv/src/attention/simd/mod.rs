@@ -32,6 +32,7 @@ pub(super) trait Simd: Copy {
     /// Rows of the register block when there are many.
     const ROWS: usize;
     /// Whether there are matrix instructions besides.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     const MATRICES: bool = false;
 
     /// Runs `kernel` compiled for this instruction set.
