@@ -76,19 +76,14 @@ pub(crate) unsafe fn release() {
     unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) }
 }
 
-/// # Safety
-/// See [`crate::Amx::multiply`]; operands hold `blocks > 0` blocks.
-#[inline(always)]
-pub(crate) unsafe fn multiply(
-    left: [*const u8; 2],
-    right: [*const u8; 2],
-    blocks: usize,
-    sums: [*mut f32; 4],
-    stride: usize,
-    fresh: bool,
-) {
-    // SAFETY: by the contract.
-    unsafe {
+/// Four squares of sums in registers 0 to 3, from zero or from memory; the lines of code that are given, once for
+/// every block, with the sides of operands in `a0`, `a1`, `b0` and `b1` and the bytes of their rows in `line`; and
+/// the sums back to memory.
+macro_rules! for_each_block {
+    (
+        $left:ident, $right:ident, $blocks:ident, $sums:ident, $stride:ident, $fresh:ident,
+        [$($before:literal),*], [$($code:literal),* $(,)?] $(, $scratch:ident)?
+    ) => {
         asm!(
             "test {line:e}, {line:e}",
             "jz 2f",
@@ -104,15 +99,9 @@ pub(crate) unsafe fn multiply(
             "tileloadd tmm3, [{c3} + {stride}]",
             "3:",
             "mov {line:e}, 64",
+            $($before,)*
             "4:",
-            "tileloadd tmm4, [{a0} + {line}]",
-            "tileloadd tmm6, [{b0} + {line}]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloadd tmm7, [{b1} + {line}]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{a1} + {line}]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
+            $($code,)*
             "add {a0}, 1024",
             "add {a1}, 1024",
             "add {b0}, 1024",
@@ -123,21 +112,57 @@ pub(crate) unsafe fn multiply(
             "tilestored [{c1} + {stride}], tmm1",
             "tilestored [{c2} + {stride}], tmm2",
             "tilestored [{c3} + {stride}], tmm3",
-            blocks = inout(reg) blocks => _,
+            blocks = inout(reg) $blocks => _,
             // Whether to begin from zero; after the branch the bytes of an operand's row.
-            line = inout(reg) u64::from(fresh) => _,
-            stride = in(reg) stride,
-            a0 = inout(reg) left[0] => _,
-            a1 = inout(reg) left[1] => _,
-            b0 = inout(reg) right[0] => _,
-            b1 = inout(reg) right[1] => _,
-            c0 = in(reg) sums[0],
-            c1 = in(reg) sums[1],
-            c2 = in(reg) sums[2],
-            c3 = in(reg) sums[3],
+            line = inout(reg) u64::from($fresh) => _,
+            $($scratch = out(reg) _,)?
+            stride = in(reg) $stride,
+            a0 = inout(reg) $left[0] => _,
+            a1 = inout(reg) $left[1] => _,
+            b0 = inout(reg) $right[0] => _,
+            b1 = inout(reg) $right[1] => _,
+            c0 = in(reg) $sums[0],
+            c1 = in(reg) $sums[1],
+            c2 = in(reg) $sums[2],
+            c3 = in(reg) $sums[3],
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack)
+        )
+    };
+}
+
+/// # Safety
+/// See [`crate::Amx::multiply`]; operands hold `blocks > 0` blocks.
+#[inline(always)]
+pub(crate) unsafe fn multiply(
+    left: [*const u8; 2],
+    right: [*const u8; 2],
+    blocks: usize,
+    sums: [*mut f32; 4],
+    stride: usize,
+    fresh: bool,
+) {
+    // SAFETY: by the contract.
+    unsafe {
+        for_each_block!(
+            left,
+            right,
+            blocks,
+            sums,
+            stride,
+            fresh,
+            [],
+            [
+                "tileloadd tmm4, [{a0} + {line}]",
+                "tileloadd tmm6, [{b0} + {line}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{b1} + {line}]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{a1} + {line}]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+            ]
         );
     }
 }
@@ -153,85 +178,51 @@ pub(crate) unsafe fn multiply_split(
     stride: usize,
     fresh: bool,
 ) {
+    // First parts with first parts, first with second, second with first; `half` is how far second parts lie from
+    // first ones.
     // SAFETY: by the contract.
     unsafe {
-        asm!(
-            "test {line:e}, {line:e}",
-            "jz 2f",
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "tilezero tmm2",
-            "tilezero tmm3",
-            "jmp 3f",
-            "2:",
-            "tileloadd tmm0, [{c0} + {stride}]",
-            "tileloadd tmm1, [{c1} + {stride}]",
-            "tileloadd tmm2, [{c2} + {stride}]",
-            "tileloadd tmm3, [{c3} + {stride}]",
-            "3:",
-            "mov {line:e}, 64",
-            "mov {half}, {blocks}",
-            "shl {half}, 10",
-            "4:",
-            // First parts with first parts,
-            "tileloadd tmm4, [{a0} + {line}]",
-            "tileloadd tmm6, [{b0} + {line}]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloadd tmm7, [{b1} + {line}]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{a1} + {line}]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            // first parts with second parts,
-            "add {b0}, {half}",
-            "add {b1}, {half}",
-            "tileloadd tmm6, [{b0} + {line}]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloadd tmm7, [{b1} + {line}]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            // second parts with first parts.
-            "sub {b0}, {half}",
-            "sub {b1}, {half}",
-            "add {a0}, {half}",
-            "add {a1}, {half}",
-            "tileloadd tmm4, [{a0} + {line}]",
-            "tileloadd tmm6, [{b0} + {line}]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloadd tmm7, [{b1} + {line}]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{a1} + {line}]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "sub {a0}, {half}",
-            "sub {a1}, {half}",
-            "add {a0}, 1024",
-            "add {a1}, 1024",
-            "add {b0}, 1024",
-            "add {b1}, 1024",
-            "dec {blocks}",
-            "jnz 4b",
-            "tilestored [{c0} + {stride}], tmm0",
-            "tilestored [{c1} + {stride}], tmm1",
-            "tilestored [{c2} + {stride}], tmm2",
-            "tilestored [{c3} + {stride}], tmm3",
-            blocks = inout(reg) blocks => _,
-            // Whether to begin from zero; after the branch the bytes of an operand's row.
-            line = inout(reg) u64::from(fresh) => _,
-            half = out(reg) _,
-            stride = in(reg) stride,
-            a0 = inout(reg) left[0] => _,
-            a1 = inout(reg) left[1] => _,
-            b0 = inout(reg) right[0] => _,
-            b1 = inout(reg) right[1] => _,
-            c0 = in(reg) sums[0],
-            c1 = in(reg) sums[1],
-            c2 = in(reg) sums[2],
-            c3 = in(reg) sums[3],
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack)
+        for_each_block!(
+            left,
+            right,
+            blocks,
+            sums,
+            stride,
+            fresh,
+            ["mov {half}, {blocks}", "shl {half}, 10"],
+            [
+                "tileloadd tmm4, [{a0} + {line}]",
+                "tileloadd tmm6, [{b0} + {line}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{b1} + {line}]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{a1} + {line}]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {b0}, {half}",
+                "add {b1}, {half}",
+                "tileloadd tmm6, [{b0} + {line}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{b1} + {line}]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "sub {b0}, {half}",
+                "sub {b1}, {half}",
+                "add {a0}, {half}",
+                "add {a1}, {half}",
+                "tileloadd tmm4, [{a0} + {line}]",
+                "tileloadd tmm6, [{b0} + {line}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{b1} + {line}]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{a1} + {line}]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "sub {a0}, {half}",
+                "sub {a1}, {half}",
+            ],
+            half
         );
     }
 }
