@@ -76,13 +76,27 @@ pub(crate) unsafe fn release() {
     unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) }
 }
 
+/// Adds the products of two left blocks with two right ones to the sums; left ones are then in registers 4 and 5.
+macro_rules! four_products {
+    () => {
+        "tileloadd tmm4, [{a0} + {line}]
+        tileloadd tmm6, [{b0} + {line}]
+        tdpbf16ps tmm0, tmm4, tmm6
+        tileloadd tmm7, [{b1} + {line}]
+        tdpbf16ps tmm1, tmm4, tmm7
+        tileloadd tmm5, [{a1} + {line}]
+        tdpbf16ps tmm2, tmm5, tmm6
+        tdpbf16ps tmm3, tmm5, tmm7"
+    };
+}
+
 /// Four squares of sums in registers 0 to 3, from zero or from memory; the lines of code that are given, once for
 /// every block, with the sides of operands in `a0`, `a1`, `b0` and `b1` and the bytes of their rows in `line`; and
 /// the sums back to memory.
 macro_rules! for_each_block {
     (
         $left:ident, $right:ident, $blocks:ident, $sums:ident, $stride:ident, $fresh:ident,
-        [$($before:literal),*], [$($code:literal),* $(,)?] $(, $scratch:ident)?
+        [$($before:expr),*], [$($code:expr),* $(,)?] $(, $scratch:ident)?
     ) => {
         asm!(
             "test {line:e}, {line:e}",
@@ -145,25 +159,7 @@ pub(crate) unsafe fn multiply(
 ) {
     // SAFETY: by the contract.
     unsafe {
-        for_each_block!(
-            left,
-            right,
-            blocks,
-            sums,
-            stride,
-            fresh,
-            [],
-            [
-                "tileloadd tmm4, [{a0} + {line}]",
-                "tileloadd tmm6, [{b0} + {line}]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{b1} + {line}]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tileloadd tmm5, [{a1} + {line}]",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-            ]
-        );
+        for_each_block!(left, right, blocks, sums, stride, fresh, [], [four_products!(),]);
     }
 }
 
@@ -191,14 +187,7 @@ pub(crate) unsafe fn multiply_split(
             fresh,
             ["mov {half}, {blocks}", "shl {half}, 10"],
             [
-                "tileloadd tmm4, [{a0} + {line}]",
-                "tileloadd tmm6, [{b0} + {line}]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{b1} + {line}]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tileloadd tmm5, [{a1} + {line}]",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
+                four_products!(),
                 "add {b0}, {half}",
                 "add {b1}, {half}",
                 "tileloadd tmm6, [{b0} + {line}]",
@@ -211,14 +200,7 @@ pub(crate) unsafe fn multiply_split(
                 "sub {b1}, {half}",
                 "add {a0}, {half}",
                 "add {a1}, {half}",
-                "tileloadd tmm4, [{a0} + {line}]",
-                "tileloadd tmm6, [{b0} + {line}]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{b1} + {line}]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tileloadd tmm5, [{a1} + {line}]",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
+                four_products!(),
                 "sub {a0}, {half}",
                 "sub {a1}, {half}",
             ],
