@@ -3,7 +3,9 @@
 use crate::sampler::Sampler;
 use crate::stop::StopFilter;
 use crate::{EngineError, Sampling, Session};
+use chelsea_model::Workspace;
 use chelsea_model::tokenizer::{TextStream, Tokenizer};
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 /// What is to be generated.
@@ -30,7 +32,7 @@ pub enum Finish {
     MaxTokens,
     /// The context is full.
     Context,
-    /// It was cancelled.
+    /// It was cancelled, or ended by the one it was shown to.
     Cancelled,
 }
 
@@ -65,60 +67,141 @@ pub fn generate(
     options: &GenerateOptions,
     mut show: impl FnMut(&str),
 ) -> Result<Generation, EngineError> {
-    let start = Instant::now();
-    if session.logits().is_empty() {
-        return Err(EngineError::NothingRead);
-    }
-    let mut sampler = Sampler::new(options.sampling.clone())?;
-    let mut stops = StopFilter::new(options.stop.iter().cloned());
-    let mut decoder = TextStream::new(true);
-    let mut out = Generation {
-        text: String::new(),
-        tokens: Vec::new(),
-        finish: Finish::MaxTokens,
-        first_token: Duration::ZERO,
-        decode: Duration::ZERO,
+    let mut answer = Answer::new(options)?;
+    let mut show = |text: &str| {
+        show(text);
+        ControlFlow::Continue(())
     };
-    let most = options.max_tokens.unwrap_or(usize::MAX);
-    let mut emit = |text: String, out: &mut Generation| {
-        if !text.is_empty() {
-            show(&text);
-            out.text.push_str(&text);
-        }
-    };
-    while out.tokens.len() < most {
-        if session.cancelled() {
-            out.finish = Finish::Cancelled;
-            break;
-        }
-        let (logits, history) = session.logits_and_history();
-        let token = sampler.sample(logits, history);
-        out.tokens.push(token);
-        if out.tokens.len() == 1 {
-            out.first_token = start.elapsed();
-        }
-        out.decode = start.elapsed() - out.first_token;
-        if !options.ignore_eos && tokenizer.ends_turn(token) {
-            out.finish = Finish::EndOfTurn;
-            break;
-        }
-        let passed = stops.push(&decoder.push(tokenizer, token));
-        emit(passed.text, &mut out);
-        if passed.stopped {
-            out.finish = Finish::StopString;
-            return Ok(out);
-        }
-        if out.tokens.len() == most {
-            break;
-        }
-        if session.history().len() >= session.limit() {
-            out.finish = Finish::Context;
-            break;
-        }
+    while let Some(token) = answer.advance(session, tokenizer, &mut show)? {
         session.step(token)?;
     }
-    let passed = stops.push(&decoder.finish());
-    emit(passed.text, &mut out);
-    emit(stops.finish(), &mut out);
-    Ok(out)
+    Ok(answer.out)
+}
+
+/// Generates for several sessions at once, each from where it stands and as its options say: their rows share each
+/// pass over the weights ([`Session::step_many`]). `show` gets the number of a session and the text that it adds, and
+/// may end that one there. Sessions run on one model.
+///
+/// # Errors
+/// Those of [`generate`] and of [`Session::step_many`].
+pub fn generate_many(
+    sessions: &mut [&mut Session],
+    tokenizer: &Tokenizer,
+    options: &[GenerateOptions],
+    mut show: impl FnMut(usize, &str) -> ControlFlow<()>,
+) -> Result<Vec<Generation>, EngineError> {
+    if sessions.len() != options.len() {
+        return Err(EngineError::BatchLength { sessions: sessions.len(), tokens: options.len() });
+    }
+    let mut answers = options.iter().map(Answer::new).collect::<Result<Vec<_>, _>>()?;
+    let mut workspace = Workspace::new();
+    let mut going: Vec<usize> = (0..sessions.len()).collect();
+    while !going.is_empty() {
+        let mut tokens = Vec::with_capacity(going.len());
+        let mut left = Vec::with_capacity(going.len());
+        for &i in &going {
+            if let Some(token) = answers[i].advance(sessions[i], tokenizer, &mut |text| show(i, text))? {
+                tokens.push(token);
+                left.push(i);
+            }
+        }
+        going = left;
+        let mut stepped: Vec<&mut Session> =
+            sessions.iter_mut().enumerate().filter(|(i, _)| going.contains(i)).map(|(_, s)| &mut **s).collect();
+        Session::step_many(&mut stepped, &tokens, &mut workspace)?;
+    }
+    Ok(answers.into_iter().map(|answer| answer.out).collect())
+}
+
+/// An answer on its way.
+struct Answer<'o> {
+    options: &'o GenerateOptions,
+    sampler: Sampler,
+    stops: StopFilter,
+    decoder: TextStream,
+    start: Instant,
+    out: Generation,
+}
+
+impl<'o> Answer<'o> {
+    fn new(options: &'o GenerateOptions) -> Result<Self, EngineError> {
+        Ok(Answer {
+            options,
+            sampler: Sampler::new(options.sampling.clone())?,
+            stops: StopFilter::new(options.stop.iter().cloned()),
+            decoder: TextStream::new(true),
+            start: Instant::now(),
+            out: Generation {
+                text: String::new(),
+                tokens: Vec::new(),
+                finish: Finish::MaxTokens,
+                first_token: Duration::ZERO,
+                decode: Duration::ZERO,
+            },
+        })
+    }
+
+    /// Samples the next token. Gives it when the session is to step over it for the answer to go on; nothing when
+    /// the answer is complete.
+    fn advance(
+        &mut self,
+        session: &mut Session,
+        tokenizer: &Tokenizer,
+        show: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Option<u32>, EngineError> {
+        if session.logits().is_empty() {
+            return Err(EngineError::NothingRead);
+        }
+        let most = self.options.max_tokens.unwrap_or(usize::MAX);
+        if most == 0 {
+            return Ok(self.end(Finish::MaxTokens, show));
+        }
+        if session.cancelled() {
+            return Ok(self.end(Finish::Cancelled, show));
+        }
+        let (logits, history) = session.logits_and_history();
+        let token = self.sampler.sample(logits, history);
+        let out = &mut self.out;
+        out.tokens.push(token);
+        if out.tokens.len() == 1 {
+            out.first_token = self.start.elapsed();
+        }
+        out.decode = self.start.elapsed() - out.first_token;
+        if !self.options.ignore_eos && tokenizer.ends_turn(token) {
+            return Ok(self.end(Finish::EndOfTurn, show));
+        }
+        let passed = self.stops.push(&self.decoder.push(tokenizer, token));
+        let told = emit(&mut self.out, &passed.text, show);
+        if passed.stopped || told.is_break() {
+            // What is held back after this is no part of the answer.
+            self.out.finish = if passed.stopped { Finish::StopString } else { Finish::Cancelled };
+            return Ok(None);
+        }
+        if self.out.tokens.len() == most {
+            return Ok(self.end(Finish::MaxTokens, show));
+        }
+        if session.history().len() >= session.limit() {
+            return Ok(self.end(Finish::Context, show));
+        }
+        Ok(Some(token))
+    }
+
+    /// Ends the answer with the text that was held back.
+    fn end(&mut self, finish: Finish, show: &mut dyn FnMut(&str) -> ControlFlow<()>) -> Option<u32> {
+        self.out.finish = finish;
+        let passed = self.stops.push(&std::mem::replace(&mut self.decoder, TextStream::new(true)).finish());
+        for text in [passed.text, self.stops.finish()] {
+            // It ends anyway.
+            let _told = emit(&mut self.out, &text, show);
+        }
+        None
+    }
+}
+
+fn emit(out: &mut Generation, text: &str, show: &mut dyn FnMut(&str) -> ControlFlow<()>) -> ControlFlow<()> {
+    if text.is_empty() {
+        return ControlFlow::Continue(());
+    }
+    out.text.push_str(text);
+    show(text)
 }

@@ -12,7 +12,7 @@ mod session;
 pub mod stop;
 
 pub use error::EngineError;
-pub use generate::{Finish, GenerateOptions, Generation, generate};
+pub use generate::{Finish, GenerateOptions, Generation, generate, generate_many};
 pub use layout::Layout;
 pub use repetition::Repetition;
 pub use sampler::{Sampling, SamplingError};

@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
-use chelsea_engine::{EngineError, Session, SessionOptions};
+use chelsea_engine::{EngineError, Finish, GenerateOptions, Session, SessionOptions, generate, generate_many};
 use chelsea_kv::Budget;
 use chelsea_linear::Products;
+use chelsea_model::tokenizer::Tokenizer;
 use chelsea_model::{LoadOptions, Model, RandomModel, Workspace};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -123,4 +125,60 @@ fn time_is_counted_only_while_somebody_wants_to_know() {
     assert!(!times.clustering.is_zero(), "a compaction fell due");
     session.measure(false);
     assert_eq!(session.times(), chelsea_engine::Times::default());
+}
+
+/// A tokenizer whose token `i` is the word `w<i>`; the last one ends a turn.
+fn words() -> Tokenizer {
+    let vocab: Vec<String> = (0..319).map(|i| format!("\"w{i}\":{i}")).collect();
+    let added = r#"{"id":319,"content":"<end>","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}"#;
+    let bytes = r#"{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":false,"use_regex":false}"#;
+    let json = format!(
+        r#"{{"version":"1.0","truncation":null,"padding":null,"added_tokens":[{added}],"normalizer":null,
+            "pre_tokenizer":{bytes},"post_processor":null,"decoder":{bytes},
+            "model":{{"type":"BPE","vocab":{{{},"<end>":319}},"merges":[]}}}}"#,
+        vocab.join(",")
+    );
+    Tokenizer::from_json(&json, None, None).unwrap()
+}
+
+#[test]
+fn answers_generated_side_by_side_are_those_generated_alone() {
+    let model = model(Products::F32);
+    let tokenizer = words();
+    let (mut alone, mut together) = (sessions(&model), sessions(&model));
+    let most = [40, 3, 0, 25];
+    let options: Vec<GenerateOptions> =
+        most.map(|n| GenerateOptions { max_tokens: Some(n), ..GenerateOptions::default() }).into();
+    let mut shown = vec![String::new(); most.len()];
+    let show = |i: usize, text: &str| {
+        shown[i].push_str(text);
+        ControlFlow::Continue(())
+    };
+    let mut many: Vec<&mut Session> = together.iter_mut().collect();
+    let found = generate_many(&mut many, &tokenizer, &options, show).unwrap();
+    for (i, one) in found.iter().enumerate() {
+        let expected = generate(&mut alone[i], &tokenizer, &options[i], |_| ()).unwrap();
+        assert_eq!((&one.tokens, &one.text, one.finish), (&expected.tokens, &expected.text, expected.finish));
+        assert_eq!((one.tokens.len(), &one.text), (most[i], &shown[i]));
+        assert_eq!(together[i].history(), alone[i].history());
+    }
+}
+
+#[test]
+fn an_answer_ends_where_the_one_it_is_shown_to_says_so() {
+    let model = model(Products::F32);
+    let tokenizer = words();
+    let mut all = sessions(&model);
+    let options = vec![GenerateOptions { max_tokens: Some(12), ..GenerateOptions::default() }; all.len()];
+    let mut pieces = vec![0; all.len()];
+    let show = |i: usize, _: &str| {
+        pieces[i] += 1;
+        if i == 2 && pieces[i] == 5 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let found = generate_many(&mut all.iter_mut().collect::<Vec<_>>(), &tokenizer, &options, show).unwrap();
+    let ends: Vec<(usize, Finish)> = found.iter().map(|g| (g.tokens.len(), g.finish)).collect();
+    let full = (12, Finish::MaxTokens);
+    assert_eq!(ends, [full, full, (5, Finish::Cancelled), full]);
+    let short = generate_many(&mut [&mut all[0]], &tokenizer, &[], |_, _| ControlFlow::Continue(()));
+    assert!(matches!(short, Err(EngineError::BatchLength { sessions: 1, tokens: 0 })));
 }

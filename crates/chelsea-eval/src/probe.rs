@@ -1,10 +1,11 @@
-//! One question asked, or one stretch of tokens scored, of a session that has read the document.
+//! Questions asked, and stretches of tokens scored, of sessions that have read the document.
 
 use crate::error::EvalError;
 use crate::results::Asked;
 use crate::sample::{Continuation, Judge, Probe, Question};
-use chelsea_engine::{EngineError, Finish, GenerateOptions, Layout, Session, generate};
+use chelsea_engine::{EngineError, Finish, GenerateOptions, Generation, Layout, Session, generate_many};
 use chelsea_model::tokenizer::Tokenizer;
+use std::ops::ControlFlow;
 
 /// Right answers longer than this are not scored token by token: of a summary it would say nothing.
 const MAX_SCORED: usize = 128;
@@ -87,44 +88,6 @@ impl<'a> Prepared<'a> {
         Ok(())
     }
 
-    /// Measures from where `session` stands, after the cue.
-    pub(crate) fn measure(
-        &self,
-        session: &mut Session,
-        tokenizer: &Tokenizer,
-        reference: Option<&Reference>,
-    ) -> Result<(Asked, Said), EvalError> {
-        match self.probe {
-            Probe::Ask(question) => self.answer(session, tokenizer, question),
-            Probe::Continue(c) => Ok((self.follow(session, c, reference)?, Said::Nothing)),
-        }
-    }
-
-    fn answer(
-        &self,
-        session: &mut Session,
-        tokenizer: &Tokenizer,
-        question: &Question,
-    ) -> Result<(Asked, Said), EvalError> {
-        let nll = if self.target.is_empty() { None } else { Some(mean(&session.fork().score(&self.target)?)) };
-        let options = GenerateOptions { max_tokens: Some(question.max_tokens), ..GenerateOptions::default() };
-        let generation = generate(session, tokenizer, &options, |_| ())?;
-        let text = generation.text.trim();
-        let scored = if question.first_line { text.lines().next().unwrap_or("") } else { text };
-        let asked = Asked {
-            about: question.about.clone(),
-            expected: question.expected.clone(),
-            answer: text.to_owned(),
-            score: question.metric.score(scored, &question.expected, &question.classes),
-            nll,
-            kl: None,
-            exact: None,
-            depth: question.depth,
-        };
-        let closed = generation.finish == Finish::EndOfTurn;
-        Ok((asked, Said::Answer { unread: generation.tokens.last().copied(), closed }))
-    }
-
     fn follow(
         &self,
         session: &mut Session,
@@ -158,6 +121,68 @@ impl<'a> Prepared<'a> {
             depth: continuation.depth,
         })
     }
+}
+
+/// A session that has read the document and the cue, and what is measured from there.
+pub(crate) struct Standing<'a> {
+    /// What is measured.
+    pub(crate) prepared: &'a Prepared<'a>,
+    /// The session.
+    pub(crate) session: Session,
+    /// The full cache's predictions, where they are wanted.
+    pub(crate) reference: Option<&'a Reference>,
+}
+
+/// Measures from where each session stands. Answers are generated side by side, so that all of them share each pass
+/// over the weights; unless `whole`, an answer ends where nothing that may follow can change its score.
+pub(crate) fn measure(
+    standing: &mut [Standing<'_>],
+    tokenizer: &Tokenizer,
+    whole: bool,
+) -> Result<Vec<(Asked, Said)>, EvalError> {
+    let mut found = Vec::with_capacity(standing.len());
+    let (mut questions, mut sessions) = (Vec::new(), Vec::new());
+    for one in standing.iter_mut() {
+        match one.prepared.probe {
+            Probe::Ask(question) => {
+                let target = &one.prepared.target;
+                let nll = if target.is_empty() { None } else { Some(mean(&one.session.fork().score(target)?)) };
+                questions.push((question, nll));
+                sessions.push(&mut one.session);
+                found.push(None);
+            }
+            Probe::Continue(c) => {
+                let asked = one.prepared.follow(&mut one.session, c, one.reference)?;
+                found.push(Some((asked, Said::Nothing)));
+            }
+        }
+    }
+    let options = |q: &Question| GenerateOptions { max_tokens: Some(q.max_tokens), ..GenerateOptions::default() };
+    let options: Vec<GenerateOptions> = questions.iter().map(|(q, _)| options(q)).collect();
+    let mut texts = vec![String::new(); questions.len()];
+    let generations = generate_many(&mut sessions, tokenizer, &options, |i, text| {
+        texts[i].push_str(text);
+        let settled = !whole && questions[i].0.settled(&texts[i]);
+        if settled { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    let mut answers = questions.iter().zip(&generations).map(|(&(question, nll), g)| answered(question, nll, g));
+    Ok(found.into_iter().filter_map(|asked| asked.or_else(|| answers.next())).collect())
+}
+
+fn answered(question: &Question, nll: Option<f64>, generation: &Generation) -> (Asked, Said) {
+    let text = generation.text.trim();
+    let asked = Asked {
+        about: question.about.clone(),
+        expected: question.expected.clone(),
+        answer: text.to_owned(),
+        score: question.metric.score(question.scored(text), &question.expected, &question.classes),
+        nll,
+        kl: None,
+        exact: None,
+        depth: question.depth,
+    };
+    let closed = generation.finish == Finish::EndOfTurn;
+    (asked, Said::Answer { unread: generation.tokens.last().copied(), closed })
 }
 
 /// The predictions of the full cache, where a probe is held against them.

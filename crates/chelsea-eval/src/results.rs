@@ -12,8 +12,9 @@ use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
-/// The version of the lines.
-const VERSION: u32 = 1;
+/// The version of the lines: it changes with how things are measured. In version 1, answers went on being compressed
+/// after a single compression, and what policies gather of queries counted as cache.
+const VERSION: u32 = 2;
 
 /// What one question, or one stretch of scored tokens, came to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -331,7 +332,7 @@ pub(crate) mod tests {
         for (bad, word) in [
             ("{\"v\":1}".to_string(), "missing field"),
             (line[..line.len() / 2].to_string(), "EOF"),
-            (line.replace("\"v\":1", "\"v\":9"), "version 9"),
+            (line.replace("\"v\":2", "\"v\":9"), "version 9"),
             (line.replace("one-shot", "two-shot"), "two-shot"),
         ] {
             std::fs::write(&path, format!("{line}\n{bad}\n{line}\n")).unwrap();

@@ -2,11 +2,11 @@
 //!
 //! One reading of a document serves every setting that compresses after it: the full cache is forked, compressed and
 //! asked. Settings that compress while reading need a reading each. Statistics that policies need are gathered in
-//! that one reading for all of them together.
+//! that one reading for all of them together. Questions of several settings are answered side by side.
 
 use crate::error::EvalError;
-use crate::probe::{self, Prepared};
-use crate::results::{Asked, Record};
+use crate::probe::{self, Prepared, Said, Standing};
+use crate::results::Record;
 use crate::sample::{Document, Judge, Probe, Sample};
 use crate::setting::Setting;
 use chelsea_engine::{Compression, EngineError, Layout, Session, SessionOptions};
@@ -16,8 +16,12 @@ use chelsea_model::Model;
 use chelsea_model::tokenizer::Tokenizer;
 use rayon::ThreadPool;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+
+/// Questions that are answered side by side, if a sample and its settings have so many: enough to share each pass over
+/// the weights, few enough that their caches fit beside each other.
+const TOGETHER: usize = 16;
 
 /// What is evaluated.
 pub struct Subject<'a> {
@@ -107,6 +111,7 @@ impl Subject<'_> {
             _ => vec![None; tokens.probes.len()],
         };
         let mut repeated = None;
+        let mut waiting: Vec<Waiting<'_>> = Vec::new();
         for setting in settings {
             let start = Instant::now();
             // Some policies read twice. What that finds out serves all settings that read in the same chunks.
@@ -118,17 +123,43 @@ impl Subject<'_> {
                 repeated = Some(chunk);
             }
             let mut record = self.record(sample, setting)?;
-            let measured = if setting.mode.aware() {
-                self.asked_before(&tokens, setting, full.as_ref(), &references)?
-            } else {
-                self.asked_after(&tokens, setting, full.as_ref(), &references)?
-            };
             record.tokens = tokens.document.len();
-            record.score = measured.asked.iter().map(|a| a.score).sum::<f64>() / measured.asked.len().max(1) as f64;
-            record.asked = measured.asked;
-            record.kv_bytes = measured.bytes;
-            record.kv_bytes_full = measured.full_bytes;
-            record.seconds = start.elapsed().as_secs_f64();
+            let mut next = Waiting { record, standing: Vec::new() };
+            if setting.mode.turns() {
+                self.in_turns(&tokens, &mut next.record, setting, full.as_ref(), &references)?;
+            } else {
+                next.standing = self.before_asking(&tokens, &mut next.record, setting, full.as_ref(), &references)?;
+            }
+            next.record.seconds = start.elapsed().as_secs_f64();
+            waiting.push(next);
+            if waiting.iter().map(|w| w.standing.len()).sum::<usize>() >= TOGETHER {
+                self.ask(std::mem::take(&mut waiting), done)?;
+            }
+        }
+        self.ask(waiting, done)
+    }
+
+    /// Asks all that wait side by side.
+    fn ask(
+        &self,
+        waiting: Vec<Waiting<'_>>,
+        done: &mut dyn FnMut(Record) -> Result<(), EvalError>,
+    ) -> Result<(), EvalError> {
+        let start = Instant::now();
+        let (mut records, mut standing) = (Vec::new(), Vec::new());
+        for one in waiting {
+            records.push((one.record, one.standing.len()));
+            standing.extend(one.standing);
+        }
+        let all = standing.len().max(1) as f64;
+        let mut asked = probe::measure(&mut standing, self.tokenizer, false)?.into_iter().map(|(asked, _)| asked);
+        if self.cancel.load(Ordering::Relaxed) {
+            return Err(EvalError::Cancelled);
+        }
+        for (mut record, n) in records {
+            record.asked.extend(asked.by_ref().take(n));
+            record.score = record.asked.iter().map(|a| a.score).sum::<f64>() / record.asked.len().max(1) as f64;
+            record.seconds += start.elapsed().as_secs_f64() * n as f64 / all;
             done(record)?;
         }
         Ok(())
@@ -194,6 +225,8 @@ impl Subject<'_> {
         session.reconfigure(&setting.policy, Budget::Keep(setting.keep))?;
         if setting.keep < 1.0 {
             session.compress_with(&self.layout.repetition()?)?;
+            // Once means once. What the policy gathered to choose by goes too: bytes are those of what it kept.
+            session.reconfigure("full", Budget::Keep(1.0))?;
         }
         Ok(())
     }
@@ -220,63 +253,68 @@ impl Subject<'_> {
         Ok(session)
     }
 
-    /// Questions that come after compression: each on its own, or one after the other.
-    fn asked_after(
+    /// A session for each question, at the point where its answer begins: the question follows compression, or is
+    /// read before it, and then each needs a compression of its own.
+    fn before_asking<'a>(
         &self,
-        tokens: &Tokens<'_>,
+        tokens: &'a Tokens<'_>,
+        record: &mut Record,
         setting: &Setting,
         full: Option<&Session>,
-        references: &[Option<probe::Reference>],
-    ) -> Result<Measured, EvalError> {
-        let mut session = self.compressed(&tokens.document, &[], setting, full)?;
-        let (bytes, full_bytes) = (session.memory().total(), session.cache().full_bytes());
-        let mut asked = Vec::with_capacity(tokens.probes.len());
-        let mut said = probe::Said::Nothing;
-        for (prepared, reference) in tokens.probes.iter().zip(references) {
-            if setting.mode.turns() {
-                prepared.say(&mut session, self.layout, self.tokenizer, &said)?;
-                let (one, next) = prepared.measure(&mut session, self.tokenizer, reference.as_ref())?;
-                said = next;
-                asked.push(one);
-            } else {
-                let mut fork = session.fork();
-                self.read(&mut fork, prepared.cue())?;
-                asked.push(prepared.measure(&mut fork, self.tokenizer, reference.as_ref())?.0);
-            }
-            if session.cancelled() {
-                return Err(EvalError::Cancelled);
-            }
-        }
-        Ok(Measured { asked, bytes, full_bytes })
-    }
-
-    /// Questions that are read before compression: each needs a compression of its own.
-    fn asked_before(
-        &self,
-        tokens: &Tokens<'_>,
-        setting: &Setting,
-        full: Option<&Session>,
-        references: &[Option<probe::Reference>],
-    ) -> Result<Measured, EvalError> {
-        let mut asked = Vec::with_capacity(tokens.probes.len());
+        references: &'a [Option<probe::Reference>],
+    ) -> Result<Vec<Standing<'a>>, EvalError> {
+        let once =
+            if setting.mode.aware() { None } else { Some(self.compressed(&tokens.document, &[], setting, full)?) };
+        let mut standing = Vec::with_capacity(tokens.probes.len());
         let (mut bytes, mut full_bytes) = (0, 0);
         for (prepared, reference) in tokens.probes.iter().zip(references) {
-            let mut session = self.compressed(&tokens.document, prepared.cue(), setting, full)?;
+            let session = match &once {
+                Some(once) => once.fork(),
+                None => self.compressed(&tokens.document, prepared.cue(), setting, full)?,
+            };
             bytes += session.memory().total();
             full_bytes += session.cache().full_bytes();
-            asked.push(prepared.measure(&mut session, self.tokenizer, reference.as_ref())?.0);
+            standing.push(Standing { prepared, session, reference: reference.as_ref() });
+            if once.is_some() {
+                let last = standing.len() - 1;
+                self.read(&mut standing[last].session, prepared.cue())?;
+            }
+        }
+        let n = standing.len().max(1);
+        (record.kv_bytes, record.kv_bytes_full) = (bytes / n, full_bytes / n);
+        Ok(standing)
+    }
+
+    /// Questions that follow each other in one conversation.
+    fn in_turns(
+        &self,
+        tokens: &Tokens<'_>,
+        record: &mut Record,
+        setting: &Setting,
+        full: Option<&Session>,
+        references: &[Option<probe::Reference>],
+    ) -> Result<(), EvalError> {
+        let mut session = self.compressed(&tokens.document, &[], setting, full)?;
+        (record.kv_bytes, record.kv_bytes_full) = (session.memory().total(), session.cache().full_bytes());
+        let mut said = Said::Nothing;
+        for (prepared, reference) in tokens.probes.iter().zip(references) {
+            prepared.say(&mut session, self.layout, self.tokenizer, &said)?;
+            let mut standing = [Standing { prepared, session, reference: reference.as_ref() }];
+            for (asked, next) in probe::measure(&mut standing, self.tokenizer, true)? {
+                record.asked.push(asked);
+                said = next;
+            }
+            [Standing { session, .. }] = standing;
             if session.cancelled() {
                 return Err(EvalError::Cancelled);
             }
         }
-        let n = asked.len().max(1);
-        Ok(Measured { asked, bytes: bytes / n, full_bytes: full_bytes / n })
+        Ok(())
     }
 }
 
-/// What a setting came to.
-struct Measured {
-    asked: Vec<Asked>,
-    bytes: usize,
-    full_bytes: usize,
+/// A setting whose questions are still to be answered.
+struct Waiting<'a> {
+    record: Record,
+    standing: Vec<Standing<'a>>,
 }

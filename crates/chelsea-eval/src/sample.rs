@@ -64,6 +64,19 @@ pub struct Question {
     pub about: String,
 }
 
+impl Question {
+    /// What of a generated text is scored.
+    pub(crate) fn scored<'t>(&self, text: &'t str) -> &'t str {
+        let text = text.trim();
+        if self.first_line { text.lines().next().unwrap_or("") } else { text }
+    }
+
+    /// Whether nothing that may follow `text` can change its score.
+    pub(crate) fn settled(&self, text: &str) -> bool {
+        (self.first_line && text.trim_start().contains('\n')) || self.metric.settled(text, &self.expected)
+    }
+}
+
 /// Tokens that follow a document.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Continuation {

@@ -108,6 +108,16 @@ impl Metric {
         }
     }
 
+    /// Whether the answer is right whatever may follow: a model that goes on need not be waited for.
+    pub fn settled(self, answer: &str, expected: &[String]) -> bool {
+        match self {
+            Metric::MatchAll | Metric::MatchPart => self.score(answer, expected, &[]) == 1.0,
+            // A digit runs on from anything that would be cut short by it.
+            Metric::Exact => self.score(&format!("{answer}0"), expected, &[]) == 1.0,
+            _ => false,
+        }
+    }
+
     /// Whether all right answers are asked for, rather than any of them.
     pub fn wants_all(self) -> bool {
         matches!(self, Metric::MatchAll | Metric::Exact)
@@ -139,6 +149,20 @@ mod tests {
         assert_eq!(score(Metric::MatchAll, "It is ABC, and def.", &["abc", "def", "xyz", "q"]), 0.5);
         assert_eq!(score(Metric::MatchPart, "It is ABC", &["abc", "def"]), 1.0);
         assert_eq!(score(Metric::MatchPart, "nothing", &["abc", "def"]), 0.0);
+    }
+
+    #[test]
+    fn an_answer_is_settled_when_nothing_that_follows_can_change_its_score() {
+        let expected = ["1234".to_owned(), "warm".to_owned()];
+        let settled = |metric: Metric, answer: &str| metric.settled(answer, &expected);
+        assert!(settled(Metric::MatchAll, "12345, warm") && settled(Metric::MatchPart, "warm"));
+        assert!(!settled(Metric::MatchAll, "warm") && !settled(Metric::MatchPart, "war"));
+        assert!(settled(Metric::Exact, "1234, warm "));
+        assert!(!settled(Metric::Exact, "1234, warm") && !settled(Metric::Exact, "warm, 1234"), "it may run on");
+        for (_, metric) in METRICS {
+            assert!(!metric.settled("1234 warm ", &[]), "{metric}: nothing was asked for");
+        }
+        assert!(!settled(Metric::QaF1, "1234 warm"), "more words cost precision");
     }
 
     #[test]
