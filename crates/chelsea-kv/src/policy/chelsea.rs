@@ -46,13 +46,13 @@ struct State {
 }
 
 impl State {
-    fn new(head: &HeadView<'_>) -> Self {
+    fn new(head: &HeadView<'_>, clusters: Clusters) -> Self {
         let dim = head.dim();
         let scale = match head.query_power() {
             [] => vec![(1.0 / dim as f32).sqrt(); dim],
             power => power.iter().map(|w| w.sqrt()).collect(),
         };
-        State { clusters: Clusters::new(head.len()), scale, centre: mean_feature(head), edges: Vec::new(), stale: true }
+        State { clusters, scale, centre: mean_feature(head), edges: Vec::new(), stale: true }
     }
 }
 
@@ -107,11 +107,19 @@ impl Policy for Chelsea {
     }
 
     fn plan(&self, view: &View<'_>, target: usize) -> Plan {
-        let least = head_floor(self.floor, target, view.heads.len());
         if view.len() <= target {
             return Plan::identity(view.heads.len());
         }
-        let mut states: Vec<State> = view.heads.par_iter().map(State::new).collect();
+        self.cluster(view, target, view.lens().into_iter().map(Clusters::new).collect())
+    }
+}
+
+impl Chelsea {
+    /// Merges until `clusters`, those of each head, are `target` in all.
+    pub(super) fn cluster(&self, view: &View<'_>, target: usize, clusters: Vec<Clusters>) -> Plan {
+        let least = head_floor(self.floor, target, view.heads.len());
+        let mut states: Vec<State> =
+            view.heads.par_iter().zip(clusters).map(|(head, clusters)| State::new(head, clusters)).collect();
         // Roots, and half as many edges of 12 bytes with their sort keys.
         let _held = view.scratch.hold(states.iter().map(|s| 3 * s.clusters.bytes()).sum());
         loop {

@@ -11,7 +11,12 @@ use crate::matching::Edge;
 pub(super) struct Clusters {
     roots: Vec<u32>,
     alive: usize,
+    /// Candidates that stay alone; none are when it is empty.
+    apart: Vec<bool>,
 }
+
+/// No row: of candidates that stay alone.
+const NO_ROW: u32 = u32::MAX;
 
 /// What the rows of a match are made of.
 #[derive(Debug, Clone, Copy)]
@@ -55,17 +60,23 @@ impl Rows {
 impl Clusters {
     /// Every candidate on its own.
     pub(super) fn new(len: usize) -> Self {
-        Clusters { roots: (0..len as u32).collect(), alive: len }
+        Self::around(vec![false; len])
     }
 
-    /// Number of clusters.
+    /// Every candidate on its own, those that are `apart` for good: they are not matched and count nowhere.
+    pub(super) fn around(apart: Vec<bool>) -> Self {
+        let alive = apart.iter().filter(|&&apart| !apart).count();
+        Clusters { roots: (0..apart.len() as u32).collect(), alive, apart }
+    }
+
+    /// Number of clusters that may be matched.
     pub(super) fn len(&self) -> usize {
         self.alive
     }
 
     /// Bytes taken.
     pub(super) fn bytes(&self) -> usize {
-        self.roots.len() * 4
+        self.roots.len() * (4 + 1)
     }
 
     /// Merges along `edges`, which name clusters by the candidates they sit at: no candidate may be
@@ -85,7 +96,8 @@ impl Clusters {
 
     /// The roots, empty when nothing was merged.
     pub(super) fn into_roots(self) -> Vec<u32> {
-        if self.alive == self.roots.len() { Vec::new() } else { self.roots }
+        let merged = self.roots.iter().enumerate().any(|(i, &root)| root as usize != i);
+        if merged { self.roots } else { Vec::new() }
     }
 
     /// Fills `out` with one row a cluster: the count-weighted mean of its members' rows.
@@ -95,8 +107,8 @@ impl Clusters {
         out.ids.clear();
         out.slots.clear();
         for (i, &root) in self.roots.iter().enumerate() {
-            out.slots.push(out.ids.len() as u32);
-            if root as usize == i {
+            out.slots.push(if self.apart[i] { NO_ROW } else { out.ids.len() as u32 });
+            if root as usize == i && !self.apart[i] {
                 out.ids.push(i as u32);
             }
         }
@@ -106,6 +118,9 @@ impl Clusters {
         out.singles.resize(self.alive, true);
         for (i, &root) in self.roots.iter().enumerate() {
             let slot = out.slots[root as usize] as usize;
+            if slot == NO_ROW as usize {
+                continue;
+            }
             out.weights[slot] += head.count(i);
             out.singles[slot] &= root as usize == i;
         }
@@ -118,6 +133,9 @@ impl Clusters {
         match source {
             Source::Keys => head.for_each_key(|i, key| {
                 let slot = slot_of(i);
+                if slot == NO_ROW as usize {
+                    return;
+                }
                 let weight = weight_of(i, slot);
                 rows[slot * dim..][..dim].iter_mut().zip(key).for_each(|(sum, x)| *sum += weight * x);
             }),
@@ -125,6 +143,9 @@ impl Clusters {
                 let mut value = vec![0.0; head_dim];
                 head.for_each_feature(|i, key| {
                     let slot = slot_of(i);
+                    if slot == NO_ROW as usize {
+                        return;
+                    }
                     let weight = weight_of(i, slot);
                     let row = &mut rows[slot * dim..][..dim];
                     for (((sum, &x), &c), &s) in row.iter_mut().zip(key).zip(centre).zip(scale) {

@@ -1,7 +1,7 @@
 //! `kvzip`: entries without which the text could not be repeated.
 
 use super::evict::{Evict, FLOOR_ZERO, HEADS_POOLED, Heads, Scorer, by_age};
-use super::{Needs, PolicyInfo, Setting, View};
+use super::{Needs, PolicyError, PolicyInfo, Setting, Settings, View};
 use std::sync::Arc;
 
 /// Has the model repeat the text, chunk by chunk, and scores an entry by the most attention that any query of
@@ -28,10 +28,24 @@ pub(super) const INFO: PolicyInfo = PolicyInfo {
         FLOOR_ZERO,
     ],
     make: |s| {
-        let chunk = s.get("chunk", 2048, "a number of tokens from 16 to 65536", |n| (16..=65_536).contains(n))?;
-        Ok(Arc::new(Evict::make(KvZip { chunk }, s, Heads::Pooled, 0.0)?))
+        let scorer = KvZip::repeating(s, "chunk", KvZip::default())?;
+        Ok(Arc::new(Evict::make(scorer, s, Heads::Pooled, 0.0)?))
     },
 };
+
+impl Default for KvZip {
+    fn default() -> Self {
+        KvZip { chunk: 2048 }
+    }
+}
+
+impl KvZip {
+    /// With the chunk that the setting `name` asks for.
+    pub(super) fn repeating(s: &Settings, name: &'static str, default: Self) -> Result<Self, PolicyError> {
+        let chunk = s.get(name, default.chunk, "a number of tokens from 16 to 65536", |n| (16..=65_536).contains(n))?;
+        Ok(KvZip { chunk })
+    }
+}
 
 impl Scorer for KvZip {
     fn name(&self) -> &'static str {

@@ -7,6 +7,7 @@
 //! [`registry()`] lists every policy by name; [`policy()`] makes one.
 
 mod chelsea;
+mod chelsea_best;
 mod chelsea_plain;
 mod clusters;
 mod d2o;
@@ -29,6 +30,7 @@ mod tova;
 mod view;
 
 pub use chelsea::Chelsea;
+pub use chelsea_best::ChelseaBest;
 pub use chelsea_plain::ChelseaPlain;
 pub use d2o::D2o;
 pub use evict::{Evict, Heads, Scorer};

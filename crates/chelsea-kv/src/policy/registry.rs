@@ -1,6 +1,6 @@
 //! Every policy by its name: the one list that the command, the help texts and the evaluation read.
 
-use super::{Chelsea, ChelseaPlain, Full, Policy, Random, Streaming};
+use super::{Chelsea, ChelseaBest, ChelseaPlain, Full, KvZip, Policy, Random, Streaming};
 use super::{d2o, expected_attention, h2o, keydiff, knorm, kvzip, lagkv, pool, pyramidkv, snapkv, tova};
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -120,6 +120,24 @@ impl Settings {
 
 const CHUNK: Setting = Setting { name: "chunk", default: "256", about: "entries that are matched among themselves" };
 
+const FRAC: Setting =
+    Setting { name: "frac", default: "0.0625", about: "share of the entries that one round merges at most" };
+const FLOOR: Setting = Setting { name: "floor", default: "0.05", about: "share of the average that every head keeps" };
+const HCAP: Setting =
+    Setting { name: "hcap", default: "1", about: "share of a head's entries that one round may merge" };
+const LAM: Setting = Setting { name: "lam", default: "0", about: "weight of the distance of values in the cost" };
+
+fn chelsea(s: &Settings) -> Result<Chelsea, PolicyError> {
+    let default = Chelsea::default();
+    Ok(Chelsea {
+        chunk: s.chunk(default.chunk)?,
+        frac: s.get("frac", default.frac, "above 0 and at most 1", |&x| x > 0.0 && x <= 1.0)?,
+        floor: s.get("floor", default.floor, "from 0 to 1", |x| (0.0..=1.0).contains(x))?,
+        hcap: s.get("hcap", default.hcap, "above 0 and at most 1", |&x| x > 0.0 && x <= 1.0)?,
+        lam: s.get("lam", default.lam, "0 or more", |&x| x >= 0.0 && x.is_finite())?,
+    })
+}
+
 /// All policies, the default first.
 pub fn registry() -> &'static [PolicyInfo] {
     &[
@@ -128,25 +146,33 @@ pub fn registry() -> &'static [PolicyInfo] {
             about: "cluster similar neighbours, one pool of merges over all layers and heads (default)",
             source: "after arXiv:2506.11418, with a query-weighted cost and a global budget",
             one_shot_only: false,
+            settings: &[CHUNK, FRAC, FLOOR, HCAP, LAM],
+            make: |s| Ok(Arc::new(chelsea(s)?)),
+        },
+        PolicyInfo {
+            name: "chelsea-best",
+            about: "keep what repeating the text needs, cluster the rest (a second pass, one-shot only)",
+            source: "chelsea around the entries that KVzip (arXiv:2505.23416) scores best",
+            one_shot_only: true,
             settings: &[
-                CHUNK,
                 Setting {
-                    name: "frac",
-                    default: "0.0625",
-                    about: "share of the entries that one round merges at most",
+                    name: "exact",
+                    default: "0.6",
+                    about: "share of the budget for entries that stay as they are",
                 },
-                Setting { name: "floor", default: "0.05", about: "share of the average that every head keeps" },
-                Setting { name: "hcap", default: "1", about: "share of a head's entries that one round may merge" },
-                Setting { name: "lam", default: "0", about: "weight of the distance of values in the cost" },
+                Setting { name: "repeat", default: "2048", about: "tokens that are repeated at once" },
+                CHUNK,
+                FRAC,
+                FLOOR,
+                HCAP,
+                LAM,
             ],
             make: |s| {
-                let default = Chelsea::default();
-                Ok(Arc::new(Chelsea {
-                    chunk: s.chunk(default.chunk)?,
-                    frac: s.get("frac", default.frac, "above 0 and at most 1", |&x| x > 0.0 && x <= 1.0)?,
-                    floor: s.get("floor", default.floor, "from 0 to 1", |x| (0.0..=1.0).contains(x))?,
-                    hcap: s.get("hcap", default.hcap, "above 0 and at most 1", |&x| x > 0.0 && x <= 1.0)?,
-                    lam: s.get("lam", default.lam, "0 or more", |&x| x >= 0.0 && x.is_finite())?,
+                let ChelseaBest { exact, score, .. } = ChelseaBest::default();
+                Ok(Arc::new(ChelseaBest {
+                    exact: s.get("exact", exact, "from 0 to 1", |x| (0.0..=1.0).contains(x))?,
+                    score: KvZip::repeating(s, "repeat", score)?,
+                    rest: chelsea(s)?,
                 }))
             },
         },

@@ -1,0 +1,49 @@
+//! `chelsea-best`: what repeating the text needs stays as it is, everything else is clustered.
+
+use super::clusters::Clusters;
+use super::evict::{Evict, Heads};
+use super::kvzip::KvZip;
+use super::{Chelsea, Needs, Plan, Policy, View};
+
+/// Two ways to keep a text within one budget. A part of it holds the entries that score best when the model repeats
+/// the text ([`KvZip`], one total for all heads), untouched; the rest is clustered by [`Chelsea`] into what is left of
+/// the budget, so that nothing is lost altogether. Costs a second pass over the text, as [`KvZip`] does.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChelseaBest {
+    /// Share of the budget for entries that stay as they are.
+    pub exact: f64,
+    /// How the rest is clustered.
+    pub rest: Chelsea,
+    /// How entries are scored.
+    pub score: KvZip,
+}
+
+impl Default for ChelseaBest {
+    fn default() -> Self {
+        ChelseaBest { exact: 0.6, rest: Chelsea::default(), score: KvZip::default() }
+    }
+}
+
+impl Policy for ChelseaBest {
+    fn name(&self) -> &'static str {
+        "chelsea-best"
+    }
+
+    fn spec(&self) -> String {
+        let rest = self.rest.spec().replace("chelsea:", "");
+        format!("chelsea-best:exact={},repeat={},{rest}", self.exact, self.score.chunk)
+    }
+
+    fn needs(&self) -> Needs {
+        self.rest.needs().and(Needs { repetition: Some(self.score.chunk), ..Needs::default() })
+    }
+
+    fn plan(&self, view: &View<'_>, target: usize) -> Plan {
+        if view.len() <= target {
+            return Plan::identity(view.heads.len());
+        }
+        let exact = ((target as f64 * self.exact) as usize).min(target);
+        let kept = Evict { scorer: self.score, heads: Heads::Pooled, floor: 0.0 }.keep(view, exact);
+        self.rest.cluster(view, target - exact, kept.into_iter().map(Clusters::around).collect())
+    }
+}
