@@ -340,3 +340,26 @@ fn merged_heavy_hitters_lose_fewer_tokens_than_dropped_ones() {
     let merged = total("d2o") as usize;
     assert!(merged > 100 * SHAPE.heads() && merged < 180 * SHAPE.heads(), "{merged}");
 }
+
+#[test]
+fn what_repeating_takes_stays_alone_and_the_rest_is_clustered() {
+    let after = |spec: &str, keep: f32| {
+        let mut cache = SequenceCache::new(config(spec, keep)).expect("valid");
+        feed(&mut cache, &blocks(200, 7));
+        repeat(&mut cache);
+        cache.compact_now(None).expect("possible");
+        cache
+    };
+    // Sinks and windows take 10 entries a head: 25 of 35 and half of 50 of 60 are chosen by their score.
+    let exact = after("kvzip", 0.1751);
+    let best = after("chelsea-best:exact=0.5", 0.3);
+    assert_eq!((exact.entries(), best.entries()), (35 * SHAPE.heads(), 60 * SHAPE.heads()));
+    for (kept, both) in contents(&exact).iter().zip(contents(&best)) {
+        assert!(kept.iter().all(|entry| both.contains(entry)), "what is kept is the same as without clusters");
+        assert_eq!(both.iter().map(|(_, n, _)| n).sum::<u32>(), 200, "nothing is dropped");
+    }
+    // However little is left for the rest, every head has room for a cluster, and the budget is met.
+    for (keep, entries) in [(0.0551, 11), (0.0601, 12), (0.1001, 20)] {
+        assert_eq!(after("chelsea-best:exact=1", keep).entries(), entries * SHAPE.heads(), "{keep}");
+    }
+}

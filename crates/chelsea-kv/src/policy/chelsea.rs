@@ -9,7 +9,8 @@ use rayon::prelude::*;
 /// The global recipe.
 ///
 /// The cost of a merge is the expected squared change of an attention logit ([`HeadView::query_power`]),
-/// taken between keys before RoPE. It is absolute, so the edges of all layers and heads compete in one
+/// taken between keys before RoPE, and `lam` times the squared distance of the values in units of the head's mean
+/// `|value|^2`: what a merge does to weights, and what it does to what is weighted. It is absolute, so the edges of all layers and heads compete in one
 /// pool: that is also how the budget is shared among heads. Merging goes in gentle rounds, with fresh
 /// matching after each.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,7 +29,7 @@ pub struct Chelsea {
 
 impl Default for Chelsea {
     fn default() -> Self {
-        Chelsea { chunk: 256, frac: 0.0625, floor: 0.05, hcap: 1.0, lam: 0.0 }
+        Chelsea { chunk: 256, frac: 0.0625, floor: 0.05, hcap: 1.0, lam: 1.0 }
     }
 }
 

@@ -42,7 +42,8 @@ impl Policy for ChelseaBest {
         if view.len() <= target {
             return Plan::identity(view.heads.len());
         }
-        let exact = ((target as f64 * self.exact) as usize).min(target);
+        // Every head needs room for at least one cluster.
+        let exact = ((target as f64 * self.exact) as usize).min(target.saturating_sub(view.heads.len()));
         let kept = Evict { scorer: self.score, heads: Heads::Pooled, floor: 0.0 }.keep(view, exact);
         self.rest.cluster(view, target - exact, kept.into_iter().map(Clusters::around).collect())
     }

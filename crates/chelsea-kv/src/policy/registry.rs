@@ -125,7 +125,7 @@ const FRAC: Setting =
 const FLOOR: Setting = Setting { name: "floor", default: "0.05", about: "share of the average that every head keeps" };
 const HCAP: Setting =
     Setting { name: "hcap", default: "1", about: "share of a head's entries that one round may merge" };
-const LAM: Setting = Setting { name: "lam", default: "0", about: "weight of the distance of values in the cost" };
+const LAM: Setting = Setting { name: "lam", default: "1", about: "weight of the distance of values in the cost" };
 
 fn chelsea(s: &Settings) -> Result<Chelsea, PolicyError> {
     let default = Chelsea::default();

@@ -39,6 +39,9 @@ pub struct CacheArgs {
     /// How entries are chosen: a name, and settings if any (chelsea:floor=0,chunk=128) [default: chelsea].
     #[arg(long, value_parser = parse_policy, long_help = policy_help())]
     pub policy: Option<String>,
+    /// How much work choosing may be: `best` is `--policy chelsea-best --compress one-shot`.
+    #[arg(long, value_enum, default_value_t = QualityArg::Good, conflicts_with_all = ["policy", "compress"])]
+    pub quality: QualityArg,
     /// When prompts are clustered: block by block while reading, or once after it.
     #[arg(long, value_enum, default_value_t = CompressArg::Online)]
     pub compress: CompressArg,
@@ -69,6 +72,16 @@ pub enum CompressArg {
     Online,
     /// Once, after reading: a little closer to the full cache, but reading takes its whole memory.
     OneShot,
+}
+
+/// How much work choosing what to keep may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum QualityArg {
+    /// One pass over the text, which is clustered while it is read.
+    Good,
+    /// A second pass, in which the model repeats the text, shows what must stay as it is: more than twice the time,
+    /// and reading takes the memory of the full cache.
+    Best,
 }
 
 /// Whether old centroids are matched again.
@@ -119,7 +132,10 @@ impl CacheArgs {
 
     /// The policy that was asked for, or the default.
     pub fn policy(&self) -> &str {
-        self.policy.as_deref().unwrap_or("chelsea")
+        self.policy.as_deref().unwrap_or(match self.quality {
+            QualityArg::Good => "chelsea",
+            QualityArg::Best => "chelsea-best",
+        })
     }
 
     /// The same as options of a session.
@@ -128,9 +144,9 @@ impl CacheArgs {
             budget: self.budget(),
             policy: self.policy().to_string(),
             schedule: schedule(self.schedule),
-            compression: match self.compress {
-                CompressArg::Online => Compression::Online,
-                CompressArg::OneShot => Compression::OneShot,
+            compression: match (self.compress, self.quality) {
+                (CompressArg::Online, QualityArg::Good) => Compression::Online,
+                (CompressArg::OneShot, _) | (_, QualityArg::Best) => Compression::OneShot,
             },
             sinks: self.sinks,
             window: self.window,
