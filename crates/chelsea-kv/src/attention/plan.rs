@@ -6,7 +6,7 @@ use super::block::sums_len;
 use crate::PAGE;
 
 /// Least work of a part, in nanoseconds: several times what handing it to another thread costs.
-const LEAST: f64 = 20_000.0;
+const LEAST: f64 = 10_000.0;
 /// Parts a thread, so that whoever is done early finds something to take over.
 const PARTS_A_THREAD: f64 = 4.0;
 
@@ -83,12 +83,21 @@ impl Plan {
         let part = (total / (threads as f64 * PARTS_A_THREAD)).max(LEAST);
         for (index, block) in self.blocks.iter_mut().enumerate() {
             let pages = extent(requests, block, group).0;
-            let parts = if threads == 1 { 1 } else { ((cost(block) / part).round() as usize).clamp(1, pages) };
+            let parts = if threads == 1 { 1 } else { parts(cost(block), part, threads).clamp(1, pages) };
             block.items = (self.items.len(), parts);
             for i in 0..parts {
                 self.items.push(Item { block: index, pages: (pages * i / parts, pages * (i + 1) / parts) });
             }
         }
+    }
+}
+
+/// Parts of a block: near `cost / part`, and where that is several, as many for each thread, so that heads of one
+/// length leave no thread without work at the end; but none of less than about [`LEAST`].
+fn parts(cost: f64, part: f64, threads: usize) -> usize {
+    match (cost / part).round() as usize {
+        several @ 2.. => several.next_multiple_of(threads).min((cost / LEAST).round() as usize),
+        one => one,
     }
 }
 
@@ -142,6 +151,14 @@ mod tests {
                 assert!(sums_len(block.rows.1, 64) <= plan.sums_len);
             }
             assert_eq!(rows, vec![n * group; heads.len()]);
+        }
+    }
+
+    #[test]
+    fn heads_of_one_length_give_every_thread_as_many_items() {
+        for count in 2..=4 {
+            let plan = plan(&heads(&vec![16_000; count]), 1, 3, 2);
+            assert!(plan.items.len().is_multiple_of(2), "{count} heads: {} items", plan.items.len());
         }
     }
 

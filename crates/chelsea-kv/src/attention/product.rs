@@ -12,9 +12,8 @@ use crate::TILE;
 /// Distance between the rows of the left matrix, which is cut into panels of this many columns.
 pub(super) const PANEL: usize = 64;
 
-/// Steps along the depth after which the next matrix is asked for once more: enough to fill whole cache lines
-/// with the bytes of a step.
-const STEPS: usize = 4;
+/// Bytes of a cache line, the least that can be asked for.
+const LINE: usize = 64;
 
 /// `c = a . b`, or `c = c * factor + a . b`, all by address. Columns are counted in vectors.
 #[derive(Clone, Copy)]
@@ -143,16 +142,18 @@ impl<E: Element> Product<E> {
             let next = self.b.cast::<u8>().wrapping_offset(self.ahead).wrapping_add(share);
             let mut panel = self.a;
             let mut left = self.depth;
-            let mut step = 0;
+            let mut asked = 0;
             while left > 0 {
                 for k in 0..left.min(PANEL) {
                     if self.ahead != 0 {
-                        if step % STEPS == 0 {
-                            for line in 0..(STEPS * bytes).div_ceil(64) {
-                                S::prefetch(next.wrapping_add(step * bytes + line * 64));
+                        // A line as soon as its turn comes: asked for several at a time, they would wait for each
+                        // other and hold up what this page needs.
+                        if asked % LINE < bytes {
+                            for line in 0..bytes.div_ceil(LINE) {
+                                S::prefetch(next.wrapping_add(asked + line * LINE));
                             }
                         }
-                        step += 1;
+                        asked += bytes;
                     }
                     // The shorter side is held in registers, the longer one passes by.
                     if N <= M {
