@@ -6,11 +6,13 @@
 //! entries: `chunk / 4 * dim` multiply-adds an entry.
 //!
 //! Inner products of a block of a's with all b's are taken at once from a packed panel, in the way of
-//! a matrix product. For squared distances, `|a|^2 + |b|^2 - 2 a.b` only finds the few b's that
+//! a matrix product, or those of all a's by matrix instructions. For squared distances, `|a|^2 + |b|^2 - 2 a.b` only finds the few b's that
 //! rounding allows to be the nearest; the distance to those is then taken term by term, so that equal
 //! entries cost exactly zero and ties fall as they should.
 
 mod kernel;
+#[cfg(target_arch = "x86_64")]
+mod matrix;
 mod select;
 
 pub use select::Cut;
@@ -53,14 +55,25 @@ pub fn normalise(rows: &mut [f32], dim: usize) {
 #[derive(Debug, Default)]
 pub struct Scratch {
     panel: Panel,
+    #[cfg(target_arch = "x86_64")]
+    operands: matrix::Operands,
     sources: Vec<f32>,
-    costs: Vec<f32>,
+    /// Inner products of a few a's with all b's of their chunk.
+    products: Vec<f32>,
 }
 
 impl Scratch {
     /// Bytes that matching rows of `dim` numbers in chunks of `chunk` takes.
     pub fn bytes(dim: usize, chunk: usize) -> usize {
-        Panel::bytes(dim, chunk.div_ceil(2))
+        let rows = chunk.div_ceil(2);
+        let width = rows.next_multiple_of(kernel::LANES);
+        let vectors = Panel::bytes(dim, rows) + width * (1 + kernel::ROWS) * 4;
+        // Either these or matrices are used.
+        #[cfg(target_arch = "x86_64")]
+        if matrix::Operands::suit(dim).is_some() {
+            return vectors.max(matrix::Operands::bytes(dim, rows) + width * (1 + matrix::ROWS) * 4);
+        }
+        vectors
     }
 }
 
@@ -88,28 +101,55 @@ fn match_chunk(rows: &[f32], dim: usize, first: u32, measure: Measure, scratch: 
     if len < 2 {
         return;
     }
-    let row = |i: usize| &rows[i * dim..][..dim];
+    #[cfg(target_arch = "x86_64")]
+    let matrices = matrix::Operands::suit(dim).filter(|_| measure == Measure::SquaredDistance);
+    let mut slack = (dim + 4) as f32 * f32::EPSILON;
+    scratch.panel.measure(rows, dim);
+    #[cfg(target_arch = "x86_64")]
+    match matrices {
+        Some(amx) => {
+            scratch.operands.pack(amx, rows, dim);
+            slack += matrix::SLACK;
+        }
+        None => scratch.panel.pack(rows, dim),
+    }
+    #[cfg(not(target_arch = "x86_64"))]
     scratch.panel.pack(rows, dim);
+    #[cfg(target_arch = "x86_64")]
+    let sources = if matrices.is_some() { matrix::ROWS } else { kernel::ROWS };
+    #[cfg(not(target_arch = "x86_64"))]
+    let sources = kernel::ROWS;
     let width = scratch.panel.width();
-    for block in (1..len).step_by(2 * kernel::ROWS) {
-        let sources: [&[f32]; kernel::ROWS] = std::array::from_fn(|i| {
-            let a = block + 2 * i;
-            row(if a < len { a } else { block })
-        });
-        scratch.costs.resize(kernel::ROWS * width, 0.0);
-        kernel::pack_sources(&sources, &mut scratch.sources);
-        scratch.panel.inner_products(&scratch.sources, &mut scratch.costs);
-        for (i, products) in scratch.costs.chunks_exact(width).enumerate() {
-            let a = block + 2 * i;
-            if a >= len {
-                break;
-            }
+    scratch.products.resize(sources * width, 0.0);
+    for block in (0..len / 2).step_by(sources) {
+        #[cfg(target_arch = "x86_64")]
+        match matrices {
+            Some(amx) => scratch.operands.products(amx, rows, dim, block, &mut scratch.products),
+            None => scratch.multiply(rows, dim, block),
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        scratch.multiply(rows, dim, block);
+        for (i, products) in scratch.products.chunks_exact(width).take(len / 2 - block).enumerate() {
+            let a = 2 * (block + i) + 1;
             let (b, cost) = match measure {
                 Measure::Cosine => most_alike(&products[..len.div_ceil(2)]),
-                Measure::SquaredDistance => kernel::nearest(&scratch.panel, rows, sources[i], products),
+                Measure::SquaredDistance => {
+                    kernel::nearest(&scratch.panel, slack, rows, &rows[a * dim..][..dim], products)
+                }
             };
             edges.push(Edge { a: first + a as u32, b: first + 2 * b as u32, cost });
         }
+    }
+}
+
+impl Scratch {
+    /// Multiplies a block of rows of A, from row `first` of them on, with all of B.
+    fn multiply(&mut self, rows: &[f32], dim: usize, first: usize) {
+        // Rows past the last repeat the first of the block.
+        let source = |i: usize| if first + i < rows.len() / dim / 2 { first + i } else { first };
+        let sources = std::array::from_fn(|i| &rows[(2 * source(i) + 1) * dim..][..dim]);
+        kernel::pack_sources(&sources, &mut self.sources);
+        self.panel.inner_products(&self.sources, &mut self.products);
     }
 }
 

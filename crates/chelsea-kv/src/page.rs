@@ -12,6 +12,7 @@
 
 pub use crate::convert::Number;
 use crate::convert::with_number;
+use crate::simd::prefetch;
 use crate::{Dtype, Mapped};
 use std::ops::Range;
 use std::sync::Arc;
@@ -298,6 +299,13 @@ impl Page {
             }
         }
         with_number!(dtype, T => get::<T>(self, tile, out));
+    }
+
+    /// Asks for key tile `tile`, which will be read soon.
+    pub(crate) fn prefetch_key_tile(&self, tile: usize) {
+        let bytes = self.lines.bytes();
+        let len = bytes.len() / (2 * PAGE / TILE);
+        prefetch(&bytes[tile * len..][..len]);
     }
 
     /// Reads the value of entry `slot` into `out` (`head_dim` numbers).

@@ -4,8 +4,12 @@
 //! lanes, so the compiler makes vectors of them, once for each instruction set.
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+use crate::simd::transpose;
 use crate::simd::{Level, interleave};
 use crate::{Rotary, TILE};
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
 use std::f64::consts::{FRAC_2_PI, FRAC_PI_2};
 
 impl Rotary {
@@ -32,37 +36,73 @@ impl Rotary {
     }
 }
 
-/// Turns the keys of `tile` (`[dim][TILE]`) at `positions` back and lays them out row by row
-/// (`[TILE][dim]`); without a rotary, only lays them out.
-pub(crate) fn tile_to_rows(rotary: Option<&Rotary>, tile: &mut [f32], positions: &[f32; TILE], rows: &mut [f32]) {
+/// Sine and cosine of what each place of a tile is turned beyond the first where positions follow one another, for
+/// every frequency; or nothing, to compute them for every place by itself.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Steps(Vec<[[f32; TILE]; 2]>);
+
+impl Rotary {
+    /// The steps that speed up turning back many tiles.
+    pub(crate) fn steps(&self) -> Steps {
+        let step = |&f: &f32| {
+            let turned: [(f32, f32); TILE] = std::array::from_fn(|lane| sin_cos(lane as f32 * f));
+            [turned.map(|(sin, _)| sin), turned.map(|(_, cos)| cos)]
+        };
+        Steps(self.inv_freq.iter().map(step).collect())
+    }
+}
+
+/// What a key goes through on its way from a tile to a row: turned back by `rotary`, if there is one; then less
+/// `centre` and times `scale`, dimension by dimension, unless those are empty.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Way<'a> {
+    pub rotary: Option<(&'a Rotary, &'a Steps)>,
+    pub centre: &'a [f32],
+    pub scale: &'a [f32],
+}
+
+/// Takes the keys of `tile` (`[dim][TILE]`) at `positions` along their way and lays them out row by row
+/// (`[TILE][dim]`).
+pub(crate) fn tile_to_rows(way: Way<'_>, tile: &mut [f32], positions: &[f32; TILE], rows: &mut [f32]) {
+    assert_eq!(tile.len(), rows.len());
     match Level::detect() {
         // SAFETY: `detect` found AVX-512 F and FMA on this processor.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { tile_to_rows_avx512(rotary, tile, positions, rows) },
+        Level::Avx512 => unsafe { tile_to_rows_avx512(way, tile, positions, rows) },
         // SAFETY: `detect` found AVX2 and FMA on this processor.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { tile_to_rows_avx2(rotary, tile, positions, rows) },
-        _ => tile_to_rows_any(rotary, tile, positions, rows),
+        Level::Avx2 => unsafe { tile_to_rows_avx2(way, tile, positions, rows) },
+        _ => tile_to_rows_any(way, tile, positions, rows),
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
-fn tile_to_rows_avx512(rotary: Option<&Rotary>, tile: &mut [f32], positions: &[f32; TILE], rows: &mut [f32]) {
-    tile_to_rows_any(rotary, tile, positions, rows);
+fn tile_to_rows_avx512(way: Way<'_>, tile: &mut [f32], positions: &[f32; TILE], rows: &mut [f32]) {
+    let dim = tile.len() / TILE;
+    if !dim.is_multiple_of(TILE) {
+        return tile_to_rows_any(way, tile, positions, rows);
+    }
+    go_along(way, tile, positions);
+    for (block, columns) in tile.chunks_exact(TILE * TILE).enumerate() {
+        // SAFETY: `columns` holds 16 vectors of 16.
+        let columns = std::array::from_fn(|k| unsafe { _mm512_loadu_ps(columns[k * TILE..].as_ptr()) });
+        for (row, out) in transpose(columns).into_iter().zip(rows.chunks_exact_mut(dim)) {
+            // SAFETY: rows hold `dim` numbers, a multiple of 16.
+            unsafe { _mm512_storeu_ps(out[block * TILE..].as_mut_ptr(), row) };
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn tile_to_rows_avx2(rotary: Option<&Rotary>, tile: &mut [f32], positions: &[f32; TILE], rows: &mut [f32]) {
-    tile_to_rows_any(rotary, tile, positions, rows);
+fn tile_to_rows_avx2(way: Way<'_>, tile: &mut [f32], positions: &[f32; TILE], rows: &mut [f32]) {
+    tile_to_rows_any(way, tile, positions, rows);
 }
 
 #[inline(always)]
-fn tile_to_rows_any(rotary: Option<&Rotary>, tile: &mut [f32], positions: &[f32; TILE], rows: &mut [f32]) {
-    if let Some(rotary) = rotary {
-        turn_back_tile(rotary, tile, positions);
-    }
+fn tile_to_rows_any(way: Way<'_>, tile: &mut [f32], positions: &[f32; TILE], rows: &mut [f32]) {
+    go_along(way, tile, positions);
     let dim = tile.len() / TILE;
     let column = |k: usize| if k < dim { &tile[k * TILE..][..TILE] } else { &[] };
     for k in (0..dim).step_by(4) {
@@ -71,20 +111,77 @@ fn tile_to_rows_any(rotary: Option<&Rotary>, tile: &mut [f32], positions: &[f32;
 }
 
 #[inline(always)]
-fn turn_back_tile(rotary: &Rotary, tile: &mut [f32], positions: &[f32; TILE]) {
-    let (xs, ys) = tile.split_at_mut(rotary.inv_freq.len() * TILE);
-    for ((xs, ys), &f) in xs.chunks_exact_mut(TILE).zip(ys.chunks_exact_mut(TILE)).zip(&rotary.inv_freq) {
-        let mut sins = [0.0; TILE];
-        let mut coss = [0.0; TILE];
+fn go_along(way: Way<'_>, tile: &mut [f32], positions: &[f32; TILE]) {
+    if let Some((rotary, Steps(steps))) = way.rotary {
+        let (xs, ys) = tile.split_at_mut(rotary.inv_freq.len() * TILE);
+        let follow = (0..TILE).all(|lane| positions[lane] == positions[0] + lane as f32);
+        if follow && !steps.is_empty() {
+            turn_back_run(&rotary.inv_freq, steps, xs, ys, positions);
+        } else {
+            turn_back_each(&rotary.inv_freq, xs, ys, positions);
+        }
+    }
+    for ((xs, &centre), &scale) in tile.as_chunks_mut::<TILE>().0.iter_mut().zip(way.centre).zip(way.scale) {
+        *xs = xs.map(|x| (x - centre) * scale);
+    }
+}
+
+/// Turns a tile back whose positions may lie anywhere.
+#[inline(always)]
+fn turn_back_each(inv_freq: &[f32], xs: &mut [f32], ys: &mut [f32], positions: &[f32; TILE]) {
+    for ((xs, ys), &f) in xs.as_chunks_mut().0.iter_mut().zip(ys.as_chunks_mut().0).zip(inv_freq) {
+        let (mut sins, mut coss) = ([0.0; TILE], [0.0; TILE]);
         for lane in 0..TILE {
             (sins[lane], coss[lane]) = sin_cos(positions[lane] * f);
         }
-        for lane in 0..TILE {
-            let (x, y) = (xs[lane], ys[lane]);
-            xs[lane] = x * coss[lane] + y * sins[lane];
-            ys[lane] = y * coss[lane] - x * sins[lane];
+        turn(xs, ys, &sins, &coss);
+    }
+}
+
+/// Turns a tile back whose positions follow one another: sines and cosines are those of the first, turned further.
+#[inline(always)]
+fn turn_back_run(
+    inv_freq: &[f32],
+    steps: &[[[f32; TILE]; 2]],
+    xs: &mut [f32],
+    ys: &mut [f32],
+    positions: &[f32; TILE],
+) {
+    let (xs, ys) = (xs.as_chunks_mut::<TILE>().0, ys.as_chunks_mut::<TILE>().0);
+    let groups = inv_freq.chunks(TILE).zip(steps.chunks(TILE));
+    for ((freqs, steps), (xs, ys)) in groups.zip(xs.chunks_mut(TILE).zip(ys.chunks_mut(TILE))) {
+        let mut first = [[0.0; TILE]; 3];
+        for i in 0..TILE {
+            let phase = positions[0] * if i < freqs.len() { freqs[i] } else { 0.0 };
+            first[0][i] = phase;
+            (first[1][i], first[2][i]) = sin_cos(phase);
+        }
+        for (i, (((xs, ys), &f), [step_sin, step_cos])) in xs.iter_mut().zip(ys).zip(freqs).zip(steps).enumerate() {
+            let [phase, sin, cos] = [first[0][i], first[1][i], first[2][i]];
+            let (mut sins, mut coss) = ([0.0; TILE], [0.0; TILE]);
+            for lane in 0..TILE {
+                // Keys were turned by phases rounded one by one: what that moved them by is made up for.
+                let off = (positions[lane] * f - phase) - lane as f32 * f;
+                let half = 0.5 * off;
+                let (s, c) = (sin * step_cos[lane] + cos * step_sin[lane], cos * step_cos[lane] - sin * step_sin[lane]);
+                sins[lane] = s + off * (c - half * s);
+                coss[lane] = c - off * (s + half * c);
+            }
+            turn(xs, ys, &sins, &coss);
         }
     }
+}
+
+// Numbers go through arrays of their own, which the compiler knows to lie apart: otherwise it makes no vectors of them.
+#[inline(always)]
+fn turn(xs: &mut [f32; TILE], ys: &mut [f32; TILE], sins: &[f32; TILE], coss: &[f32; TILE]) {
+    let (x, y) = (*xs, *ys);
+    let (mut turned_x, mut turned_y) = ([0.0; TILE], [0.0; TILE]);
+    for lane in 0..TILE {
+        turned_x[lane] = x[lane] * coss[lane] + y[lane] * sins[lane];
+        turned_y[lane] = y[lane] * coss[lane] - x[lane] * sins[lane];
+    }
+    (*xs, *ys) = (turned_x, turned_y);
 }
 
 /// Sine and cosine without branches, within 1.2e-7 of exact up to phases of 2^24: the quadrant is taken
@@ -138,11 +235,35 @@ mod tests {
                 tile[i * TILE + 3] = key[i];
             }
             let mut rows = vec![0.0; 8 * TILE];
-            tile_to_rows(Some(&rotary), &mut tile, &[position; TILE], &mut rows);
+            let way = Way { rotary: Some((&rotary, &Steps::default())), centre: &[], scale: &[] };
+            tile_to_rows(way, &mut tile, &[position; TILE], &mut rows);
             rotary.turn_back(&mut key, position);
             for i in 0..8 {
                 assert!((key[i] - before[i]).abs() < 2e-6);
                 assert_eq!(key[i], rows[3 * 8 + i]);
+            }
+        }
+    }
+
+    /// Rows of one to three groups of frequencies, at positions near and far.
+    #[test]
+    fn tiles_in_order_are_turned_as_their_keys_are() {
+        for dim in [8, 48, 64, 128] {
+            let rotary = Rotary::plain(dim, 1e6);
+            let steps = rotary.steps();
+            let (centre, scale) = (vec![0.5; dim], vec![2.0; dim]);
+            let way = Way { rotary: Some((&rotary, &steps)), centre: &centre, scale: &scale };
+            for first in [0.0f32, 1.0, 4_001.0, 131_072.0] {
+                let positions: [f32; TILE] = std::array::from_fn(|lane| first + lane as f32);
+                let tile: Vec<f32> = (0..dim * TILE).map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0).collect();
+                let mut rows = vec![0.0; tile.len()];
+                tile_to_rows(way, &mut tile.clone(), &positions, &mut rows);
+                for (lane, row) in rows.chunks_exact(dim).enumerate() {
+                    let mut key: Vec<f32> = (0..dim).map(|k| tile[k * TILE + lane]).collect();
+                    rotary.turn_back(&mut key, positions[lane]);
+                    let wanted = key.iter().map(|x| (x - 0.5) * 2.0);
+                    assert!(row.iter().zip(wanted).all(|(x, y)| (x - y).abs() < 2e-6), "{dim} {first} {lane}");
+                }
             }
         }
     }

@@ -7,9 +7,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub struct Gauge {
     now: AtomicUsize,
     peak: AtomicUsize,
+    spare: usize,
 }
 
 impl Gauge {
+    /// A gauge for work that may take up to `spare` bytes in all, even if it could do with fewer.
+    pub fn with_spare(spare: usize) -> Self {
+        Gauge { spare, ..Gauge::default() }
+    }
+
+    /// Bytes that may still be taken to save time.
+    pub fn spare(&self) -> usize {
+        self.spare.saturating_sub(self.now.load(Ordering::Relaxed))
+    }
+
     /// Counts `bytes` until the returned guard is dropped.
     pub fn hold(&self, bytes: usize) -> Hold<'_> {
         let now = self.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
@@ -49,5 +60,15 @@ mod tests {
         }
         let _c = gauge.hold(120);
         assert_eq!(gauge.peak(), 150);
+    }
+
+    #[test]
+    fn what_is_held_is_not_spare() {
+        let gauge = Gauge::with_spare(100);
+        assert_eq!(gauge.spare(), 100);
+        let _a = gauge.hold(70);
+        assert_eq!(gauge.spare(), 30);
+        let _b = gauge.hold(70);
+        assert_eq!(gauge.spare(), 0);
     }
 }

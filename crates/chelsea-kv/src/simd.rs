@@ -37,6 +37,18 @@ impl Level {
     }
 }
 
+/// Asks for memory that will be read soon, where there is an instruction for that.
+#[inline(always)]
+pub(crate) fn prefetch(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in bytes.chunks(64) {
+        // SAFETY: every x86-64 processor has the instruction, which reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
+}
+
 /// `out[k * stride + lane + i] = rows[i][k]`; an empty row stands for zeros that are there already.
 #[inline(always)]
 pub(crate) fn interleave(rows: &[&[f32]; 4], out: &mut [f32], stride: usize, lane: usize) {
@@ -67,4 +79,36 @@ pub(crate) fn interleave(rows: &[&[f32]; 4], out: &mut [f32], stride: usize, lan
             out[k * stride + lane + i] = x;
         }
     }
+}
+
+/// The transpose of 16 vectors of 16.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub(crate) fn transpose(rows: [__m512; 16]) -> [__m512; 16] {
+    let mut pairs = rows;
+    for i in (0..16).step_by(2) {
+        pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+        pairs[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+    }
+    let wide = |i: usize| _mm512_castps_pd(pairs[i]);
+    // Quarter q of `fours[4 i + j]` holds column 4 q + j of rows 4 i to 4 i + 3.
+    let mut fours = rows;
+    for i in (0..16).step_by(4) {
+        fours[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(wide(i), wide(i + 2)));
+        fours[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(wide(i), wide(i + 2)));
+        fours[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(wide(i + 1), wide(i + 3)));
+        fours[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(wide(i + 1), wide(i + 3)));
+    }
+    let mut columns = rows;
+    for j in 0..4 {
+        let [a, b, c, d] = [fours[j], fours[4 + j], fours[8 + j], fours[12 + j]];
+        let (even_low, even_high) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(c, d));
+        let (odd_low, odd_high) = (_mm512_shuffle_f32x4::<0xdd>(a, b), _mm512_shuffle_f32x4::<0xdd>(c, d));
+        columns[j] = _mm512_shuffle_f32x4::<0x88>(even_low, even_high);
+        columns[4 + j] = _mm512_shuffle_f32x4::<0x88>(odd_low, odd_high);
+        columns[8 + j] = _mm512_shuffle_f32x4::<0xdd>(even_low, even_high);
+        columns[12 + j] = _mm512_shuffle_f32x4::<0xdd>(odd_low, odd_high);
+    }
+    columns
 }

@@ -209,6 +209,9 @@ fn the_global_recipe_agrees_with_its_oracle() {
         };
         let view = View { shape, heads: views, tokens, scratch: &gauge };
         let plan = policy.plan(&view, case.int("total"));
+        let roomy = Gauge::with_spare(usize::MAX);
+        let kept = policy.plan(&View { scratch: &roomy, ..view }, case.int("total"));
+        assert_eq!(plan, kept, "{}: rows that are kept from round to round", case.name);
         carry_out(&mut cache, range, &plan);
         for (g, head) in cache.iter().enumerate() {
             let part = |key: &str| case.floats(&format!("{key}_{g}"));

@@ -5,7 +5,7 @@ use crate::budget::{Budget, Length};
 use crate::merge::merge_head;
 use crate::policy::{HeadView, Plan, View};
 use crate::scratch::Gauge;
-use crate::{CacheShape, Head};
+use crate::{CacheShape, Head, PAGE, Page};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -122,7 +122,7 @@ impl SequenceCache {
             ranges = self.candidates(&self.sinks());
         }
         let target = (allowed + candidates(&ranges)).saturating_sub(before);
-        let gauge = Gauge::default();
+        let gauge = Gauge::with_spare(self.spare());
         self.take_value_scales(&ranges);
         let plan = self.config.policy.plan(&self.view(&ranges, &gauge), target);
         self.carry_out(&ranges, &plan, &gauge);
@@ -136,6 +136,15 @@ impl SequenceCache {
         let freed = bytes_before.saturating_sub(self.bytes_held());
         let (after, scratch) = (self.entries(), gauge.peak());
         CompactReport { compacted: true, before, after, freed, scratch, elapsed: start.elapsed() }
+    }
+
+    /// Bytes that a compaction may take in all to save time. Of a block that may be held beyond the budget, five
+    /// eighths are recent, an eighth is read at once, and the rest is for this and for what pages have room for.
+    fn spare(&self) -> usize {
+        let page = Page::bytes(self.config.shape.head_dim, self.config.dtype);
+        let rest = 2 * self.recent * self.heads.len() / 5;
+        let slack = self.pages * PAGE - self.entries();
+        rest.saturating_sub(slack) * page / PAGE
     }
 
     fn view<'a>(&'a self, ranges: &[Range<usize>], scratch: &'a Gauge) -> View<'a> {

@@ -10,7 +10,7 @@ use std::arch::x86_64::*;
 /// Rows of A that are taken at once.
 pub(super) const ROWS: usize = 8;
 /// Rows of B that lie side by side in a panel strip.
-const LANES: usize = 32;
+pub(super) const LANES: usize = 32;
 
 /// The set B of a chunk: `[strip][dim][LANES]`, and the squared length of each row.
 #[derive(Debug, Default)]
@@ -21,19 +21,26 @@ pub(super) struct Panel {
 }
 
 impl Panel {
-    /// Bytes of a panel of `rows` rows, and of the products taken with it.
+    /// Bytes of a packed panel of `rows` rows and the rows that it is multiplied with, without lengths.
     pub(super) fn bytes(dim: usize, rows: usize) -> usize {
-        (rows.next_multiple_of(LANES) * (dim + 1 + ROWS) + ROWS * dim) * 4
+        (rows.next_multiple_of(LANES) + ROWS) * dim * 4
     }
 
-    /// Packs the even rows of a chunk (`[n][dim]`).
+    /// Takes the lengths of the even rows of a chunk (`[n][dim]`).
+    pub(super) fn measure(&mut self, chunk: &[f32], dim: usize) {
+        let rows = (chunk.len() / dim).div_ceil(2);
+        self.dim = dim;
+        self.norms.clear();
+        self.norms.extend((0..rows).map(|b| squared_norm(&chunk[2 * b * dim..][..dim])));
+        // Rows that only fill up a strip are infinitely far from everything.
+        self.norms.resize(rows.next_multiple_of(LANES), f32::INFINITY);
+    }
+
+    /// Packs the even rows of a chunk (`[n][dim]`) that was measured.
     pub(super) fn pack(&mut self, chunk: &[f32], dim: usize) {
         let rows = (chunk.len() / dim).div_ceil(2);
-        let width = rows.next_multiple_of(LANES);
-        self.dim = dim;
         self.packed.clear();
-        self.packed.resize(width * dim, 0.0);
-        self.norms.clear();
+        self.packed.resize(self.width() * dim, 0.0);
         let row = |b: usize| &chunk[2 * b * dim..][..dim];
         for first in (0..rows).step_by(4) {
             let strip = &mut self.packed[first / LANES * LANES * dim..][..LANES * dim];
@@ -44,9 +51,6 @@ impl Panel {
                 first % LANES,
             );
         }
-        self.norms.extend((0..rows).map(|b| squared_norm(row(b))));
-        // Rows that only fill up a strip are infinitely far from everything.
-        self.norms.resize(width, f32::INFINITY);
     }
 
     /// Rows of the panel, those that fill up the last strip included.
@@ -148,38 +152,67 @@ fn products_plain(packed: &[f32], a: &[f32], width: usize, out: &mut [f32]) {
 }
 
 /// Index of the row nearest to `a` (the first of equally near ones) and its squared distance, given the
-/// inner products of `a` with all rows. `chunk` is what the panel was packed from.
-pub(super) fn nearest(panel: &Panel, chunk: &[f32], a: &[f32], products: &[f32]) -> (usize, f32) {
+/// inner products of `a` with all rows, each off by at most `slack` times both lengths. `chunk` is what the panel was
+/// measured from.
+pub(super) fn nearest(panel: &Panel, slack: f32, chunk: &[f32], a: &[f32], products: &[f32]) -> (usize, f32) {
     match Level::detect() {
         // SAFETY: `detect` found AVX-512 F and FMA on this processor.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { nearest_avx512(panel, chunk, a, products) },
+        Level::Avx512 => unsafe { nearest_avx512(panel, slack, chunk, a, products) },
         // SAFETY: `detect` found AVX2 and FMA on this processor.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { nearest_avx2(panel, chunk, a, products) },
-        _ => nearest_any(panel, chunk, a, products),
+        Level::Avx2 => unsafe { nearest_avx2(panel, slack, chunk, a, products) },
+        _ => nearest_any(panel, slack, chunk, a, products),
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
-fn nearest_avx512(panel: &Panel, chunk: &[f32], a: &[f32], products: &[f32]) -> (usize, f32) {
-    nearest_any(panel, chunk, a, products)
+fn nearest_avx512(panel: &Panel, slack: f32, chunk: &[f32], a: &[f32], products: &[f32]) -> (usize, f32) {
+    let dim = a.len();
+    let norm = _mm512_set1_ps(squared_norm(a));
+    let (low, high) = (_mm512_set1_ps(1.0 - slack), _mm512_set1_ps(1.0 + slack));
+    let minus_two = _mm512_set1_ps(-2.0);
+    let parts = || products.as_chunks::<16>().0.iter().zip(panel.norms.as_chunks::<16>().0);
+    let distances = |products: &[f32; 16], norms: &[f32; 16], factor| {
+        // SAFETY: both hold 16 numbers.
+        let (products, norms) = unsafe { (_mm512_loadu_ps(products.as_ptr()), _mm512_loadu_ps(norms.as_ptr())) };
+        _mm512_fmadd_ps(products, minus_two, _mm512_mul_ps(_mm512_add_ps(norm, norms), factor))
+    };
+    // The largest that the smallest distance can be.
+    let bounds = parts().fold(_mm512_set1_ps(f32::INFINITY), |bounds, (products, norms)| {
+        // Of what is no number and a bound, this keeps the bound.
+        _mm512_min_ps(distances(products, norms, high), bounds)
+    });
+    let bound = _mm512_set1_ps(_mm512_reduce_min_ps(bounds));
+    let (mut best, mut cost) = (0, f32::INFINITY);
+    for (part, (products, norms)) in parts().enumerate() {
+        let mut near = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(distances(products, norms, low), bound);
+        while near != 0 {
+            let b = part * 16 + near.trailing_zeros() as usize;
+            near &= near - 1;
+            // Rows that fill up a strip are near only where nothing is a number.
+            let Some(row) = chunk.get(2 * b * dim..(2 * b + 1) * dim) else { break };
+            let exact = squared_distance(a, row);
+            if exact < cost {
+                (best, cost) = (b, exact);
+            }
+        }
+    }
+    (best, cost)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn nearest_avx2(panel: &Panel, chunk: &[f32], a: &[f32], products: &[f32]) -> (usize, f32) {
-    nearest_any(panel, chunk, a, products)
+fn nearest_avx2(panel: &Panel, slack: f32, chunk: &[f32], a: &[f32], products: &[f32]) -> (usize, f32) {
+    nearest_any(panel, slack, chunk, a, products)
 }
 
 #[inline(always)]
-fn nearest_any(panel: &Panel, chunk: &[f32], a: &[f32], products: &[f32]) -> (usize, f32) {
+fn nearest_any(panel: &Panel, slack: f32, chunk: &[f32], a: &[f32], products: &[f32]) -> (usize, f32) {
     const WIDE: usize = 16;
     let dim = a.len();
     let norm = squared_norm(a);
-    // The error of an inner product of d terms is below (d + 1) units in the last place of |a| |b|.
-    let slack = (dim + 4) as f32 * f32::EPSILON;
     let (low, high) = (1.0 - slack, 1.0 + slack);
     let parts = || products.chunks_exact(WIDE).zip(panel.norms.chunks_exact(WIDE));
     // The largest that the smallest distance can be.
@@ -247,6 +280,7 @@ mod tests {
         for (n, dim) in [(3, 5), (64, 16), (77, 64), (256, 128)] {
             let chunk: Vec<f32> = (0..n * dim).map(|i| ((i * 2_654_435_761) % 1000) as f32 / 500.0 - 1.0).collect();
             let mut panel = Panel::default();
+            panel.measure(&chunk, dim);
             panel.pack(&chunk, dim);
             let rows: [&[f32]; ROWS] = std::array::from_fn(|i| &chunk[(2 * i + 1) % n * dim..][..dim]);
             let mut plain = vec![0.0; ROWS * panel.width()];
@@ -270,6 +304,27 @@ mod tests {
                 // SAFETY: AVX2 and FMA were found.
                 unsafe { products_avx2(&panel.packed, &a, panel.width(), &mut out) };
                 assert!(agree(&out));
+            }
+        }
+    }
+
+    /// Every level finds the nearest row that the scalar form finds, at the same cost.
+    #[test]
+    fn the_nearest_is_the_same_on_all_levels() {
+        for (n, dim) in [(3, 5), (40, 16), (77, 64), (256, 128)] {
+            let chunk: Vec<f32> = (0..n * dim).map(|i| ((i * 2_654_435_761) % 1000) as f32 / 500.0 - 1.0).collect();
+            let mut panel = Panel::default();
+            panel.measure(&chunk, dim);
+            let slack = (dim + 4) as f32 * f32::EPSILON;
+            for a in (1..n).step_by(2) {
+                let a = &chunk[a * dim..][..dim];
+                let product = |b: usize| a.iter().zip(&chunk[2 * b * dim..]).map(|(x, y)| x * y).sum();
+                let mut products: Vec<f32> = (0..n.div_ceil(2)).map(product).collect();
+                products.resize(panel.width(), 0.0);
+                let plain = nearest_any(&panel, slack, &chunk, a, &products);
+                assert_eq!(nearest(&panel, slack, &chunk, a, &products), plain);
+                products.fill(f32::NAN);
+                assert_eq!(nearest(&panel, slack, &chunk, a, &products), (0, f32::INFINITY));
             }
         }
     }

@@ -4,6 +4,7 @@ use super::clusters::{Clusters, Rows, Source};
 use super::{HeadView, Needs, Plan, Policy, View};
 use crate::budget::head_floor;
 use crate::matching::{Cut, Edge, Measure, Scratch, match_chunks};
+use crate::rotary::Steps;
 use rayon::prelude::*;
 
 /// The global recipe.
@@ -44,42 +45,88 @@ struct State {
     edges: Vec<Edge>,
     /// Whether the clusters changed since they were matched.
     stale: bool,
+    /// Whether there is room to keep the rows from round to round.
+    keep: bool,
+    /// The rows that were matched last, if they are kept.
+    kept: Option<Rows>,
 }
 
 impl State {
-    fn new(head: &HeadView<'_>, clusters: Clusters) -> Self {
+    fn new(head: &HeadView<'_>, clusters: Clusters, steps: &Steps) -> Self {
         let dim = head.dim();
         let scale = match head.query_power() {
             [] => vec![(1.0 / dim as f32).sqrt(); dim],
             power => power.iter().map(|w| w.sqrt()).collect(),
         };
-        State { clusters, scale, centre: mean_feature(head), edges: Vec::new(), stale: true }
+        State {
+            clusters,
+            scale,
+            centre: mean_feature(head, steps),
+            edges: Vec::new(),
+            stale: true,
+            keep: false,
+            kept: None,
+        }
     }
 }
 
 /// Keys carry large constant offsets; distances do not depend on them, but their rounding does.
-fn mean_feature(head: &HeadView<'_>) -> Vec<f32> {
+fn mean_feature(head: &HeadView<'_>, steps: &Steps) -> Vec<f32> {
     let mut sums = vec![0.0f64; head.dim()];
-    head.for_each_feature(|_, key| sums.iter_mut().zip(key).for_each(|(sum, &x)| *sum += f64::from(x)));
+    head.for_each_scaled(steps, &[], &[], |_, key| sums.iter_mut().zip(key).for_each(|(sum, &x)| *sum += f64::from(x)));
     sums.iter().map(|sum| (sum / head.len().max(1) as f64) as f32).collect()
 }
 
 impl Chelsea {
+    /// Numbers of a row of a head of `head_dim`.
+    fn dim(&self, head_dim: usize) -> usize {
+        if self.lam == 0.0 { head_dim } else { 2 * head_dim }
+    }
+
+    /// Lets heads keep their rows where there is room: the more its keys were merged, the less room a head needs and the
+    /// more it saves. Returns the bytes of all rows kept.
+    fn choose_kept(&self, states: &mut [State], view: &View<'_>) -> usize {
+        let dim = self.dim(view.shape.head_dim);
+        let longest = view.heads.iter().map(HeadView::len).max().unwrap_or(0);
+        let working = Rows::bytes(longest, longest, dim) + Scratch::bytes(dim, self.chunk);
+        let room = view.scratch.spare().saturating_sub(working * rayon::current_num_threads());
+        let mut order: Vec<usize> = (0..states.len()).collect();
+        order.sort_by_key(|&g| (!states[g].keep, states[g].clusters.len()));
+        let mut bytes = 0;
+        for g in order {
+            let more = Rows::kept_bytes(states[g].clusters.len(), dim);
+            states[g].keep |= bytes + more <= room;
+            bytes += if states[g].keep { more } else { 0 };
+        }
+        bytes
+    }
+
     /// Matches the clusters of one head and leaves the edges it offers in `state`: the cheapest ones,
     /// as many as floor and cap allow.
-    fn offer(&self, head: &HeadView<'_>, state: &mut State, least: usize, rows: &mut Rows, scratch: &mut Scratch) {
+    fn offer(
+        &self,
+        head: &HeadView<'_>,
+        steps: &Steps,
+        state: &mut State,
+        least: usize,
+        (rows, scratch): (&mut Rows, &mut Scratch),
+    ) {
         let value_factor = (self.lam / f64::from(head.value_scale())).sqrt() as f32;
-        let source = Source::Features { centre: &state.centre, scale: &state.scale, value_factor };
-        state.clusters.rows(head, source, rows);
+        let source = Source::Features { steps, centre: &state.centre, scale: &state.scale, value_factor };
+        let dim = source.dim(head.dim());
+        let rows = match &mut state.kept {
+            Some(kept) => {
+                kept.follow(&state.clusters, dim);
+                kept
+            }
+            kept => {
+                state.clusters.rows(head, source, rows);
+                *kept = state.keep.then(|| rows.keep());
+                rows
+            }
+        };
         state.edges.clear();
-        match_chunks(
-            &rows.rows,
-            source.dim(head.dim()),
-            self.chunk,
-            Measure::SquaredDistance,
-            scratch,
-            &mut state.edges,
-        );
+        match_chunks(&rows.rows, dim, self.chunk, Measure::SquaredDistance, scratch, &mut state.edges);
         let len = state.clusters.len();
         let most = len.saturating_sub(least).min((self.hcap * len as f64).ceil() as usize);
         if most < state.edges.len() {
@@ -119,8 +166,9 @@ impl Chelsea {
     /// Merges until `clusters`, those of each head, are `target` in all.
     pub(super) fn cluster(&self, view: &View<'_>, target: usize, clusters: Vec<Clusters>) -> Plan {
         let least = head_floor(self.floor, target, view.heads.len());
-        let mut states: Vec<State> =
-            view.heads.par_iter().zip(clusters).map(|(head, clusters)| State::new(head, clusters)).collect();
+        let steps = view.heads[0].rotary().steps();
+        let state = |(head, clusters)| State::new(head, clusters, &steps);
+        let mut states: Vec<State> = view.heads.par_iter().zip(clusters).map(state).collect();
         // Roots, and half as many edges of 12 bytes with their sort keys.
         let _held = view.scratch.hold(states.iter().map(|s| 3 * s.clusters.bytes()).sum());
         loop {
@@ -129,13 +177,15 @@ impl Chelsea {
             if merges == 0 {
                 break;
             }
+            let _kept = view.scratch.hold(self.choose_kept(&mut states, view));
             states.par_iter_mut().zip(&view.heads).filter(|(state, _)| state.stale).for_each_init(
                 || (Rows::default(), Scratch::default()),
                 |(rows, scratch), (state, head)| {
-                    let dim = if self.lam == 0.0 { head.dim() } else { 2 * head.dim() };
-                    let bytes = Rows::bytes(state.clusters.len(), head.len(), dim) + Scratch::bytes(dim, self.chunk);
-                    let _held = view.scratch.hold(bytes);
-                    self.offer(head, state, least, rows, scratch);
+                    let dim = self.dim(head.dim());
+                    let made =
+                        if state.kept.is_some() { 0 } else { Rows::bytes(state.clusters.len(), head.len(), dim) };
+                    let _held = view.scratch.hold(made + Scratch::bytes(dim, self.chunk));
+                    self.offer(head, &steps, state, least, (rows, scratch));
                 },
             );
             let mut cut = Cut::cheapest(states.iter().flat_map(|s| &s.edges), merges);

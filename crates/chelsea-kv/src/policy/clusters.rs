@@ -5,6 +5,7 @@
 
 use super::HeadView;
 use crate::matching::Edge;
+use crate::rotary::Steps;
 
 /// Which candidates are one by now.
 #[derive(Debug, Clone)]
@@ -25,7 +26,7 @@ pub(super) enum Source<'a> {
     Keys,
     /// Keys before RoPE less `centre`, each dimension times `scale`; then the value times
     /// `value_factor`, unless that is 0.
-    Features { centre: &'a [f32], scale: &'a [f32], value_factor: f32 },
+    Features { steps: &'a Steps, centre: &'a [f32], scale: &'a [f32], value_factor: f32 },
 }
 
 impl Source<'_> {
@@ -53,7 +54,46 @@ pub(super) struct Rows {
 impl Rows {
     /// Bytes for the rows of `clusters` of `len` candidates.
     pub(super) fn bytes(clusters: usize, len: usize, dim: usize) -> usize {
-        clusters * (dim * 4 + 9) + len * 4
+        Rows::kept_bytes(clusters, dim) + clusters + len * 4
+    }
+
+    /// Bytes of what [`Rows::keep`] returns.
+    pub(super) fn kept_bytes(clusters: usize, dim: usize) -> usize {
+        clusters * (dim * 4 + 8)
+    }
+
+    /// The rows, without the buffers to make them.
+    pub(super) fn keep(&self) -> Rows {
+        Rows { rows: self.rows.clone(), ids: self.ids.clone(), weights: self.weights.clone(), ..Rows::default() }
+    }
+
+    /// Brings the rows up to date with what was merged since: a cluster that joined another is taken into its mean.
+    pub(super) fn follow(&mut self, clusters: &Clusters, dim: usize) {
+        let Rows { rows, ids, weights, .. } = self;
+        for slot in 0..ids.len() {
+            let root = clusters.roots[ids[slot] as usize];
+            if root != ids[slot] {
+                let into = ids.binary_search(&root).expect("a cluster joins one that survives");
+                weights[into] += weights[slot];
+                let share = weights[slot] as f32 / weights[into] as f32;
+                let (low, high) = rows.split_at_mut(slot.max(into) * dim);
+                let (low, high) = (&mut low[slot.min(into) * dim..][..dim], &mut high[..dim]);
+                let (mean, row) = if into < slot { (low, high) } else { (high, low) };
+                mean.iter_mut().zip(row).for_each(|(mean, x)| *mean += share * (*x - *mean));
+            }
+        }
+        let mut at = 0;
+        for slot in 0..ids.len() {
+            if clusters.roots[ids[slot] as usize] == ids[slot] {
+                rows.copy_within(slot * dim..(slot + 1) * dim, at * dim);
+                (ids[at], weights[at]) = (ids[slot], weights[slot]);
+                at += 1;
+            }
+        }
+        rows.truncate(at * dim);
+        rows.shrink_to_fit();
+        ids.truncate(at);
+        weights.truncate(at);
     }
 }
 
@@ -124,42 +164,40 @@ impl Clusters {
             out.weights[slot] += head.count(i);
             out.singles[slot] &= root as usize == i;
         }
-        out.rows.clear();
         out.rows.resize(self.alive * dim, 0.0);
-        let (rows, singles, slots) = (&mut out.rows, &out.singles, &out.slots);
-        let slot_of = |i: usize| slots[self.roots[i] as usize] as usize;
+        let Rows { rows, singles, slots, weights, .. } = out;
+        for (row, _) in rows.chunks_exact_mut(dim).zip(&*singles).filter(|(_, single)| !**single) {
+            row.fill(0.0);
+        }
+        let row_of = |i: usize| slots[self.roots[i] as usize] as usize;
         // A cluster of one keeps its row bit for bit, so that equal entries stay equal.
-        let weight_of = |i: usize, slot: usize| if singles[slot] { 1.0 } else { head.count(i) as f32 };
+        let mut add = |i: usize, key: &[f32], at: usize, factor: f32| {
+            let slot = row_of(i);
+            if slot == NO_ROW as usize {
+                return;
+            }
+            let row = &mut rows[slot * dim + at..][..key.len()];
+            if singles[slot] {
+                row.iter_mut().zip(key).for_each(|(out, &x)| *out = factor * x);
+            } else {
+                let weight = factor * head.count(i) as f32;
+                row.iter_mut().zip(key).for_each(|(sum, &x)| *sum += weight * x);
+            }
+        };
         match source {
-            Source::Keys => head.for_each_key(|i, key| {
-                let slot = slot_of(i);
-                if slot == NO_ROW as usize {
-                    return;
-                }
-                let weight = weight_of(i, slot);
-                rows[slot * dim..][..dim].iter_mut().zip(key).for_each(|(sum, x)| *sum += weight * x);
-            }),
-            Source::Features { centre, scale, value_factor } => {
+            Source::Keys => head.for_each_key(|i, key| add(i, key, 0, 1.0)),
+            Source::Features { steps, centre, scale, value_factor } => {
                 let mut value = vec![0.0; head_dim];
-                head.for_each_feature(|i, key| {
-                    let slot = slot_of(i);
-                    if slot == NO_ROW as usize {
-                        return;
-                    }
-                    let weight = weight_of(i, slot);
-                    let row = &mut rows[slot * dim..][..dim];
-                    for (((sum, &x), &c), &s) in row.iter_mut().zip(key).zip(centre).zip(scale) {
-                        *sum += weight * ((x - c) * s);
-                    }
+                head.for_each_scaled(steps, centre, scale, |i, key| {
+                    add(i, key, 0, 1.0);
                     if dim > head_dim {
                         head.read_value(i, &mut value);
-                        let weight = weight * value_factor;
-                        row[head_dim..].iter_mut().zip(&value).for_each(|(sum, x)| *sum += weight * x);
+                        add(i, &value, head_dim, value_factor);
                     }
                 });
             }
         }
-        for ((row, &single), &weight) in out.rows.chunks_exact_mut(dim).zip(&out.singles).zip(&out.weights) {
+        for ((row, &single), &weight) in rows.chunks_exact_mut(dim).zip(&*singles).zip(&*weights) {
             if !single {
                 let total = weight as f32;
                 row.iter_mut().for_each(|x| *x /= total);
