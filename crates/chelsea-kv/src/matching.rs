@@ -103,6 +103,7 @@ fn match_chunk(rows: &[f32], dim: usize, first: u32, measure: Measure, scratch: 
     }
     #[cfg(target_arch = "x86_64")]
     let matrices = matrix::Operands::suit(dim).filter(|_| measure == Measure::SquaredDistance);
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut))]
     let mut slack = (dim + 4) as f32 * f32::EPSILON;
     scratch.panel.measure(rows, dim);
     #[cfg(target_arch = "x86_64")]
