@@ -6,12 +6,12 @@
 //! entries: `chunk / 4 * dim` multiply-adds an entry.
 //!
 //! Inner products of a block of a's with all b's are taken at once from a packed panel, in the way of
-//! a matrix product, or those of all a's by matrix instructions. For squared distances, `|a|^2 + |b|^2 - 2 a.b` only finds the few b's that
-//! rounding allows to be the nearest; the distance to those is then taken term by term, so that equal
-//! entries cost exactly zero and ties fall as they should.
+//! a matrix product, or by matrix instructions where there are any. For squared distances,
+//! `|a|^2 + |b|^2 - 2 a.b` only finds the few b's that rounding allows to be the nearest; the distance to
+//! those is then taken term by term, so that equal entries cost exactly zero and ties fall as they should.
 
 mod kernel;
-#[cfg(target_arch = "x86_64")]
+#[cfg_attr(not(target_arch = "x86_64"), path = "matching/matrix_none.rs")]
 mod matrix;
 mod select;
 
@@ -55,7 +55,6 @@ pub fn normalise(rows: &mut [f32], dim: usize) {
 #[derive(Debug, Default)]
 pub struct Scratch {
     panel: Panel,
-    #[cfg(target_arch = "x86_64")]
     operands: matrix::Operands,
     sources: Vec<f32>,
     /// Inner products of a few a's with all b's of their chunk.
@@ -68,12 +67,9 @@ impl Scratch {
         let rows = chunk.div_ceil(2);
         let width = rows.next_multiple_of(kernel::LANES);
         let vectors = Panel::bytes(dim, rows) + width * (1 + kernel::ROWS) * 4;
-        // Either these or matrices are used.
-        #[cfg(target_arch = "x86_64")]
-        if matrix::Operands::suit(dim).is_some() {
-            return vectors.max(matrix::Operands::bytes(dim, rows) + width * (1 + matrix::ROWS) * 4);
-        }
-        vectors
+        let matrices = matrix::Operands::bytes(dim, rows) + width * (1 + matrix::ROWS) * 4;
+        // One of the two is used.
+        if matrix::Operands::suit(dim).is_some() { vectors.max(matrices) } else { vectors }
     }
 }
 
@@ -101,35 +97,27 @@ fn match_chunk(rows: &[f32], dim: usize, first: u32, measure: Measure, scratch: 
     if len < 2 {
         return;
     }
-    #[cfg(target_arch = "x86_64")]
     let matrices = matrix::Operands::suit(dim).filter(|_| measure == Measure::SquaredDistance);
-    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut))]
-    let mut slack = (dim + 4) as f32 * f32::EPSILON;
     scratch.panel.measure(rows, dim);
-    #[cfg(target_arch = "x86_64")]
-    match matrices {
+    // The error of an inner product of d terms is below (d + 1) units in the last place of |a| |b|.
+    let rounding = (dim + 4) as f32 * f32::EPSILON;
+    let (sources, slack) = match matrices {
         Some(amx) => {
             scratch.operands.pack(amx, rows, dim);
-            slack += matrix::SLACK;
+            (matrix::ROWS, rounding + matrix::SLACK)
         }
-        None => scratch.panel.pack(rows, dim),
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    scratch.panel.pack(rows, dim);
-    #[cfg(target_arch = "x86_64")]
-    let sources = if matrices.is_some() { matrix::ROWS } else { kernel::ROWS };
-    #[cfg(not(target_arch = "x86_64"))]
-    let sources = kernel::ROWS;
+        None => {
+            scratch.panel.pack(rows, dim);
+            (kernel::ROWS, rounding)
+        }
+    };
     let width = scratch.panel.width();
     scratch.products.resize(sources * width, 0.0);
     for block in (0..len / 2).step_by(sources) {
-        #[cfg(target_arch = "x86_64")]
         match matrices {
             Some(amx) => scratch.operands.products(amx, rows, dim, block, &mut scratch.products),
             None => scratch.multiply(rows, dim, block),
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        scratch.multiply(rows, dim, block);
         for (i, products) in scratch.products.chunks_exact(width).take(len / 2 - block).enumerate() {
             let a = 2 * (block + i) + 1;
             let (b, cost) = match measure {

@@ -73,7 +73,13 @@ impl State {
 /// Keys carry large constant offsets; distances do not depend on them, but their rounding does.
 fn mean_feature(head: &HeadView<'_>, steps: &Steps) -> Vec<f32> {
     let mut sums = vec![0.0f64; head.dim()];
-    head.for_each_scaled(steps, &[], &[], |_, key| sums.iter_mut().zip(key).for_each(|(sum, &x)| *sum += f64::from(x)));
+    head.for_each_scaled(
+        steps,
+        &[],
+        &[],
+        |_| true,
+        |_, key| sums.iter_mut().zip(key).for_each(|(sum, &x)| *sum += f64::from(x)),
+    );
     sums.iter().map(|sum| (sum / head.len().max(1) as f64) as f32).collect()
 }
 
@@ -83,12 +89,17 @@ impl Chelsea {
         if self.lam == 0.0 { head_dim } else { 2 * head_dim }
     }
 
+    /// Clusters whose rows are made at once, in whole chunks: what that takes does not grow with the text.
+    fn part(&self) -> usize {
+        (512 / self.chunk).max(1) * self.chunk
+    }
+
     /// Lets heads keep their rows where there is room: the more its keys were merged, the less room a head needs and the
     /// more it saves. Returns the bytes of all rows kept.
     fn choose_kept(&self, states: &mut [State], view: &View<'_>) -> usize {
         let dim = self.dim(view.shape.head_dim);
         let longest = view.heads.iter().map(HeadView::len).max().unwrap_or(0);
-        let working = Rows::bytes(longest, longest, dim) + Scratch::bytes(dim, self.chunk);
+        let working = Rows::bytes(self.part(), longest, longest, dim) + Scratch::bytes(dim, self.chunk);
         let room = view.scratch.spare().saturating_sub(working * rayon::current_num_threads());
         let mut order: Vec<usize> = (0..states.len()).collect();
         order.sort_by_key(|&g| (!states[g].keep, states[g].clusters.len()));
@@ -114,19 +125,32 @@ impl Chelsea {
         let value_factor = (self.lam / f64::from(head.value_scale())).sqrt() as f32;
         let source = Source::Features { steps, centre: &state.centre, scale: &state.scale, value_factor };
         let dim = source.dim(head.dim());
-        let rows = match &mut state.kept {
-            Some(kept) => {
-                kept.follow(&state.clusters, dim);
-                kept
-            }
-            kept => {
-                state.clusters.rows(head, source, rows);
-                *kept = state.keep.then(|| rows.keep());
-                rows
+        let State { clusters, edges, .. } = state;
+        edges.clear();
+        let mut offered = |rows: &[f32], first: usize| {
+            let before = edges.len();
+            match_chunks(rows, dim, self.chunk, Measure::SquaredDistance, scratch, edges);
+            for edge in &mut edges[before..] {
+                (edge.a, edge.b) = (edge.a + first as u32, edge.b + first as u32);
             }
         };
-        state.edges.clear();
-        match_chunks(&rows.rows, dim, self.chunk, Measure::SquaredDistance, scratch, &mut state.edges);
+        if state.keep {
+            let kept = state.kept.get_or_insert_with(|| {
+                let mut rows = Rows::default();
+                clusters.rows(head, source, &mut rows);
+                rows.settle();
+                rows
+            });
+            kept.follow(clusters, dim);
+            offered(&kept.rows, 0);
+        } else {
+            clusters.number(head, rows);
+            for first in (0..clusters.len()).step_by(self.part()) {
+                clusters.fill(head, source, first..clusters.len().min(first + self.part()), rows);
+                offered(&rows.rows, first);
+            }
+        }
+        let ids = state.kept.as_ref().map_or(&rows.ids, |kept| &kept.ids);
         let len = state.clusters.len();
         let most = len.saturating_sub(least).min((self.hcap * len as f64).ceil() as usize);
         if most < state.edges.len() {
@@ -134,7 +158,7 @@ impl Chelsea {
             state.edges.retain(|edge| cut.takes(edge));
         }
         for edge in &mut state.edges {
-            (edge.a, edge.b) = (rows.ids[edge.a as usize], rows.ids[edge.b as usize]);
+            (edge.a, edge.b) = (ids[edge.a as usize], ids[edge.b as usize]);
         }
         state.stale = false;
     }
@@ -182,8 +206,10 @@ impl Chelsea {
                 || (Rows::default(), Scratch::default()),
                 |(rows, scratch), (state, head)| {
                     let dim = self.dim(head.dim());
-                    let made =
-                        if state.kept.is_some() { 0 } else { Rows::bytes(state.clusters.len(), head.len(), dim) };
+                    let clusters = state.clusters.len();
+                    // The rows of a head that keeps them are counted already.
+                    let part = if state.keep { 0 } else { clusters.min(self.part()) };
+                    let made = Rows::bytes(part, clusters, head.len(), dim);
                     let _held = view.scratch.hold(made + Scratch::bytes(dim, self.chunk));
                     self.offer(head, &steps, state, least, (rows, scratch));
                 },

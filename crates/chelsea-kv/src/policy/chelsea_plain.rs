@@ -58,7 +58,8 @@ impl Policy for ChelseaPlain {
         let _held = view.scratch.hold(view.len() * 4);
         let plan = |(rows, scratch): &mut (Rows, Scratch), (head, &share): (&HeadView<'_>, &usize)| {
             let edges = head.len() * 6;
-            let bytes = Rows::bytes(head.len(), head.len(), head.dim()) + Scratch::bytes(head.dim(), self.chunk);
+            let bytes =
+                Rows::bytes(head.len(), head.len(), head.len(), head.dim()) + Scratch::bytes(head.dim(), self.chunk);
             let _held = view.scratch.hold(bytes + edges);
             self.plan_head(head, share, rows, scratch)
         };

@@ -6,6 +6,7 @@
 use super::HeadView;
 use crate::matching::Edge;
 use crate::rotary::Steps;
+use std::ops::Range;
 
 /// Which candidates are one by now.
 #[derive(Debug, Clone)]
@@ -42,9 +43,9 @@ impl Source<'_> {
 /// Rows to be matched, and the buffers to make them. To be used again for the next head.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
-    /// `[clusters][dim]`.
+    /// `[clusters][dim]`, of all clusters or of a part of them.
     pub rows: Vec<f32>,
-    /// Candidate that each row's cluster sits at.
+    /// Candidate that each cluster sits at, of all clusters.
     pub ids: Vec<u32>,
     slots: Vec<u32>,
     weights: Vec<u32>,
@@ -52,19 +53,19 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// Bytes for the rows of `clusters` of `len` candidates.
-    pub(super) fn bytes(clusters: usize, len: usize, dim: usize) -> usize {
-        Rows::kept_bytes(clusters, dim) + clusters + len * 4
+    /// Bytes for the rows of `part` of `clusters` of `len` candidates.
+    pub(super) fn bytes(part: usize, clusters: usize, len: usize, dim: usize) -> usize {
+        part * dim * 4 + clusters * 9 + len * 4
     }
 
-    /// Bytes of what [`Rows::keep`] returns.
+    /// Bytes of the rows of all `clusters` after [`Rows::settle`].
     pub(super) fn kept_bytes(clusters: usize, dim: usize) -> usize {
         clusters * (dim * 4 + 8)
     }
 
-    /// The rows, without the buffers to make them.
-    pub(super) fn keep(&self) -> Rows {
-        Rows { rows: self.rows.clone(), ids: self.ids.clone(), weights: self.weights.clone(), ..Rows::default() }
+    /// Lets go of the buffers that made the rows: from now on they [follow](Rows::follow).
+    pub(super) fn settle(&mut self) {
+        (self.slots, self.singles) = (Vec::new(), Vec::new());
     }
 
     /// Brings the rows up to date with what was merged since: a cluster that joined another is taken into its mean.
@@ -142,8 +143,12 @@ impl Clusters {
 
     /// Fills `out` with one row a cluster: the count-weighted mean of its members' rows.
     pub(super) fn rows(&self, head: &HeadView<'_>, source: Source<'_>, out: &mut Rows) {
-        let head_dim = head.dim();
-        let dim = source.dim(head_dim);
+        self.number(head, out);
+        self.fill(head, source, 0..self.alive, out);
+    }
+
+    /// Numbers the clusters in `out`, in the order of their candidates.
+    pub(super) fn number(&self, head: &HeadView<'_>, out: &mut Rows) {
         out.ids.clear();
         out.slots.clear();
         for (i, &root) in self.roots.iter().enumerate() {
@@ -156,26 +161,30 @@ impl Clusters {
         out.weights.resize(self.alive, 0);
         out.singles.clear();
         out.singles.resize(self.alive, true);
-        for (i, &root) in self.roots.iter().enumerate() {
+        for (i, &root) in self.roots.iter().enumerate().filter(|(i, _)| !self.apart[*i]) {
             let slot = out.slots[root as usize] as usize;
-            if slot == NO_ROW as usize {
-                continue;
-            }
             out.weights[slot] += head.count(i);
             out.singles[slot] &= root as usize == i;
         }
-        out.rows.resize(self.alive * dim, 0.0);
+    }
+
+    /// Makes the rows of the clusters `part`, which were [numbered](Clusters::number).
+    pub(super) fn fill(&self, head: &HeadView<'_>, source: Source<'_>, part: Range<usize>, out: &mut Rows) {
+        let head_dim = head.dim();
+        let dim = source.dim(head_dim);
+        out.rows.resize(part.len() * dim, 0.0);
         let Rows { rows, singles, slots, weights, .. } = out;
-        for (row, _) in rows.chunks_exact_mut(dim).zip(&*singles).filter(|(_, single)| !**single) {
+        let (singles, weights) = (&singles[part.clone()], &weights[part.clone()]);
+        for (row, _) in rows.chunks_exact_mut(dim).zip(singles).filter(|(_, single)| !**single) {
             row.fill(0.0);
         }
-        let row_of = |i: usize| slots[self.roots[i] as usize] as usize;
+        // Of those that are apart and of other parts there is none.
+        let row_of = |i: usize| (slots[self.roots[i] as usize] as usize).checked_sub(part.start);
+        let row_of = |i: usize| row_of(i).filter(|&row| row < part.len());
+        let wanted = |tile: Range<usize>| tile.into_iter().any(|i| row_of(i).is_some());
         // A cluster of one keeps its row bit for bit, so that equal entries stay equal.
         let mut add = |i: usize, key: &[f32], at: usize, factor: f32| {
-            let slot = row_of(i);
-            if slot == NO_ROW as usize {
-                return;
-            }
+            let Some(slot) = row_of(i) else { return };
             let row = &mut rows[slot * dim + at..][..key.len()];
             if singles[slot] {
                 row.iter_mut().zip(key).for_each(|(out, &x)| *out = factor * x);
@@ -188,7 +197,7 @@ impl Clusters {
             Source::Keys => head.for_each_key(|i, key| add(i, key, 0, 1.0)),
             Source::Features { steps, centre, scale, value_factor } => {
                 let mut value = vec![0.0; head_dim];
-                head.for_each_scaled(steps, centre, scale, |i, key| {
+                head.for_each_scaled(steps, centre, scale, wanted, |i, key| {
                     add(i, key, 0, 1.0);
                     if dim > head_dim {
                         head.read_value(i, &mut value);
@@ -197,7 +206,7 @@ impl Clusters {
                 });
             }
         }
-        for ((row, &single), &weight) in rows.chunks_exact_mut(dim).zip(&*singles).zip(&*weights) {
+        for ((row, &single), &weight) in rows.chunks_exact_mut(dim).zip(singles).zip(weights) {
             if !single {
                 let total = weight as f32;
                 row.iter_mut().for_each(|x| *x /= total);

@@ -166,22 +166,29 @@ impl<'a> HeadView<'a> {
 
     /// Calls `f(i, key)` for every candidate in order, with keys as stored.
     pub fn for_each_key(&self, f: impl FnMut(usize, &[f32])) {
-        self.for_each(Way { rotary: None, centre: &[], scale: &[] }, f);
+        self.for_each(Way { rotary: None, centre: &[], scale: &[] }, |_| true, f);
     }
 
     /// Calls `f(i, key)` for every candidate in order, with keys before RoPE.
     pub fn for_each_feature(&self, f: impl FnMut(usize, &[f32])) {
-        self.for_each_scaled(&Steps::default(), &[], &[], f);
+        self.for_each_scaled(&Steps::default(), &[], &[], |_| true, f);
     }
 
-    /// Calls `f(i, key)` for every candidate in order, with keys before RoPE less `centre`, each dimension times
-    /// `scale`. `steps` are those of the rotary, or none.
-    pub(super) fn for_each_scaled(&self, steps: &Steps, centre: &[f32], scale: &[f32], f: impl FnMut(usize, &[f32])) {
-        self.for_each(Way { rotary: Some((self.rotary, steps)), centre, scale }, f);
+    /// Calls `f(i, key)` in order for the candidates of every tile that is wanted, with keys before RoPE less `centre`,
+    /// each dimension times `scale`. `steps` are those of the rotary, or none.
+    pub(super) fn for_each_scaled(
+        &self,
+        steps: &Steps,
+        centre: &[f32],
+        scale: &[f32],
+        wanted: impl Fn(Range<usize>) -> bool,
+        f: impl FnMut(usize, &[f32]),
+    ) {
+        self.for_each(Way { rotary: Some((self.rotary, steps)), centre, scale }, wanted, f);
     }
 
     /// Reads tile by tile: far faster than key by key.
-    fn for_each(&self, way: Way<'_>, mut f: impl FnMut(usize, &[f32])) {
+    fn for_each(&self, way: Way<'_>, wanted: impl Fn(Range<usize>) -> bool, mut f: impl FnMut(usize, &[f32])) {
         let dim = self.dim();
         let mut tile = vec![0.0; TILE * dim];
         let mut rows = vec![0.0; TILE * dim];
@@ -190,19 +197,23 @@ impl<'a> HeadView<'a> {
             let page = &self.head.pages()[next / PAGE];
             let lane = next % TILE;
             let start = next % PAGE - lane;
+            let here = (TILE - lane).min(self.range.end - next);
+            let first = next - self.range.start;
+            next += here;
+            if !wanted(first..first + here) {
+                continue;
+            }
             page.read_key_tile(start / TILE, self.head.dtype(), &mut tile);
             if start + TILE < PAGE {
                 page.prefetch_key_tile(start / TILE + 1);
-            } else if let Some(next) = self.head.pages().get(next / PAGE + 1) {
-                next.prefetch_key_tile(0);
+            } else if let Some(page) = self.head.pages().get(next / PAGE) {
+                page.prefetch_key_tile(0);
             }
             let positions = page.positions()[start..].first_chunk().expect("pages are whole tiles");
             tile_to_rows(way, &mut tile, positions, &mut rows);
-            let here = (TILE - lane).min(self.range.end - next);
             for i in 0..here {
-                f(next - self.range.start + i, &rows[(lane + i) * dim..][..dim]);
+                f(first + i, &rows[(lane + i) * dim..][..dim]);
             }
-            next += here;
         }
     }
 }
