@@ -128,21 +128,22 @@ fn blocks_given_in_pieces_end_in_the_same_full_cache() {
 
 #[test]
 fn the_peak_of_a_run_is_budget_plus_one_block() {
-    let block = 128;
+    // Long enough that what each thread takes, however long the text, is small beside the cache.
+    let (block, tokens) = (128, 16_384);
     for schedule in [Schedule::Once, Schedule::Remerge] {
         let mut cache = SequenceCache::new(CacheConfig { schedule, ..config("chelsea", Budget::Keep(0.2)) }).unwrap();
-        cache.expect_tokens(4096, 0);
-        for b in 0..32 {
+        cache.expect_tokens(tokens, 0);
+        for b in 0..(tokens / block) as u64 {
             feed(&mut cache, block, b);
             cache.compact();
         }
-        assert_eq!(cache.tokens(), 4096);
-        assert!(cache.entries() <= 4096 * 6 / 5);
+        assert_eq!(cache.tokens(), tokens);
+        assert!(cache.entries() <= tokens * 6 / 5);
         // Budget and block in whole pages, the statistics, and what compaction took for a while.
-        let entries = 4096usize.div_ceil(5) + block + PAGE;
+        let entries = tokens.div_ceil(5) + block + PAGE;
         let bytes = entries.div_ceil(PAGE) * 6 * Page::bytes(16, Dtype::F16) + cache.memory().fixed;
         assert!(cache.peak() <= bytes + cache.memory().scratch_peak, "{} > {bytes}", cache.peak());
-        assert!(cache.memory().scratch_peak < bytes / 2);
+        assert!(cache.memory().scratch_peak < bytes / 2, "{} of {bytes}", cache.memory().scratch_peak);
         assert!(cache.peak() < cache.full_bytes());
     }
 }

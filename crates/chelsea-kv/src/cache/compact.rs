@@ -5,7 +5,7 @@ use crate::budget::{Budget, Length};
 use crate::merge::merge_head;
 use crate::policy::{HeadView, Plan, View};
 use crate::scratch::Gauge;
-use crate::{CacheShape, Head, PAGE, Page};
+use crate::{CacheShape, Head};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -122,7 +122,7 @@ impl SequenceCache {
             ranges = self.candidates(&self.sinks());
         }
         let target = (allowed + candidates(&ranges)).saturating_sub(before);
-        let gauge = Gauge::with_spare(self.spare());
+        let gauge = Gauge::with_spare(self.spare(allowed));
         self.take_value_scales(&ranges);
         let plan = self.config.policy.plan(&self.view(&ranges, &gauge), target);
         self.carry_out(&ranges, &plan, &gauge);
@@ -138,13 +138,14 @@ impl SequenceCache {
         CompactReport { compacted: true, before, after, freed, scratch, elapsed: start.elapsed() }
     }
 
-    /// Bytes that a compaction may take in all to save time. Of a block that may be held beyond the budget, five
-    /// eighths are recent, an eighth is read at once, and the rest is for this and for what pages have room for.
-    fn spare(&self) -> usize {
-        let page = Page::bytes(self.config.shape.head_dim, self.config.dtype);
-        let rest = 2 * self.recent * self.heads.len() / 5;
-        let slack = self.pages * PAGE - self.entries();
-        rest.saturating_sub(slack) * page / PAGE
+    /// Bytes that a compaction down to `allowed` entries may take to save time. While a text is read, a block is held
+    /// beyond the budget: its latest entries, five eighths, are among those allowed. What is promised is the bytes of
+    /// keys and values alone; so counts, positions and the room in pages come off the rest.
+    fn spare(&self, allowed: usize) -> usize {
+        let CacheConfig { shape, dtype, .. } = &self.config;
+        let row = 2 * shape.head_dim * dtype.size() + dtype.scale_bytes();
+        let promised = (allowed + 3 * self.recent * self.heads.len() / 5) * row;
+        promised.saturating_sub(self.bytes_held())
     }
 
     fn view<'a>(&'a self, ranges: &[Range<usize>], scratch: &'a Gauge) -> View<'a> {
