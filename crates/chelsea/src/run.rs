@@ -1,11 +1,13 @@
 //! `chelsea run`: read documents once, answer questions about them.
 
-use crate::cli::{CacheArgs, CompressArg, RunArgs};
+use crate::cli::{CacheArgs, RunArgs};
 use crate::output::{self, Table};
 use crate::setup::{self, Loaded};
 use crate::{chat, saved};
 use anyhow::{Context as _, Result, bail};
-use chelsea_engine::{Finish, GenerateOptions, Generation, Layout, ReadStats, Repetition, Session, generate};
+use chelsea_engine::{
+    Compression, Finish, GenerateOptions, Generation, Layout, ReadStats, Repetition, Session, generate,
+};
 use chelsea_kv::Budget;
 use serde::Serialize;
 use std::io::{IsTerminal as _, Read as _, Write as _};
@@ -149,7 +151,7 @@ pub fn documents(files: &[PathBuf]) -> Result<Option<String>> {
 
 /// If a document is to be clustered after reading: the words for policies that have it repeated first.
 pub fn one_shot(args: &CacheArgs, layout: &Layout<'_>) -> Result<Option<Repetition>> {
-    Ok(if args.compress == CompressArg::OneShot { Some(layout.repetition()?) } else { None })
+    Ok(if args.compression() == Compression::OneShot { Some(layout.repetition()?) } else { None })
 }
 
 /// Reads a document with a progress bar, and clusters it afterwards if there are words for that.

@@ -138,16 +138,21 @@ impl CacheArgs {
         })
     }
 
+    /// When prompts are clustered.
+    pub fn compression(&self) -> Compression {
+        match (self.compress, self.quality) {
+            (CompressArg::Online, QualityArg::Good) => Compression::Online,
+            (CompressArg::OneShot, _) | (_, QualityArg::Best) => Compression::OneShot,
+        }
+    }
+
     /// The same as options of a session.
     pub fn session(&self) -> SessionOptions {
         SessionOptions {
             budget: self.budget(),
             policy: self.policy().to_string(),
             schedule: schedule(self.schedule),
-            compression: match (self.compress, self.quality) {
-                (CompressArg::Online, QualityArg::Good) => Compression::Online,
-                (CompressArg::OneShot, _) | (_, QualityArg::Best) => Compression::OneShot,
-            },
+            compression: self.compression(),
             sinks: self.sinks,
             window: self.window,
             block: self.block as usize,

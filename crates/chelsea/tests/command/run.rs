@@ -235,6 +235,13 @@ fn a_policy_that_reads_twice_compresses_once_and_only_then() {
     // What was compressed before may be gone on from.
     let again = json(&[&ask[..], &["--load-cache", cache]].concat());
     assert_eq!(again["answers"][0]["text"], out["answers"][0]["text"]);
+    // The same pass, with the rest clustered around what must stay.
+    let best = json(&[&ask[..], &["-f", &doc, "--quality", "best", "--keep", "0.5"]].concat());
+    assert_eq!(best["policy"], "chelsea-best");
+    assert!(best["answers"][0]["text"].as_str().unwrap().contains("Sylvania"), "{best}");
+    assert!(number(&best, "kv_entries") < 0.6 * 90.0 * number(&best, "kv_tokens"), "{best}");
+    let said = error(&[&ask[..], &["-f", &doc, "--quality", "best", "--policy", "chelsea"]].concat());
+    assert!(said.contains("--quality") && said.contains("--policy"), "{said}");
 }
 
 #[test]
