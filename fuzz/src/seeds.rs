@@ -217,12 +217,12 @@ fn samples() -> Seeds {
 }
 
 fn results() -> Seeds {
-    let line = r#"{"v":1,"model":"m","fingerprint":"00ff","task":"niah","sample":"3#00c0ffee","policy":"chelsea","keep":0.25,"mode":"one-shot","spec":"chelsea","seed":0,"setup":"sinks=4,window=64,block=512,f16","length":4096,"tokens":4000,"score":0.5,"kv_bytes":1000,"kv_bytes_full":4000,"seconds":1.5,"asked":[{"expected":["12","13"],"answer":"12","score":0.5,"nll":0.25,"depth":0.5}]}"#;
-    let scored = r#"{"v":1,"model":"m","fingerprint":"","task":"continuation","sample":"0","policy":"full","keep":1.0,"mode":"aware-online","spec":"full","seed":7,"setup":"","length":0,"tokens":0,"score":1.0,"kv_bytes":0,"kv_bytes_full":0,"seconds":0.0,"asked":[{"score":1.0,"nll":2.5,"kl":0.0,"exact":true}]}"#;
+    let line = r#"{"v":2,"model":"m","fingerprint":"00ff","task":"niah","sample":"3#00c0ffee","policy":"chelsea","keep":0.25,"mode":"one-shot","spec":"chelsea","seed":0,"setup":"sinks=4,window=64,block=512,f16","length":4096,"tokens":4000,"score":0.5,"kv_bytes":1000,"kv_bytes_full":4000,"seconds":1.5,"asked":[{"expected":["12","13"],"answer":"12","score":0.5,"nll":0.25,"depth":0.5}]}"#;
+    let scored = r#"{"v":2,"model":"m","fingerprint":"","task":"continuation","sample":"0","policy":"full","keep":1.0,"mode":"aware-online","spec":"full","seed":7,"setup":"","length":0,"tokens":0,"score":1.0,"kv_bytes":0,"kv_bytes_full":0,"seconds":0.0,"asked":[{"score":1.0,"nll":2.5,"kl":0.0,"exact":true}]}"#;
     vec![
         ("ok-two.jsonl", format!("{line}\n{scored}\n").into_bytes()),
         ("ok-torn.jsonl", format!("{scored}\n{}", &line[..90]).into_bytes()),
-        ("bad-version.jsonl", line.replace("\"v\":1", "\"v\":2").into_bytes()),
+        ("bad-version.jsonl", line.replace("\"v\":2", "\"v\":1").into_bytes()),
         ("bad-number.jsonl", line.replace("0.25", "1e999").into_bytes()),
     ]
 }
