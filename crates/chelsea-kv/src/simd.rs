@@ -1,7 +1,8 @@
-//! Which vector instructions this processor has, found at run time, and a transposition that all kernels
-//! share.
+//! Which vector instructions this processor has, found at run time, and what kernels share.
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+use chelsea_amx::SIDE;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
@@ -111,4 +112,27 @@ pub(crate) fn transpose(rows: [__m512; 16]) -> [__m512; 16] {
         columns[12 + j] = _mm512_shuffle_f32x4::<0xdd>(odd_low, odd_high);
     }
     columns
+}
+
+/// The first numbers of the four squares of 16 by 16 that begin at `column` of 32 rows of `width`.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn squares(rows: &mut [f32], width: usize, column: usize) -> [*mut f32; 4] {
+    assert!(rows.len() == 2 * SIDE * width && column + 2 * SIDE <= width);
+    let start = rows.as_mut_ptr();
+    [(0, 0), (0, SIDE), (SIDE, 0), (SIDE, SIDE)].map(|(r, c)| start.wrapping_add(r * width + column + c))
+}
+
+/// The part of each number that bf16 holds, as f32, ties away from zero; and what is left.
+///
+/// # Safety
+/// The machine has AVX-512 F.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) unsafe fn split(x: __m512) -> (__m512, __m512) {
+    // SAFETY: the caller has the instructions.
+    unsafe {
+        let rounded = _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000));
+        let first = _mm512_castsi512_ps(_mm512_and_si512(rounded, _mm512_set1_epi32(-0x1_0000)));
+        (first, _mm512_sub_ps(x, first))
+    }
 }

@@ -13,6 +13,7 @@
 use super::simd::Element;
 use super::simd::avx512::Matrices;
 use crate::page::Line;
+use crate::simd::{split, squares};
 use crate::{Dtype, PAGE, TILE};
 use bytemuck::Zeroable;
 use chelsea_amx::{Amx, BLOCK_BYTES, DEPTH, SIDE};
@@ -195,24 +196,6 @@ impl Operands {
                 unsafe { amx.multiply_split(left, right, sums, 4 * d, false) };
             }
         }
-    }
-}
-
-/// The first numbers of the four squares of 16 by 16 that begin at `column` of [`ROWS`] rows of `width`.
-fn squares(rows: &mut [f32], width: usize, column: usize) -> [*mut f32; 4] {
-    assert!(rows.len() == ROWS * width && column + 2 * SIDE <= width);
-    let start = rows.as_mut_ptr();
-    [(0, 0), (0, SIDE), (SIDE, 0), (SIDE, SIDE)].map(|(r, c)| start.wrapping_add(r * width + column + c))
-}
-
-/// The part of each number that bf16 holds, as f32, ties away from zero; and what is left.
-#[inline(always)]
-unsafe fn split(x: __m512) -> (__m512, __m512) {
-    // SAFETY: the caller has the instructions.
-    unsafe {
-        let rounded = _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000));
-        let first = _mm512_castsi512_ps(_mm512_and_si512(rounded, _mm512_set1_epi32(-0x1_0000)));
-        (first, _mm512_sub_ps(x, first))
     }
 }
 

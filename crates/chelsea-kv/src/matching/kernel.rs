@@ -274,13 +274,19 @@ fn summed(x: &[f32], y: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
 mod tests {
     use super::*;
 
+    /// A chunk of `n` rows, and the lengths of its even ones.
+    fn measured(n: usize, dim: usize) -> (Vec<f32>, Panel) {
+        let chunk: Vec<f32> = (0..n * dim).map(|i| ((i * 2_654_435_761) % 1000) as f32 / 500.0 - 1.0).collect();
+        let mut panel = Panel::default();
+        panel.measure(&chunk, dim);
+        (chunk, panel)
+    }
+
     /// Every level that this processor has gives the scalar form's numbers to rounding.
     #[test]
     fn all_levels_agree() {
         for (n, dim) in [(3, 5), (64, 16), (77, 64), (256, 128)] {
-            let chunk: Vec<f32> = (0..n * dim).map(|i| ((i * 2_654_435_761) % 1000) as f32 / 500.0 - 1.0).collect();
-            let mut panel = Panel::default();
-            panel.measure(&chunk, dim);
+            let (chunk, mut panel) = measured(n, dim);
             panel.pack(&chunk, dim);
             let rows: [&[f32]; ROWS] = std::array::from_fn(|i| &chunk[(2 * i + 1) % n * dim..][..dim]);
             let mut plain = vec![0.0; ROWS * panel.width()];
@@ -312,9 +318,7 @@ mod tests {
     #[test]
     fn the_nearest_is_the_same_on_all_levels() {
         for (n, dim) in [(3, 5), (40, 16), (77, 64), (256, 128)] {
-            let chunk: Vec<f32> = (0..n * dim).map(|i| ((i * 2_654_435_761) % 1000) as f32 / 500.0 - 1.0).collect();
-            let mut panel = Panel::default();
-            panel.measure(&chunk, dim);
+            let (chunk, panel) = measured(n, dim);
             let slack = (dim + 4) as f32 * f32::EPSILON;
             for a in (1..n).step_by(2) {
                 let a = &chunk[a * dim..][..dim];

@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use crate::page::Line;
-use crate::simd::transpose;
+use crate::simd::{split, squares, transpose};
 use bytemuck::Zeroable;
 use chelsea_amx::{Amx, BLOCK_BYTES, DEPTH, SIDE};
 use std::arch::x86_64::*;
@@ -61,8 +61,7 @@ impl Operands {
         amx.configure();
         for (column, right) in right.chunks_exact(2 * bytes).enumerate() {
             let right = right.split_at(bytes);
-            let start = out[column * ROWS..].as_mut_ptr();
-            let sums = [(0, 0), (0, SIDE), (SIDE, 0), (SIDE, SIDE)].map(|(r, c)| start.wrapping_add(r * width + c));
+            let sums = squares(out, width, column * ROWS);
             // SAFETY: the registers are configured; `sums` are four squares of 16 in the 32 rows of `out`.
             unsafe { amx.multiply_split([left.0, left.1], [right.0, right.1], sums, 4 * width, true) };
         }
@@ -87,7 +86,8 @@ fn pack<const RIGHT: bool>(chunk: &[f32], dim: usize, first: usize, rows: usize,
                 if let Some(part) = chunk.get(start..start + DEPTH) {
                     // SAFETY: `part` holds 32 numbers.
                     let (low, high) = unsafe { (_mm512_loadu_ps(part.as_ptr()), _mm512_loadu_ps(part[16..].as_ptr())) };
-                    let ((low, low_rest), (high, high_rest)) = (split(low), split(high));
+                    // SAFETY: this function has the instructions.
+                    let ((low, low_rest), (high, high_rest)) = unsafe { (split(low), split(high)) };
                     (first_parts[i], second_parts[i]) = (join(low, high), join(low_rest, high_rest));
                 }
             }
@@ -102,15 +102,6 @@ fn pack<const RIGHT: bool>(chunk: &[f32], dim: usize, first: usize, rows: usize,
             }
         }
     }
-}
-
-/// The part of each number that bf16 holds, ties away from zero; and what is left.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn split(x: __m512) -> (__m512, __m512) {
-    let rounded = _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000));
-    let first = _mm512_castsi512_ps(_mm512_and_si512(rounded, _mm512_set1_epi32(-0x1_0000)));
-    (first, _mm512_sub_ps(x, first))
 }
 
 /// 32 numbers in bf16.

@@ -84,6 +84,12 @@ fn mean_feature(head: &HeadView<'_>, steps: &Steps) -> Vec<f32> {
 }
 
 impl Chelsea {
+    /// All settings as `key=value,key=value`.
+    pub(super) fn settings(&self) -> String {
+        let Chelsea { chunk, frac, floor, hcap, lam } = self;
+        format!("chunk={chunk},frac={frac},floor={floor},hcap={hcap},lam={lam}")
+    }
+
     /// Numbers of a row of a head of `head_dim`.
     fn dim(&self, head_dim: usize) -> usize {
         if self.lam == 0.0 { head_dim } else { 2 * head_dim }
@@ -170,8 +176,7 @@ impl Policy for Chelsea {
     }
 
     fn spec(&self) -> String {
-        let Chelsea { chunk, frac, floor, hcap, lam } = self;
-        format!("chelsea:chunk={chunk},frac={frac},floor={floor},hcap={hcap},lam={lam}")
+        format!("chelsea:{}", self.settings())
     }
 
     fn needs(&self) -> Needs {
@@ -193,7 +198,7 @@ impl Chelsea {
         let steps = view.heads[0].rotary().steps();
         let state = |(head, clusters)| State::new(head, clusters, &steps);
         let mut states: Vec<State> = view.heads.par_iter().zip(clusters).map(state).collect();
-        // Roots, and half as many edges of 12 bytes with their sort keys.
+        // Roots, and half as many edges of 12 bytes with their sort keys: no more than this.
         let _held = view.scratch.hold(states.iter().map(|s| 3 * s.clusters.bytes()).sum());
         loop {
             let total: usize = states.iter().map(|s| s.clusters.len()).sum();

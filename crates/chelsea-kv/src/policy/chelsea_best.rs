@@ -30,8 +30,7 @@ impl Policy for ChelseaBest {
     }
 
     fn spec(&self) -> String {
-        let rest = self.rest.spec().replace("chelsea:", "");
-        format!("chelsea-best:exact={},repeat={},{rest}", self.exact, self.score.chunk)
+        format!("chelsea-best:exact={},repeat={},{}", self.exact, self.score.chunk, self.rest.settings())
     }
 
     fn needs(&self) -> Needs {

@@ -13,7 +13,7 @@ use std::ops::Range;
 pub(super) struct Clusters {
     roots: Vec<u32>,
     alive: usize,
-    /// Candidates that stay alone; none are when it is empty.
+    /// Which candidates stay alone.
     apart: Vec<bool>,
 }
 

@@ -28,7 +28,7 @@ pub(super) const INFO: PolicyInfo = PolicyInfo {
         FLOOR_ZERO,
     ],
     make: |s| {
-        let scorer = KvZip::repeating(s, "chunk", KvZip::default())?;
+        let scorer = KvZip::repeating(s, "chunk")?;
         Ok(Arc::new(Evict::make(scorer, s, Heads::Pooled, 0.0)?))
     },
 };
@@ -41,8 +41,9 @@ impl Default for KvZip {
 
 impl KvZip {
     /// With the chunk that the setting `name` asks for.
-    pub(super) fn repeating(s: &Settings, name: &'static str, default: Self) -> Result<Self, PolicyError> {
-        let chunk = s.get(name, default.chunk, "a number of tokens from 16 to 65536", |n| (16..=65_536).contains(n))?;
+    pub(super) fn repeating(s: &Settings, name: &'static str) -> Result<Self, PolicyError> {
+        let default = KvZip::default().chunk;
+        let chunk = s.get(name, default, "a number of tokens from 16 to 65536", |n| (16..=65_536).contains(n))?;
         Ok(KvZip { chunk })
     }
 }

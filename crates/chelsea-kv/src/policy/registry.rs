@@ -168,10 +168,10 @@ pub fn registry() -> &'static [PolicyInfo] {
                 LAM,
             ],
             make: |s| {
-                let ChelseaBest { exact, score, .. } = ChelseaBest::default();
+                let exact = ChelseaBest::default().exact;
                 Ok(Arc::new(ChelseaBest {
                     exact: s.get("exact", exact, "from 0 to 1", |x| (0.0..=1.0).contains(x))?,
-                    score: KvZip::repeating(s, "repeat", score)?,
+                    score: KvZip::repeating(s, "repeat")?,
                     rest: chelsea(s)?,
                 }))
             },
