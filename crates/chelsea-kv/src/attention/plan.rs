@@ -5,8 +5,9 @@ use super::Request;
 use super::block::sums_len;
 use crate::PAGE;
 
-/// Least work of a part, in nanoseconds: several times what handing it to another thread costs.
-const LEAST: f64 = 10_000.0;
+/// Least work of a part, in nanoseconds: several times what handing it to another thread costs, and no more than a
+/// thread waits for the others without falling asleep, from which it takes ten times as long to wake.
+const LEAST: f64 = 5_000.0;
 /// Parts a thread, so that whoever is done early finds something to take over.
 const PARTS_A_THREAD: f64 = 4.0;
 
