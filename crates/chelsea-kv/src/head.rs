@@ -1,6 +1,7 @@
 //! One KV head of one layer: an ordered list of entries in pages.
 
-use crate::{Dtype, PAGE, Page};
+use crate::balance::Balance;
+use crate::{Dtype, PAGE, Page, TILE};
 use std::sync::Arc;
 
 /// The entries of one KV head, in sequence order. Cloning shares the pages; a shared page is copied
@@ -11,18 +12,20 @@ pub struct Head {
     len: usize,
     head_dim: usize,
     dtype: Dtype,
+    /// What keys are stored divided by; nothing where they are stored as they are.
+    balance: Option<Balance>,
 }
 
 impl Head {
     /// A head without entries.
     pub fn new(head_dim: usize, dtype: Dtype) -> Self {
-        Head { pages: Vec::new(), len: 0, head_dim, dtype }
+        Head { pages: Vec::new(), len: 0, head_dim, dtype, balance: None }
     }
 
     /// A head of `len` entries in `pages`, of which all but the last are full.
     pub(crate) fn from_pages(pages: Vec<Arc<Page>>, len: usize, head_dim: usize, dtype: Dtype) -> Self {
         debug_assert_eq!(pages.len(), len.div_ceil(PAGE));
-        Head { pages, len, head_dim, dtype }
+        Head { pages, len, head_dim, dtype, balance: None }
     }
 
     /// Number of entries.
@@ -50,15 +53,25 @@ impl Head {
         &self.pages
     }
 
+    /// What keys are stored divided by, so that queries must be multiplied by it.
+    pub(crate) fn balance(&self) -> Option<&Balance> {
+        self.balance.as_ref()
+    }
+
+    /// Has keys be stored divided by `balance`, all from the first on.
+    pub(crate) fn set_balance(&mut self, balance: Option<Balance>) {
+        debug_assert!(self.is_empty() || self.balance.is_none());
+        self.balance = balance;
+    }
+
     /// Adds an entry at the end.
     pub fn push(&mut self, key: &[f32], value: &[f32], count: u32, position: f32) {
         assert!(key.len() == self.head_dim && value.len() == self.head_dim, "a key and a value have head_dim numbers");
         if self.len == self.pages.len() * PAGE {
             self.pages.push(Arc::new(Page::new(self.head_dim, self.dtype)));
         }
-        let page = Arc::make_mut(&mut self.pages[self.len / PAGE]);
-        page.set(self.len % PAGE, self.dtype, key, value, count, position);
         self.len += 1;
+        self.set(self.len - 1, key, value, count, position);
     }
 
     /// Adds `n` tokens at the end, at positions `first..first + n`. Key and value of token `t` are
@@ -75,7 +88,7 @@ impl Head {
             let page = Arc::make_mut(&mut self.pages[self.len / PAGE]);
             for i in 0..here {
                 let row = (t + i) * stride;
-                let (key, value) = (&keys[row..row + dim], &values[row..row + dim]);
+                let (key, value) = (stored(&mut self.balance, &keys[row..row + dim]), &values[row..row + dim]);
                 page.set(slot + i, self.dtype, key, value, 1, (first + t + i) as f32);
             }
             self.len += here;
@@ -86,6 +99,7 @@ impl Head {
     /// Overwrites entry `i`.
     pub(crate) fn set(&mut self, i: usize, key: &[f32], value: &[f32], count: u32, position: f32) {
         debug_assert!(i < self.len);
+        let key = stored(&mut self.balance, key);
         Arc::make_mut(&mut self.pages[i / PAGE]).set(i % PAGE, self.dtype, key, value, count, position);
     }
 
@@ -131,11 +145,33 @@ impl Head {
     /// Reads key `i`, after RoPE as it is stored.
     pub fn read_key(&self, i: usize, out: &mut [f32]) {
         self.pages[i / PAGE].read_key(i % PAGE, self.dtype, out);
+        if let Some(balance) = &self.balance {
+            out.iter_mut().zip(balance.sizes()).for_each(|(x, size)| *x *= size);
+        }
+    }
+
+    /// Reads the tile of keys that entry `i` is in, after RoPE as they are stored, into `out`, `[head_dim][TILE]`.
+    /// Lanes past the head's length hold finite numbers that mean nothing.
+    pub(crate) fn read_key_tile(&self, i: usize, out: &mut [f32]) {
+        self.pages[i / PAGE].read_key_tile(i % PAGE / TILE, self.dtype, out);
+        if let Some(balance) = &self.balance {
+            out.chunks_exact_mut(TILE)
+                .zip(balance.sizes())
+                .for_each(|(row, size)| row.iter_mut().for_each(|x| *x *= size));
+        }
     }
 
     /// Reads value `i`.
     pub fn read_value(&self, i: usize, out: &mut [f32]) {
         self.pages[i / PAGE].read_value(i % PAGE, self.dtype, out);
+    }
+}
+
+/// The key `key` as a head with this balance stores it.
+fn stored<'a>(balance: &'a mut Option<Balance>, key: &'a [f32]) -> &'a [f32] {
+    match balance {
+        Some(balance) => balance.divide(key),
+        None => key,
     }
 }
 
@@ -191,11 +227,11 @@ mod tests {
     fn a_tile_of_keys_is_its_keys() {
         for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8] {
             let (head, dim) = (filled(100, 10, dtype), 10);
-            let (mut tile, mut key) = (vec![0.0; dim * crate::TILE], vec![0.0; dim]);
+            let (mut tile, mut key) = (vec![0.0; dim * TILE], vec![0.0; dim]);
             for i in 0..100 {
-                head.pages()[i / PAGE].read_key_tile(i % PAGE / crate::TILE, dtype, &mut tile);
+                head.read_key_tile(i, &mut tile);
                 head.read_key(i, &mut key);
-                assert!((0..dim).all(|k| tile[k * crate::TILE + i % crate::TILE] == key[k]), "{dtype:?}, entry {i}");
+                assert!((0..dim).all(|k| tile[k * TILE + i % TILE] == key[k]), "{dtype:?}, entry {i}");
             }
         }
     }

@@ -11,6 +11,7 @@
 //! Keys and queries enter after RoPE, in the half-split layout (dimension `i` pairs with `i + d/2`).
 
 pub mod attention;
+mod balance;
 pub mod budget;
 pub mod cache;
 mod convert;

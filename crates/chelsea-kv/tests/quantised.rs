@@ -94,6 +94,45 @@ fn eight_bits_cost_attention_little() {
     }
 }
 
+/// A cache of one head that was given all of `data` at once.
+fn cache(data: &Data, dtype: Dtype) -> SequenceCache {
+    let shape = CacheShape { layers: 1, kv_heads: 1, q_heads: 32, head_dim: data.dim };
+    let config = CacheConfig { dtype, ..CacheConfig::new(shape, Rotary::plain(data.dim, 10_000.0)) };
+    let mut cache = SequenceCache::new(config).unwrap();
+    cache.append(0, &data.keys, &data.values).unwrap();
+    cache
+}
+
+#[test]
+fn a_few_large_dimensions_of_keys_leave_the_others_their_bits() {
+    for dim in [64, 128] {
+        let data = Data::realistic(dim, 1500, &mut SmallRng::seed_from_u64(dim as u64));
+        let mut plain = Head::new(dim, Dtype::Q8);
+        plain.extend(&data.keys, &data.values, dim, 1500, 0);
+        let balanced = cache(&data, Dtype::Q8);
+        // Mean squared error over the dimensions that are not large.
+        let error = |head: &Head| {
+            let off = |i: usize| {
+                let key = &rows(head, i)[0];
+                let small = (0..dim).filter(|k| (k % (dim / 2)) % 29 != 3 && k % 29 != 3);
+                small.map(|k| f64::from(key[k] - data.keys[i * dim + k]).powi(2)).sum::<f64>()
+            };
+            (0..1500).map(off).sum::<f64>()
+        };
+        let (before, after) = (error(&plain), error(&balanced.heads()[0]));
+        assert!(after < before / 4.0, "{dim}: {after} instead of {before}");
+    }
+}
+
+#[test]
+fn a_first_block_of_few_tokens_is_stored_as_it_is() {
+    let data = Data::realistic(64, 15, &mut SmallRng::seed_from_u64(1));
+    let mut plain = Head::new(64, Dtype::Q8);
+    plain.extend(&data.keys, &data.values, 64, 15, 0);
+    let cache = cache(&data, Dtype::Q8);
+    (0..15).for_each(|i| assert_eq!(rows(&cache.heads()[0], i), rows(&plain, i)));
+}
+
 fn rows(head: &Head, i: usize) -> [Vec<f32>; 2] {
     let (mut key, mut value) = (vec![0.0; head.head_dim()], vec![0.0; head.head_dim()]);
     head.read_key(i, &mut key);

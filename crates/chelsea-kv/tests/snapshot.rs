@@ -276,13 +276,25 @@ fn every_changed_byte_is_noticed() {
 
 #[test]
 fn other_formats_are_refused() {
-    for version in [0, 1, 3] {
+    for version in [0, 1, 2, 4] {
         let mut bytes = small();
         bytes[8] = version;
         reseal(&mut bytes);
         let error = parse(&bytes).map(|_| ()).unwrap_err();
-        assert!(matches!(error, SnapshotError::Version { found, known: 2 } if found == u32::from(version)), "{error}");
+        assert!(matches!(error, SnapshotError::Version { found, known: 3 } if found == u32::from(version)), "{error}");
         assert!(error.to_string().contains("build the cache again"), "{error}");
+    }
+}
+
+#[test]
+fn keys_divided_by_zero_are_refused() {
+    let bytes = small_in(Dtype::Q8);
+    let header = u64::from_le_bytes(bytes[16..24].try_into().unwrap()) as usize;
+    // The header ends with these numbers and zeros up to its size.
+    let last = bytes[..header].iter().rposition(|&byte| byte != 0).unwrap() / 4 * 4;
+    for new in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+        let error = complaint_of(bytes.clone(), last, &new.to_le_bytes());
+        assert!(error.contains("head 1 are divided by"), "{error}");
     }
 }
 

@@ -12,6 +12,7 @@ use super::product::{PANEL, Product};
 #[cfg(target_arch = "x86_64")]
 use super::simd::avx512::Matrices;
 use super::simd::{Element, Kernel, Simd};
+use crate::balance::Balance;
 use crate::page::Scales;
 use crate::{Dtype, Head, PAGE, TILE};
 #[cfg(target_arch = "x86_64")]
@@ -166,11 +167,15 @@ impl Block<'_> {
 
         // Scores are kept in powers of two: one factor here instead of one in every exponential.
         let scale = job.scale * core::f32::consts::LOG2_E;
+        let balance = job.head.balance().map(Balance::sizes);
         for (r, row) in job.row_range().enumerate() {
             for (panel, part) in job.query(row).chunks(PANEL).enumerate() {
                 let to = &mut queries[(panel * rows + r) * PANEL..][..part.len()];
                 for (to, &x) in to.iter_mut().zip(part) {
                     *to = x * scale;
+                }
+                if let Some(sizes) = balance {
+                    to.iter_mut().zip(&sizes[panel * PANEL..]).for_each(|(to, size)| *to *= size);
                 }
             }
         }
@@ -279,7 +284,8 @@ impl Block<'_> {
         // SAFETY: the caller promises the instruction set; registers are configured between the first product and
         // the last, and operands were made for these shapes.
         unsafe {
-            operands.set_queries(rows, d, scale, |r| job.query(job.rows.0 + r));
+            let balance = job.head.balance().map(Balance::sizes);
+            operands.set_queries(rows, d, scale, balance, |r| job.query(job.rows.0 + r));
             amx.configure();
             for p in job.pages.0..job.pages.1 {
                 let page = &job.head.pages()[p];

@@ -71,13 +71,21 @@ fn operand(all: &[Line], i: usize, blocks: usize) -> &[u8] {
 }
 
 impl Operands {
-    /// Takes in the queries of a block, `[rows][d]`, already scaled.
+    /// Takes in the queries of a block, `[rows][d]`, times `scale` and times `balance`, dimension by dimension.
     ///
     /// # Safety
     /// The machine has the instructions of [`Matrices`].
     #[inline(always)]
-    pub unsafe fn set_queries<'q>(&mut self, rows: usize, d: usize, scale: f32, query: impl Fn(usize) -> &'q [f32]) {
+    pub unsafe fn set_queries<'q>(
+        &mut self,
+        rows: usize,
+        d: usize,
+        scale: f32,
+        balance: Option<&[f32]>,
+        query: impl Fn(usize) -> &'q [f32],
+    ) {
         let blocks = d / DEPTH;
+        assert!(balance.is_none_or(|sizes| sizes.len() == d));
         let all = bytes(&mut self.queries, rows.next_multiple_of(ROWS) / SIDE, blocks);
         for r in 0..rows {
             let query = &query(r)[..d];
@@ -86,8 +94,13 @@ impl Operands {
                 // SAFETY: 32 numbers; the caller has the instructions.
                 unsafe {
                     let scale = _mm512_set1_ps(scale);
-                    let low = _mm512_mul_ps(_mm512_loadu_ps(part.as_ptr()), scale);
-                    let high = _mm512_mul_ps(_mm512_loadu_ps(part.as_ptr().add(16)), scale);
+                    let mut low = _mm512_mul_ps(_mm512_loadu_ps(part.as_ptr()), scale);
+                    let mut high = _mm512_mul_ps(_mm512_loadu_ps(part.as_ptr().add(16)), scale);
+                    if let Some(sizes) = balance {
+                        let sizes = sizes.as_ptr().add(b * DEPTH);
+                        low = _mm512_mul_ps(low, _mm512_loadu_ps(sizes));
+                        high = _mm512_mul_ps(high, _mm512_loadu_ps(sizes.add(16)));
+                    }
                     split_row(low, high, out, blocks, b, r % SIDE);
                 }
             }

@@ -2,9 +2,10 @@
 
 use super::statistics::Statistics;
 use super::{CacheConfig, SequenceCache};
+use crate::balance::Balance;
 use crate::policy::Needs;
 use crate::query::QueryPower;
-use crate::{Head, Page};
+use crate::{Dtype, Head, Page};
 use std::sync::Arc;
 
 /// Bytes of a cache, by purpose. They are disjoint, except for `shared` and `scratch_peak`, which
@@ -45,7 +46,9 @@ impl MemoryReport {
 pub(super) fn fixed_bytes(config: &CacheConfig, needs: Needs) -> usize {
     let power = if needs.query_power { QueryPower::bytes_for(config.shape) } else { 0 };
     let heads = config.shape.heads() * (size_of::<Head>() + size_of::<f32>() + size_of::<usize>());
-    heads + power + Statistics::fixed_bytes(config.shape, needs)
+    let balance =
+        if config.dtype == Dtype::Q8 { config.shape.heads() * Balance::bytes(config.shape.head_dim) } else { 0 };
+    heads + balance + power + Statistics::fixed_bytes(config.shape, needs)
 }
 
 impl SequenceCache {

@@ -30,10 +30,11 @@ pub use memory::MemoryReport;
 pub(crate) use saved::Saved;
 pub use statistics::Importance;
 
-use crate::Head;
+use crate::balance::Balance;
 use crate::budget::Budget;
 use crate::policy::Needs;
 use crate::query::QueryPower;
+use crate::{Dtype, Head};
 use rayon::prelude::*;
 use statistics::Statistics;
 
@@ -170,7 +171,11 @@ impl SequenceCache {
         let heads = &mut self.heads[layer * kv_heads..][..kv_heads];
         let pages = |heads: &[Head]| heads.iter().map(|head| head.pages().len()).sum::<usize>();
         let before = pages(heads);
+        let CacheConfig { dtype, rotary, .. } = &self.config;
         let extend = |(h, head): (usize, &mut Head)| {
+            if held == 0 && *dtype == Dtype::Q8 && n > 0 {
+                head.set_balance(Balance::of(&k[h * head_dim..], stride, head_dim, n, rotary));
+            }
             head.extend(&k[(h * head_dim).min(k.len())..], &v[(h * head_dim).min(v.len())..], stride, n, held);
         };
         if n >= PARALLEL_TOKENS {

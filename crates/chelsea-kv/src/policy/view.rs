@@ -198,12 +198,12 @@ impl<'a> HeadView<'a> {
             let lane = next % TILE;
             let start = next % PAGE - lane;
             let here = (TILE - lane).min(self.range.end - next);
-            let first = next - self.range.start;
+            let (at, first) = (next, next - self.range.start);
             next += here;
             if !wanted(first..first + here) {
                 continue;
             }
-            page.read_key_tile(start / TILE, self.head.dtype(), &mut tile);
+            self.head.read_key_tile(at, &mut tile);
             if start + TILE < PAGE {
                 page.prefetch_key_tile(start / TILE + 1);
             } else if let Some(page) = self.head.pages().get(next / PAGE) {

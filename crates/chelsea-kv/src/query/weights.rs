@@ -56,7 +56,7 @@ impl Weights {
                     let (page, lane) = (&head.pages()[next / PAGE], next % TILE);
                     let here = (TILE - lane).min(span.end - next);
                     let first = next % PAGE - lane;
-                    page.read_key_tile(first / TILE, head.dtype(), &mut self.tile);
+                    head.read_key_tile(next, &mut self.tile);
                     let ln_counts = &page.ln_counts()[first..][..TILE];
                     let block = &mut self.block[..];
                     scores(&self.tile, ln_counts, rows, scale, lane..lane + here, &mut block[at..], width);

@@ -144,14 +144,16 @@ impl Block {
         ensure(clean, || format!("head {g} holds something where nothing belongs"))
     }
 
-    /// The head, with pages that `lines` makes of bytes of the file.
-    pub(super) fn head(&self, header: &Header, bytes: &[u8], lines: impl Fn(Range<usize>) -> Lines) -> Head {
+    /// Head `g`, with pages that `lines` makes of bytes of the file.
+    pub(super) fn head(&self, header: &Header, g: usize, bytes: &[u8], lines: impl Fn(Range<usize>) -> Lines) -> Head {
         let page_bytes = header.page_bytes() as usize;
         let mut entries = self.entries(header, &bytes[self.range.clone()]);
         let pages = (0..self.len.div_ceil(PAGE)).map(|i| {
             let start = self.range.start + i * page_bytes;
             Arc::new(Page::restored(lines(start..start + page_bytes), entries.by_ref().take(PAGE)))
         });
-        Head::from_pages(pages.collect(), self.len, header.shape.head_dim, header.dtype)
+        let mut head = Head::from_pages(pages.collect(), self.len, header.shape.head_dim, header.dtype);
+        head.set_balance(header.balances.get(g).cloned().flatten());
+        head
     }
 }

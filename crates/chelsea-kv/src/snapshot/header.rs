@@ -16,6 +16,7 @@
 
 use super::fields::{Reader, Writer};
 use super::{ALIGN, MAX_NOTE, SnapshotError};
+use crate::balance::Balance;
 use crate::cache::Saved;
 use crate::query::QueryPower;
 use crate::{Budget, CacheConfig, CacheShape, Dtype, MAX_TOKENS, PAGE, Rotary, Schedule};
@@ -24,7 +25,7 @@ use xxhash_rust::xxh3::Xxh3;
 /// How a snapshot begins; the first byte is no ASCII, so that no text is taken for one.
 pub(super) const MAGIC: [u8; 8] = *b"\x89CHELSEA";
 /// The format written, and the only one read.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 /// Bytes of the prelude.
 pub(super) const PRELUDE: usize = 64;
 
@@ -70,6 +71,8 @@ pub(super) struct Header {
     pub heads: Vec<HeadRecord>,
     /// Sums and samples of [`QueryPower`].
     pub power: Option<(Vec<f64>, Vec<u64>)>,
+    /// What keys are stored divided by, one for each head, where they are stored in 8 bits; else none at all.
+    pub balances: Vec<Option<Balance>>,
 }
 
 /// What the prelude says.
@@ -278,6 +281,10 @@ impl Header {
             sums.iter().for_each(|&x| out.u64(x.to_bits()));
             samples.iter().for_each(|&n| out.u64(n));
         }
+        for balance in &self.balances {
+            out.u32(u32::from(balance.is_some()));
+            balance.iter().flat_map(Balance::sizes).for_each(|&x| out.f32(x));
+        }
         let mut bytes = out.into_bytes();
         bytes.resize(bytes.len().next_multiple_of(ALIGN), 0);
         let blocks: u64 = self.heads.iter().map(|head| self.block_bytes(head.len)).sum();
@@ -347,6 +354,7 @@ impl Header {
             note,
             heads: Vec::new(),
             power: None,
+            balances: Vec::new(),
         };
         header.check_shape()?;
         header.heads = fields.many(shape.heads(), 24, |fields| {
@@ -358,6 +366,9 @@ impl Header {
             let sums = fields.many(shape.heads() * shape.head_dim, 8, |f| f.u64().map(f64::from_bits))?;
             header.power = Some((sums, fields.many(shape.layers, 8, |f| f.u64())?));
         }
+        if dtype == Dtype::Q8 {
+            header.balances = (0..shape.heads()).map(|g| balance(&mut fields, g, shape)).collect::<Result<_, _>>()?;
+        }
         let padding = fields.rest();
         ensure(padding.len() < ALIGN && padding.iter().all(|&byte| byte == 0), || "the header is too long".into())?;
         header.check()?;
@@ -366,4 +377,15 @@ impl Header {
         ensure(need == have, || format!("its heads take {need} bytes and the file has {have}"))?;
         Ok(header)
     }
+}
+
+/// What the keys of head `g` are stored divided by, if anything.
+fn balance(fields: &mut Reader<'_>, g: usize, shape: CacheShape) -> Result<Option<Balance>, SnapshotError> {
+    if !fields.flag()? {
+        return Ok(None);
+    }
+    let sizes = fields.many(shape.head_dim, 4, |f| f.f32())?;
+    let balance = Balance::from_sizes(sizes.into());
+    ensure(balance.is_some(), || format!("the keys of head {g} are divided by zero or by what is no number"))?;
+    Ok(balance)
 }

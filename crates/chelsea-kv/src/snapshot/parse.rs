@@ -94,7 +94,8 @@ impl Parsed<'_> {
             Some(policy) => policy,
             None => policy::policy(&header.policy)?,
         };
-        let heads = self.blocks.iter().map(|block| block.head(header, self.bytes, &lines)).collect();
+        let blocks = self.blocks.iter().enumerate();
+        let heads = blocks.map(|(g, block)| block.head(header, g, self.bytes, &lines)).collect();
         let cache = SequenceCache::restored(header.config(policy), heads, header.saved())?;
         let (fingerprint, tokens, note) = (header.fingerprint, header.tokens.clone(), header.note.clone());
         Ok((cache, SnapshotInfo { fingerprint, tokens, note }))
