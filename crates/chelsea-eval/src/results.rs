@@ -126,7 +126,11 @@ impl Record {
 
     fn check(&self) -> Result<(), String> {
         if self.v != VERSION {
-            return Err(format!("it is of version {}, this program reads version {VERSION}", self.v));
+            return Err(format!(
+                "it is of version {} and was measured in another way than version {VERSION}, which this program reads and \
+                 writes: name another file, and what it holds is measured again",
+                self.v
+            ));
         }
         let figures = self.asked.iter().flat_map(|a| [Some(a.score), a.nll, a.kl, a.depth]).flatten();
         if !(self.setting.keep > 0.0 && self.setting.keep <= 1.0) {

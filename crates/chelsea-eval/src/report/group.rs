@@ -131,6 +131,16 @@ impl<'a> Section<'a> {
     }
 
     fn new(setup: String, seed: u64, records: &[&'a Record]) -> Section<'a> {
+        let first = records.first().map_or("", |r| stored(r));
+        let several = records.iter().any(|r| stored(r) != first);
+        let setup = with_stored(&setup, &if several { format!("{first} unless said") } else { first.to_owned() });
+        // What is stored in another type than the first is a series of its own.
+        let named = |r: &Record| match stored(r) {
+            other if other != first => {
+                Setting { policy: format!("{} in {other}", r.setting.policy), ..r.setting.clone() }
+            }
+            _ => r.setting.clone(),
+        };
         let tasks: BTreeSet<&str> = records.iter().map(|r| r.task.as_str()).collect();
         let exact: BTreeSet<usize> = records.iter().map(|r| raw_length(r)).collect();
         let classes = exact.len() > MOST_LENGTHS;
@@ -138,10 +148,11 @@ impl<'a> Section<'a> {
         let modes: HashSet<Mode> = records.iter().map(|r| r.setting.mode).collect();
         let mut cells: Vec<Cell<'a>> = Vec::new();
         for record in records {
-            let at = match cells.iter().position(|c| c.setting == record.setting) {
+            let setting = named(record);
+            let at = match cells.iter().position(|c| c.setting == setting) {
                 Some(at) => at,
                 None => {
-                    cells.push(Cell { setting: record.setting.clone(), records: BTreeMap::new() });
+                    cells.push(Cell { setting, records: BTreeMap::new() });
                     cells.len() - 1
                 }
             };
@@ -242,15 +253,34 @@ impl<'a> Section<'a> {
         }
         curves.reverse();
         for (_, cells) in &mut curves {
-            cells.extend(self.full(&cells[0].setting));
+            let like = &cells[0].setting;
+            let full = self.full(like).map(|cell| &cell.setting);
+            let whole = match like.policy.split_once(" in ") {
+                Some((_, other)) => full.map(|full| Setting { policy: format!("full in {other}"), ..full.clone() }),
+                None => full.cloned(),
+            };
+            cells.extend(self.cells.iter().find(|c| Some(&c.setting) == whole.as_ref()));
         }
         curves
     }
 }
 
-/// The setup without what only tells online runs apart: their mode does that too.
+/// Types that keys and values are stored in, as a setup names them.
+const STORED: [&str; 4] = ["f32", "f16", "bf16", "q8"];
+
+/// The type that keys and values were stored in.
+fn stored(record: &Record) -> &str {
+    record.setup.split(',').find(|part| STORED.contains(part)).unwrap_or("")
+}
+
+/// The setup without that type, and without what only tells online runs apart: their mode does that too.
 fn setup(record: &Record) -> String {
-    record.setup.replace(",once", "").replace(",remerge", "").replace(',', ", ")
+    let parts = record.setup.split(',').filter(|part| !STORED.contains(part) && !["once", "remerge"].contains(part));
+    parts.collect::<Vec<_>>().join(", ")
+}
+
+fn with_stored(setup: &str, stored: &str) -> String {
+    [setup, stored].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
 }
 
 fn raw_length(record: &Record) -> usize {

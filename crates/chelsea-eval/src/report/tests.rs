@@ -70,6 +70,27 @@ fn tasks_lengths_and_depths_are_shown_apart() {
 }
 
 #[test]
+fn caches_stored_in_another_type_are_series_of_their_own() {
+    let mut records = records();
+    let mut stored = records.clone();
+    for r in &mut stored {
+        (r.setup, r.kv_bytes, r.score) = ("q8".into(), r.kv_bytes / 2, r.score / 2.0);
+    }
+    let alone = Report::new(&stored, &[]).unwrap().markdown();
+    assert!(alone.contains("q8") && !alone.contains(" in q8"), "{alone}");
+    records.extend(stored);
+    let text = Report::new(&records, &[]).unwrap().markdown();
+    assert_eq!(text.lines().filter(|l| *l == "### Scores").count(), 1, "one section: {text}");
+    let row = |start: &str| text.lines().find(|l| l.starts_with(&format!("| {start} |"))).unwrap_or_default();
+    assert!(row("full").contains("| 100.0 [") && row("full in q8").contains("| 50.0 ["), "{text}");
+    assert!(row("chelsea 50%").contains("the same"), "{text}");
+    assert!(
+        row("chelsea in q8 50%").contains("| 25% | 24 | 50.0 [") && row("chelsea in q8 50%").contains("worse"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_result_found_twice_counts_once_and_missing_ones_are_said() {
     let mut twice = records();
     twice.extend(records());
