@@ -70,6 +70,7 @@ const SETTINGS: &[Setting] = &[
     Setting { name: "full", args: &["--policy", "full", "--keep", "1"] },
     Setting { name: "keep 50%", args: &["--keep", "0.5"] },
     Setting { name: "keep 25%", args: &["--keep", "0.25"] },
+    Setting { name: "25% in q8", args: &["--keep", "0.25", "--kv-type", "q8"] },
 ];
 
 /// What `chelsea run --json` prints, as far as it is shown here.
