@@ -1,11 +1,11 @@
 //! Balanced keys. Some dimensions of a model's keys are many times larger than the rest, the same ones at every token
 //! (KIVI, arXiv:2402.02750, section 3). Where one scale has to do for a whole key, in 8 bits, they leave the others few.
-//! So such keys are stored divided by how large each dimension is, and queries are multiplied by it, which changes no
+//! So such keys are stored divided by how large each dimension gets, and queries are multiplied by it, which changes no
 //! score.
 
 use crate::Rotary;
 
-/// How large the dimensions of a head's keys are.
+/// How large the dimensions of a head's keys get.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Balance {
     /// `[head_dim]`, all finite and above 0.
@@ -17,6 +17,8 @@ pub(crate) struct Balance {
 impl Balance {
     /// Fewest tokens that tell how large keys are.
     const LEAST: usize = 16;
+    /// Tokens at the start of a text that do not count.
+    const FIRST: usize = 4;
 
     /// The sizes of `n` keys of `head_dim` numbers, `stride` numbers from one to the next; none if they are too few, or
     /// all zero. Both dimensions of a rotary pair have one size, which suits every position.
@@ -24,14 +26,20 @@ impl Balance {
         if n < Self::LEAST {
             return None;
         }
-        // The mean of magnitudes, not of squares: in many heads the first token of a text is far larger than others.
+        // The largest magnitudes: a dimension that hardly changes then has no more range than it needs. The first tokens
+        // of a text are left out: in many heads they are far larger than all others.
+        let pairs = rotary.inv_freq.len();
         let mut sizes = vec![0.0f32; head_dim].into_boxed_slice();
-        for t in 0..n {
-            sizes.iter_mut().zip(&keys[t * stride..][..head_dim]).for_each(|(size, x)| *size += x.abs() / n as f32);
-        }
-        let (first, rest) = sizes.split_at_mut(rotary.inv_freq.len());
-        for (x, y) in first.iter_mut().zip(rest) {
-            (*x, *y) = (x.hypot(*y), x.hypot(*y));
+        for t in Self::FIRST..n {
+            let key = &keys[t * stride..][..head_dim];
+            for (i, size) in sizes.iter_mut().enumerate() {
+                let here = match i {
+                    i if i < pairs => key[i].hypot(key[i + pairs]),
+                    i if i < 2 * pairs => key[i - pairs].hypot(key[i]),
+                    _ => key[i].abs(),
+                };
+                *size = size.max(here);
+            }
         }
         let largest = sizes.iter().copied().fold(0.0, f32::max);
         // Dimensions that were all but zero so far may be less so later.
@@ -75,11 +83,14 @@ mod tests {
     #[test]
     fn the_dimensions_of_a_pair_have_one_size() {
         let rotary = Rotary { inv_freq: vec![1.0, 0.1], scale: 1.0 };
-        let balance = Balance::of(&keys(100), 6, 6, 100, &rotary).expect("keys that tell");
+        let mut keys = keys(100);
+        // The first tokens do not count.
+        keys[..4 * 6].iter_mut().for_each(|x| *x *= 1000.0);
+        let balance = Balance::of(&keys, 6, 6, 100, &rotary).expect("keys that tell");
         let sizes = balance.sizes();
         assert!(sizes[0] == sizes[2] && sizes[1] == sizes[3]);
-        assert!((sizes[1] - 80.0).abs() < 0.01 && (sizes[0] - 0.64).abs() < 0.02, "{sizes:?}");
-        assert!(sizes[4..].iter().all(|size| (size - 9.0).abs() < 1e-4));
+        assert!(sizes[1] == 80.0 && sizes[4..] == [9.0, 9.0], "{sizes:?}");
+        assert!((0.99..1.0).contains(&sizes[0]), "{sizes:?}");
     }
 
     #[test]
@@ -95,7 +106,7 @@ mod tests {
     fn dimensions_that_were_zero_can_be_divided_by() {
         let rotary = Rotary { inv_freq: Vec::new(), scale: 1.0 };
         let mut balance = Balance::of(&keys(20), 6, 6, 20, &rotary).expect("keys that tell");
-        assert!((balance.sizes()[3] - 0.08).abs() < 1e-4);
+        assert_eq!(balance.sizes()[3], 80.0 * 1e-3);
         assert!((balance.divide(&[0.0, 160.0, 0.0, 0.8, 0.0, 0.0])[3] - 10.0).abs() < 1e-3);
     }
 }
