@@ -218,7 +218,8 @@ fn bad_input_is_said_clearly_and_ends_with_an_error() {
 fn a_policy_that_reads_twice_compresses_once_and_only_then() {
     let Some(model) = model() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let text = format!("{}\n\nThe capital of Freedonia is Sylvania City.", essays(2500));
+    // Without the first words it hangs on rounding, even with the full cache, whether the model believes in Freedonia.
+    let text = format!("{}\n\nRemember this fact: the capital of Freedonia is Sylvania City.", essays(2500));
     let doc = write(folder.path(), "doc.txt", text);
     let cache = folder.path().join("doc.kv");
     let cache = cache.to_str().unwrap();
