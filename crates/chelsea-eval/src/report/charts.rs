@@ -101,7 +101,7 @@ pub(super) fn against_length(
                 let i = cell.interval(Figure::Score, &here)?;
                 Some(Point::between(length as f64, i.mean, i.low, i.high))
             };
-            Series { name: section.series(&cell.setting), points: lengths.iter().filter_map(point).collect() }
+            Series { name: section.series(cell), points: lengths.iter().filter_map(point).collect() }
         })
         .filter(|s| s.points.len() > 1)
         .collect();
@@ -165,7 +165,7 @@ pub(super) fn depths(section: &Section<'_>, prefix: &str) -> Result<Vec<Block>, 
         };
         if lengths.len() > 1 {
             for cell in section.cells.iter().filter(has_task) {
-                let title = format!("Score over depth and length: {}", section.name(&cell.setting));
+                let title = format!("Score over depth and length: {}", section.name(cell));
                 let columns = lengths.iter().map(|&n| (tokens(n), cell, Some(n))).collect();
                 push(title.clone(), map(title, "tokens of the document", columns))?;
             }
@@ -174,7 +174,7 @@ pub(super) fn depths(section: &Section<'_>, prefix: &str) -> Result<Vec<Block>, 
             let cells: Vec<&Cell<'_>> = section.cells.iter().filter(has_task).collect();
             for part in cells.chunks(6) {
                 let title = format!("Score over depth: {task}");
-                let columns = part.iter().map(|c| (section.name(&c.setting), *c, None)).collect();
+                let columns = part.iter().map(|c| (section.name(c), *c, None)).collect();
                 push(title.clone(), map(title, "cache", columns))?;
             }
         }

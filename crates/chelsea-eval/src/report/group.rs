@@ -23,6 +23,8 @@ pub(super) struct Section<'a> {
 /// Results of one setting.
 pub(super) struct Cell<'a> {
     pub setting: Setting,
+    /// The type that keys and values were stored in, where that is another than the section's.
+    other: Option<&'a str>,
     /// By task and sample.
     pub records: BTreeMap<(&'a str, &'a str), &'a Record>,
 }
@@ -134,13 +136,7 @@ impl<'a> Section<'a> {
         let first = records.first().map_or("", |r| stored(r));
         let several = records.iter().any(|r| stored(r) != first);
         let setup = with_stored(&setup, &if several { format!("{first} unless said") } else { first.to_owned() });
-        // What is stored in another type than the first is a series of its own.
-        let named = |r: &Record| match stored(r) {
-            other if other != first => {
-                Setting { policy: format!("{} in {other}", r.setting.policy), ..r.setting.clone() }
-            }
-            _ => r.setting.clone(),
-        };
+        let other = |r: &&'a Record| Some(stored(r)).filter(|other| *other != first);
         let tasks: BTreeSet<&str> = records.iter().map(|r| r.task.as_str()).collect();
         let exact: BTreeSet<usize> = records.iter().map(|r| raw_length(r)).collect();
         let classes = exact.len() > MOST_LENGTHS;
@@ -148,27 +144,29 @@ impl<'a> Section<'a> {
         let modes: HashSet<Mode> = records.iter().map(|r| r.setting.mode).collect();
         let mut cells: Vec<Cell<'a>> = Vec::new();
         for record in records {
-            let setting = named(record);
-            let at = match cells.iter().position(|c| c.setting == setting) {
+            let other = other(record);
+            let at = match cells.iter().position(|c| c.setting == record.setting && c.other == other) {
                 Some(at) => at,
                 None => {
-                    cells.push(Cell { setting, records: BTreeMap::new() });
+                    cells.push(Cell { setting: record.setting.clone(), other, records: BTreeMap::new() });
                     cells.len() - 1
                 }
             };
             cells[at].records.insert((&record.task, &record.sample), record);
         }
-        let mut order: Vec<(String, Mode)> = Vec::new();
+        let mut order: Vec<(String, Mode, Option<&str>)> = Vec::new();
         for cell in &cells {
-            let series = (cell.setting.policy.clone(), cell.setting.mode);
+            let series = (cell.setting.policy.clone(), cell.setting.mode, cell.other);
             if !order.contains(&series) {
                 order.push(series);
             }
         }
-        let place = |s: &Setting| order.iter().position(|(p, m)| *p == s.policy && *m == s.mode).unwrap_or(usize::MAX);
+        let place = |Cell { setting: s, other, .. }: &Cell<'_>| {
+            order.iter().position(|(p, m, o)| *p == s.policy && *m == s.mode && o == other).unwrap_or(usize::MAX)
+        };
         cells.sort_by(|a, b| {
             let full = |c: &Cell<'_>| c.setting.keep < 1.0;
-            let keys = (full(a), place(&a.setting)).cmp(&(full(b), place(&b.setting)));
+            let keys = (full(a), place(a)).cmp(&(full(b), place(b)));
             keys.then(b.setting.keep.total_cmp(&a.setting.keep))
         });
         let model = records.first().map_or_else(String::new, |r| r.model.clone());
@@ -214,38 +212,39 @@ impl<'a> Section<'a> {
         class(raw_length(record), self.classes)
     }
 
-    /// What a series is called.
-    pub fn series(&self, setting: &Setting) -> String {
-        let one = self.modes <= 1 || (setting.keep >= 1.0 && setting.mode == Mode::OneShot);
-        if one { setting.policy.clone() } else { format!("{}, {}", setting.policy, setting.mode) }
+    /// What the series of a cell is called.
+    pub fn series(&self, cell: &Cell<'_>) -> String {
+        let Setting { policy, keep, mode } = &cell.setting;
+        let policy = cell.other.map_or_else(|| policy.clone(), |other| format!("{policy} in {other}"));
+        let one = self.modes <= 1 || (*keep >= 1.0 && *mode == Mode::OneShot);
+        if one { policy } else { format!("{policy}, {mode}") }
     }
 
-    /// What a setting is called.
-    pub fn name(&self, setting: &Setting) -> String {
-        if setting.keep >= 1.0 {
-            self.series(setting)
-        } else {
-            format!("{} {}", self.series(setting), percent(f64::from(setting.keep)))
-        }
+    /// What a cell is called.
+    pub fn name(&self, cell: &Cell<'_>) -> String {
+        let keep = cell.setting.keep;
+        if keep >= 1.0 { self.series(cell) } else { format!("{} {}", self.series(cell), percent(f64::from(keep))) }
     }
 
-    /// The full cache asked in the same way.
-    pub fn full(&self, setting: &Setting) -> Option<&Cell<'a>> {
-        let full = Setting::full(setting.mode);
-        self.cells.iter().find(|c| c.setting == full)
+    /// The full cache asked in the same way, in the section's type.
+    pub fn full(&self, cell: &Cell<'_>) -> Option<&Cell<'a>> {
+        self.find(&Setting::full(cell.setting.mode), None)
     }
 
-    /// The default policy with as much kept in the same mode.
-    pub fn default_policy(&self, setting: &Setting) -> Option<&Cell<'a>> {
-        let same = Setting { policy: "chelsea".into(), ..setting.clone() };
-        self.cells.iter().find(|c| c.setting == same)
+    /// The default policy with as much kept in the same mode, in the section's type.
+    pub fn default_policy(&self, cell: &Cell<'_>) -> Option<&Cell<'a>> {
+        self.find(&Setting { policy: "chelsea".into(), ..cell.setting.clone() }, None)
+    }
+
+    fn find(&self, setting: &Setting, other: Option<&str>) -> Option<&Cell<'a>> {
+        self.cells.iter().find(|c| c.setting == *setting && c.other == other)
     }
 
     /// Series that keep less than everything, each with its cells from little to much kept, the full cache last.
     pub fn curves(&self) -> Vec<(String, Vec<&Cell<'a>>)> {
         let mut curves: Vec<(String, Vec<&Cell<'a>>)> = Vec::new();
         for cell in self.cells.iter().rev().filter(|c| c.setting.keep < 1.0) {
-            let name = self.series(&cell.setting);
+            let name = self.series(cell);
             match curves.iter_mut().find(|(known, _)| *known == name) {
                 Some((_, cells)) => cells.push(cell),
                 None => curves.push((name, vec![cell])),
@@ -253,13 +252,8 @@ impl<'a> Section<'a> {
         }
         curves.reverse();
         for (_, cells) in &mut curves {
-            let like = &cells[0].setting;
-            let full = self.full(like).map(|cell| &cell.setting);
-            let whole = match like.policy.split_once(" in ") {
-                Some((_, other)) => full.map(|full| Setting { policy: format!("full in {other}"), ..full.clone() }),
-                None => full.cloned(),
-            };
-            cells.extend(self.cells.iter().find(|c| Some(&c.setting) == whole.as_ref()));
+            let Cell { setting, other, .. } = cells[0];
+            cells.extend(self.find(&Setting::full(setting.mode), *other));
         }
         curves
     }

@@ -139,7 +139,7 @@ fn overview(section: &Section<'_>) -> String {
         .cells
         .iter()
         .filter(|c| c.records.len() < samples)
-        .map(|c| format!("{} ({} of {samples})", section.name(&c.setting), c.records.len()))
+        .map(|c| format!("{} ({} of {samples})", section.name(c), c.records.len()))
         .collect();
     const SHOWN: usize = 4;
     let missing = match short.len() {

@@ -41,11 +41,11 @@ pub(super) fn scores(section: &Section<'_>) -> Option<Block> {
     let all = &|_: &_| true;
     let row = |cell: &Cell<'_>| {
         let score = cell.interval(Figure::Score, all)?;
-        let full = section.full(&cell.setting).filter(|f| f.setting != cell.setting);
-        let ours = section.default_policy(&cell.setting).filter(|c| c.setting != cell.setting);
+        let full = section.full(cell).filter(|f| !std::ptr::eq(*f, cell));
+        let ours = section.default_policy(cell).filter(|c| !std::ptr::eq(*c, cell));
         let star = if section.complete(cell, Figure::Score) { "" } else { " *" };
         Some(vec![
-            format!("{}{star}", section.name(&cell.setting)),
+            format!("{}{star}", section.name(cell)),
             percent(cell.share(Figure::Score)),
             cell.samples(Figure::Score).to_string(),
             points(Some(score)),
@@ -66,7 +66,7 @@ pub(super) fn divergence(section: &Section<'_>) -> Option<Block> {
     let diverges = |r: &_| Figure::Kl.of(r).is_some();
     let row = |cell: &Cell<'_>| {
         let kl = cell.interval(Figure::Kl, &|_| true)?;
-        let ours = section.default_policy(&cell.setting).filter(|c| c.setting != cell.setting);
+        let ours = section.default_policy(cell).filter(|c| !std::ptr::eq(*c, cell));
         let less = ours.filter(|c| c.setting.keep < 1.0).and_then(|c| cell.difference(c, Figure::Kl));
         let less = less.map_or("–".into(), |i| {
             // Less divergence is better.
@@ -78,7 +78,7 @@ pub(super) fn divergence(section: &Section<'_>) -> Option<Block> {
             format!("{:+.3} [{:+.3}, {:+.3}], {}", i.mean, i.low, i.high, verdict.text())
         });
         Some(vec![
-            section.name(&cell.setting),
+            section.name(cell),
             percent(cell.share(Figure::Kl)),
             cell.samples(Figure::Kl).to_string(),
             number(Some(kl)),
@@ -168,7 +168,7 @@ fn split(section: &Section<'_>, columns: Vec<String>, keep: &dyn Fn(usize, &Reco
         let scores: Vec<Option<String>> = (0..columns.len()).map(score).collect();
         let some = scores.iter().any(Option::is_some);
         let cells = scores.into_iter().map(|s| s.unwrap_or("–".into()));
-        some.then(|| std::iter::once(section.name(&cell.setting)).chain(cells).collect())
+        some.then(|| std::iter::once(section.name(cell)).chain(cells).collect())
     };
     let rows = section.cells.iter().filter_map(row).collect();
     let head = std::iter::once("cache".to_owned()).chain(columns.iter().cloned()).collect();
