@@ -32,15 +32,11 @@ impl Balance {
         let mut sizes = vec![0.0f32; head_dim].into_boxed_slice();
         for t in Self::FIRST..n {
             let key = &keys[t * stride..][..head_dim];
-            for (i, size) in sizes.iter_mut().enumerate() {
-                let here = match i {
-                    i if i < pairs => key[i].hypot(key[i + pairs]),
-                    i if i < 2 * pairs => key[i - pairs].hypot(key[i]),
-                    _ => key[i].abs(),
-                };
-                *size = size.max(here);
-            }
+            let radii = key.iter().zip(&key[pairs..]).take(pairs).map(|(x, y)| x.hypot(*y));
+            sizes.iter_mut().zip(radii).for_each(|(size, radius)| *size = size.max(radius));
+            sizes.iter_mut().zip(key).skip(2 * pairs).for_each(|(size, x)| *size = size.max(x.abs()));
         }
+        sizes.copy_within(..pairs, pairs);
         let largest = sizes.iter().copied().fold(0.0, f32::max);
         // Dimensions that were all but zero so far may be less so later.
         sizes.iter_mut().for_each(|size| *size = size.max(1e-3 * largest));
