@@ -67,10 +67,10 @@ struct Setting {
 }
 
 const SETTINGS: &[Setting] = &[
-    Setting { name: "full", args: &["--policy", "full", "--keep", "1"] },
-    Setting { name: "keep 50%", args: &["--keep", "0.5"] },
-    Setting { name: "keep 25%", args: &["--keep", "0.25"] },
-    Setting { name: "25% in q8", args: &["--keep", "0.25", "--kv-type", "q8"] },
+    Setting { name: "full", args: &["--policy", "full"] },
+    Setting { name: "50%", args: &["--kv-budget", "50%"] },
+    Setting { name: "25%", args: &["--kv-budget", "25%"] },
+    Setting { name: "20%", args: &["--kv-budget", "20%"] },
 ];
 
 /// What `chelsea run --json` prints, as far as it is shown here.
@@ -165,7 +165,7 @@ fn print(reports: &[Report]) {
         for (setting, report) in SETTINGS.iter().zip(reports) {
             let text = report.answers[i].text.trim().replace('\n', " ");
             let mark = if is_right(fact, &report.answers[i]) { "right" } else { "WRONG" };
-            println!("  {:<9} {mark}  {text}", setting.name);
+            println!("  {:<4} {mark}  {text}", setting.name);
         }
     }
     let full = reports[0].kv_bytes;

@@ -16,4 +16,4 @@ pub use generate::{Finish, GenerateOptions, Generation, generate, generate_many}
 pub use layout::Layout;
 pub use repetition::Repetition;
 pub use sampler::{Sampling, SamplingError};
-pub use session::{Compression, Progress, ReadStats, Session, SessionOptions, Times, cache_config};
+pub use session::{Compression, Progress, ReadStats, Session, SessionOptions, Times, cache_config, dtype_for};

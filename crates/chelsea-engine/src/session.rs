@@ -42,7 +42,8 @@ pub struct SessionOptions {
     pub block: usize,
     /// Longest sequence, prompt and answer together; the trained context when none is given.
     pub context: Option<usize>,
-    /// Storage of keys and values; the model's own choice when none is given.
+    /// Storage of keys and values. When none is given it is 8 bits for a budget of bytes, in which these keep most of
+    /// what is asked for, and the model's own choice for the others.
     pub dtype: Option<Dtype>,
 }
 
@@ -351,7 +352,7 @@ impl Session {
 pub fn cache_config(model: &Model, options: &SessionOptions) -> Result<CacheConfig, EngineError> {
     Ok(CacheConfig {
         shape: model.cache_shape(),
-        dtype: options.dtype.unwrap_or(model.kv_dtype()),
+        dtype: options.dtype.unwrap_or(dtype_for(options.budget, model.kv_dtype())),
         rotary: model.rotary(),
         sinks: options.sinks,
         window: options.window,
@@ -360,6 +361,11 @@ pub fn cache_config(model: &Model, options: &SessionOptions) -> Result<CacheConf
         schedule: options.schedule,
         decode_block: options.window.max(1),
     })
+}
+
+/// How keys and values are stored when nobody says how, by a model that works in `own`.
+pub fn dtype_for(budget: Budget, own: Dtype) -> Dtype {
+    if budget.counts_bytes() { Dtype::Q8 } else { own }
 }
 
 /// `-ln softmax(logits)[token]`.

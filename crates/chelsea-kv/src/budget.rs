@@ -11,6 +11,9 @@ use thiserror::Error;
 pub enum Budget {
     /// A share of all entries, in (0, 1]; 1 keeps everything.
     Keep(f32),
+    /// A share, in (0, 1], of the bytes that a full cache of 16-bit numbers takes, everything counted: the fewer bits
+    /// this cache has for a number, the more entries it keeps.
+    Share(f32),
     /// This many entries a head on average; the context may grow without bound.
     Entries(usize),
     /// This many bytes for the whole sequence, everything counted; the context may grow without bound.
@@ -23,6 +26,9 @@ pub enum BudgetError {
     /// A keep ratio outside (0, 1].
     #[error("keep ratio {0} is out of range: it must be above 0 and at most 1")]
     Ratio(f32),
+    /// A share of the bytes outside (0, 1].
+    #[error("a budget of {}% is out of range: it must be above 0% and at most 100%", .0 * 100.0)]
+    Share(f32),
     /// Sinks, window and one page do not fit.
     #[error(
         "a budget of {entries} entries a head is too small: {sinks} sinks, a recent window of {window} and one page \
@@ -100,6 +106,8 @@ pub struct Limits {
     pub page_bytes: usize,
     /// Bytes that do not depend on the number of entries.
     pub fixed_bytes: usize,
+    /// Bytes of a token over all heads in a full cache of 16-bit numbers.
+    pub full_token_bytes: usize,
 }
 
 impl Limits {
@@ -129,6 +137,7 @@ impl Budget {
         let (sinks, window) = (limits.sinks, limits.window);
         match *self {
             Budget::Keep(ratio) if !(ratio > 0.0 && ratio <= 1.0) => Err(BudgetError::Ratio(ratio)),
+            Budget::Share(share) if !(share > 0.0 && share <= 1.0) => Err(BudgetError::Share(share)),
             Budget::Entries(entries) if entries < needed => {
                 Err(BudgetError::Entries { entries, sinks, window, page: limits.page, needed })
             }
@@ -142,14 +151,31 @@ impl Budget {
 
     /// Whether the budget does not grow with the text.
     pub fn is_absolute(&self) -> bool {
-        !matches!(self, Budget::Keep(_))
+        matches!(self, Budget::Entries(_) | Budget::Bytes(_))
+    }
+
+    /// Whether the budget is about bytes, so that smaller numbers make room for more entries.
+    pub fn counts_bytes(&self) -> bool {
+        matches!(self, Budget::Share(_) | Budget::Bytes(_))
+    }
+
+    /// Share of the entries of a sequence of `tokens` that may be kept; 1 for what does not grow with it.
+    fn ratio(&self, limits: &Limits, tokens: usize) -> f64 {
+        match *self {
+            Budget::Keep(ratio) => f64::from(ratio),
+            Budget::Share(share) => {
+                let bytes = f64::from(share) * (tokens * limits.full_token_bytes) as f64;
+                limits.entries_in(bytes as usize) as f64 / (tokens * limits.heads).max(1) as f64
+            }
+            Budget::Entries(_) | Budget::Bytes(_) => 1.0,
+        }
     }
 
     /// Entries over all heads that a sequence may hold, never more than it has.
     ///
     /// A keep ratio holds for `max(tokens, expected)` tokens: what lies between sinks and window is kept
     /// at one rate from the start, such that the ratio is met when the expected length is reached.
-    /// It never asks for less than sinks, window and one centroid a head.
+    /// It never asks for less than sinks, window and one centroid a head. So does a share of the bytes.
     ///
     /// This is what a compaction leaves. One is due only when [`Budget::ceiling`] is passed.
     pub fn allowed(&self, limits: &Limits, at: Length) -> usize {
@@ -157,12 +183,13 @@ impl Budget {
         let all = tokens * limits.heads;
         let beyond = at.beyond() * limits.heads;
         let allowed = match *self {
-            Budget::Keep(ratio) => {
+            Budget::Keep(_) | Budget::Share(_) => {
                 let protected = limits.protected() as f64;
+                let ratio = self.ratio(limits, tokens.max(expected));
                 let length = tokens.max(expected) as f64;
                 let middle = (tokens as f64 - protected - at.beyond() as f64).max(0.0);
                 let rate = if length > protected {
-                    ((f64::from(ratio) * length - protected) / (length - protected)).clamp(0.0, 1.0)
+                    ((ratio * length - protected) / (length - protected)).clamp(0.0, 1.0)
                 } else {
                     1.0
                 };
@@ -189,7 +216,7 @@ impl Budget {
 impl FromStr for Budget {
     type Err = BudgetError;
 
-    /// Reads `25%` (a share), `20000` (entries a head) or `512MiB` (bytes; B, KB, MB, GB, KiB, MiB, GiB).
+    /// Reads `25%` (a share of the bytes), `20000` (entries a head) or `512MiB` (bytes; B, KB, MB, GB, KiB, MiB, GiB).
     fn from_str(text: &str) -> Result<Self, BudgetError> {
         let unreadable = || BudgetError::Unreadable(text.to_owned());
         let text = text.trim();
@@ -201,7 +228,7 @@ impl FromStr for Budget {
         }
         let number: f64 = number.parse().map_err(|_| unreadable())?;
         let factor = match unit.as_str() {
-            "%" => return Ok(Budget::Keep((number / 100.0) as f32)),
+            "%" => return Ok(Budget::Share((number / 100.0) as f32)),
             "b" => 1.0,
             "kb" => 1e3,
             "mb" => 1e6,
@@ -238,7 +265,16 @@ pub fn head_floor(floor: f64, total: usize, heads: usize) -> usize {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { heads: 6, sinks: 4, window: 64, page: 64, page_bytes: 10_000, fixed_bytes: 500 };
+    /// Of 6 heads of 32 dimensions: 128 bytes an entry in a full cache, somewhat more here.
+    const LIMITS: Limits = Limits {
+        heads: 6,
+        sinks: 4,
+        window: 64,
+        page: 64,
+        page_bytes: 10_000,
+        fixed_bytes: 500,
+        full_token_bytes: 768,
+    };
 
     fn reading(tokens: usize, expected: usize) -> Length {
         Length { tokens, expected, recent: 0 }
@@ -278,7 +314,7 @@ mod tests {
 
     #[test]
     fn what_is_recent_may_stay_beyond_the_budget_until_all_is_read() {
-        for budget in [Budget::Keep(0.2), Budget::Entries(1600), Budget::Bytes(2_000_000)] {
+        for budget in [Budget::Keep(0.2), Budget::Share(0.3), Budget::Entries(1600), Budget::Bytes(2_000_000)] {
             for tokens in (0..=8000).step_by(100) {
                 let (plain, more) = (reading(tokens, 8000), Length { recent: 300, ..reading(tokens, 8000) });
                 let (ceiling, allowed) = (budget.ceiling(&LIMITS, plain), budget.allowed(&LIMITS, plain));
@@ -288,6 +324,26 @@ mod tests {
                 assert!((allowed..=allowed + beyond).contains(&more), "{tokens}: {allowed} and {more}");
             }
         }
+    }
+
+    #[test]
+    fn a_share_of_the_bytes_holds_with_the_worst_slack_and_is_no_waste_in_long_texts() {
+        let half = Limits { page_bytes: 5_000, ..LIMITS };
+        for share in [0.1, 0.25, 0.5, 1.0] {
+            let bytes = |tokens: usize| f64::from(share) * (tokens * 768) as f64;
+            for tokens in (4_000..200_000).step_by(997) {
+                for limits in [LIMITS, half] {
+                    let entries = Budget::Share(share).allowed(&limits, reading(tokens, tokens));
+                    let most = (entries + 6 * 63) / 64 * limits.page_bytes + 500;
+                    assert!(most as f64 <= bytes(tokens) || entries == tokens * 6, "{share} of {tokens}: {most}");
+                }
+            }
+            let entries = |limits| Budget::Share(share).allowed(limits, Length::of(200_000));
+            assert!(entries(&LIMITS) * 10_000 / 64 > (0.98 * bytes(200_000)) as usize);
+            assert!(entries(&half) == 1_200_000 || entries(&half) > entries(&LIMITS) * 199 / 100);
+        }
+        assert_eq!(Budget::Share(0.2).allowed(&LIMITS, Length::of(69)), 69 * 6);
+        assert_eq!(Budget::Share(0.2).allowed(&LIMITS, Length::of(0)), 0);
     }
 
     #[test]
@@ -303,6 +359,7 @@ mod tests {
     fn impossible_budgets_say_what_is_needed() {
         for ratio in [0.0, -1.0, 1.5, f32::NAN] {
             assert!(matches!(Budget::Keep(ratio).validate(&LIMITS), Err(BudgetError::Ratio(_))));
+            assert!(matches!(Budget::Share(ratio).validate(&LIMITS), Err(BudgetError::Share(_))));
         }
         let error = Budget::Entries(100).validate(&LIMITS).unwrap_err();
         assert!(error.to_string().contains("need 132"), "{error}");
@@ -316,7 +373,7 @@ mod tests {
 
     #[test]
     fn budgets_are_read_from_text() {
-        assert_eq!("25%".parse(), Ok(Budget::Keep(0.25)));
+        assert_eq!("25%".parse(), Ok(Budget::Share(0.25)));
         assert_eq!("20000".parse(), Ok(Budget::Entries(20_000)));
         assert_eq!("512MiB".parse(), Ok(Budget::Bytes(512 << 20)));
         assert_eq!("1.5 gb".parse(), Ok(Budget::Bytes(1_500_000_000)));

@@ -291,6 +291,22 @@ fn every_byte_is_somewhere() {
 }
 
 #[test]
+fn a_share_of_the_bytes_keeps_more_entries_the_fewer_bits_they_have() {
+    let kept = |dtype| {
+        let mut cache = SequenceCache::new(CacheConfig { dtype, ..config("chelsea", Budget::Share(0.6)) }).unwrap();
+        for b in 0..12 {
+            feed(&mut cache, 128, b);
+            cache.compact();
+        }
+        cache.compact_now(None).unwrap();
+        assert!(cache.memory().total() as f64 <= 0.6 * cache.full_bytes() as f64, "{dtype:?}");
+        cache.entries()
+    };
+    let [wide, half, byte] = [Dtype::F32, Dtype::F16, Dtype::Q8].map(kept);
+    assert!(byte as f64 > 1.3 * half as f64 && half as f64 > 1.5 * wide as f64, "{wide}, {half}, {byte}");
+}
+
+#[test]
 fn a_value_term_needs_the_scale_of_values() {
     let mut cache = SequenceCache::new(config("chelsea:lam=0.3", Budget::Keep(0.3))).unwrap();
     for b in 0..4 {

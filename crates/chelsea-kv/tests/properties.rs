@@ -230,13 +230,14 @@ proptest! {
 
     #[test]
     fn budgets_hold_through_any_run(
-        seed: u64, blocks in prop::collection::vec(1usize..90, 1..14), which in 0usize..5, name: prop::sample::Index, once: bool,
+        seed: u64, blocks in prop::collection::vec(1usize..90, 1..14), which in 0usize..6, name: prop::sample::Index, once: bool,
         expect: bool, recent in 0usize..60,
     ) {
         let online = registry().iter().filter(|info| info.name != "full" && !info.one_shot_only);
         let names: Vec<&str> = online.map(|info| info.name).collect();
         let name = name.index(names.len());
-        let budget = [Budget::Keep(0.2), Budget::Keep(0.5), Budget::Keep(1.0), Budget::Entries(80), Budget::Bytes(150_000)][which];
+        let keeps = [Budget::Keep(0.2), Budget::Keep(0.5), Budget::Keep(1.0)];
+        let budget = [&keeps[..], &[Budget::Entries(80), Budget::Bytes(150_000), Budget::Share(0.7)]].concat()[which];
         let schedule = if once { Schedule::Once } else { Schedule::Remerge };
         let config = config(names[name], budget, schedule);
         let mut cache = SequenceCache::new(config).unwrap();
@@ -256,7 +257,7 @@ proptest! {
             let allowed = match budget {
                 Budget::Keep(ratio) => (f64::from(ratio) * (length * heads) as f64 + 1e-3).max(((SINKS + WINDOW + 1) * heads) as f64),
                 Budget::Entries(n) => (n * heads) as f64,
-                Budget::Bytes(_) => f64::INFINITY,
+                Budget::Bytes(_) | Budget::Share(_) => f64::INFINITY,
             };
             // Fewer than decode_block tokens may pile up before a compaction is due.
             let reading = expect && cache.tokens() < blocks.iter().sum();
@@ -266,6 +267,11 @@ proptest! {
             if let Budget::Bytes(bytes) = budget
                 && report.compacted && !reading {
                     prop_assert!(cache.memory().total() <= bytes);
+                }
+            if let Budget::Share(share) = budget
+                && report.compacted && !reading && cache.entries() > (SINKS + WINDOW + 1) * heads {
+                    let bytes = f64::from(share) * (length * SHAPE.full_bytes_per_token()) as f64;
+                    prop_assert!(cache.memory().total() as f64 <= bytes, "{} > {bytes}", cache.memory().total());
                 }
             for (g, head) in cache.heads().iter().enumerate() {
                 let now = entries(head);
@@ -285,7 +291,7 @@ proptest! {
         let allowed = match budget {
             Budget::Keep(ratio) => ((f64::from(ratio) * (cache.tokens() * heads) as f64) as usize).max((SINKS + WINDOW + 1) * heads),
             Budget::Entries(n) => n * heads,
-            Budget::Bytes(_) => usize::MAX,
+            Budget::Bytes(_) | Budget::Share(_) => usize::MAX,
         };
         prop_assert!(cache.entries() <= allowed.max(cache.tokens().min(SINKS + WINDOW + 1) * heads));
     }

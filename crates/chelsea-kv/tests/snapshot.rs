@@ -92,6 +92,7 @@ fn a_loaded_cache_goes_on_exactly_as_the_saved_one() {
         ("full", Budget::Keep(1.0), Schedule::Remerge, Dtype::F32),
         ("chelsea", Budget::Keep(0.25), Schedule::Remerge, Dtype::Q8),
         ("chelsea", Budget::Bytes(120_000), Schedule::Once, Dtype::Q8),
+        ("chelsea", Budget::Share(0.6), Schedule::Once, Dtype::Q8),
     ]
     .into_iter()
     .enumerate()

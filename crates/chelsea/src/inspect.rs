@@ -96,16 +96,18 @@ pub fn run(args: &InspectArgs) -> Result<()> {
 }
 
 fn holds(config: &Config, budget: Budget) -> Result<Holds> {
-    let cache = CacheConfig { budget, ..CacheConfig::new(config.cache_shape(), config.rotary()) };
+    let dtype = chelsea_engine::dtype_for(budget, Dtype::F16);
+    let cache = CacheConfig { budget, dtype, ..CacheConfig::new(config.cache_shape(), config.rotary()) };
     cache.validate()?;
     let shape = config.cache_shape();
     // A budget that does not grow with the text holds the same at any length beyond it.
     let tokens = match budget {
-        Budget::Keep(_) => config.context_length,
+        Budget::Keep(_) | Budget::Share(_) => config.context_length,
         Budget::Entries(_) | Budget::Bytes(_) => chelsea_kv::MAX_TOKENS,
     };
     let bytes = match budget {
         Budget::Bytes(bytes) => bytes,
+        Budget::Share(share) => (f64::from(share) * (tokens * shape.full_bytes_per_token()) as f64) as usize,
         _ => cache.allowed(tokens) * 2 * shape.head_dim * Dtype::F16.size(),
     };
     Ok(Holds {
@@ -137,9 +139,9 @@ fn text(r: &Report<'_>) -> String {
         "cache, whole context".to_string(),
         format!("{} full", output::bytes(r.kv_bytes_per_token * r.context_length)),
     ]);
-    for keep in [0.5, 0.25, 0.2] {
-        let bytes = (keep * (r.kv_bytes_per_token * r.context_length) as f64) as usize;
-        t.row([String::new(), format!("{} at --keep {keep}", output::bytes(bytes))]);
+    for share in [50, 25, 20, 10] {
+        let bytes = r.kv_bytes_per_token * r.context_length / 100 * share;
+        t.row([String::new(), format!("{} with --kv-budget {share}%", output::bytes(bytes))]);
     }
     if let Some(holds) = &r.kv_budget {
         let (entries, full) = (holds.entries_a_head, holds.tokens_of_a_full_cache);

@@ -266,7 +266,7 @@ fn report(loaded: &Loaded, session: &Session, peak: usize, answers: Vec<Answer>,
         policy: session.cache().config().policy.name().to_string(),
         keep: match session.cache().config().budget {
             Budget::Keep(keep) => Some(keep),
-            Budget::Entries(_) | Budget::Bytes(_) => None,
+            Budget::Share(_) | Budget::Entries(_) | Budget::Bytes(_) => None,
         },
         threads: loaded.threads,
         prefill_tokens,

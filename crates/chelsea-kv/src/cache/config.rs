@@ -79,7 +79,9 @@ impl CacheConfig {
         let page_bytes = Page::bytes(self.shape.head_dim, self.dtype) + Statistics::page_bytes(needs);
         let heads = self.shape.heads();
         let fixed_bytes = super::memory::fixed_bytes(self, needs);
-        Limits { heads, sinks: self.sinks, window: self.window, page: PAGE, page_bytes, fixed_bytes }
+        let full_token_bytes = self.shape.full_bytes_per_token();
+        let (sinks, window) = (self.sinks, self.window);
+        Limits { heads, sinks, window, page: PAGE, page_bytes, fixed_bytes, full_token_bytes }
     }
 }
 

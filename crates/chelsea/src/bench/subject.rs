@@ -7,7 +7,7 @@ use super::trials::median;
 use crate::cli::{BenchArgs, DtypeArg, ProductsArg, What};
 use crate::{output, setup};
 use anyhow::{Context as _, Result, bail};
-use chelsea_engine::{Session, SessionOptions, cache_config};
+use chelsea_engine::{Session, SessionOptions, cache_config, dtype_for};
 use chelsea_kv::{Budget, CacheConfig, Dtype, MAX_TOKENS, Page, SequenceCache};
 use chelsea_model::tokenizer::Tokenizer;
 use chelsea_model::{Config, LoadOptions, Model, ModelFile, RandomModel};
@@ -137,6 +137,7 @@ pub fn options(args: &BenchArgs, context: usize, budget: Budget) -> SessionOptio
 pub fn label(budget: Budget) -> String {
     match budget {
         Budget::Keep(keep) => format!("{}%", (f64::from(keep) * 1e4).round() / 100.0),
+        Budget::Share(share) => format!("{}% of bytes", (f64::from(share) * 1e4).round() / 100.0),
         Budget::Entries(entries) => format!("{entries} entries"),
         Budget::Bytes(bytes) => output::bytes(bytes),
     }
@@ -233,7 +234,7 @@ fn room(config: &Config, args: &BenchArgs) -> Result<usize> {
 pub const DECODE_BLOCK: usize = 64;
 
 fn room_of(what: What, config: &Config, args: &BenchArgs, budget: Budget, depth: usize) -> Result<usize> {
-    let dtype = args.kv_type.map_or(Dtype::F16, DtypeArg::dtype);
+    let dtype = args.kv_type.map_or(dtype_for(budget, Dtype::F16), DtypeArg::dtype);
     let cache = CacheConfig {
         dtype,
         budget,

@@ -64,7 +64,7 @@ pub struct BenchArgs {
     /// Keep ratios [default: 1,0.2; none where --kv-budgets is given].
     #[arg(long, value_delimiter = ',', value_parser = parse_keep, help_heading = "Settings to compare")]
     pub keeps: Vec<f32>,
-    /// Caches of a fixed size: bytes (512MiB) or entries a head (8192).
+    /// Caches of a size: a share of the full cache's bytes (20%), bytes (512MiB) or entries a head (8192).
     #[arg(
         long,
         value_name = "SIZES",
@@ -105,7 +105,7 @@ pub struct BenchArgs {
     /// How entries are chosen when something is clustered.
     #[arg(long, default_value = "chelsea", value_parser = parse_policy, help_heading = "Caches")]
     pub policy: String,
-    /// Number format of cached keys and values [default: f16, bf16 where the model is].
+    /// Number format of cached keys and values [default: q8 for a budget of bytes; else f16, or bf16 where the model is].
     #[arg(long, value_enum, help_heading = "Caches")]
     pub kv_type: Option<DtypeArg>,
 }

@@ -7,17 +7,17 @@ use std::path::PathBuf;
 pub(super) const RUN_EXAMPLES: &str = "\
 Examples:
   Ask two questions of one document; it is read once, into a quarter of the memory:
-    chelsea run -m smollm2 -f report.txt -p 'Who wrote it?' -p 'When?' --keep 0.25
+    chelsea run -m smollm2 -f report.txt -p 'Who wrote it?' -p 'When?' --kv-budget 25%
 
   Never let the cache grow past 512 MiB, however long the text:
     chelsea run -m qwen2.5-coder-1.5b -f book.txt -p 'How does it end?' --kv-budget 512MiB
 
   Read once, ask again tomorrow:
-    chelsea run -m smollm2 -f report.txt -p 'Who?' --keep 0.25 --save-cache report.kv
+    chelsea run -m smollm2 -f report.txt -p 'Who?' --kv-budget 25% --save-cache report.kv
     chelsea run -m smollm2 --load-cache report.kv -p 'When?'
 
   Chat (no prompt given), with the cache clustered as the talk goes on:
-    chelsea run -m qwen2.5-coder-0.5b --keep 0.5 --temp 0.7
+    chelsea run -m qwen2.5-coder-0.5b --kv-budget 50% --temp 0.7
 
   MODEL is a .gguf or .safetensors file, a folder, a short name (see `chelsea models`), or a hub id
   such as org/name or org/name:file.gguf.";

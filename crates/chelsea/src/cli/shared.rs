@@ -30,10 +30,11 @@ pub enum ProductsArg {
 /// How the cache is kept.
 #[derive(Debug, Clone, Args)]
 pub struct CacheArgs {
-    /// Share of the cache entries to keep, above 0 and at most 1 [default: 0.5; 1 for --policy full].
+    /// Share of the cache entries to keep, above 0 and at most 1; 1 is the full cache.
     #[arg(short, long, value_parser = parse_keep, conflicts_with = "kv_budget")]
     pub keep: Option<f32>,
-    /// Fixed size of the cache instead: bytes (512MiB, 2GB) or entries a head (20000).
+    /// Size of the cache: a share of the full cache's bytes (20%), bytes (512MiB, 2GB) or entries a head (20000)
+    /// [default: 25%; everything for --policy full].
     #[arg(long, value_name = "SIZE", value_parser = parse_budget)]
     pub kv_budget: Option<Budget>,
     /// How entries are chosen: a name, and settings if any (chelsea:floor=0,chunk=128) [default: chelsea].
@@ -60,7 +61,8 @@ pub struct CacheArgs {
     /// Longest sequence, prompt and answer together [default: the trained context].
     #[arg(short, long, value_name = "TOKENS")]
     pub ctx: Option<usize>,
-    /// Number format of cached keys and values [default: f16, bf16 where the model is].
+    /// Number format of cached keys and values [default: q8 for a budget of bytes, of which it makes the most; else f16,
+    /// or bf16 where the model is].
     #[arg(long, value_enum)]
     pub kv_type: Option<DtypeArg>,
 }
@@ -124,10 +126,10 @@ impl CacheArgs {
         self.kv_budget.or(self.keep.map(Budget::Keep))
     }
 
-    /// The budget that was asked for, or half of the full cache.
+    /// The budget that was asked for, or a quarter of the full cache.
     pub fn budget(&self) -> Budget {
-        let default = if self.policy() == "full" { 1.0 } else { 0.5 };
-        self.asked_budget().unwrap_or(Budget::Keep(default))
+        let default = if self.policy() == "full" { Budget::Keep(1.0) } else { Budget::Share(0.25) };
+        self.asked_budget().unwrap_or(default)
     }
 
     /// The policy that was asked for, or the default.
@@ -238,7 +240,7 @@ pub(super) fn parse_keep(text: &str) -> Result<f32, String> {
     if keep > 0.0 && keep <= 1.0 { Ok(keep) } else { Err("a keep ratio is above 0 and at most 1".into()) }
 }
 
-/// `512MiB` is bytes, `20000` is entries a head, `25%` a share.
+/// `25%` is a share of the bytes, `512MiB` is bytes, `20000` is entries a head.
 pub(super) fn parse_budget(text: &str) -> Result<Budget, chelsea_kv::BudgetError> {
     text.parse()
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 pub(super) const INSPECT_EXAMPLES: &str = "\
 Examples:
   chelsea inspect smollm2
-  chelsea inspect qwen2.5-coder-1.5b --kv-budget 512MiB
+  chelsea inspect qwen2.5-coder-1.5b --kv-budget 20%
   chelsea inspect report.kv";
 
 /// `chelsea inspect`.
@@ -16,7 +16,7 @@ Examples:
 pub struct InspectArgs {
     /// A model (file, folder, short name, hub id) or a saved cache.
     pub what: String,
-    /// Show what this budget would hold (512MiB, 20000).
+    /// Show what this budget would hold (20%, 512MiB, 20000).
     #[arg(long, value_name = "SIZE", value_parser = parse_budget)]
     pub kv_budget: Option<Budget>,
     /// List every tensor.

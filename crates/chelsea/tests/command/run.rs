@@ -145,6 +145,23 @@ fn a_budget_in_bytes_holds_however_long_the_text() {
 }
 
 #[test]
+fn a_share_of_the_bytes_holds_and_keeps_more_than_that_share_of_the_entries() {
+    let Some(model) = model() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let doc = write(folder.path(), "doc.txt", essays(20_000));
+    let ask = ["run", "-m", model.to_str().unwrap(), "-f", &doc, "-p", "Why?", "-n", "4", "--json"];
+    let heads = 90.0;
+    for (more, share) in [(&["--kv-budget", "20%"][..], 0.2), (&[], 0.25)] {
+        let out = json(&[&ask[..], more].concat());
+        let (full, tokens) = (number(&out, "kv_bytes_full"), number(&out, "kv_tokens"));
+        // Up to 64 entries a head pile up before decoding clusters again.
+        assert!(number(&out, "kv_bytes") <= share * full + 64.0 * full / tokens, "{out}");
+        assert!(number(&out, "kv_bytes_peak") <= share * full + 1024.0 * full / tokens, "{out}");
+        assert!(number(&out, "kv_entries") > 1.3 * share * tokens * heads, "{out}");
+    }
+}
+
+#[test]
 fn a_saved_cache_answers_like_the_one_it_was_saved_from() {
     let Some(model) = model() else { return };
     let folder = tempfile::tempdir().unwrap();
