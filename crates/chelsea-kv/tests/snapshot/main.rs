@@ -1,0 +1,82 @@
+//! Caches as files: they come back as they were, bad files are refused, and what fails leaves nothing half-written.
+
+#![allow(clippy::unwrap_used)]
+
+mod files;
+mod refused;
+mod round_trip;
+
+use chelsea_kv::snapshot::{Expected, SnapshotInfo, parse, to_bytes};
+use chelsea_kv::{Budget, CacheConfig, CacheShape, Dtype, Rotary, SequenceCache, policy};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use std::path::Path;
+
+const SMALL: CacheShape = CacheShape { layers: 2, kv_heads: 1, q_heads: 2, head_dim: 4 };
+const LARGER: CacheShape = CacheShape { layers: 3, kv_heads: 2, q_heads: 4, head_dim: 32 };
+
+fn config(shape: CacheShape, spec: &str, budget: Budget) -> CacheConfig {
+    CacheConfig {
+        policy: policy(spec).unwrap(),
+        budget,
+        sinks: 2,
+        window: 16,
+        decode_block: 8,
+        ..CacheConfig::new(shape, Rotary::plain(shape.head_dim, 10_000.0))
+    }
+}
+
+/// Passes one block of `n` tokens through `cache`, compacts it, and returns what attention answered.
+fn block(cache: &mut SequenceCache, n: usize, rng: &mut SmallRng) -> Vec<f32> {
+    let shape = cache.config().shape;
+    let mut numbers = |len: usize| -> Vec<f32> { (0..len).map(|_| rng.random_range(-1.0..1.0)).collect() };
+    let mut answers = Vec::new();
+    for layer in 0..shape.layers {
+        let rows = n * shape.kv_heads * shape.head_dim;
+        cache.append(layer, &numbers(rows), &numbers(rows)).unwrap();
+        let q = numbers(n * shape.q_heads * shape.head_dim);
+        let mut out = vec![0.0; q.len()];
+        cache.attend(layer, &q, &mut out);
+        answers.extend(out);
+    }
+    cache.compact();
+    answers
+}
+
+/// A cache that has read `tokens` random tokens in blocks of 40, and what belongs to it.
+fn example(config: CacheConfig, tokens: usize) -> (SequenceCache, SnapshotInfo) {
+    let mut cache = SequenceCache::new(config).unwrap();
+    let mut rng = SmallRng::seed_from_u64(tokens as u64);
+    while cache.tokens() < tokens {
+        let n = (tokens - cache.tokens()).min(40);
+        block(&mut cache, n, &mut rng);
+    }
+    let info = SnapshotInfo {
+        fingerprint: *b"sixteen bytes!!!",
+        tokens: (0..tokens as u32).map(|i| i * 7).collect(),
+        note: r#"{"system":null}"#.into(),
+    };
+    (cache, info)
+}
+
+fn small() -> Vec<u8> {
+    small_in(Dtype::F16)
+}
+
+fn small_in(dtype: Dtype) -> Vec<u8> {
+    let config = CacheConfig { dtype, ..config(SMALL, "chelsea", Budget::Keep(0.5)) };
+    let (cache, info) = example(config, 150);
+    to_bytes(&cache, &info).unwrap()
+}
+
+fn expected(info: &SnapshotInfo, config: &CacheConfig) -> Expected {
+    Expected { fingerprint: info.fingerprint, shape: config.shape, rotary: config.rotary.clone() }
+}
+
+fn load_info(bytes: &[u8]) -> SnapshotInfo {
+    parse(bytes).unwrap().cache(None).unwrap().1
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}

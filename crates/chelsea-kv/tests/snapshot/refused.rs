@@ -1,0 +1,227 @@
+//! Files of other models, shortened, changed or made up.
+
+use super::{SMALL, block, config, example, expected, small, small_in};
+use chelsea_kv::snapshot::{
+    Expected, MAX_NOTE, SnapshotError, SnapshotInfo, inspect, is_snapshot, load, parse, reseal, save, to_bytes,
+};
+use chelsea_kv::{Budget, CacheShape, Dtype, Rotary, SequenceCache};
+use proptest::prelude::*;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+#[test]
+fn what_was_made_with_another_model_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cache");
+    let (cache, info) = example(config(SMALL, "chelsea", Budget::Keep(0.5)), 100);
+    save(&path, &cache, &info).unwrap();
+    let right = expected(&info, cache.config());
+    assert!(load(&path, Some(&right), None).is_ok());
+    let error = load(&path, Some(&Expected { fingerprint: [0xab; 16], ..right.clone() }), None).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains(&"ab".repeat(16)) && text.contains("7369787465656e"), "{text}");
+    let shape = CacheShape { layers: 4, ..SMALL };
+    let error = load(&path, Some(&Expected { shape, ..right.clone() }), None).unwrap_err();
+    assert!(matches!(error, SnapshotError::OtherShape { .. }), "{error}");
+    let error = load(&path, Some(&Expected { rotary: Rotary::plain(4, 500_000.0), ..right.clone() }), None);
+    assert!(matches!(error, Err(SnapshotError::OtherRotary)));
+    let mut rotary = right.rotary.clone();
+    rotary.inv_freq.iter_mut().for_each(|f| *f *= 1.0 + 1e-7);
+    assert!(load(&path, Some(&Expected { rotary, ..right }), None).is_ok(), "rounding is no other model");
+}
+
+#[test]
+fn what_cannot_be_kept_is_not_saved() {
+    let (mut cache, info) = example(config(SMALL, "chelsea", Budget::Keep(0.5)), 100);
+    let short = SnapshotInfo { tokens: vec![1; 99], ..info.clone() };
+    assert!(matches!(to_bytes(&cache, &short), Err(SnapshotError::Tokens { given: 99, cache: 100 })));
+    let wordy = SnapshotInfo { note: " ".repeat(MAX_NOTE + 1), ..info.clone() };
+    assert!(matches!(to_bytes(&cache, &wordy), Err(SnapshotError::TooLarge { field: "the size of the note", .. })));
+    cache.append(0, &[0.0; 4], &[0.0; 4]).unwrap();
+    assert!(matches!(to_bytes(&cache, &info), Err(SnapshotError::MidBlock)));
+}
+
+#[test]
+fn every_shorter_or_longer_file_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cache");
+    let bytes = small();
+    for len in 0..bytes.len() {
+        match parse(&bytes[..len]).unwrap_err() {
+            SnapshotError::NotASnapshot => assert_eq!(len, 0),
+            SnapshotError::Truncated { have, need } => {
+                assert_eq!((have, need), (len as u64, if len < 64 { 64 } else { bytes.len() as u64 }));
+            }
+            other => panic!("{len}: {other}"),
+        }
+        if len % 41 == 0 {
+            std::fs::write(&path, &bytes[..len]).unwrap();
+            assert!(inspect(&path).is_err() && load(&path, None, None).is_err());
+            assert_eq!(is_snapshot(&path), len >= 8);
+        }
+    }
+    let longer = [&bytes[..], &[0]].concat();
+    assert!(matches!(parse(&longer), Err(SnapshotError::TooLong { .. })));
+}
+
+#[test]
+fn every_changed_byte_is_noticed() {
+    for dtype in [Dtype::F16, Dtype::Q8] {
+        let bytes = small_in(dtype);
+        let mut changed = bytes.clone();
+        for at in 0..bytes.len() {
+            for bit in [0x01, 0x80, 0xff] {
+                changed[at] ^= bit;
+                assert!(parse(&changed).is_err(), "{dtype:?}, byte {at} ^ {bit:#x}");
+                changed[at] = bytes[at];
+            }
+        }
+        assert!(parse(&changed).is_ok());
+    }
+    assert!(matches!(parse(b"GGUF and more"), Err(SnapshotError::NotASnapshot)));
+}
+
+#[test]
+fn other_formats_are_refused() {
+    for version in [0, 1, 2, 4] {
+        let mut bytes = small();
+        bytes[8] = version;
+        reseal(&mut bytes);
+        let error = parse(&bytes).map(|_| ()).unwrap_err();
+        assert!(matches!(error, SnapshotError::Version { found, known: 3 } if found == u32::from(version)), "{error}");
+        assert!(error.to_string().contains("build the cache again"), "{error}");
+    }
+}
+
+#[test]
+fn keys_divided_by_zero_are_refused() {
+    let bytes = small_in(Dtype::Q8);
+    let header = u64::from_le_bytes(bytes[16..24].try_into().unwrap()) as usize;
+    // The header ends with these numbers and zeros up to its size.
+    let last = bytes[..header].iter().rposition(|&byte| byte != 0).unwrap() / 4 * 4;
+    for new in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+        let error = complaint_of(bytes.clone(), last, &new.to_le_bytes());
+        assert!(error.contains("head 1 are divided by"), "{error}");
+    }
+}
+
+/// Writes `new` at byte `at`, makes the checksums right, and returns the complaint.
+fn complaint(at: usize, new: &[u8]) -> String {
+    complaint_of(small(), at, new)
+}
+
+fn complaint_of(mut bytes: Vec<u8>, at: usize, new: &[u8]) -> String {
+    bytes[at..at + new.len()].copy_from_slice(new);
+    reseal(&mut bytes);
+    parse(&bytes).map(|_| ()).unwrap_err().to_string()
+}
+
+#[test]
+fn files_that_lie_under_good_checksums_are_refused() {
+    let bytes = small();
+    let mut same = bytes.clone();
+    reseal(&mut same);
+    assert!(same == bytes, "nothing to make right");
+    let header = u64::from_le_bytes(bytes[16..24].try_into().unwrap()) as usize;
+    let page = 2 * 64 * 4 * 2;
+    let len = parse(&bytes).unwrap().cache(None).unwrap().0.heads()[0].len();
+    assert!(len > 64 && !len.is_multiple_of(64), "two pages, the second with room left");
+    let (counts, positions) = (header + 2 * page, header + 2 * page + 4 * len);
+    let room = header + page + (64 - 1) * 4 * 2 + page / 2;
+    let shape = 64 + 16;
+    for (at, new, word) in [
+        (counts, 0u32.to_le_bytes(), "no token"),
+        (counts + 4, 1_000_000u32.to_le_bytes(), "stands for"),
+        (positions, f32::NAN.to_le_bytes(), "position NaN"),
+        (positions, (-1.0f32).to_le_bytes(), "position -1"),
+        (positions + 8, 150.0f32.to_le_bytes(), "position 150"),
+        (room, [1; 4], "nothing belongs"),
+        (shape, u32::MAX.to_le_bytes(), "most that makes sense"),
+        (shape, 0u32.to_le_bytes(), "makes no sense"),
+        (shape + 4, 3u32.to_le_bytes(), "2 query heads"),
+        (shape + 8, u32::MAX.to_le_bytes(), "queries"),
+        (shape + 12, 3u32.to_le_bytes(), "odd"),
+        (shape + 12, 2u32.to_le_bytes(), "makes no sense"),
+        (shape + 16, 9u32.to_le_bytes(), "storage type 9"),
+        (shape + 20, 9u32.to_le_bytes(), "schedule 9"),
+        (shape + 24, 9u32.to_le_bytes(), "of kind 9"),
+        (shape + 36 + 4, 1u32.to_le_bytes(), "for sinks"),
+        (shape + 44 + 4, 1u32.to_le_bytes(), "for the recent window"),
+        (shape + 60, 151u32.to_le_bytes(), "last clustered at 151"),
+        (shape + 76, f32::INFINITY.to_le_bytes(), "not finite"),
+        (shape + 80, u32::MAX.to_le_bytes(), "more bytes should follow"),
+    ] {
+        let text = complaint(at, &new);
+        assert!(text.contains(word), "byte {at}, wanted `{word}`: {text}");
+    }
+}
+
+#[test]
+fn scales_are_finite_and_belong_to_entries() {
+    let bytes = small_in(Dtype::Q8);
+    let header = u64::from_le_bytes(bytes[16..24].try_into().unwrap()) as usize;
+    let (numbers, scales) = (2 * 64 * 4, 2 * 64 * 4);
+    let last = header + numbers + scales + numbers;
+    for (at, new, word) in [
+        (header + numbers, f32::NAN, "scale"),
+        (header + numbers + 64 * 4, f32::INFINITY, "scale"),
+        (header + numbers + 8, -1.0, "scale"),
+        (last + 63 * 4, 1.0, "nothing belongs"),
+        (last + (64 + 63) * 4, 1.0, "nothing belongs"),
+    ] {
+        let text = complaint_of(bytes.clone(), at, &new.to_le_bytes());
+        assert!(text.contains(word), "byte {at}, wanted `{word}`: {text}");
+    }
+}
+
+/// Uses a cache in every way there is: whatever passed the checks must not panic.
+fn exercise(mut cache: SequenceCache) {
+    let mut rng = SmallRng::seed_from_u64(3);
+    for n in [1, 20] {
+        block(&mut cache, n, &mut rng);
+    }
+    let _ = cache.memory();
+    let mut fork = cache.fork();
+    block(&mut fork, 2, &mut rng);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..600), dressed: bool) {
+        let mut bytes = bytes;
+        if dressed {
+            let good = small();
+            let n = bytes.len().min(16);
+            bytes[..n].copy_from_slice(&good[..n]);
+            reseal(&mut bytes);
+        }
+        prop_assert!(parse(&bytes).is_err());
+    }
+
+    #[test]
+    fn a_changed_file_under_good_checksums_is_refused_or_usable(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 1..4),
+        dtype in prop::sample::select(vec![Dtype::F16, Dtype::Q8]),
+    ) {
+        let mut bytes = small_in(dtype);
+        let header = u64::from_le_bytes(bytes[16..24].try_into().unwrap()) as usize;
+        for (at, new, in_header) in changes {
+            let at = at.index(if in_header { header } else { bytes.len() });
+            bytes[at] = new;
+        }
+        reseal(&mut bytes);
+        if let Ok(parsed) = parse(&bytes)
+            && let Ok((cache, info)) = parsed.cache(None)
+        {
+            let again = to_bytes(&cache, &info).unwrap();
+            // A policy may be written in several ways; nothing else may.
+            prop_assert!(again == bytes || parsed.summary().policy != cache.config().policy.spec());
+            // A header may claim thousands of query heads; only the time that queries take grows with them.
+            if cache.config().shape.q_heads <= 64 {
+                exercise(cache);
+            }
+        }
+    }
+}
