@@ -5,14 +5,14 @@ of tokens, in an order drawn by the seed. Questions are drawn by the seed too; t
 are passed over.
 """
 
-import argparse
-import hashlib
 import json
 import pathlib
 import random
 
 import long_context_eval
 import tokenizers
+
+import samples
 
 TEXTS = pathlib.Path(long_context_eval.__file__).parent / "data" / "synthetic" / "json"
 
@@ -65,45 +65,24 @@ def make(name: str, questions: list[dict], args, count) -> list[dict]:
             documents.append(other)
         rng.shuffle(documents)
         context = "\n\n".join(f"Passage {i + 1}:\n{document}" for i, document in enumerate(documents))
+        more = {"max_length": args.length}
         lines.append(
-            {
-                "_id": question["id"],
-                "dataset": name,
-                "language": "en",
-                "input": question["input"],
-                "context": context,
-                "answers": question["answers"],
-                "all_classes": None,
-                "length": len(context.split()),
-                "max_length": args.length,
-            }
+            samples.longbench(name, question["id"], question["input"], context, question["answers"], **more)
         )
     assert len(lines) == args.samples, f"only {len(lines)} questions of {name} fit into {args.length} tokens"
     return lines
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--tokenizer", required=True, help="tokenizer.json of the model")
-    parser.add_argument("--length", type=int, required=True)
-    parser.add_argument("--samples", type=int, required=True)
-    parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--out", type=pathlib.Path, required=True)
-    args = parser.parse_args()
+    args = samples.arguments().parse_args()
     tokenizer = tokenizers.Tokenizer.from_file(args.tokenizer)
 
     def count(document: str) -> int:
         # With its heading and the empty line after it.
         return len(tokenizer.encode(f"Passage 10:\n{document}\n\n", add_special_tokens=False).ids)
 
-    args.out.mkdir(parents=True, exist_ok=True)
     for name, questions in (("squad", squad()), ("hotpotqa", hotpotqa())):
-        lines = make(name, questions, args, count)
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
-        partial = args.out / f".{name}.partial"
-        partial.write_bytes(text)
-        partial.replace(args.out / f"{name}.jsonl")
-        print(f"{hashlib.sha256(text).hexdigest()}  {args.out / name}.jsonl", flush=True)
+        samples.write(args.out, name, make(name, questions, args, count))
 
 
 if __name__ == "__main__":

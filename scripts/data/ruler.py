@@ -6,8 +6,6 @@ seed. Each line gets the beginning of the answer as a field of its own, so that 
 told apart; nothing else is changed.
 """
 
-import argparse
-import hashlib
 import json
 import os
 import pathlib
@@ -17,6 +15,8 @@ import tempfile
 
 import long_context_eval
 import yaml
+
+import samples
 
 PACKAGE = pathlib.Path(long_context_eval.__file__).parent
 
@@ -113,20 +113,14 @@ def told_apart(name: str, task: dict, args, made: pathlib.Path) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--tokenizer", required=True, help="tokenizer.json of the model")
-    parser.add_argument("--length", type=int, required=True)
-    parser.add_argument("--samples", type=int, required=True)
-    parser.add_argument("--seed", type=int, required=True)
+    parser = samples.arguments()
     parser.add_argument("--timeout", type=float, default=1800, help="seconds for a task")
-    parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("tasks", nargs="*")
     args = parser.parse_args()
     tasks = configured()
     unknown = [name for name in args.tasks if name not in tasks]
     if unknown:
         raise SystemExit(f"no such task: {', '.join(unknown)}; there are: {', '.join(tasks)}")
-    args.out.mkdir(parents=True, exist_ok=True)
     failed = []
     for name in args.tasks or tasks:
         try:
@@ -138,11 +132,7 @@ def main() -> None:
             print(f"{name} could not be made: {error}", file=sys.stderr)
             failed.append(name)
             continue
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
-        partial = args.out / f".{name}.partial"
-        partial.write_bytes(text)
-        partial.replace(args.out / f"{name}.jsonl")
-        print(f"{hashlib.sha256(text).hexdigest()}  {args.out / name}.jsonl", flush=True)
+        samples.write(args.out, name, lines)
     if failed:
         raise SystemExit(f"not made: {', '.join(failed)}; the others are there")
 

@@ -40,6 +40,14 @@ enum Set {
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=5_000))]
         samples: u32,
     },
+    /// The next line of a Python module that calls what another one defines, in the format of LongBench.
+    Completion {
+        #[command(flatten)]
+        common: Common,
+        /// Lines that are asked for.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=200))]
+        samples: u32,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -63,6 +71,7 @@ pub fn run(args: &Args) -> Result<bool> {
     let (script, common, samples, tasks) = match &args.set {
         Set::Ruler { common, samples, tasks } => ("ruler", common, samples, tasks.as_slice()),
         Set::Qa { common, samples } => ("qa", common, samples, [].as_slice()),
+        Set::Completion { common, samples } => ("completion", common, samples, [].as_slice()),
     };
     let options = Options::from_env();
     let python = environment(&options)?;
