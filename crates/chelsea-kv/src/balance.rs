@@ -17,6 +17,8 @@ pub(crate) struct Balance {
 impl Balance {
     /// Fewest tokens that tell how large keys are.
     const LEAST: usize = 16;
+    /// Tokens of a text after which it is settled how large keys are.
+    pub const SETTLED: usize = 64;
     /// Tokens at the start of a text that do not count.
     const FIRST: usize = 4;
 

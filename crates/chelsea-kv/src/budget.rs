@@ -3,6 +3,7 @@
 //! Budgets speak of the whole sequence: all layers and KV heads together, sinks and recent window
 //! included. How the total is shared among heads is the policy's business.
 
+use std::fmt;
 use std::str::FromStr;
 use thiserror::Error;
 
@@ -12,13 +13,16 @@ pub enum Budget {
     /// A share of all entries, in (0, 1]; 1 keeps everything.
     Keep(f32),
     /// A share, in (0, 1], of the bytes that a full cache of 16-bit numbers takes, everything counted: the fewer bits
-    /// this cache has for a number, the more entries it keeps.
+    /// this cache has for a number, the more entries it keeps. Texts below [`LEAST_TOKENS`] count as that long.
     Share(f32),
     /// This many entries a head on average; the context may grow without bound.
     Entries(usize),
     /// This many bytes for the whole sequence, everything counted; the context may grow without bound.
     Bytes(usize),
 }
+
+/// Tokens that a share of the bytes is of at least: to cluster a few hundred saves nothing worth it.
+pub const LEAST_TOKENS: usize = 1024;
 
 /// A budget that cannot be held.
 #[derive(Debug, Clone, PartialEq, Error)]
@@ -149,9 +153,13 @@ impl Budget {
         }
     }
 
-    /// Whether the budget does not grow with the text.
-    pub fn is_absolute(&self) -> bool {
-        matches!(self, Budget::Entries(_) | Budget::Bytes(_))
+    /// Whether the budget of a text of `tokens` does not grow with it.
+    pub fn is_absolute(&self, tokens: usize) -> bool {
+        match self {
+            Budget::Keep(_) => false,
+            Budget::Share(_) => tokens < LEAST_TOKENS,
+            Budget::Entries(_) | Budget::Bytes(_) => true,
+        }
     }
 
     /// Whether the budget is about bytes, so that smaller numbers make room for more entries.
@@ -164,8 +172,12 @@ impl Budget {
         match *self {
             Budget::Keep(ratio) => f64::from(ratio),
             Budget::Share(share) => {
-                let bytes = f64::from(share) * (tokens * limits.full_token_bytes) as f64;
-                limits.entries_in(bytes as usize) as f64 / (tokens * limits.heads).max(1) as f64
+                let bytes = f64::from(share) * tokens.max(LEAST_TOKENS) as f64 * limits.full_token_bytes as f64;
+                let all = (tokens as f64 / limits.page as f64).ceil() * (limits.heads * limits.page_bytes) as f64;
+                if all + limits.fixed_bytes as f64 <= bytes {
+                    return 1.0;
+                }
+                (limits.entries_in(bytes as usize) as f64 / (tokens as f64 * limits.heads as f64)).min(1.0)
             }
             Budget::Entries(_) | Budget::Bytes(_) => 1.0,
         }
@@ -213,10 +225,25 @@ impl Budget {
     }
 }
 
+impl fmt::Display for Budget {
+    /// What [`Budget::from_str`] reads; a share of the entries says that it is one.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let percent = |share: f32| (f64::from(share) * 1e4).round() / 100.0;
+        match *self {
+            Budget::Keep(1.0) => f.write_str("100%"),
+            Budget::Keep(ratio) => write!(f, "{}% of the entries", percent(ratio)),
+            Budget::Share(share) => write!(f, "{}%", percent(share)),
+            Budget::Entries(entries) => write!(f, "{entries}"),
+            Budget::Bytes(bytes) => write!(f, "{bytes}B"),
+        }
+    }
+}
+
 impl FromStr for Budget {
     type Err = BudgetError;
 
-    /// Reads `25%` (a share of the bytes), `20000` (entries a head) or `512MiB` (bytes; B, KB, MB, GB, KiB, MiB, GiB).
+    /// Reads `25%` (a share of the bytes; `100%` is the full cache), `20000` (entries a head) or `512MiB` (bytes; B, KB,
+    /// MB, GB, KiB, MiB, GiB).
     fn from_str(text: &str) -> Result<Self, BudgetError> {
         let unreadable = || BudgetError::Unreadable(text.to_owned());
         let text = text.trim();
@@ -228,7 +255,9 @@ impl FromStr for Budget {
         }
         let number: f64 = number.parse().map_err(|_| unreadable())?;
         let factor = match unit.as_str() {
-            "%" => return Ok(Budget::Share((number / 100.0) as f32)),
+            "%" if number == 100.0 => return Ok(Budget::Keep(1.0)),
+            "%" if number > 0.0 && number < 100.0 => return Ok(Budget::Share((number / 100.0) as f32)),
+            "%" => return Err(BudgetError::Share(number as f32 / 100.0)),
             "b" => 1.0,
             "kb" => 1e3,
             "mb" => 1e6,
@@ -342,8 +371,21 @@ mod tests {
             assert!(entries(&LIMITS) * 10_000 / 64 > (0.98 * bytes(200_000)) as usize);
             assert!(entries(&half) == 1_200_000 || entries(&half) > entries(&LIMITS) * 199 / 100);
         }
-        assert_eq!(Budget::Share(0.2).allowed(&LIMITS, Length::of(69)), 69 * 6);
-        assert_eq!(Budget::Share(0.2).allowed(&LIMITS, Length::of(0)), 0);
+    }
+
+    #[test]
+    fn a_share_leaves_short_texts_alone_that_fit_into_that_of_longer_ones() {
+        let allowed = |tokens| Budget::Share(0.25).allowed(&LIMITS, Length::of(tokens));
+        // A quarter of 1,024 tokens is room for 3 pages of 64 entries a head.
+        for tokens in 0..=192 {
+            assert_eq!(allowed(tokens), tokens * 6);
+        }
+        assert!((128 * 6..192 * 6).contains(&allowed(193)));
+        for tokens in 193..LEAST_TOKENS {
+            assert!(allowed(tokens).abs_diff(allowed(193)) <= 1, "{tokens}");
+            assert!(Budget::Share(0.25).is_absolute(tokens) && !Budget::Share(0.25).is_absolute(tokens + 831));
+        }
+        assert!(allowed(2 * LEAST_TOKENS) > 2 * allowed(193));
     }
 
     #[test]
@@ -374,6 +416,13 @@ mod tests {
     #[test]
     fn budgets_are_read_from_text() {
         assert_eq!("25%".parse(), Ok(Budget::Share(0.25)));
+        assert_eq!("100%".parse(), Ok(Budget::Keep(1.0)));
+        for text in ["25%", "12.5%", "100%", "20000", "536870912B"] {
+            assert_eq!(text.parse::<Budget>().unwrap().to_string(), text);
+        }
+        for share in ["0%", "101%"] {
+            assert!(share.parse::<Budget>().unwrap_err().to_string().contains(share), "{share}");
+        }
         assert_eq!("20000".parse(), Ok(Budget::Entries(20_000)));
         assert_eq!("512MiB".parse(), Ok(Budget::Bytes(512 << 20)));
         assert_eq!("1.5 gb".parse(), Ok(Budget::Bytes(1_500_000_000)));

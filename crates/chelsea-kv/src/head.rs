@@ -1,7 +1,7 @@
 //! One KV head of one layer: an ordered list of entries in pages.
 
 use crate::balance::Balance;
-use crate::{Dtype, PAGE, Page, TILE};
+use crate::{Dtype, PAGE, Page, Rotary, TILE};
 use std::sync::Arc;
 
 /// The entries of one KV head, in sequence order. Cloning shares the pages; a shared page is copied
@@ -62,6 +62,26 @@ impl Head {
     pub(crate) fn set_balance(&mut self, balance: Option<Balance>) {
         debug_assert!(self.is_empty() || self.balance.is_none());
         self.balance = balance;
+    }
+
+    /// Looks how large the keys are of a head that is still short, with `n` that come next, and states its own anew where
+    /// that tells more than before.
+    pub(crate) fn weigh(&mut self, keys: &[f32], stride: usize, n: usize, rotary: &Rotary) {
+        let (dim, held) = (self.head_dim, self.len);
+        if n == 0 || (self.balance.is_some() && held + n < Balance::SETTLED) {
+            return;
+        }
+        let mut all = vec![0.0; (held + n) * dim];
+        let (own, next) = all.split_at_mut(held * dim);
+        own.chunks_exact_mut(dim).enumerate().for_each(|(i, key)| self.read_key(i, key));
+        next.chunks_exact_mut(dim).enumerate().for_each(|(t, key)| key.copy_from_slice(&keys[t * stride..][..dim]));
+        let Some(balance) = Balance::of(&all, dim, dim, held + n, rotary) else { return };
+        self.balance = Some(balance);
+        let mut value = vec![0.0; dim];
+        for (i, key) in all.chunks_exact(dim).take(held).enumerate() {
+            self.read_value(i, &mut value);
+            self.set(i, key, &value, self.count(i), self.position(i));
+        }
     }
 
     /// Adds an entry at the end.

@@ -125,12 +125,40 @@ fn a_few_large_dimensions_of_keys_leave_the_others_their_bits() {
 }
 
 #[test]
-fn a_first_block_of_few_tokens_is_stored_as_it_is() {
+fn too_few_tokens_are_stored_as_they_are() {
     let data = Data::realistic(64, 15, &mut SmallRng::seed_from_u64(1));
     let mut plain = Head::new(64, Dtype::Q8);
     plain.extend(&data.keys, &data.values, 64, 15, 0);
     let cache = cache(&data, Dtype::Q8);
     (0..15).for_each(|i| assert_eq!(rows(&cache.heads()[0], i), rows(&plain, i)));
+}
+
+#[test]
+fn text_that_comes_in_small_pieces_is_balanced_as_well() {
+    let data = Data::realistic(64, 300, &mut SmallRng::seed_from_u64(2));
+    let whole = cache(&data, Dtype::Q8);
+    for first in [1, 10, 15, 16, 40, 63, 64] {
+        let mut pieces = SequenceCache::new(whole.config().clone()).unwrap();
+        let mut at = 0;
+        while at < 300 {
+            let next = if at == 0 { first } else { 300.min(at + 7) };
+            pieces.append(0, &data.keys[at * 64..next * 64], &data.values[at * 64..next * 64]).unwrap();
+            at = next;
+        }
+        let error = |cache: &SequenceCache| {
+            let off = |i: usize| {
+                let [key, value] = rows(&cache.heads()[0], i);
+                let right = data.keys[i * 64..].iter().chain(&data.values[i * 64..]);
+                assert!(value.iter().zip(&data.values[i * 64..]).all(|(x, y)| (x - y).abs() < 0.1));
+                key.iter().zip(right).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>()
+            };
+            (0..300).map(off).sum::<f64>()
+        };
+        let (at_once, in_pieces) = (error(&whole), error(&pieces));
+        assert!(in_pieces < 1.3 * at_once, "{first} at first: {in_pieces}, at once {at_once}");
+        let positions: Vec<f32> = (0..300).map(|i| pieces.heads()[0].position(i)).collect();
+        assert!(positions.iter().enumerate().all(|(i, &p)| p == i as f32));
+    }
 }
 
 fn rows(head: &Head, i: usize) -> [Vec<f32>; 2] {

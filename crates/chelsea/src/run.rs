@@ -33,6 +33,9 @@ struct Report {
     model: String,
     policy: String,
     keep: Option<f32>,
+    /// The budget, as `--kv-budget` takes it, where it is no share of the entries.
+    kv_budget: Option<String>,
+    kv_type: String,
     threads: usize,
     prefill_tokens: usize,
     prefill_s: f64,
@@ -122,6 +125,14 @@ fn options_check(args: &RunArgs) -> Result<()> {
     }
     if let Some(file) = &args.save_cache {
         saved::check_folder(file)?;
+    }
+    let twice = chelsea_kv::policy(args.cache.policy())?.needs().repetition.is_some();
+    if twice && args.file.is_empty() && args.load_cache.is_none() {
+        bail!(
+            "policy `{}` compresses a document, which it reads twice, and nothing else: give one with -f FILE, or choose \
+             another policy",
+            args.cache.policy()
+        );
     }
     Ok(())
 }
@@ -268,6 +279,11 @@ fn report(loaded: &Loaded, session: &Session, peak: usize, answers: Vec<Answer>,
             Budget::Keep(keep) => Some(keep),
             Budget::Share(_) | Budget::Entries(_) | Budget::Bytes(_) => None,
         },
+        kv_budget: match session.cache().config().budget {
+            Budget::Keep(_) => None,
+            budget => Some(budget.to_string()),
+        },
+        kv_type: format!("{:?}", session.cache().config().dtype).to_lowercase(),
         threads: loaded.threads,
         prefill_tokens,
         prefill_s,

@@ -73,5 +73,12 @@ pub fn load(
     if let Some(budget) = args.asked_budget() {
         cache.set_budget(budget)?;
     }
-    Ok(Session::with_cache(loaded.model.clone(), loaded.pool.clone(), cancel, &args.session(), cache, info.tokens)?)
+    let twice = cache.config().policy.needs().repetition.is_some();
+    let (model, pool) = (loaded.model.clone(), loaded.pool.clone());
+    let mut session = Session::with_cache(model, pool, cancel, &args.session(), cache, info.tokens)?;
+    // Once for all questions, and so that what is saved again is of the new size.
+    if !twice && !session.cache().is_within_budget() {
+        session.compress()?;
+    }
+    Ok(session)
 }

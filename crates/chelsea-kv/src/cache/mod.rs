@@ -173,10 +173,11 @@ impl SequenceCache {
         let before = pages(heads);
         let CacheConfig { dtype, rotary, .. } = &self.config;
         let extend = |(h, head): (usize, &mut Head)| {
-            if held == 0 && *dtype == Dtype::Q8 && n > 0 {
-                head.set_balance(Balance::of(&k[h * head_dim..], stride, head_dim, n, rotary));
+            let keys = &k[(h * head_dim).min(k.len())..];
+            if *dtype == Dtype::Q8 && held < Balance::SETTLED {
+                head.weigh(keys, stride, n, rotary);
             }
-            head.extend(&k[(h * head_dim).min(k.len())..], &v[(h * head_dim).min(v.len())..], stride, n, held);
+            head.extend(keys, &v[(h * head_dim).min(v.len())..], stride, n, held);
         };
         if n >= PARALLEL_TOKENS {
             heads.par_iter_mut().enumerate().for_each(extend);

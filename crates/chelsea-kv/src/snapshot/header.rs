@@ -194,6 +194,8 @@ impl Header {
         limit("sinks", self.sinks as u64, MAX_TOKENS as u64)?;
         limit("the recent window", self.window as u64, MAX_TOKENS as u64)?;
         limit("tokens", self.tokens.len() as u64, MAX_TOKENS as u64)?;
+        limit("the block of decoding", self.decode_block as u64, MAX_TOKENS as u64)?;
+        limit("the tokens expected", self.expected_tokens as u64, MAX_TOKENS as u64)?;
         limit("the size of the note", self.note.len() as u64, MAX_NOTE as u64)?;
         limit("the size of the policy", self.policy.len() as u64, MAX_POLICY)?;
         ensure(2 * self.rotary.inv_freq.len() <= self.shape.head_dim, || {

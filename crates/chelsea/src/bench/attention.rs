@@ -101,7 +101,7 @@ fn rows(args: &BenchArgs, cache: &SequenceCache) -> usize {
 
 fn row(args: &BenchArgs, shape: CacheShape, case: &Case) -> Option<Row> {
     let memory = case.cache.memory();
-    let bytes = memory.keys + memory.values + memory.ln_counts;
+    let bytes = memory.keys + memory.values + memory.scales + memory.ln_counts;
     let decode_ms = case.decode.spread()?;
     let per_s = |work: f64, ms: f64| work / ms / 1e6;
     let entries: usize = case.cache.heads().iter().map(chelsea_kv::Head::len).sum();
@@ -114,7 +114,7 @@ fn row(args: &BenchArgs, shape: CacheShape, case: &Case) -> Option<Row> {
     let prefill_layer_ms = case.prefill.spread();
     Some(Row {
         depth: case.depth,
-        budget: label(case.budget),
+        budget: label(args, case.budget),
         bytes,
         decode_ms,
         decode_gb_per_s: per_s(bytes as f64, decode_ms.median),

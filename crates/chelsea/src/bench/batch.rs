@@ -48,7 +48,7 @@ pub fn run(args: &BenchArgs, subject: &Subject, quiet: bool) -> Result<Vec<Row>>
                 let bytes = |s: &Session| if depth == 0 { 0 } else { s.memory().total() };
                 rows.push(Row {
                     depth,
-                    budget: label(budget),
+                    budget: label(args, budget),
                     sequences: n,
                     kv_bytes: sessions[..n].iter().map(bytes).sum(),
                     step_ms,

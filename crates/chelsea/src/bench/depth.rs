@@ -58,19 +58,19 @@ pub fn run(args: &BenchArgs, subject: &Subject, quiet: bool) -> Result<Vec<Row>>
         }
         Ok(())
     })?;
-    Ok(cases.iter().map(|case| row(case, prompt.len())).collect())
+    Ok(cases.iter().map(|case| row(args, case)).collect())
 }
 
-fn row(case: &Case, prompt: usize) -> Row {
+fn row(args: &BenchArgs, case: &Case) -> Row {
     let cache = case.session.cache();
     let (prefill_s, decode_ms) = (case.prefill.spread(), case.decode.spread());
     Row {
         depth: case.depth,
-        budget: label(case.budget),
+        budget: label(args, case.budget),
         entries_a_head: cache.entries() as f64 / cache.heads().len() as f64,
         kv_bytes: if case.depth == 0 { 0 } else { case.session.memory().total() },
         prefill_s,
-        prefill_tokens_per_s: prefill_s.map(|s| prompt as f64 / s.median),
+        prefill_tokens_per_s: prefill_s.map(|s| args.prefill as f64 / s.median),
         decode_ms,
         decode_tokens_per_s: decode_ms.map(|ms| 1e3 / ms.median),
     }

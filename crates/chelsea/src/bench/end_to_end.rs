@@ -51,7 +51,7 @@ pub fn run(args: &BenchArgs, subject: &Subject, quiet: bool) -> Result<Vec<Row>>
     bar.finish_and_clear();
     let row = |(case, &budget): (&Case, &Budget)| {
         Some(Row {
-            budget: label(budget),
+            budget: label(args, budget),
             prompt: prompt.len(),
             generated: args.generate,
             total_s: case.total.spread()?,

@@ -55,7 +55,7 @@ pub fn run(args: &BenchArgs, subject: &Subject, quiet: bool) -> Result<Vec<Row>>
             }
         }
         if case.depth > 0 {
-            let mut full = subject.cache(args, case.depth, Budget::Keep(1.0), 0)?;
+            let mut full = subject.full_cache(args, case.depth, case.budget)?;
             full.set_budget(case.budget)?;
             let done = subject.pool.install(|| full.compact_now(None))?;
             if counts && done.compacted {
@@ -66,7 +66,7 @@ pub fn run(args: &BenchArgs, subject: &Subject, quiet: bool) -> Result<Vec<Row>>
     })?;
     let row = |case: &Case| Row {
         depth: case.depth,
-        budget: label(case.budget),
+        budget: label(args, case.budget),
         online_us: case.online.spread(),
         share_of_prefill: case.share.spread(),
         one_shot_us: case.one_shot.spread(),

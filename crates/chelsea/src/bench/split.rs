@@ -69,7 +69,7 @@ pub fn run(args: &BenchArgs, subject: &Subject, quiet: bool) -> Result<Vec<Row>>
         for case in &cases {
             let medians: Vec<f64> = case.parts[kind].iter().filter_map(|s| s.spread()).map(|s| s.median).collect();
             let Ok(ms) = medians.try_into() else { continue };
-            rows.push(Row { depth: case.depth, budget: label(case.budget), work, tokens: lengths[kind], ms });
+            rows.push(Row { depth: case.depth, budget: label(args, case.budget), work, tokens: lengths[kind], ms });
         }
     }
     Ok(rows)

@@ -116,6 +116,13 @@ impl Subject {
         Ok(self.pool.install(|| SequenceCache::synthetic(config, depth, entries, SEED ^ seed))?)
     }
 
+    /// A cache of random entries that keeps everything, in the number format that goes with `budget`.
+    pub fn full_cache(&self, args: &BenchArgs, depth: usize, budget: Budget) -> Result<SequenceCache> {
+        let config = cache_config(&self.model, &options(args, depth, budget))?;
+        let config = CacheConfig { budget: Budget::Keep(1.0), ..config };
+        Ok(self.pool.install(|| SequenceCache::synthetic(config, depth, depth, SEED))?)
+    }
+
     /// Token ids without meaning: speed hardly depends on them.
     pub fn tokens(&self, n: usize, seed: u64) -> Vec<u32> {
         random_tokens(n, self.model.config().vocab, SEED ^ seed.rotate_left(32))
@@ -134,13 +141,15 @@ pub fn options(args: &BenchArgs, context: usize, budget: Budget) -> SessionOptio
 }
 
 /// How a budget is called in tables.
-pub fn label(budget: Budget) -> String {
-    match budget {
+pub fn label(args: &BenchArgs, budget: Budget) -> String {
+    let name = match budget {
         Budget::Keep(keep) => format!("{}%", (f64::from(keep) * 1e4).round() / 100.0),
-        Budget::Share(share) => format!("{}% of bytes", (f64::from(share) * 1e4).round() / 100.0),
+        Budget::Share(_) => format!("{budget} of bytes"),
         Budget::Entries(entries) => format!("{entries} entries"),
         Budget::Bytes(bytes) => output::bytes(bytes),
-    }
+    };
+    // Where nobody said how numbers are stored, rows of one table may differ in it.
+    if args.kv_type.is_none() && budget.counts_bytes() { name + " in q8" } else { name }
 }
 
 /// Entries of a head that the budget leaves of `tokens` tokens.
@@ -342,7 +351,11 @@ mod tests {
 
     #[test]
     fn budgets_have_short_names() {
-        let names = [Budget::Keep(1.0), Budget::Keep(0.2), Budget::Keep(0.125), Budget::Entries(8192)].map(label);
-        assert_eq!(names, ["100%", "20%", "12.5%", "8192 entries"]);
+        let names = |more: &[&str]| {
+            let budgets = [Budget::Keep(1.0), Budget::Keep(0.125), Budget::Share(0.2), Budget::Entries(8192)];
+            budgets.map(|budget| label(&args(more), budget))
+        };
+        assert_eq!(names(&[]), ["100%", "12.5%", "20% of bytes in q8", "8192 entries"]);
+        assert_eq!(names(&["--kv-type", "f16"])[2], "20% of bytes");
     }
 }

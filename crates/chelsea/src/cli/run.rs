@@ -47,8 +47,9 @@ pub struct RunArgs {
     /// Write the cache of the documents to a file.
     #[arg(long, value_name = "FILE")]
     pub save_cache: Option<PathBuf>,
-    /// Go on from a cache written before, instead of reading documents.
-    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    /// Go on from a cache written before, instead of reading documents. It keeps its budget, if no other is given, and
+    /// its number format.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["file", "kv_type", "sinks", "window", "schedule"])]
     pub load_cache: Option<PathBuf>,
     /// Print one JSON object instead of text.
     #[arg(long)]

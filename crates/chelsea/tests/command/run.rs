@@ -204,6 +204,25 @@ fn a_saved_cache_answers_like_the_one_it_was_saved_from() {
 }
 
 #[test]
+fn a_saved_cache_may_be_made_smaller_but_not_be_stored_otherwise() {
+    let Some(model) = model() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let doc = write(folder.path(), "doc.txt", essays(9000));
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (large, small) = (path("large.kv"), path("small.kv"));
+    let ask = ["run", "-m", model.to_str().unwrap(), "-p", "Why?", "-n", "4", "--json"];
+    let first = json(&[&ask[..], &["-f", &doc, "--kv-budget", "50%", "--save-cache", &large]].concat());
+    assert_eq!((&first["kv_budget"], &first["kv_type"]), (&"50%".into(), &"q8".into()));
+    let less = ["--load-cache", &large, "--kv-budget", "20%", "--save-cache", &small];
+    let second = json(&[&ask[..], &less].concat());
+    assert!(number(&second, "kv_bytes") < 0.6 * number(&first, "kv_bytes"), "{second}");
+    let size = |file: &str| std::fs::metadata(file).unwrap().len() as f64;
+    assert!(size(&small) < 0.6 * size(&large));
+    let said = error(&[&ask[..], &["--load-cache", &large, "--kv-type", "f16"]].concat());
+    assert!(said.contains("--kv-type"), "{said}");
+}
+
+#[test]
 fn bad_input_is_said_clearly_and_ends_with_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let doc = write(folder.path(), "doc.txt", "A text.");
@@ -219,6 +238,8 @@ fn bad_input_is_said_clearly_and_ends_with_an_error() {
     assert!(run(&junk, &["--keep", "1.5"]).contains("keep ratio"));
     assert!(run(&junk, &["--keep", "0"]).contains("keep ratio"));
     assert!(run(&junk, &["--kv-budget", "lots"]).contains("budget"));
+    assert!(run(&junk, &["--kv-budget", "250%"]).contains("250%"));
+    assert!(run(&junk, &["--quality", "best"]).contains("-f FILE"));
     assert!(run(&junk, &["--policy", "magic"]).contains("chelsea-plain"));
     assert!(run(&junk, &["--threads", "0"]).contains("threads"));
     assert!(run(&junk, &["--top-p", "7"]).contains("top-p"));
