@@ -55,7 +55,7 @@ def make(name: str, questions: list[dict], args, count) -> list[dict]:
         room -= sum(count(document) for document in documents)
         if room < 0:
             continue
-        while True:
+        while len(documents) < len(pool):
             other = rng.choice(pool)
             if other in documents:
                 continue

@@ -20,6 +20,13 @@ pub struct Repetition {
     pub turn: Vec<u32>,
 }
 
+impl Repetition {
+    /// Most tokens that repeating `chunk` of them takes.
+    pub fn longest(&self, chunk: usize) -> usize {
+        self.first.len().max(self.next.len() + HINT) + self.turn.len() + chunk
+    }
+}
+
 impl Session {
     /// Has the model repeat everything read so far in chunks of `chunk` tokens, and notes in the cache how
     /// much attention each entry drew at most. Nothing is noted when it is cancelled. Takes longer than

@@ -42,6 +42,11 @@ pub enum EvalError {
 impl EvalError {
     /// Whether only this sample is at fault, so that others can be run all the same.
     pub fn is_of_one_sample(&self) -> bool {
-        matches!(self, EvalError::TooLong { .. } | EvalError::Read(ReadError::Line { .. }))
+        matches!(
+            self,
+            EvalError::TooLong { .. }
+                | EvalError::Read(ReadError::Line { .. })
+                | EvalError::Engine(EngineError::ContextFull { .. })
+        )
     }
 }

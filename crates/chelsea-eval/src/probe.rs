@@ -1,6 +1,7 @@
 //! Questions asked, and stretches of tokens scored, of sessions that have read the document.
 
 use crate::error::EvalError;
+use crate::metrics::Metric;
 use crate::results::Asked;
 use crate::sample::{Continuation, Judge, Probe, Question};
 use chelsea_engine::{EngineError, Finish, GenerateOptions, Generation, Layout, Session, generate_many};
@@ -41,8 +42,9 @@ impl<'a> Prepared<'a> {
         Ok(match probe {
             Probe::Ask(question) => {
                 let mut cue = layout.question(&question.text)?;
-                cue.extend(encode(prefix(question, layout))?);
-                let gap = if question.prefix.is_empty() { "" } else { " " };
+                let opening = opening(question, layout);
+                cue.extend(encode(opening)?);
+                let gap = if opening.is_empty() || opening.ends_with('\n') { "" } else { " " };
                 let mut target = encode(&format!("{gap}{}", right_answer(question)))?;
                 if target.len() > MAX_SCORED {
                     target.clear();
@@ -83,7 +85,7 @@ impl<'a> Prepared<'a> {
             session.step(*token)?;
         }
         let mut tokens = layout.next_turn(&question.text, *closed)?;
-        tokens.extend(tokenizer.encode(prefix(question, layout), false).map_err(EngineError::from)?);
+        tokens.extend(tokenizer.encode(opening(question, layout), false).map_err(EngineError::from)?);
         session.read(&tokens, |_| ())?;
         Ok(())
     }
@@ -170,12 +172,12 @@ pub(crate) fn measure(
 }
 
 fn answered(question: &Question, nll: Option<f64>, generation: &Generation) -> (Asked, Said) {
-    let text = generation.text.trim();
+    let text = question.scored(&generation.text);
     let asked = Asked {
         about: question.about.clone(),
         expected: question.expected.clone(),
-        answer: text.to_owned(),
-        score: question.metric.score(question.scored(text), &question.expected, &question.classes),
+        answer: generation.text.trim().to_owned(),
+        score: question.metric.score(text, &question.expected, &question.classes),
         nll,
         kl: None,
         exact: None,
@@ -203,9 +205,15 @@ pub(crate) fn references(full: &Session, probes: &[Prepared<'_>]) -> Result<Vec<
     probes.iter().map(one).collect()
 }
 
-/// The beginning of the answer; after a chat template it does not begin with a space.
-fn prefix<'q>(question: &'q Question, layout: &Layout<'_>) -> &'q str {
-    if layout.has_template() { question.prefix.trim_start() } else { &question.prefix }
+/// The beginning of the answer; after a chat template it does not begin with a space. Without a template something has
+/// to tell where the question ends.
+fn opening<'q>(question: &'q Question, layout: &Layout<'_>) -> &'q str {
+    match (layout.has_template(), question.prefix.as_str()) {
+        (true, prefix) => prefix.trim_start(),
+        (false, "") if question.metric == Metric::CodeSimilarity => "\n",
+        (false, "") => "\nAnswer:",
+        (false, prefix) => prefix,
+    }
 }
 
 /// What a perfect answer would be.
@@ -259,7 +267,6 @@ impl<'a> Distribution<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::Metric;
     use crate::sample::tests::question;
 
     #[test]

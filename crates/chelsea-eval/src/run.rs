@@ -177,7 +177,7 @@ impl Subject<'_> {
         let lengths = || probes.iter().map(|p| p.longest());
         let turns = settings.iter().any(|s| s.mode.turns());
         let asked: usize = if turns { lengths().sum() } else { lengths().max().unwrap_or(0) };
-        let needed = document.len() + asked;
+        let needed = document.len() + asked.max(self.repeated(document.len(), settings)?);
         if needed > limit {
             let what = match &sample.source {
                 Some(place) => format!("{place}: the sample"),
@@ -186,6 +186,17 @@ impl Subject<'_> {
             return Err(EvalError::TooLong { what, needed, limit });
         }
         Ok(Tokens { document, probes })
+    }
+
+    /// Tokens that the longest repetition of a document takes after it, where a policy wants one.
+    fn repeated(&self, document: usize, settings: &[Setting]) -> Result<usize, EvalError> {
+        let mut most = 0;
+        for setting in settings.iter().filter(|s| s.keep < 1.0) {
+            if let Some(chunk) = policy(setting)?.needs().repetition {
+                most = most.max(self.layout.repetition()?.longest(document.min(chunk)));
+            }
+        }
+        Ok(most)
     }
 
     /// The document in a cache that keeps everything, with the statistics that any of the policies needs.
@@ -246,10 +257,15 @@ impl Subject<'_> {
             return Ok(session);
         };
         let mut session = full.fork();
-        if !cue.is_empty() {
-            self.read(&mut session, cue)?;
+        // The last token is read over the compressed cache: what is said first comes from that, too.
+        let (before, last) = cue.split_at(cue.len().saturating_sub(1));
+        if !before.is_empty() {
+            self.read(&mut session, before)?;
         }
         self.compress(&mut session, setting)?;
+        if !last.is_empty() {
+            self.read(&mut session, last)?;
+        }
         Ok(session)
     }
 

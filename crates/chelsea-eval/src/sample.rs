@@ -67,7 +67,8 @@ pub struct Question {
 impl Question {
     /// What of a generated text is scored.
     pub(crate) fn scored<'t>(&self, text: &'t str) -> &'t str {
-        let text = text.trim();
+        // Of a line of code its indentation is a part.
+        let text = if self.metric == Metric::CodeSimilarity { text.trim_end() } else { text.trim() };
         if self.first_line { text.lines().next().unwrap_or("") } else { text }
     }
 

@@ -97,8 +97,13 @@ impl Setting {
     /// it comes once a way of asking, and online or not makes no difference to it.
     pub fn all(policies: &[String], keeps: &[f32], modes: &[Mode]) -> Vec<Setting> {
         let mut settings: Vec<Setting> = Vec::new();
+        let mut seen: Vec<Setting> = Vec::new();
         let mut push = |setting: Setting| {
-            if !settings.contains(&setting) {
+            // A policy has one specification, in however many ways it is asked for.
+            let spec = chelsea_kv::policy(&setting.policy).map_or_else(|_| setting.policy.clone(), |p| p.spec());
+            let plain = Setting { policy: spec, ..setting };
+            if !seen.contains(&plain) {
+                seen.push(plain);
                 settings.push(setting);
             }
         };
@@ -125,6 +130,14 @@ mod tests {
             assert_eq!(serde_json::to_string(mode).unwrap(), format!("\"{name}\""));
         }
         assert!("twice".parse::<Mode>().unwrap_err().contains("aware-online"));
+    }
+
+    #[test]
+    fn a_policy_comes_once_by_whatever_names_it_is_asked_for() {
+        let default = chelsea_kv::policy("chelsea").unwrap().spec();
+        let policies = ["chelsea".to_string(), default, "chelsea:lam=0".to_string()];
+        let settings = Setting::all(&policies, &[0.25], &[Mode::OneShot]);
+        assert_eq!(settings.iter().map(|s| s.policy.as_str()).collect::<Vec<_>>(), ["chelsea", "chelsea:lam=0"]);
     }
 
     #[test]

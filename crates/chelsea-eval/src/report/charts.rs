@@ -15,18 +15,19 @@ pub(super) fn against_bytes(
 ) -> Result<Option<Block>, PlotError> {
     // A loss belongs to a task that is scored, not to held-out text.
     let scored = |r: &Record| figure != Figure::Nll || Figure::Score.of(r).is_some();
-    let keep = |r: &Record| scored(r) && task.is_none_or(|t| r.task == t);
-    // Means over different tasks do not belong on one curve.
-    let all_tasks = |c: &&Cell<'_>| task.is_some() || section.complete(c, figure);
+    let of_task = |r: &Record| scored(r) && task.is_none_or(|t| r.task == t);
+    // Means over different samples do not belong on one plot.
+    let shared = section.shared(figure, &of_task);
+    let keep = |r: &Record| shared.contains(&(r.task.as_str(), r.sample.as_str())) && of_task(r);
     let mut series: Vec<Series> = section
         .curves()
         .into_iter()
         .map(|(name, cells)| {
             let point = |cell: &Cell<'_>| {
                 let i = cell.interval(figure, &keep)?;
-                Some(Point::between(cell.share(figure), i.mean, i.low, i.high))
+                Some(Point::between(cell.share(figure, &keep), i.mean, i.low, i.high))
             };
-            let cells: Vec<&Cell<'_>> = cells.into_iter().filter(all_tasks).collect();
+            let cells: Vec<&Cell<'_>> = cells.into_iter().filter(|c| section.complete(c, &shared)).collect();
             // The full cache alone is no curve.
             let some = cells.iter().any(|c| c.setting.keep < 1.0);
             let points = if some { cells.into_iter().filter_map(point).collect() } else { Vec::new() };
@@ -43,7 +44,7 @@ pub(super) fn against_bytes(
         Figure::Nll => ("Loss of right answers", Axis::linear("mean -ln p of a token", Unit::Number)),
         Figure::Kl => ("Divergence from the full cache", Axis::linear("mean KL of a token", Unit::Number)),
     };
-    let samples = section.cells.iter().map(|c| c.values(figure, &keep).iter().map(Vec::len).sum()).max().unwrap_or(0);
+    let samples = shared.len();
     let of = task.map_or_else(|| "mean of all tasks".to_owned(), String::from);
     let title = format!("{what} against bytes kept: {of}");
     let chart = LineChart {
@@ -101,7 +102,7 @@ pub(super) fn against_length(
                 let i = cell.interval(Figure::Score, &here)?;
                 Some(Point::between(length as f64, i.mean, i.low, i.high))
             };
-            Series { name: section.series(cell), points: lengths.iter().filter_map(point).collect() }
+            Series { name: cell.series().to_owned(), points: lengths.iter().filter_map(point).collect() }
         })
         .filter(|s| s.points.len() > 1)
         .collect();

@@ -1,9 +1,9 @@
 //! Results sorted into what a report compares: models, ways of keeping the cache, tasks, lengths.
 
 use super::stats::Interval;
-use crate::results::{Asked, Record};
+use crate::results::{Asked, Key, Record};
 use crate::setting::{Mode, Setting};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// More distinct lengths than this are put into classes.
 const MOST_LENGTHS: usize = 8;
@@ -16,18 +16,28 @@ pub(super) struct Section<'a> {
     pub lengths: Vec<usize>,
     /// In order: the full cache, then policies as they first appear, each from much to little kept.
     pub cells: Vec<Cell<'a>>,
-    modes: usize,
     classes: bool,
+    /// Results that were there twice with different figures.
+    pub contradictions: usize,
 }
 
 /// Results of one setting.
 pub(super) struct Cell<'a> {
     pub setting: Setting,
+    /// The policy with all its settings: one name may have stood for several, as defaults changed.
+    spec: &'a str,
+    /// Whether old centroids were matched again, where results differ in it.
+    schedule: Option<&'static str>,
     /// The type that keys and values were stored in, where that is another than the section's.
     other: Option<&'a str>,
+    /// What the series is called.
+    series: String,
     /// By task and sample.
     pub records: BTreeMap<(&'a str, &'a str), &'a Record>,
 }
+
+/// Tasks and samples of them.
+pub(super) type Keys<'a> = BTreeSet<(&'a str, &'a str)>;
 
 /// Which figure is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +67,17 @@ fn is_divergence(record: &Record) -> bool {
 }
 
 impl<'a> Cell<'a> {
+    /// What the series is called.
+    pub fn series(&self) -> &str {
+        &self.series
+    }
+
+    /// Whether the policy is the default one, by whatever name it was asked for.
+    fn is_default(&self) -> bool {
+        const DEFAULT: &str = "chelsea";
+        self.spec == DEFAULT || chelsea_kv::policy(DEFAULT).is_ok_and(|policy| policy.spec() == self.spec)
+    }
+
     /// Values of the figure by task; `keep` picks records.
     pub fn values(&self, figure: Figure, keep: &dyn Fn(&Record) -> bool) -> Vec<Vec<f64>> {
         let mut tasks: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
@@ -85,10 +106,11 @@ impl<'a> Cell<'a> {
         Interval::of(&tasks.into_values().collect::<Vec<_>>())
     }
 
-    /// Bytes held as a share of the full cache's, of records that have the figure.
-    pub fn share(&self, figure: Figure) -> f64 {
+    /// Bytes held as a share of the full cache's, of records that have the figure; `keep` picks records.
+    pub fn share(&self, figure: Figure, keep: &dyn Fn(&Record) -> bool) -> f64 {
         let of = |f: fn(&Record) -> usize| -> f64 {
-            self.records.values().filter(|r| figure.of(r).is_some()).map(|r| f(r) as f64).sum()
+            let records = self.records.values().filter(|r| figure.of(r).is_some() && keep(r));
+            records.map(|r| f(r) as f64).sum()
         };
         of(|r| r.kv_bytes) / of(|r| r.kv_bytes_full).max(1.0)
     }
@@ -102,6 +124,10 @@ impl<'a> Cell<'a> {
     pub fn samples(&self, figure: Figure) -> usize {
         self.records.values().filter(|r| figure.of(r).is_some()).count()
     }
+
+    fn keys(&self, figure: Figure, keep: &dyn Fn(&Record) -> bool) -> Keys<'a> {
+        self.records.iter().filter(|(_, r)| figure.of(r).is_some() && keep(r)).map(|(key, _)| *key).collect()
+    }
 }
 
 /// Results that compare with each other.
@@ -110,32 +136,41 @@ struct Group<'a> {
     setup: String,
     seed: u64,
     records: Vec<&'a Record>,
+    contradictions: usize,
 }
 
 impl<'a> Section<'a> {
     /// One section a model, setup and seed, in the order of the results.
     pub fn all(records: &'a [Record], policies: &[String]) -> Vec<Section<'a>> {
-        let mut seen = HashSet::new();
+        let mut seen: HashMap<Key, &Record> = HashMap::new();
         let mut groups: Vec<Group<'a>> = Vec::new();
-        for record in records.iter().filter(|r| seen.insert(r.key())) {
+        for record in records {
+            let (fingerprint, setup, seed) = (record.fingerprint.as_str(), setup(record), record.seed);
+            let same = |g: &&mut Group<'_>| g.fingerprint == fingerprint && g.setup == setup && g.seed == seed;
+            if let Some(first) = seen.insert(record.key(), record) {
+                let differs = first.score != record.score || first.asked != record.asked;
+                if let Some(group) = groups.iter_mut().find(same).filter(|_| differs) {
+                    group.contradictions += 1;
+                }
+                seen.insert(record.key(), first);
+                continue;
+            }
             let wanted = policies.is_empty() || policies.contains(&record.setting.policy);
             if !wanted && record.setting.keep < 1.0 {
                 continue;
             }
-            let (fingerprint, setup, seed) = (record.fingerprint.as_str(), setup(record), record.seed);
-            let same = |g: &&mut Group<'_>| g.fingerprint == fingerprint && g.setup == setup && g.seed == seed;
             match groups.iter_mut().find(same) {
                 Some(group) => group.records.push(record),
-                None => groups.push(Group { fingerprint, setup, seed, records: vec![record] }),
+                None => groups.push(Group { fingerprint, setup, seed, records: vec![record], contradictions: 0 }),
             }
         }
-        groups.into_iter().map(|g| Section::new(g.setup, g.seed, &g.records)).collect()
+        groups.iter().map(Section::new).collect()
     }
 
-    fn new(setup: String, seed: u64, records: &[&'a Record]) -> Section<'a> {
+    fn new(Group { setup, seed, records, contradictions, .. }: &Group<'a>) -> Section<'a> {
         let first = records.first().map_or("", |r| stored(r));
         let several = records.iter().any(|r| stored(r) != first);
-        let setup = with_stored(&setup, &if several { format!("{first} unless said") } else { first.to_owned() });
+        let setup = with_stored(setup, &if several { format!("{first} unless said") } else { first.to_owned() });
         let other = |r: &&'a Record| Some(stored(r)).filter(|other| *other != first);
         let tasks: BTreeSet<&str> = records.iter().map(|r| r.task.as_str()).collect();
         let exact: BTreeSet<usize> = records.iter().map(|r| raw_length(r)).collect();
@@ -144,41 +179,45 @@ impl<'a> Section<'a> {
         let modes: HashSet<Mode> = records.iter().map(|r| r.setting.mode).collect();
         let mut cells: Vec<Cell<'a>> = Vec::new();
         for record in records {
-            let other = other(record);
-            let at = match cells.iter().position(|c| c.setting == record.setting && c.other == other) {
+            let (setting, spec, other, schedule) =
+                (&record.setting, record.spec.as_str(), other(record), schedule(record));
+            let same = |c: &Cell<'_>| {
+                (c.setting.keep, c.setting.mode, c.spec) == (setting.keep, setting.mode, spec)
+                    && (c.other, c.schedule) == (other, schedule)
+            };
+            let at = match cells.iter().position(same) {
                 Some(at) => at,
                 None => {
-                    cells.push(Cell { setting: record.setting.clone(), other, records: BTreeMap::new() });
+                    let (setting, series, records) = (setting.clone(), String::new(), BTreeMap::new());
+                    cells.push(Cell { setting, spec, schedule, other, series, records });
                     cells.len() - 1
                 }
             };
             cells[at].records.insert((&record.task, &record.sample), record);
         }
-        let mut order: Vec<(String, Mode, Option<&str>)> = Vec::new();
+        name(&mut cells, modes.len() > 1);
+        let mut order: Vec<String> = Vec::new();
         for cell in &cells {
-            let series = (cell.setting.policy.clone(), cell.setting.mode, cell.other);
-            if !order.contains(&series) {
-                order.push(series);
+            if !order.contains(&cell.series) {
+                order.push(cell.series.clone());
             }
         }
-        let place = |Cell { setting: s, other, .. }: &Cell<'_>| {
-            order.iter().position(|(p, m, o)| *p == s.policy && *m == s.mode && o == other).unwrap_or(usize::MAX)
-        };
+        let place = |cell: &Cell<'_>| order.iter().position(|series| *series == cell.series);
         cells.sort_by(|a, b| {
             let full = |c: &Cell<'_>| c.setting.keep < 1.0;
             let keys = (full(a), place(a)).cmp(&(full(b), place(b)));
             keys.then(b.setting.keep.total_cmp(&a.setting.keep))
         });
         let model = records.first().map_or_else(String::new, |r| r.model.clone());
-        let setup = if seed == 0 { setup } else { format!("{setup}, seed {seed}") };
+        let setup = if *seed == 0 { setup } else { format!("{setup}, seed {seed}") };
         Section {
             model,
             setup,
             tasks: tasks.into_iter().collect(),
             lengths: lengths.into_iter().collect(),
             cells,
-            modes: modes.len(),
             classes,
+            contradictions: *contradictions,
         }
     }
 
@@ -187,9 +226,26 @@ impl<'a> Section<'a> {
         self.cells.iter().flat_map(|c| c.tasks(figure)).collect()
     }
 
-    /// Whether a setting was run on every task that has the figure: only then does its mean compare with others.
-    pub fn complete(&self, cell: &Cell<'_>, figure: Figure) -> bool {
-        cell.tasks(figure).len() == self.tasks_of(figure).len()
+    /// The samples that means are compared on: those that all settings were run on which have any of every task. Where
+    /// these would leave a task without samples, settings with the fewest are left out. `keep` picks records.
+    pub fn shared(&self, figure: Figure, keep: &dyn Fn(&Record) -> bool) -> Keys<'a> {
+        let tasks_in = |keys: &Keys<'_>| keys.iter().map(|(task, _)| *task).collect::<BTreeSet<&str>>().len();
+        let mut found: Vec<Keys<'a>> = self.cells.iter().map(|c| c.keys(figure, keep)).collect();
+        let tasks = found.iter().flatten().map(|(task, _)| *task).collect::<BTreeSet<&str>>().len();
+        found.retain(|keys| tasks_in(keys) == tasks);
+        found.sort_by_key(|keys| std::cmp::Reverse(keys.len()));
+        found
+            .into_iter()
+            .reduce(|all, keys| {
+                let both: Keys<'a> = all.intersection(&keys).copied().collect();
+                if tasks_in(&both) == tasks { both } else { all }
+            })
+            .unwrap_or_default()
+    }
+
+    /// Whether a setting was run on all samples that means are compared on.
+    pub fn complete(&self, cell: &Cell<'_>, shared: &Keys<'_>) -> bool {
+        shared.iter().all(|key| cell.records.contains_key(key))
     }
 
     /// Tasks by the lengths that they were run at, where those are several.
@@ -212,39 +268,36 @@ impl<'a> Section<'a> {
         class(raw_length(record), self.classes)
     }
 
-    /// What the series of a cell is called.
-    pub fn series(&self, cell: &Cell<'_>) -> String {
-        let Setting { policy, keep, mode } = &cell.setting;
-        let policy = cell.other.map_or_else(|| policy.clone(), |other| format!("{policy} in {other}"));
-        let one = self.modes <= 1 || (*keep >= 1.0 && *mode == Mode::OneShot);
-        if one { policy } else { format!("{policy}, {mode}") }
-    }
-
     /// What a cell is called.
     pub fn name(&self, cell: &Cell<'_>) -> String {
         let keep = cell.setting.keep;
-        if keep >= 1.0 { self.series(cell) } else { format!("{} {}", self.series(cell), percent(f64::from(keep))) }
+        if keep >= 1.0 { cell.series.clone() } else { format!("{} {}", cell.series, percent(f64::from(keep))) }
     }
 
     /// The full cache asked in the same way, in the section's type.
     pub fn full(&self, cell: &Cell<'_>) -> Option<&Cell<'a>> {
-        self.find(&Setting::full(cell.setting.mode), None)
+        self.full_in(cell.setting.mode, None)
+    }
+
+    /// The full cache asked in a way, in the type.
+    fn full_in(&self, mode: Mode, other: Option<&str>) -> Option<&Cell<'a>> {
+        self.cells.iter().find(|c| c.setting == Setting::full(mode) && c.other == other)
     }
 
     /// The default policy with as much kept in the same mode, in the section's type.
     pub fn default_policy(&self, cell: &Cell<'_>) -> Option<&Cell<'a>> {
-        self.find(&Setting { policy: "chelsea".into(), ..cell.setting.clone() }, None)
-    }
-
-    fn find(&self, setting: &Setting, other: Option<&str>) -> Option<&Cell<'a>> {
-        self.cells.iter().find(|c| c.setting == *setting && c.other == other)
+        self.cells.iter().find(|c| {
+            (c.setting.keep, c.setting.mode) == (cell.setting.keep, cell.setting.mode)
+                && (c.other, c.schedule) == (None, cell.schedule.or(c.schedule))
+                && c.is_default()
+        })
     }
 
     /// Series that keep less than everything, each with its cells from little to much kept, the full cache last.
     pub fn curves(&self) -> Vec<(String, Vec<&Cell<'a>>)> {
         let mut curves: Vec<(String, Vec<&Cell<'a>>)> = Vec::new();
         for cell in self.cells.iter().rev().filter(|c| c.setting.keep < 1.0) {
-            let name = self.series(cell);
+            let name = cell.series.clone();
             match curves.iter_mut().find(|(known, _)| *known == name) {
                 Some((_, cells)) => cells.push(cell),
                 None => curves.push((name, vec![cell])),
@@ -252,10 +305,40 @@ impl<'a> Section<'a> {
         }
         curves.reverse();
         for (_, cells) in &mut curves {
-            let Cell { setting, other, .. } = cells[0];
-            cells.extend(self.find(&Setting::full(setting.mode), *other));
+            let (mode, other) = (cells[0].setting.mode, cells[0].other);
+            cells.extend(self.full_in(mode, other));
         }
         curves
+    }
+}
+
+/// Names the series of all cells: by the policy, and by as much more as tells them apart.
+fn name(cells: &mut [Cell<'_>], modes: bool) {
+    // One specification may have been asked for in several ways: the shortest is the name. One name may have stood for
+    // several specifications: then these are the names.
+    let mut asked: BTreeMap<&str, String> = BTreeMap::new();
+    for record in cells.iter().flat_map(|c| c.records.values()) {
+        let policy = &record.setting.policy;
+        let name = asked.entry(&record.spec).or_insert_with(|| policy.clone());
+        if policy.len() < name.len() {
+            name.clone_from(policy);
+        }
+    }
+    let unclear = |name: &String| asked.values().filter(|other| *other == name).count() > 1;
+    let schedules = cells.iter().filter_map(|c| c.schedule).collect::<BTreeSet<_>>().len() > 1;
+    for cell in cells.iter_mut() {
+        let mut name = asked.get(cell.spec).filter(|name| !unclear(name)).map_or(cell.spec, |name| name).to_owned();
+        if let Some(other) = cell.other {
+            name += &format!(" in {other}");
+        }
+        let Setting { keep, mode, .. } = cell.setting;
+        if modes && !(keep >= 1.0 && mode == Mode::OneShot) {
+            name += &format!(", {mode}");
+        }
+        if let Some(schedule) = cell.schedule.filter(|_| schedules) {
+            name += &format!(", {schedule}");
+        }
+        cell.series = name;
     }
 }
 
@@ -267,9 +350,17 @@ fn stored(record: &Record) -> &str {
     record.setup.split(',').find(|part| STORED.contains(part)).unwrap_or("")
 }
 
-/// The setup without that type, and without what only tells online runs apart: their mode does that too.
+/// Names of schedules, as a setup has them.
+const SCHEDULES: [&str; 2] = ["once", "remerge"];
+
+/// The schedule of an online run.
+fn schedule(record: &Record) -> Option<&'static str> {
+    SCHEDULES.into_iter().find(|schedule| record.setup.split(',').any(|part| part == *schedule))
+}
+
+/// The setup without type and schedule.
 fn setup(record: &Record) -> String {
-    let parts = record.setup.split(',').filter(|part| !STORED.contains(part) && !["once", "remerge"].contains(part));
+    let parts = record.setup.split(',').filter(|part| !STORED.contains(part) && !SCHEDULES.contains(part));
     parts.collect::<Vec<_>>().join(", ")
 }
 

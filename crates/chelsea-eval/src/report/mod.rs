@@ -73,11 +73,18 @@ fn add(section: &Section<'_>, prefix: &str, blocks: &mut Vec<Block>) -> Result<(
         heading(blocks, "Scores");
         blocks.extend(charts::against_bytes(section, Figure::Score, None, format!("{prefix}-score"))?);
         blocks.push(table);
-        if section.cells.iter().any(|c| !c.tasks(Figure::Score).is_empty() && !section.complete(c, Figure::Score)) {
+        let shared = section.shared(Figure::Score, &|_| true);
+        if section.cells.iter().any(|c| !c.tasks(Figure::Score).is_empty() && !section.complete(c, &shared)) {
             blocks.push(Block::Text(
-                "* was not run on every task: its mean does not compare with the others', and it is on no curve of means."
-                    .into(),
+                "* was not run on all samples that means are compared on, and is on no curve of means.".into(),
             ));
+        }
+        if section.cells.iter().any(|c| c.samples(Figure::Score) > shared.len()) {
+            blocks.push(Block::Text(format!(
+                "Not every cache was run on as many samples. The table has all of each; the plot and scores at equal \
+                 bytes are of the {} samples that they share.",
+                shared.len()
+            )));
         }
         blocks.extend(few_samples(section).map(Block::Text));
     }
@@ -147,8 +154,12 @@ fn overview(section: &Section<'_>) -> String {
         n if n <= SHOWN => format!(" Not every setting has every sample: {}.", short.join(", ")),
         n => format!(" Not every setting has every sample: {} and {} more.", short[..SHOWN].join(", "), n - SHOWN),
     };
+    let twice = match section.contradictions {
+        0 => String::new(),
+        n => format!(" {n} results were there twice with different figures, and the first of each was taken."),
+    };
     format!(
-        "Tasks: {}. {samples} samples, of {} tokens. Cache: {}.{missing}",
+        "Tasks: {}. {samples} samples, of {} tokens. Cache: {}.{missing}{twice}",
         section.tasks.join(", "),
         lengths.join(", "),
         section.setup

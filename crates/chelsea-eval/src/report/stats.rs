@@ -19,7 +19,8 @@ pub struct Interval {
     pub low: f64,
     /// The 97.5% quantile.
     pub high: f64,
-    /// How likely so uneven a split into values above and below zero would be by chance (sign test, two-sided).
+    /// How likely so uneven a split into values above and below zero would be by chance (sign test, two-sided); 1 where
+    /// most values lie on the other side of zero than the mean.
     pub chance: f64,
 }
 
@@ -74,7 +75,9 @@ impl Interval {
         means.sort_by(f64::total_cmp);
         let quantile = |q: f64| means[((DRAWS - 1) as f64 * q).round() as usize];
         let signs = |wanted: f64| tasks.iter().flat_map(|t| t.iter()).filter(|v| **v * wanted > 0.0).count();
-        let chance = sign_test(signs(1.0), signs(-1.0));
+        let (above, below) = (signs(1.0), signs(-1.0));
+        // Signs that speak for the other side are no evidence for this one.
+        let chance = if (above > below) == (mean > 0.0) { sign_test(above, below) } else { 1.0 };
         Some(Interval { mean, low: quantile(0.025), high: quantile(0.975), chance })
     }
 
@@ -142,6 +145,8 @@ mod tests {
         assert_eq!(verdict(&[-1.0; 5]), Verdict::Noise, "five alike come by chance once in sixteen");
         assert_eq!(verdict(&[0.2, 0.3, 0.1, 0.25, 0.3, 0.1]), Verdict::Better);
         assert_eq!(verdict(&[-1.0; 6]), Verdict::Worse);
+        let mostly_better: Vec<f64> = (0..20).map(|i| if i < 16 { 0.01 } else { -1.0 }).collect();
+        assert_eq!(verdict(&mostly_better), Verdict::Noise, "signs and mean contradict each other");
     }
 
     #[test]

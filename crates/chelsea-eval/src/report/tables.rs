@@ -39,14 +39,15 @@ fn mean(interval: Option<Interval>) -> String {
 /// Every setting: bytes, score, differences from the full cache and from the default policy.
 pub(super) fn scores(section: &Section<'_>) -> Option<Block> {
     let all = &|_: &_| true;
+    let shared = section.shared(Figure::Score, all);
     let row = |cell: &Cell<'_>| {
         let score = cell.interval(Figure::Score, all)?;
         let full = section.full(cell).filter(|f| !std::ptr::eq(*f, cell));
         let ours = section.default_policy(cell).filter(|c| !std::ptr::eq(*c, cell));
-        let star = if section.complete(cell, Figure::Score) { "" } else { " *" };
+        let star = if section.complete(cell, &shared) { "" } else { " *" };
         Some(vec![
             format!("{}{star}", section.name(cell)),
-            percent(cell.share(Figure::Score)),
+            percent(cell.share(Figure::Score, all)),
             cell.samples(Figure::Score).to_string(),
             points(Some(score)),
             full.map_or("–".into(), |f| difference(cell.difference(f, Figure::Score))),
@@ -79,7 +80,7 @@ pub(super) fn divergence(section: &Section<'_>) -> Option<Block> {
         });
         Some(vec![
             section.name(cell),
-            percent(cell.share(Figure::Kl)),
+            percent(cell.share(Figure::Kl, &|_| true)),
             cell.samples(Figure::Kl).to_string(),
             number(Some(kl)),
             less,
@@ -94,9 +95,11 @@ pub(super) fn divergence(section: &Section<'_>) -> Option<Block> {
 /// Scores where curves reach the same bytes: those that the default policy (or the first) was measured at.
 pub(super) fn at_equal_bytes(section: &Section<'_>) -> Option<Block> {
     let curves = section.curves();
+    let shared = section.shared(Figure::Score, &|_| true);
+    let here = |r: &Record| shared.contains(&(r.task.as_str(), r.sample.as_str()));
     let measured = |cells: &[&Cell<'_>]| -> Vec<(f64, f64)> {
-        let point = |c: &&Cell<'_>| Some((c.share(Figure::Score), c.interval(Figure::Score, &|_| true)?.mean));
-        let usable = |c: &&&Cell<'_>| c.setting.keep < 1.0 && section.complete(c, Figure::Score);
+        let point = |c: &&Cell<'_>| Some((c.share(Figure::Score, &here), c.interval(Figure::Score, &here)?.mean));
+        let usable = |c: &&&Cell<'_>| c.setting.keep < 1.0 && section.complete(c, &shared);
         let mut points: Vec<_> = cells.iter().filter(usable).filter_map(point).collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         points

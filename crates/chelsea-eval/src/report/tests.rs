@@ -101,8 +101,70 @@ fn a_result_found_twice_counts_once_and_missing_ones_are_said() {
     let text = Report::new(&part, &[]).unwrap().markdown();
     assert!(text.contains("Not every setting has every sample: streaming 50% (12 of 24)"), "{text}");
     // A mean over easy tasks alone would look like a win.
-    assert!(text.contains("| streaming 50% * |") && text.contains("was not run on every task"), "{text}");
+    assert!(text.contains("| streaming 50% * |") && text.contains("was not run on all samples"), "{text}");
     assert!(!text.contains("| streaming | 100.0"), "{text}");
+}
+
+#[test]
+fn means_are_compared_on_samples_that_all_have() {
+    // Of streaming only the first half of the samples, on which chelsea does worse than on the others.
+    let mut records = records();
+    records.retain(|r| r.setting.policy != "streaming" || r.sample.parse::<u32>().unwrap() < 6);
+    let text = Report::new(&records, &[]).unwrap().markdown();
+    assert!(text.contains("of the 12 samples that they share"), "{text}");
+    let row = |start: &str| text.lines().find(|l| l.starts_with(start)).unwrap_or_default();
+    assert!(row("| chelsea 25% |").contains("| 24 | 95.8 ["), "the table has all samples: {text}");
+    let at_equal_bytes = text.split("### Scores at equal bytes").nth(1).unwrap();
+    assert!(at_equal_bytes.contains("| chelsea | 91.7 | 100.0 |"), "one of six, not one of twelve: {text}");
+    let report = Report::new(&records, &[]).unwrap();
+    let (_, plot) = report.plots().find(|(path, _)| path.ends_with("-score.svg")).unwrap();
+    assert!(plot.contains("12 samples") && plot.contains("streaming"));
+}
+
+#[test]
+fn one_name_for_two_specifications_is_spelled_out_and_two_for_one_are_one() {
+    let mut records = records();
+    for r in records.iter_mut().filter(|r| r.setting.policy == "chelsea") {
+        r.spec = "chelsea:lam=1".into();
+        if r.task == "easy" {
+            r.setting.policy = "chelsea:lam=1".into();
+        }
+    }
+    let text = Report::new(&records, &[]).unwrap().markdown();
+    assert!(text.contains("| chelsea 25% | 25% | 24 |") && !text.contains("lam"), "{text}");
+    let mut older = records.clone();
+    for r in older.iter_mut().filter(|r| r.spec == "chelsea:lam=1") {
+        (r.spec, r.score) = ("chelsea:lam=0".into(), 0.0);
+    }
+    records.extend(older);
+    let text = Report::new(&records, &[]).unwrap().markdown();
+    assert!(text.contains("| chelsea:lam=1 25% |") && text.contains("| chelsea:lam=0 25% |"), "{text}");
+}
+
+#[test]
+fn schedules_are_told_apart() {
+    let online = |schedule: &'static str, score: f64| {
+        let setting = Setting { mode: Mode::Online, ..setting("chelsea", 0.25) };
+        (0..6).map(move |i| {
+            let mut r = record("easy", &i.to_string(), setting.clone(), score);
+            r.setup = format!("f16,{schedule}");
+            r
+        })
+    };
+    let both: Vec<Record> = online("once", 1.0).chain(online("remerge", 0.5)).collect();
+    let text = Report::new(&both, &[]).unwrap().markdown();
+    assert!(text.contains("| chelsea, once 25% |") && text.contains("| chelsea, remerge 25% |"), "{text}");
+    let one: Vec<Record> = online("once", 1.0).collect();
+    assert!(!Report::new(&one, &[]).unwrap().markdown().contains(", once"));
+}
+
+#[test]
+fn results_that_contradict_each_other_are_said() {
+    let mut twice = records();
+    let other = record("easy", "3", setting("chelsea", 0.25), 0.5);
+    twice.push(other);
+    let text = Report::new(&twice, &[]).unwrap().markdown();
+    assert!(text.contains("1 results were there twice with different figures"), "{text}");
 }
 
 #[test]

@@ -101,6 +101,13 @@ impl NeedleOptions {
         if self.needles == 0 || self.values == Values::Digits(0) {
             return Err(HaystackError::Setting("a context needs at least one needle, and a number one digit"));
         }
+        if let Values::Digits(digits) = self.values
+            && self.needles as f64 > 9.0 * 10f64.powi(digits as i32 - 1)
+        {
+            return Err(HaystackError::Setting(
+                "there are fewer numbers of so many digits than needles: give them more",
+            ));
+        }
         if self.depth.is_some_and(|d| !(0.0..=1.0).contains(&d)) {
             return Err(HaystackError::Setting("the depth of a needle is between 0 (the beginning) and 1 (the end)"));
         }
@@ -177,7 +184,7 @@ pub fn sample(haystack: &Haystack, options: &NeedleOptions, index: u64) -> Resul
     };
     let mut needles: Vec<Needle> = Vec::with_capacity(count);
     for key in keys {
-        let mut draw = || value(options.values, haystack, &mut rng);
+        let mut draw = || value(options.values, count, haystack, &mut rng);
         let mut value = draw()?;
         while needles.iter().any(|n| n.value == value) {
             value = draw()?;
@@ -201,14 +208,15 @@ pub fn sample(haystack: &Haystack, options: &NeedleOptions, index: u64) -> Resul
     })
 }
 
-fn value(kind: Values, haystack: &Haystack, rng: &mut StdRng) -> Result<String, HaystackError> {
+/// A value, where `wanted` different ones are to be found in all.
+fn value(kind: Values, wanted: usize, haystack: &Haystack, rng: &mut StdRng) -> Result<String, HaystackError> {
     Ok(match kind {
         Values::Digits(digits) => (0..digits)
             .map(|i| char::from(b'0' + if i == 0 { rng.random_range(1..10u8) } else { rng.random_range(0..10u8) }))
             .collect(),
         Values::Words => {
             let words = haystack.vocabulary();
-            if words.len() < 100 {
+            if words.len() < 100 || words.len() * words.len() < 2 * wanted {
                 return Err(HaystackError::Setting("the haystack has too few plain words to make values of"));
             }
             let (a, b) = (rng.random_range(0..words.len()), rng.random_range(0..words.len()));

@@ -268,8 +268,8 @@ pub struct ReportArgs {
     /// Folder for report.md and report.html.
     #[arg(short, long, value_name = "DIR")]
     pub out: PathBuf,
-    /// Only these policies, as they are named in the results.
-    #[arg(long, value_delimiter = ',')]
+    /// Only these policies, as they are named in the results; settings of one are separated by + here.
+    #[arg(long, value_delimiter = ',', value_parser = |text: &str| Ok::<_, std::convert::Infallible>(text.replace('+', ",")))]
     pub policies: Vec<String>,
 }
 

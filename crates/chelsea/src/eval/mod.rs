@@ -81,6 +81,9 @@ fn compared(args: &CompareArgs, shown: Shown, skipped: usize, gather: Gather<'_>
         println!("{}\n", table::heading(&args.model.model, &samples, skipped + done.skipped, shown));
         print!("{table}");
     }
+    if done.records.is_empty() && !done.cancelled {
+        anyhow::bail!("nothing was measured: all {} samples were left out", skipped + done.skipped);
+    }
     if done.cancelled {
         eprintln!("{}", work::goes_on(args, done.records.len(), samples.len() * settings.len()));
         std::process::exit(130);

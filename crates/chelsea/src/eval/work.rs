@@ -7,7 +7,7 @@ use chelsea_engine::{Layout, SessionOptions};
 use chelsea_eval::results::{Key, Record, ResultsFile};
 use chelsea_eval::{EvalError, Probe, Sample, Setting, Subject};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -97,11 +97,19 @@ pub fn run(
     }
     let mut done = Done::default();
     let mut todo: Vec<(&Sample, Vec<Setting>)> = Vec::new();
+    let mut queued: HashSet<Key> = HashSet::new();
     for sample in samples {
         let mut left = Vec::new();
         for setting in settings {
-            match earlier.remove(&subject.record(sample, setting)?.key()) {
-                Some(record) => {
+            let key = subject.record(sample, setting)?.key();
+            // The same sample may stand in two files.
+            if !queued.insert(key.clone()) {
+                continue;
+            }
+            match earlier.remove(&key) {
+                Some(mut record) => {
+                    // It may have been asked for by another name.
+                    record.setting = setting.clone();
                     print(&record);
                     done.records.push(record);
                 }

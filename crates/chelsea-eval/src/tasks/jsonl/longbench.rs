@@ -71,13 +71,17 @@ pub(super) fn sample(line: Line, common: Common) -> Result<Sample, LineError> {
     let known = DATASETS.iter().find(|(known, ..)| *known == name);
     let metric = common.metric.or(known.map(|(.., metric, _)| *metric));
     let metric = metric.ok_or_else(|| LineError::UnknownTask(common.task.clone()))?;
+    let classes = line.all_classes.unwrap_or_default();
+    if metric == Metric::Classification && classes.is_empty() {
+        return Err(LineError::NoClasses);
+    }
     let wanted = known.map_or(Wanted::Answer, |(_, wanted, ..)| *wanted);
     let question = Question {
         text: wanted.question(line.input.trim()),
         prefix: String::new(),
         expected,
         metric,
-        classes: line.all_classes.unwrap_or_default(),
+        classes,
         max_tokens: common.max_tokens.unwrap_or(known.map_or(64, |(.., n)| *n)),
         first_line: wanted == Wanted::Example,
         depth: None,

@@ -70,6 +70,9 @@ pub enum LineError {
     /// A task of no known benchmark.
     #[error("the task `{0}` is not known: say how its answers are scored (--metric, or a field `metric`)")]
     UnknownTask(String),
+    /// Nothing to choose from.
+    #[error("a classification needs the classes there are, as a field `all_classes`")]
+    NoClasses,
     /// A metric that does not exist.
     #[error(transparent)]
     Metric(#[from] UnknownMetric),
@@ -218,8 +221,9 @@ impl Common {
                 .unwrap_or_else(|| format!("line {number}")),
             metric,
             max_tokens,
-            // What a file says it was made for tells more than what each line came to.
-            length: number_of("max_length").or(number_of("length")),
+            // What a file says it was made for tells more than what each line came to. LongBench counts words, not
+            // tokens.
+            length: number_of("max_length").or(number_of("length").filter(|_| fields.contains_key("outputs"))),
         })
     }
 }

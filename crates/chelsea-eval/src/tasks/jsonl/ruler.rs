@@ -46,6 +46,9 @@ pub(super) fn sample(line: Line, common: Common) -> Result<Sample, LineError> {
     let known = TASKS.iter().find(|(name, ..)| common.task.starts_with(name));
     let metric = common.metric.or(known.map(|(.., metric)| *metric));
     let metric = metric.ok_or_else(|| LineError::UnknownTask(common.task.clone()))?;
+    if metric == Metric::Classification {
+        return Err(LineError::NoClasses);
+    }
     let parts = take_apart(&line.input, line.question.as_deref(), line.answer_prefix.as_deref())?;
     let question = Question {
         text: parts.question.trim().to_owned(),
