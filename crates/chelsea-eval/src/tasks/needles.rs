@@ -391,6 +391,10 @@ mod tests {
         let base = NeedleOptions { tokens: 300, ..NeedleOptions::default() };
         assert!(make(NeedleOptions { needles: 41, ..base }).contains("40"));
         assert!(make(NeedleOptions { needles: 0, ..base }).contains("at least one"));
+        // Of one digit, not 0, there are nine.
+        let one = NeedleOptions { values: Values::Digits(1), ..base };
+        assert!(make(NeedleOptions { needles: 10, ..one }).contains("fewer numbers"));
+        assert!(sample(&hay(), &NeedleOptions { needles: 9, ..one }, 0).is_ok());
         assert!(make(NeedleOptions { depth: Some(0.5), ..base }).contains("single"));
         assert!(make(NeedleOptions { kind: Kind::Single, depth: Some(1.5), ..base }).contains("between 0"));
     }

@@ -33,6 +33,7 @@ fn a_line_of_longbench_is_a_sample() {
     let s = parse(LONGBENCH, "whatever").unwrap();
     assert_eq!((s.task.as_str(), s.id.as_str()), ("hotpotqa", "ab12"));
     assert_eq!(s.document, Document::Text("It was Ann.".into()));
+    assert_eq!(s.length, 0, "its length is of words");
     let q = question(&s);
     assert!(q.text.ends_with("Question: Who?"));
     assert_eq!((q.metric, q.max_tokens, q.expected.len()), (Metric::QaF1, 32, 2));
@@ -69,6 +70,9 @@ fn bad_lines_say_what_is_wrong() {
         (r#"{"input": "x\nQuestion: y", "outputs": ["y"], "max_new_tokens": 0}"#, "vt", "65536"),
         (r#"{"input": "", "context": "c", "answers": []}"#, "qasper", "no right answers"),
         (r#"{"input": "", "context": "c", "answers": ["a"]}"#, "mine", "--metric"),
+        (r#"{"input": "", "context": "c", "answers": ["a"]}"#, "trec", "all_classes"),
+        (r#"{"input": "", "context": "c", "answers": ["a"], "all_classes": []}"#, "trec", "all_classes"),
+        (r#"{"input": "x\nQuestion: y", "outputs": ["y"], "metric": "classification"}"#, "vt", "all_classes"),
     ] {
         let error = parse(line, task).unwrap_err().to_string();
         assert!(error.contains(word), "{line}: {error}");
