@@ -1,6 +1,7 @@
 //! The plots of a report.
 
-use super::group::{Cell, Figure, Section, percent};
+use super::cell::{Cell, Figure};
+use super::group::{Section, percent};
 use super::page::Block;
 use crate::results::Record;
 use chelsea_plot::{Axis, HeatMap, LineChart, PlotError, Point, Series, Unit};
@@ -102,7 +103,7 @@ pub(super) fn against_length(
                 let i = cell.interval(Figure::Score, &here)?;
                 Some(Point::between(length as f64, i.mean, i.low, i.high))
             };
-            Series { name: cell.series().to_owned(), points: lengths.iter().filter_map(point).collect() }
+            Series { name: cell.series.clone(), points: lengths.iter().filter_map(point).collect() }
         })
         .filter(|s| s.points.len() > 1)
         .collect();

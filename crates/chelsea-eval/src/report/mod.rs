@@ -4,6 +4,7 @@
 //! means over samples; intervals come from samples redrawn within their tasks, and differences from pairs of the same
 //! sample. Whether a difference is more than noise is said in words.
 
+mod cell;
 mod charts;
 mod group;
 mod page;
@@ -13,8 +14,9 @@ mod tables;
 pub use stats::{Interval, Verdict};
 
 use crate::results::Record;
+use cell::Figure;
 use chelsea_plot::PlotError;
-use group::{Figure, Section};
+use group::Section;
 use page::Block;
 use stats::ENOUGH;
 

@@ -1,7 +1,8 @@
 //! The tables of a report.
 
+use super::cell::{Cell, Figure};
 use super::charts::tokens;
-use super::group::{Cell, Figure, Section, percent};
+use super::group::{Section, percent};
 use super::page::Block;
 use super::stats::{Interval, Verdict};
 use crate::results::Record;
