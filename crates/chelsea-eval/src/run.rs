@@ -258,7 +258,8 @@ impl Subject<'_> {
         };
         let mut session = full.fork();
         // The last token is read over the compressed cache: what is said first comes from that, too.
-        let (before, last) = cue.split_at(cue.len().saturating_sub(1));
+        let last = usize::from(setting.keep < 1.0);
+        let (before, last) = cue.split_at(cue.len().saturating_sub(last));
         if !before.is_empty() {
             self.read(&mut session, before)?;
         }
