@@ -175,11 +175,11 @@ impl<'a> Section<'a> {
         self.cells.iter().find(|c| c.setting == Setting::full(mode) && c.other == other)
     }
 
-    /// The default policy with as much kept in the same mode, in the section's type.
+    /// The default policy with as much kept in the same mode and type.
     pub fn default_policy(&self, cell: &Cell<'_>) -> Option<&Cell<'a>> {
         self.cells.iter().find(|c| {
             (c.setting.keep, c.setting.mode) == (cell.setting.keep, cell.setting.mode)
-                && (c.other, c.schedule) == (None, cell.schedule.or(c.schedule))
+                && (c.other, c.schedule) == (cell.other, cell.schedule)
                 && c.is_default()
         })
     }
