@@ -42,8 +42,8 @@ pub struct SessionOptions {
     pub block: usize,
     /// Longest sequence, prompt and answer together; the trained context when none is given.
     pub context: Option<usize>,
-    /// Storage of keys and values. When none is given it is 8 bits for a budget of bytes, in which these keep most of
-    /// what is asked for, and the model's own choice for the others.
+    /// Storage of keys and values. When none is given it is 8 bits for a budget of bytes, which hold the most
+    /// entries of it, and the model's own choice for the others.
     pub dtype: Option<Dtype>,
 }
 

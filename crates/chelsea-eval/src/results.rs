@@ -267,7 +267,7 @@ pub(crate) mod tests {
             fingerprint: "00ff".into(),
             task: task.into(),
             sample: sample.into(),
-            spec: setting.policy.clone(),
+            spec: chelsea_kv::policy(&setting.policy).unwrap().spec(),
             setting,
             seed: 0,
             setup: "f16".into(),

@@ -89,6 +89,11 @@ impl Length {
         Length { tokens, ..Length::default() }
     }
 
+    /// Tokens that the sequence is going to have, those seen at least.
+    pub fn end(&self) -> usize {
+        self.tokens.max(self.expected)
+    }
+
     /// Entries of each head that may stay beyond the budget now.
     pub fn beyond(&self) -> usize {
         if self.tokens < self.expected { self.recent } else { 0 }
@@ -125,6 +130,16 @@ impl Limits {
     fn entries_in(&self, bytes: usize) -> usize {
         let pages = bytes.saturating_sub(self.fixed_bytes) / self.page_bytes;
         (pages * self.page).saturating_sub(self.heads * (self.page - 1))
+    }
+
+    /// Share of the entries of `tokens` tokens that are sure to fit in `share` of the bytes of a full 16-bit cache.
+    fn ratio_in(&self, share: f32, tokens: usize) -> f64 {
+        let bytes = f64::from(share) * tokens.max(LEAST_TOKENS) as f64 * self.full_token_bytes as f64;
+        let all = (tokens as f64 / self.page as f64).ceil() * (self.heads * self.page_bytes) as f64;
+        if all + self.fixed_bytes as f64 <= bytes {
+            return 1.0;
+        }
+        (self.entries_in(bytes as usize) as f64 / (tokens as f64 * self.heads as f64)).min(1.0)
     }
 
     /// The least bytes in which `entries` a head are sure to fit.
@@ -167,22 +182,6 @@ impl Budget {
         matches!(self, Budget::Share(_) | Budget::Bytes(_))
     }
 
-    /// Share of the entries of a sequence of `tokens` that may be kept; 1 for what does not grow with it.
-    fn ratio(&self, limits: &Limits, tokens: usize) -> f64 {
-        match *self {
-            Budget::Keep(ratio) => f64::from(ratio),
-            Budget::Share(share) => {
-                let bytes = f64::from(share) * tokens.max(LEAST_TOKENS) as f64 * limits.full_token_bytes as f64;
-                let all = (tokens as f64 / limits.page as f64).ceil() * (limits.heads * limits.page_bytes) as f64;
-                if all + limits.fixed_bytes as f64 <= bytes {
-                    return 1.0;
-                }
-                (limits.entries_in(bytes as usize) as f64 / (tokens as f64 * limits.heads as f64)).min(1.0)
-            }
-            Budget::Entries(_) | Budget::Bytes(_) => 1.0,
-        }
-    }
-
     /// Entries over all heads that a sequence may hold, never more than it has.
     ///
     /// A keep ratio holds for `max(tokens, expected)` tokens: what lies between sinks and window is kept
@@ -191,23 +190,24 @@ impl Budget {
     ///
     /// This is what a compaction leaves. One is due only when [`Budget::ceiling`] is passed.
     pub fn allowed(&self, limits: &Limits, at: Length) -> usize {
-        let Length { tokens, expected, .. } = at;
+        let tokens = at.tokens;
         let all = tokens * limits.heads;
         let beyond = at.beyond() * limits.heads;
+        let in_proportion = |ratio: f64| {
+            let protected = limits.protected() as f64;
+            let length = at.end() as f64;
+            let middle = (tokens as f64 - protected - at.beyond() as f64).max(0.0);
+            let rate = if length > protected {
+                ((ratio * length - protected) / (length - protected)).clamp(0.0, 1.0)
+            } else {
+                1.0
+            };
+            let total = ((protected + rate * middle) * limits.heads as f64 + 1e-6).floor() as usize;
+            total.max((limits.protected() + 1) * limits.heads)
+        };
         let allowed = match *self {
-            Budget::Keep(_) | Budget::Share(_) => {
-                let protected = limits.protected() as f64;
-                let ratio = self.ratio(limits, tokens.max(expected));
-                let length = tokens.max(expected) as f64;
-                let middle = (tokens as f64 - protected - at.beyond() as f64).max(0.0);
-                let rate = if length > protected {
-                    ((ratio * length - protected) / (length - protected)).clamp(0.0, 1.0)
-                } else {
-                    1.0
-                };
-                let total = ((protected + rate * middle) * limits.heads as f64 + 1e-6).floor() as usize;
-                total.max((limits.protected() + 1) * limits.heads)
-            }
+            Budget::Keep(ratio) => in_proportion(f64::from(ratio)),
+            Budget::Share(share) => in_proportion(limits.ratio_in(share, at.end())),
             Budget::Entries(entries) => entries.saturating_mul(limits.heads),
             Budget::Bytes(bytes) => limits.entries_in(bytes),
         };
@@ -220,7 +220,7 @@ impl Budget {
     /// entries may stay as they are. So the next blocks are read over a fuller cache, and what is clustered
     /// at once is a longer piece of the text, over which entries can be shared out better.
     pub fn ceiling(&self, limits: &Limits, at: Length) -> usize {
-        let end = Length::of(at.tokens.max(at.expected));
+        let end = Length::of(at.end());
         self.allowed(limits, end).saturating_add(at.beyond() * limits.heads)
     }
 }

@@ -53,8 +53,7 @@ fn is_divergence(record: &Record) -> bool {
 impl<'a> Cell<'a> {
     /// Whether the policy is the default one, by whatever name it was asked for.
     pub fn is_default(&self) -> bool {
-        const DEFAULT: &str = "chelsea";
-        self.spec == DEFAULT || chelsea_kv::policy(DEFAULT).is_ok_and(|policy| policy.spec() == self.spec)
+        chelsea_kv::policy("chelsea").is_ok_and(|policy| policy.spec() == self.spec)
     }
 
     /// Values of the figure by task; `keep` picks records.

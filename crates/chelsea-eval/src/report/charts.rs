@@ -19,7 +19,7 @@ pub(super) fn against_bytes(
     let of_task = |r: &Record| scored(r) && task.is_none_or(|t| r.task == t);
     // Means over different samples do not belong on one plot.
     let shared = section.shared(figure, &of_task);
-    let keep = |r: &Record| shared.contains(&(r.task.as_str(), r.sample.as_str())) && of_task(r);
+    let keep = |r: &Record| shared.contains(&(r.task.as_str(), r.sample.as_str()));
     let mut series: Vec<Series> = section
         .curves()
         .into_iter()

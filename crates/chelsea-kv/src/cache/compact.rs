@@ -37,9 +37,7 @@ impl SequenceCache {
         }
         let allowed = self.allowed(self.config.budget);
         let CacheConfig { schedule, budget, policy, .. } = &self.config;
-        let anew = *schedule == Schedule::Remerge
-            || budget.is_absolute(self.length().tokens.max(self.length().expected))
-            || policy.looks_back();
+        let anew = *schedule == Schedule::Remerge || budget.is_absolute(self.length().end()) || policy.looks_back();
         let mut from = self.sinks();
         if !anew {
             from.iter_mut().zip(&self.frozen).for_each(|(from, &frozen)| *from = frozen.max(*from));
