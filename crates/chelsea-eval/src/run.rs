@@ -55,6 +55,11 @@ fn policy(setting: &Setting) -> Result<Arc<dyn Policy>, EvalError> {
     Ok(chelsea_kv::policy(&setting.policy).map_err(EngineError::from)?)
 }
 
+/// Tokens that are repeated at once, where a setting compresses by a policy that reads twice.
+fn repetition(setting: &Setting) -> Result<Option<usize>, EvalError> {
+    Ok(policy(setting)?.needs().repetition.filter(|_| setting.keep < 1.0))
+}
+
 impl Subject<'_> {
     /// Whether a setting can be run at all: a policy that reads twice cannot compress while it reads.
     pub fn can_run(setting: &Setting) -> Result<bool, EvalError> {
@@ -115,7 +120,7 @@ impl Subject<'_> {
         for setting in settings {
             let start = Instant::now();
             // Some policies read twice. What that finds out serves all settings that read in the same chunks.
-            let chunk = if setting.keep < 1.0 { policy(setting)?.needs().repetition } else { None };
+            let chunk = repetition(setting)?;
             if let (Some(chunk), Some(full)) = (chunk, &mut full)
                 && repeated != Some(chunk)
             {
@@ -191,8 +196,8 @@ impl Subject<'_> {
     /// Tokens that the longest repetition of a document takes after it, where a policy wants one.
     fn repeated(&self, document: usize, settings: &[Setting]) -> Result<usize, EvalError> {
         let mut most = 0;
-        for setting in settings.iter().filter(|s| s.keep < 1.0) {
-            if let Some(chunk) = policy(setting)?.needs().repetition {
+        for setting in settings {
+            if let Some(chunk) = repetition(setting)? {
                 most = most.max(self.layout.repetition()?.longest(document.min(chunk)));
             }
         }

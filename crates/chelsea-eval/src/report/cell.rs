@@ -23,6 +23,11 @@ pub(super) struct Cell<'a> {
 /// Tasks and samples of them.
 pub(super) type Keys<'a> = BTreeSet<(&'a str, &'a str)>;
 
+/// Whether a record is of one of these.
+pub(super) fn is_among(record: &Record, keys: &Keys<'_>) -> bool {
+    keys.contains(&(record.task.as_str(), record.sample.as_str()))
+}
+
 /// Which figure is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Figure {
@@ -101,6 +106,11 @@ impl<'a> Cell<'a> {
     /// Samples that have the figure.
     pub fn samples(&self, figure: Figure) -> usize {
         self.records.values().filter(|r| figure.of(r).is_some()).count()
+    }
+
+    /// Whether the setting was run on all of these.
+    pub fn covers(&self, keys: &Keys<'_>) -> bool {
+        keys.iter().all(|key| self.records.contains_key(key))
     }
 
     pub fn keys(&self, figure: Figure, keep: &dyn Fn(&Record) -> bool) -> Keys<'a> {

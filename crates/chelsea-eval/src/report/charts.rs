@@ -1,6 +1,6 @@
 //! The plots of a report.
 
-use super::cell::{Cell, Figure};
+use super::cell::{Cell, Figure, is_among};
 use super::group::{Section, percent};
 use super::page::Block;
 use crate::results::Record;
@@ -19,7 +19,7 @@ pub(super) fn against_bytes(
     let of_task = |r: &Record| scored(r) && task.is_none_or(|t| r.task == t);
     // Means over different samples do not belong on one plot.
     let shared = section.shared(figure, &of_task);
-    let keep = |r: &Record| shared.contains(&(r.task.as_str(), r.sample.as_str()));
+    let keep = |r: &Record| is_among(r, &shared);
     let mut series: Vec<Series> = section
         .curves()
         .into_iter()
@@ -28,7 +28,7 @@ pub(super) fn against_bytes(
                 let i = cell.interval(figure, &keep)?;
                 Some(Point::between(cell.share(figure, &keep), i.mean, i.low, i.high))
             };
-            let cells: Vec<&Cell<'_>> = cells.into_iter().filter(|c| section.complete(c, &shared)).collect();
+            let cells: Vec<&Cell<'_>> = cells.into_iter().filter(|c| c.covers(&shared)).collect();
             // The full cache alone is no curve.
             let some = cells.iter().any(|c| c.setting.keep < 1.0);
             let points = if some { cells.into_iter().filter_map(point).collect() } else { Vec::new() };

@@ -38,12 +38,12 @@ impl<'a> Section<'a> {
         for record in records {
             let (fingerprint, setup, seed) = (record.fingerprint.as_str(), setup(record), record.seed);
             let same = |g: &&mut Group<'_>| g.fingerprint == fingerprint && g.setup == setup && g.seed == seed;
-            if let Some(first) = seen.insert(record.key(), record) {
+            let first = *seen.entry(record.key()).or_insert(record);
+            if !std::ptr::eq(first, record) {
                 let differs = first.score != record.score || first.asked != record.asked;
                 if let Some(group) = groups.iter_mut().find(same).filter(|_| differs) {
                     group.contradictions += 1;
                 }
-                seen.insert(record.key(), first);
                 continue;
             }
             let wanted = policies.is_empty() || policies.contains(&record.setting.policy);
@@ -132,11 +132,6 @@ impl<'a> Section<'a> {
                 if tasks_in(&both) == tasks { both } else { all }
             })
             .unwrap_or_default()
-    }
-
-    /// Whether a setting was run on all samples that means are compared on.
-    pub fn complete(&self, cell: &Cell<'_>, shared: &Keys<'_>) -> bool {
-        shared.iter().all(|key| cell.records.contains_key(key))
     }
 
     /// Tasks by the lengths that they were run at, where those are several.

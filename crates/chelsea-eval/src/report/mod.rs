@@ -76,7 +76,7 @@ fn add(section: &Section<'_>, prefix: &str, blocks: &mut Vec<Block>) -> Result<(
         blocks.extend(charts::against_bytes(section, Figure::Score, None, format!("{prefix}-score"))?);
         blocks.push(table);
         let shared = section.shared(Figure::Score, &|_| true);
-        if section.cells.iter().any(|c| !c.tasks(Figure::Score).is_empty() && !section.complete(c, &shared)) {
+        if section.cells.iter().any(|c| !c.tasks(Figure::Score).is_empty() && !c.covers(&shared)) {
             blocks.push(Block::Text(
                 "* was not run on all samples that means are compared on, and is on no curve of means.".into(),
             ));

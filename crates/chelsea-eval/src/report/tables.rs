@@ -1,6 +1,6 @@
 //! The tables of a report.
 
-use super::cell::{Cell, Figure};
+use super::cell::{Cell, Figure, is_among};
 use super::charts::tokens;
 use super::group::{Section, percent};
 use super::page::Block;
@@ -45,7 +45,7 @@ pub(super) fn scores(section: &Section<'_>) -> Option<Block> {
         let score = cell.interval(Figure::Score, all)?;
         let full = section.full(cell).filter(|f| !std::ptr::eq(*f, cell));
         let ours = section.default_policy(cell).filter(|c| !std::ptr::eq(*c, cell));
-        let star = if section.complete(cell, &shared) { "" } else { " *" };
+        let star = if cell.covers(&shared) { "" } else { " *" };
         Some(vec![
             format!("{}{star}", section.name(cell)),
             percent(cell.share(Figure::Score, all)),
@@ -97,10 +97,10 @@ pub(super) fn divergence(section: &Section<'_>) -> Option<Block> {
 pub(super) fn at_equal_bytes(section: &Section<'_>) -> Option<Block> {
     let curves = section.curves();
     let shared = section.shared(Figure::Score, &|_| true);
-    let here = |r: &Record| shared.contains(&(r.task.as_str(), r.sample.as_str()));
+    let here = |r: &Record| is_among(r, &shared);
     let measured = |cells: &[&Cell<'_>]| -> Vec<(f64, f64)> {
         let point = |c: &&Cell<'_>| Some((c.share(Figure::Score, &here), c.interval(Figure::Score, &here)?.mean));
-        let usable = |c: &&&Cell<'_>| c.setting.keep < 1.0 && section.complete(c, &shared);
+        let usable = |c: &&&Cell<'_>| c.setting.keep < 1.0 && c.covers(&shared);
         let mut points: Vec<_> = cells.iter().filter(usable).filter_map(point).collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         points
