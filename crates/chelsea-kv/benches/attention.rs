@@ -175,7 +175,7 @@ fn decode(asked: &Asked) {
     for model in &asked.models {
         for &dtype in &asked.dtypes {
             for entries in [2048, 8192, 32768] {
-                let bytes = model.kv_heads * entries * (2 * model.head_dim * dtype.size() + dtype.scale_bytes());
+                let bytes = dtype.bytes(model.kv_heads * entries, model.head_dim);
                 let layers: Vec<_> =
                     (0..(256usize << 20).div_ceil(bytes)).map(|_| layer(model, dtype, entries, &mut numbers)).collect();
                 let memory = vec![1u64; layers.len() * bytes / 8];
@@ -254,7 +254,7 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).map(|a| a.to_lowercase()).collect();
     let asked_for = |name: &str| arguments.iter().any(|a| a == name);
     let isa = Isa::available().find(|isa| asked_for(&format!("{isa:?}").to_lowercase())).unwrap_or_else(Isa::best);
-    let all = [Dtype::F16, Dtype::Q8];
+    let all = [Dtype::F16, Dtype::Q8, Dtype::K8V4];
     let some = all.into_iter().filter(|dtype| asked_for(&format!("{dtype:?}").to_lowercase())).collect::<Vec<_>>();
     let after = arguments.iter().position(|a| a == "--model").and_then(|at| arguments.get(at + 1));
     let named = |model: &&Model| after.is_none_or(|name| model.name.to_lowercase().contains(name.as_str()));

@@ -3,17 +3,18 @@
 //!
 //! Inside a page, keys lie in tiles of [`TILE`] entries, transposed (`[tile][dim][TILE]`): one vector
 //! load holds the same dimension of 16 entries, so scores need no horizontal sums. Values lie row by
-//! row (`[entry][dim]`): a weighted sum of values walks along rows. Numbers that need a scale
-//! ([`Dtype::Q8`]) are followed by one `f32` for each key and then one for each value: a number is what is
-//! stored times the scale of its row.
+//! row (`[entry][dim]`, or `[entry / 2][dim]` where two values share their bytes): a weighted sum of values walks along
+//! rows. Numbers that need a scale ([`Dtype::scaled`]) are followed by one `f32` for each key and then one for each value:
+//! a number is what is stored times the scale of its row.
 //!
 //! Keys and values may lie in a mapped file, in the very same layout; they are copied out of it when a
 //! page is written to.
 
-pub use crate::convert::Number;
-use crate::convert::with_number;
+use crate::convert::with_format;
+pub use crate::convert::{Format, K8V4, Nibbles, Number, Rows};
 use crate::simd::prefetch;
 use crate::{Dtype, Mapped};
+use bytemuck::Zeroable;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -72,9 +73,9 @@ pub struct Scales<'a> {
 }
 
 /// What a page holds, to be written.
-struct Parts<'a, T> {
-    keys: &'a mut [T],
-    values: &'a mut [T],
+struct Parts<'a, F: Format> {
+    keys: &'a mut [F::Key],
+    values: &'a mut [F::Value],
     /// `[2 * PAGE]`, keys' first; empty for numbers without scales.
     scales: &'a mut [f32],
 }
@@ -126,7 +127,7 @@ impl Page {
 
     /// Bytes of keys, values and scales together: a multiple of 64.
     pub const fn line_bytes(head_dim: usize, dtype: Dtype) -> usize {
-        PAGE * (2 * head_dim * dtype.size() + dtype.scale_bytes())
+        dtype.bytes(PAGE, head_dim)
     }
 
     /// Bytes of counts, `ln count` and positions.
@@ -141,43 +142,44 @@ impl Page {
         Page::line_bytes(head_dim, dtype) + Page::META_BYTES + Page::OVERHEAD_BYTES
     }
 
-    /// Numbers of type `T` in bytes of lines, and the bytes of scales behind them.
-    const fn split<T: Number>(bytes: usize) -> usize {
-        if T::SCALED { bytes - 2 * PAGE * size_of::<f32>() } else { bytes }
+    /// Of `bytes` of lines, where values begin and where scales begin.
+    const fn split<F: Format>(bytes: usize) -> (usize, usize) {
+        let scales = if F::Key::SCALED { bytes - 2 * PAGE * size_of::<f32>() } else { bytes };
+        let (key, value) = (size_of::<F::Key>() * F::Value::SHARED, size_of::<F::Value>());
+        (scales / (key + value) * key, scales)
     }
 
-    fn numbers<T: Number>(&self) -> &[T] {
+    /// The keys, `[PAGE / TILE][head_dim][TILE]`, as stored numbers.
+    pub fn keys<F: Format>(&self) -> &[F::Key] {
         let bytes = self.lines.bytes();
-        bytemuck::cast_slice(&bytes[..Page::split::<T>(bytes.len())])
+        bytemuck::cast_slice(&bytes[..Page::split::<F>(bytes.len()).0])
     }
 
-    /// The keys, `[PAGE / TILE][head_dim][TILE]`, as stored numbers of type `T`.
-    pub fn keys<T: Number>(&self) -> &[T] {
-        let all = self.numbers();
-        &all[..all.len() / 2]
-    }
-
-    /// The values, `[PAGE][head_dim]`, as stored numbers of type `T`.
-    pub fn values<T: Number>(&self) -> &[T] {
-        let all = self.numbers();
-        &all[all.len() / 2..]
-    }
-
-    /// The scales that stored numbers of type `T` have, if any.
-    pub fn scales<T: Number>(&self) -> Option<Scales<'_>> {
+    /// The values, `[PAGE / SHARED][head_dim]`, as stored numbers.
+    pub fn values<F: Format>(&self) -> &[F::Value] {
         let bytes = self.lines.bytes();
-        let scales: &[f32] = bytemuck::cast_slice(&bytes[Page::split::<T>(bytes.len())..]);
+        let (values, scales) = Page::split::<F>(bytes.len());
+        bytemuck::cast_slice(&bytes[values..scales])
+    }
+
+    /// The scales that stored numbers have, if any.
+    pub fn scales<F: Format>(&self) -> Option<Scales<'_>> {
+        let bytes = self.lines.bytes();
+        let scales: &[f32] = bytemuck::cast_slice(&bytes[Page::split::<F>(bytes.len()).1..]);
         let (keys, values) = (scales.first_chunk()?, scales.last_chunk()?);
         Some(Scales { keys, values })
     }
 
-    fn parts_mut<T: Number>(&mut self) -> Parts<'_, T> {
+    fn parts_mut<F: Format>(&mut self) -> Parts<'_, F> {
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(self.lines.to_mut());
-        let (numbers, scales) = bytes.split_at_mut(Page::split::<T>(bytes.len()));
-        let numbers: &mut [T] = bytemuck::cast_slice_mut(numbers);
-        let half = numbers.len() / 2;
-        let (keys, values) = numbers.split_at_mut(half);
-        Parts { keys, values, scales: bytemuck::cast_slice_mut(scales) }
+        let (values, scales) = Page::split::<F>(bytes.len());
+        let (numbers, scales) = bytes.split_at_mut(scales);
+        let (keys, values) = numbers.split_at_mut(values);
+        Parts {
+            keys: bytemuck::cast_slice_mut(keys),
+            values: bytemuck::cast_slice_mut(values),
+            scales: bytemuck::cast_slice_mut(scales),
+        }
     }
 
     /// `ln count` of every slot, `-inf` where no entry is.
@@ -197,25 +199,26 @@ impl Page {
 
     /// Writes entry `slot`. `key` and `value` have `head_dim` numbers.
     pub fn set(&mut self, slot: usize, dtype: Dtype, key: &[f32], value: &[f32], count: u32, position: f32) {
-        fn put<T: Number>(page: &mut Page, slot: usize, key: &[f32], value: &[f32]) {
+        fn put<F: Format>(page: &mut Page, slot: usize, key: &[f32], value: &[f32]) {
             let dim = key.len();
-            let Parts { keys, values, scales } = page.parts_mut::<T>();
-            let (key_scale, value_scale) = (T::scale(key), T::scale(value));
+            let Parts { keys, values, scales } = page.parts_mut::<F>();
+            let (key_scale, value_scale) = (F::Key::scale(key), F::Value::row_scale(value));
             let tile = &mut keys[slot / TILE * TILE * dim..][..TILE * dim];
-            let mut narrow = [T::zeroed(); TILE];
+            let mut narrow = [F::Key::zeroed(); TILE];
             for (columns, part) in tile.chunks_mut(TILE * TILE).zip(key.chunks(TILE)) {
-                T::narrow(part, key_scale, &mut narrow[..part.len()]);
+                F::Key::narrow(part, key_scale, &mut narrow[..part.len()]);
                 for (column, &x) in columns.chunks_exact_mut(TILE).zip(&narrow) {
                     column[slot % TILE] = x;
                 }
             }
-            T::narrow(value, value_scale, &mut values[slot * dim..][..dim]);
-            if T::SCALED {
+            let (row, part) = row::<F>(slot, dim);
+            F::Value::write(value, value_scale, &mut values[row], part);
+            if F::Key::SCALED {
                 (scales[slot], scales[PAGE + slot]) = (key_scale, value_scale);
             }
         }
         debug_assert!(count > 0, "an entry stands for at least one token");
-        with_number!(dtype, T => put::<T>(self, slot, key, value));
+        with_format!(dtype, F => put::<F>(self, slot, key, value));
         self.set_meta(slot, count, position);
     }
 
@@ -227,38 +230,42 @@ impl Page {
 
     /// Copies entry `from` of `source` to `slot`, bit for bit.
     pub fn copy_entry(&mut self, slot: usize, source: &Page, from: usize, dtype: Dtype) {
-        fn put<T: Number>(page: &mut Page, slot: usize, source: &Page, from: usize) {
-            let Parts { keys, values, scales } = page.parts_mut::<T>();
+        fn put<F: Format>(page: &mut Page, slot: usize, source: &Page, from: usize) {
+            let Parts { keys, values, scales } = page.parts_mut::<F>();
             let dim = keys.len() / PAGE;
-            let (source_keys, source_values) = (source.keys::<T>(), source.values::<T>());
+            let (source_keys, source_values) = (source.keys::<F>(), source.values::<F>());
             let (to, at) = (slot / TILE * TILE * dim + slot % TILE, from / TILE * TILE * dim + from % TILE);
             for i in 0..dim {
                 keys[to + i * TILE] = source_keys[at + i * TILE];
             }
-            values[slot * dim..][..dim].copy_from_slice(&source_values[from * dim..][..dim]);
-            if let Some(source) = source.scales::<T>() {
+            let ((to, part), (at, of)) = (row::<F>(slot, dim), row::<F>(from, dim));
+            values[to].iter_mut().zip(&source_values[at]).for_each(|(to, &x)| *to = to.with(part, x, of));
+            if let Some(source) = source.scales::<F>() {
                 (scales[slot], scales[PAGE + slot]) = (source.keys[from], source.values[from]);
             }
         }
-        with_number!(dtype, T => put::<T>(self, slot, source, from));
+        with_format!(dtype, F => put::<F>(self, slot, source, from));
         self.set_meta(slot, source.count[from], source.position[from]);
     }
 
     /// Moves entry `from` of this page to the earlier slot `slot`, bit for bit.
     pub fn move_entry(&mut self, slot: usize, from: usize, dtype: Dtype) {
-        fn put<T: Number>(page: &mut Page, slot: usize, from: usize) {
-            let Parts { keys, values, scales } = page.parts_mut::<T>();
+        fn put<F: Format>(page: &mut Page, slot: usize, from: usize) {
+            let Parts { keys, values, scales } = page.parts_mut::<F>();
             let dim = keys.len() / PAGE;
             let (to, at) = (slot / TILE * TILE * dim + slot % TILE, from / TILE * TILE * dim + from % TILE);
             for i in 0..dim {
                 keys[to + i * TILE] = keys[at + i * TILE];
             }
-            values.copy_within(from * dim..(from + 1) * dim, slot * dim);
-            if T::SCALED {
+            let ((to, part), (at, of)) = (row::<F>(slot, dim), row::<F>(from, dim));
+            for (to, at) in to.zip(at) {
+                values[to] = values[to].with(part, values[at], of);
+            }
+            if F::Key::SCALED {
                 (scales[slot], scales[PAGE + slot]) = (scales[from], scales[PAGE + from]);
             }
         }
-        with_number!(dtype, T => put::<T>(self, slot, from));
+        with_format!(dtype, F => put::<F>(self, slot, from));
         self.set_meta(slot, self.count[from], self.position[from]);
     }
 
@@ -270,51 +277,57 @@ impl Page {
 
     /// Reads the key of entry `slot` into `out` (`head_dim` numbers).
     pub fn read_key(&self, slot: usize, dtype: Dtype, out: &mut [f32]) {
-        fn get<T: Number>(page: &Page, slot: usize, out: &mut [f32]) {
+        fn get<F: Format>(page: &Page, slot: usize, out: &mut [f32]) {
             let dim = out.len();
-            let scale = page.scales::<T>().map_or(1.0, |scales| scales.keys[slot]);
-            let tile = &page.keys::<T>()[slot / TILE * TILE * dim..][..TILE * dim];
-            let mut stored = [T::zeroed(); TILE];
+            let scale = page.scales::<F>().map_or(1.0, |scales| scales.keys[slot]);
+            let tile = &page.keys::<F>()[slot / TILE * TILE * dim..][..TILE * dim];
+            let mut stored = [F::Key::zeroed(); TILE];
             for (part, columns) in out.chunks_mut(TILE).zip(tile.chunks(TILE * TILE)) {
                 for (x, column) in stored.iter_mut().zip(columns.chunks_exact(TILE)) {
                     *x = column[slot % TILE];
                 }
-                T::widen(&stored[..part.len()], scale, part);
+                F::Key::widen(&stored[..part.len()], scale, part);
             }
         }
-        with_number!(dtype, T => get::<T>(self, slot, out));
+        with_format!(dtype, F => get::<F>(self, slot, out));
     }
 
     /// Reads key tile `tile` into `out`, `[head_dim][TILE]`. Lanes past the head's length hold
     /// whatever the page holds there: finite numbers that mean nothing.
     pub fn read_key_tile(&self, tile: usize, dtype: Dtype, out: &mut [f32]) {
-        fn get<T: Number>(page: &Page, tile: usize, out: &mut [f32]) {
+        fn get<F: Format>(page: &Page, tile: usize, out: &mut [f32]) {
             let len = out.len();
-            T::widen(&page.keys::<T>()[tile * len..][..len], 1.0, out);
-            if let Some(scales) = page.scales::<T>() {
+            F::Key::widen(&page.keys::<F>()[tile * len..][..len], 1.0, out);
+            if let Some(scales) = page.scales::<F>() {
                 let lanes = &scales.keys[tile * TILE..][..TILE];
                 for row in out.chunks_exact_mut(TILE) {
                     row.iter_mut().zip(lanes).for_each(|(x, scale)| *x *= scale);
                 }
             }
         }
-        with_number!(dtype, T => get::<T>(self, tile, out));
+        with_format!(dtype, F => get::<F>(self, tile, out));
     }
 
-    /// Asks for key tile `tile`, which will be read soon.
-    pub(crate) fn prefetch_key_tile(&self, tile: usize) {
-        let bytes = self.lines.bytes();
-        let len = bytes.len() / (2 * PAGE / TILE);
-        prefetch(&bytes[tile * len..][..len]);
+    /// Asks for key tile `tile` of a head of `head_dim`, which will be read soon.
+    pub(crate) fn prefetch_key_tile(&self, tile: usize, head_dim: usize, dtype: Dtype) {
+        let len = dtype.key_bytes(TILE, head_dim);
+        prefetch(&self.lines.bytes()[tile * len..][..len]);
     }
 
     /// Reads the value of entry `slot` into `out` (`head_dim` numbers).
     pub fn read_value(&self, slot: usize, dtype: Dtype, out: &mut [f32]) {
-        fn get<T: Number>(page: &Page, slot: usize, out: &mut [f32]) {
-            let dim = out.len();
-            let scale = page.scales::<T>().map_or(1.0, |scales| scales.values[slot]);
-            T::widen(&page.values::<T>()[slot * dim..][..dim], scale, out);
+        fn get<F: Format>(page: &Page, slot: usize, out: &mut [f32]) {
+            let scale = page.scales::<F>().map_or(1.0, |scales| scales.values[slot]);
+            let (row, part) = row::<F>(slot, out.len());
+            F::Value::read(&page.values::<F>()[row], part, scale, out);
         }
-        with_number!(dtype, T => get::<T>(self, slot, out));
+        with_format!(dtype, F => get::<F>(self, slot, out));
     }
+}
+
+/// Where the value of entry `slot` lies in a page of values of `dim` numbers: the elements of its row, and which part
+/// of them.
+fn row<F: Format>(slot: usize, dim: usize) -> (Range<usize>, usize) {
+    let first = slot / F::Value::SHARED * dim;
+    (first..first + dim, slot % F::Value::SHARED)
 }

@@ -14,24 +14,55 @@ pub enum Dtype {
     /// 8-bit integers, with an `f32` scale for each key and one for each value: half the bytes of
     /// [`Dtype::F16`] and a little.
     Q8,
+    /// Keys as in [`Dtype::Q8`], values in 4-bit integers: three quarters of its bytes. Attention averages over values,
+    /// and the error of their rounding with them; keys decide what it averages over.
+    K8V4,
 }
 
 impl Dtype {
-    /// Bytes of one stored number.
-    pub const fn size(self) -> usize {
+    /// All of them, the widest first.
+    pub const ALL: [Dtype; 5] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8, Dtype::K8V4];
+
+    /// Bits of a number of a key.
+    pub const fn key_bits(self) -> usize {
         match self {
-            Dtype::F32 => 4,
-            Dtype::F16 | Dtype::Bf16 => 2,
-            Dtype::Q8 => 1,
+            Dtype::F32 => 32,
+            Dtype::F16 | Dtype::Bf16 => 16,
+            Dtype::Q8 | Dtype::K8V4 => 8,
         }
+    }
+
+    /// Bits of a number of a value.
+    pub const fn value_bits(self) -> usize {
+        match self {
+            Dtype::K8V4 => 4,
+            _ => self.key_bits(),
+        }
+    }
+
+    /// Whether rows of numbers have a scale each.
+    pub const fn scaled(self) -> bool {
+        matches!(self, Dtype::Q8 | Dtype::K8V4)
     }
 
     /// Bytes of an entry's scales, the key's and the value's together; 0 for types that have none.
     pub const fn scale_bytes(self) -> usize {
-        match self {
-            Dtype::F32 | Dtype::F16 | Dtype::Bf16 => 0,
-            Dtype::Q8 => 2 * size_of::<f32>(),
-        }
+        if self.scaled() { 2 * size_of::<f32>() } else { 0 }
+    }
+
+    /// Bytes of `entries` keys of `head_dim` numbers, without scales.
+    pub const fn key_bytes(self, entries: usize, head_dim: usize) -> usize {
+        entries * head_dim * self.key_bits() / 8
+    }
+
+    /// Bytes of `entries` values of `head_dim` numbers, without scales.
+    pub const fn value_bytes(self, entries: usize, head_dim: usize) -> usize {
+        entries * head_dim * self.value_bits() / 8
+    }
+
+    /// Bytes of the key and the value of `entries` entries, scales included.
+    pub const fn bytes(self, entries: usize, head_dim: usize) -> usize {
+        self.key_bytes(entries, head_dim) + self.value_bytes(entries, head_dim) + entries * self.scale_bytes()
     }
 }
 
@@ -95,7 +126,7 @@ impl CacheShape {
     /// Bytes that one token's keys and values take over all layers in a cache that keeps everything, scales
     /// included.
     pub fn bytes_per_token(&self, dtype: Dtype) -> usize {
-        self.heads() * (2 * self.head_dim * dtype.size() + dtype.scale_bytes())
+        dtype.bytes(self.heads(), self.head_dim)
     }
 
     /// Bytes that one token takes in the full cache that reports compare with: everything kept, in 16 bits,

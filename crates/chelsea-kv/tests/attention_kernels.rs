@@ -47,7 +47,7 @@ fn layers() -> impl Strategy<Value = Layer> {
     (
         prop::sample::select(vec![2usize, 6, 8, 16, 20, 64, 80, 96, 128, 256]),
         1usize..=8,
-        prop::sample::select(vec![Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8, Dtype::Q8]),
+        prop::sample::select(vec![Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8, Dtype::K8V4]),
         prop::collection::vec(prop_oneof![Just(0usize), 0usize..20, 0usize..300], 1..4),
         prop_oneof![3 => 1usize..4, 2 => 1usize..=70],
         prop::sample::select(vec![0.0f32, 1.0, 10.0]),
@@ -151,7 +151,7 @@ fn plain() -> Layer {
 #[test]
 fn a_single_entry_returns_its_value() {
     for head_dim in [8, 16, 64, 80, 256] {
-        for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8] {
+        for dtype in Dtype::ALL {
             check(&Layer { head_dim, dtype, before: vec![0], spread: 100.0, ..plain() }, 1.0, 1e-6);
         }
     }

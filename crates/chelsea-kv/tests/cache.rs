@@ -271,15 +271,20 @@ fn one_shot_compression_meets_the_ratio() {
 
 #[test]
 fn every_byte_is_somewhere() {
-    for dtype in [Dtype::F16, Dtype::Q8] {
+    for dtype in [Dtype::F16, Dtype::Q8, Dtype::K8V4] {
         let config = CacheConfig { dtype, ..config("chelsea", Budget::Keep(0.5)) };
         let mut cache = SequenceCache::new(config).unwrap();
         feed(&mut cache, 300, 0);
         cache.compact();
         let memory = cache.memory();
         let entries = cache.entries();
-        assert_eq!((memory.keys, memory.values), (entries * 16 * dtype.size(), entries * 16 * dtype.size()));
-        assert_eq!(memory.scales, if dtype == Dtype::Q8 { entries * 8 } else { 0 });
+        let (keys, values, scales) = match dtype {
+            Dtype::F16 => (2 * 16, 2 * 16, 0),
+            Dtype::Q8 => (16, 16, 8),
+            _ => (16, 8, 8),
+        };
+        assert_eq!((memory.keys, memory.values), (entries * keys, entries * values));
+        assert_eq!(memory.scales, entries * scales);
         assert_eq!((memory.counts, memory.ln_counts, memory.positions), (entries * 4, entries * 4, entries * 4));
         let pages: usize = cache.heads().iter().map(|head| head.pages().len()).sum();
         assert_eq!(memory.total(), pages * Page::bytes(16, dtype) + memory.fixed);
@@ -302,8 +307,9 @@ fn a_share_of_the_bytes_keeps_more_entries_the_fewer_bits_they_have() {
         assert!(cache.memory().total() as f64 <= 0.6 * cache.full_bytes() as f64, "{dtype:?}");
         cache.entries()
     };
-    let [wide, half, byte] = [Dtype::F32, Dtype::F16, Dtype::Q8].map(kept);
+    let [wide, half, byte, less] = [Dtype::F32, Dtype::F16, Dtype::Q8, Dtype::K8V4].map(kept);
     assert!(byte as f64 > 1.3 * half as f64 && half as f64 > 1.5 * wide as f64, "{wide}, {half}, {byte}");
+    assert!(less as f64 > 1.1 * byte as f64, "{byte}, {less}");
 }
 
 #[test]

@@ -108,7 +108,7 @@ fn holds(config: &Config, budget: Budget) -> Result<Holds> {
     let bytes = match budget {
         Budget::Bytes(bytes) => bytes,
         Budget::Share(share) => (f64::from(share) * (tokens * shape.full_bytes_per_token()) as f64) as usize,
-        _ => cache.allowed(tokens) * 2 * shape.head_dim * Dtype::F16.size(),
+        _ => Dtype::F16.bytes(cache.allowed(tokens), shape.head_dim),
     };
     Ok(Holds {
         entries_a_head: cache.allowed(tokens) / shape.heads(),

@@ -11,9 +11,9 @@ use super::matrix::{self, Operands};
 use super::product::{PANEL, Product};
 #[cfg(target_arch = "x86_64")]
 use super::simd::avx512::Matrices;
-use super::simd::{Element, Kernel, Simd};
+use super::simd::{Element, Kernel, Simd, Stored};
 use crate::balance::Balance;
-use crate::page::Scales;
+use crate::page::{K8V4, Rows, Scales};
 use crate::{Dtype, Head, PAGE, TILE};
 #[cfg(target_arch = "x86_64")]
 use chelsea_amx::Amx;
@@ -137,6 +137,7 @@ impl Kernel for Block<'_> {
                 Dtype::F16 => self.over::<S, f16>(),
                 Dtype::Bf16 => self.over::<S, bf16>(),
                 Dtype::Q8 => self.over::<S, i8>(),
+                Dtype::K8V4 => self.over::<S, K8V4>(),
             }
         }
     }
@@ -146,7 +147,7 @@ impl Block<'_> {
     /// # Safety
     /// `S`'s instruction set is available.
     #[inline(always)]
-    unsafe fn over<S: Simd, E: Element>(self) {
+    unsafe fn over<S: Simd, F: Stored>(self) {
         #[cfg(target_arch = "x86_64")]
         if S::MATRICES
             && matrix::suit(self.job.head.dtype(), self.job.head.head_dim())
@@ -154,7 +155,7 @@ impl Block<'_> {
             && let Some(amx) = Amx::detect()
         {
             // SAFETY: the caller promises the instruction set.
-            return unsafe { self.by_matrices::<E>(amx) };
+            return unsafe { self.by_matrices::<F>(amx) };
         }
         let Block { job, scratch, sums } = self;
         let d = job.head.head_dim();
@@ -185,11 +186,12 @@ impl Block<'_> {
 
         for p in job.pages.0..job.pages.1 {
             let page = &job.head.pages()[p];
-            let (keys, values) = (page.keys::<E>(), page.values::<E>());
-            assert!(keys.len() >= PAGE * d && values.len() >= PAGE * d, "a page holds PAGE keys and values");
+            let (keys, values) = (page.keys::<F>(), page.values::<F>());
+            let shared = F::Value::SHARED;
+            assert!(keys.len() >= PAGE * d && values.len() * shared >= PAGE * d, "a page holds PAGE keys and values");
             let bias = page.ln_counts().map(|ln_count| ln_count * core::f32::consts::LOG2_E);
             // SAFETY: the caller promises the instruction set.
-            let mut ahead = unsafe { prefetch_distance::<S, E>(&job, p) };
+            let mut ahead = unsafe { prefetch_distance::<S, F>(&job, p) };
 
             // Entries of this page that a row sees. Where the first row sees all, one product does for
             // the block; on the diagonal every few rows have their own limit.
@@ -219,7 +221,7 @@ impl Block<'_> {
                 // PAGE / TILE tiles of d x TILE, and scores have room for `len` rows of PAGE.
                 unsafe { product.run::<S, false>(len, tiles * TILE / S::LANES) };
 
-                let softmax = Softmax { bias: &bias, scales: page.scales::<E>(), vectors: tiles * TILE / S::LANES };
+                let softmax = Softmax { bias: &bias, scales: page.scales::<F>(), vectors: tiles * TILE / S::LANES };
                 // SAFETY: the caller promises the instruction set.
                 unsafe {
                     softmax.page::<S>(
@@ -250,7 +252,8 @@ impl Block<'_> {
                 for c in d / S::LANES * S::LANES..d {
                     for r in 0..len {
                         let weights = &scores[r * PAGE..][..used];
-                        let sum: f32 = weights.iter().enumerate().map(|(i, w)| w * values[i * d + c].single()).sum();
+                        let value = |i: usize| values[i / shared * d + c].single(i % shared);
+                        let sum: f32 = weights.iter().enumerate().map(|(i, w)| w * value(i)).sum();
                         let total = &mut sums.values[(first + r) * d + c];
                         *total = *total * factors[r] + sum;
                     }
@@ -268,7 +271,7 @@ impl Block<'_> {
     /// The instruction set of [`Matrices`] is available.
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    unsafe fn by_matrices<E: Element>(self, amx: Amx) {
+    unsafe fn by_matrices<F: Stored>(self, amx: Amx) {
         type S = Matrices;
         let Block { job, scratch, sums } = self;
         let (d, rows) = (job.head.head_dim(), job.rows.1);
@@ -293,9 +296,9 @@ impl Block<'_> {
                 if used == 0 {
                     continue;
                 }
-                operands.open(page.keys::<E>(), page.values::<E>(), d, used);
+                operands.open::<F>(page.keys::<F>(), page.values::<F>(), d, used);
                 let bias = page.ln_counts().map(|ln_count| ln_count * core::f32::consts::LOG2_E);
-                let softmax = Softmax { bias: &bias, scales: page.scales::<E>(), vectors: PAGE / S::LANES };
+                let softmax = Softmax { bias: &bias, scales: page.scales::<F>(), vectors: PAGE / S::LANES };
                 let scores = operands.scores(amx, rows, d);
                 softmax.page::<S>(scores, |r| job.seen(r, p), sums.max, factors, weights);
                 operands.add_values(amx, rows, d, factors);
@@ -325,7 +328,7 @@ unsafe fn add_lanes<S: Simd>(lanes: &[f32], totals: &mut [f32]) {
 /// # Safety
 /// `S`'s instruction set is available.
 #[inline(always)]
-unsafe fn prefetch_distance<S: Simd, E: Element>(job: &Job<'_>, p: usize) -> isize {
+unsafe fn prefetch_distance<S: Simd, F: Stored>(job: &Job<'_>, p: usize) -> isize {
     let pages = &job.head.pages()[..job.pages.1];
     // SAFETY: the caller promises the instruction set; any address may be asked for.
     unsafe {
@@ -336,12 +339,12 @@ unsafe fn prefetch_distance<S: Simd, E: Element>(job: &Job<'_>, p: usize) -> isi
         for line in next.ln_counts().chunks(16) {
             S::prefetch(line.as_ptr().cast());
         }
-        if let Some(scales) = next.scales::<E>() {
+        if let Some(scales) = next.scales::<F>() {
             for line in scales.keys.chunks(16).chain(scales.values.chunks(16)) {
                 S::prefetch(line.as_ptr().cast());
             }
         }
-        next.keys::<E>().as_ptr().addr() as isize - pages[p].keys::<E>().as_ptr().addr() as isize
+        next.keys::<F>().as_ptr().addr() as isize - pages[p].keys::<F>().as_ptr().addr() as isize
     }
 }
 

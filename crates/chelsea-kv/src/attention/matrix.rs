@@ -10,9 +10,9 @@
 
 #![allow(unsafe_code)]
 
-use super::simd::Element;
+use super::simd::{Element, Stored};
 use super::simd::avx512::Matrices;
-use crate::page::Line;
+use crate::page::{Line, Rows};
 use crate::simd::{split, squares};
 use crate::{Dtype, PAGE, TILE};
 use bytemuck::Zeroable;
@@ -107,14 +107,15 @@ impl Operands {
         }
     }
 
-    /// Opens the keys of a page, `[PAGE / TILE][d][TILE]`, and its values, `[PAGE][d]`. Nobody sees those from entry
+    /// Opens the keys of a page, `[PAGE / TILE][d][TILE]`, and its values, `[PAGE / SHARED][d]`. Nobody sees those from entry
     /// `used` on, whatever they are.
     ///
     /// # Safety
     /// The machine has the instructions of [`Matrices`].
     #[inline(always)]
-    pub unsafe fn open<E: Element>(&mut self, keys: &[E], values: &[E], d: usize, used: usize) {
-        assert!(keys.len() >= PAGE * d && values.len() >= PAGE * d && d.is_multiple_of(DEPTH));
+    pub unsafe fn open<F: Stored>(&mut self, keys: &[F::Key], values: &[F::Value], d: usize, used: usize) {
+        let shared = F::Value::SHARED;
+        assert!(keys.len() >= PAGE * d && values.len() * shared >= PAGE * d && d.is_multiple_of(DEPTH));
         let blocks = d / DEPTH;
         let out = bytes(&mut self.keys, PAGE / SIDE, blocks);
         let tiles = keys.chunks_exact(TILE * d).zip(out.chunks_exact_mut(2 * blocks * BLOCK_BYTES));
@@ -127,21 +128,24 @@ impl Operands {
                 let at = keys[pair * 2 * TILE..][..2 * TILE].as_ptr();
                 // SAFETY: two dimensions of 16 entries; the caller has the instructions.
                 unsafe {
-                    let (even, odd) = (E::load::<Matrices>(at), E::load::<Matrices>(at.add(TILE)));
+                    let (even, odd) = (F::Key::load::<Matrices>(at, 0), F::Key::load::<Matrices>(at.add(TILE), 0));
                     split_pair(even, odd, out, blocks, pair);
                 }
             }
         }
         let out = bytes(&mut self.values, d / SIDE, PAGE_BLOCKS);
         for pair in 0..PAGE / 2 {
-            let pairs = &values[pair * 2 * d..][..2 * d];
+            // Two rows, or both parts of one.
+            let pairs = &values[pair * 2 / shared * d..][..2 / shared * d];
             for (c, out) in out.chunks_exact_mut(2 * PAGE_BLOCKS * BLOCK_BYTES).enumerate() {
-                let at = pairs[c * SIDE..d + (c + 1) * SIDE].as_ptr();
+                let at = pairs[c * SIDE..pairs.len() - d + (c + 1) * SIDE].as_ptr();
                 // SAFETY: 16 dimensions of two entries; the caller has the instructions.
                 unsafe {
                     // A weight of zero times what is not a number would be none.
                     let load = |i: usize| {
-                        if 2 * pair + i < used { E::load::<Matrices>(at.add(i * d)) } else { _mm512_setzero_ps() }
+                        let (row, part) = (i / shared, i % shared);
+                        let seen = 2 * pair + i < used;
+                        if seen { F::Value::load::<Matrices>(at.add(row * d), part) } else { _mm512_setzero_ps() }
                     };
                     split_pair(load(0), load(1), out, PAGE_BLOCKS, pair);
                 }

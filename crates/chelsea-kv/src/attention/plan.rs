@@ -3,7 +3,7 @@
 
 use super::Request;
 use super::block::sums_len;
-use crate::PAGE;
+use crate::{Dtype, PAGE};
 
 /// Least work of a part, in nanoseconds: several times what handing it to another thread costs, and no more than a
 /// thread waits for the others without falling asleep, from which it takes ten times as long to wake.
@@ -45,9 +45,9 @@ pub(super) struct Plan {
 
 /// Nanoseconds that a block of `rows` rows takes for a page, roughly: the larger of reading it at 20
 /// bytes a nanosecond and computing at 90 operations a nanosecond.
-fn page_cost(rows: usize, head_dim: usize, size: usize) -> f64 {
-    let numbers = (2 * PAGE * head_dim) as f64;
-    numbers * (size as f64 / 20.0).max(rows as f64 * 2.0 / 90.0)
+fn page_cost(rows: usize, head_dim: usize, dtype: Dtype) -> f64 {
+    let operations = (rows * 2 * PAGE * head_dim * 2) as f64;
+    (dtype.bytes(PAGE, head_dim) as f64 / 20.0).max(operations / 90.0)
 }
 
 impl Plan {
@@ -77,8 +77,8 @@ impl Plan {
             }
         }
         let cost = |block: &RowBlock| {
-            let (pages, head_dim, size) = extent(requests, block, group);
-            pages as f64 * page_cost(block.rows.1, head_dim, size)
+            let (pages, head_dim, dtype) = extent(requests, block, group);
+            pages as f64 * page_cost(block.rows.1, head_dim, dtype)
         };
         total += self.blocks.iter().map(cost).sum::<f64>();
         let part = (total / (threads as f64 * PARTS_A_THREAD)).max(LEAST);
@@ -102,19 +102,19 @@ fn parts(cost: f64, part: f64, threads: usize) -> usize {
     }
 }
 
-/// Pages that a block sees, head size and bytes of a stored number.
-fn extent(requests: &[Request<'_>], block: &RowBlock, group: usize) -> (usize, usize, usize) {
+/// Pages that a block sees, head size and how numbers are stored.
+fn extent(requests: &[Request<'_>], block: &RowBlock, group: usize) -> (usize, usize, Dtype) {
     let request = &requests[block.request];
     let head = &request.heads[block.head];
     let last = (block.rows.0 + block.rows.1 - 1) / group;
     let visible = head.len() - request.n + last + 1;
-    (visible.div_ceil(PAGE), head.head_dim(), head.dtype().size())
+    (visible.div_ceil(PAGE), head.head_dim(), head.dtype())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Dtype, Head};
+    use crate::Head;
 
     fn heads(lengths: &[usize]) -> Vec<Head> {
         let fill = |&len: &usize| {

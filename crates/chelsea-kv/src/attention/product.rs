@@ -24,9 +24,9 @@ pub(super) struct Product<E> {
     pub a_panel: usize,
     /// Right matrix, `depth` rows of stored numbers.
     pub b: *const E,
-    /// Numbers from a row of `b` to the next.
+    /// Elements from a row of `b`, or from the rows that share them, to the next.
     pub b_row: usize,
-    /// Numbers from [`TILE`] columns of `b` to the next [`TILE`].
+    /// Elements from [`TILE`] columns of `b` to the next [`TILE`].
     pub b_tile: usize,
     /// Columns of `a`, rows of `b`.
     pub depth: usize,
@@ -137,14 +137,17 @@ impl<E: Element> Product<E> {
             }
             // These vectors' share of the next matrix: as many bytes as they read of this one. Both
             // matrices lie without gaps, so the shares of all vectors are all of it.
-            let bytes = N * S::LANES * size_of::<E>();
-            let share = at * S::LANES * self.depth * size_of::<E>();
+            let bytes = N * S::LANES * size_of::<E>() / E::SHARED;
+            let share = at * S::LANES * self.depth * size_of::<E>() / E::SHARED;
             let next = self.b.cast::<u8>().wrapping_offset(self.ahead).wrapping_add(share);
             let mut panel = self.a;
             let mut left = self.depth;
             let mut asked = 0;
             while left > 0 {
                 for k in 0..left.min(PANEL) {
+                    // Panels are whole rows of elements.
+                    let part = k % E::SHARED;
+                    let next_row = if part + 1 == E::SHARED { self.b_row } else { 0 };
                     if self.ahead != 0 {
                         // A line as soon as its turn comes: asked for several at a time, they would wait for each
                         // other and hold up what this page needs.
@@ -159,8 +162,8 @@ impl<E: Element> Product<E> {
                     if N <= M {
                         let mut row = [S::splat(0.0); N];
                         for n in 0..N {
-                            row[n] = E::load::<S>(b[n]);
-                            b[n] = b[n].wrapping_add(self.b_row);
+                            row[n] = E::load::<S>(b[n], part);
+                            b[n] = b[n].wrapping_add(next_row);
                         }
                         for (m, sums) in sums.iter_mut().enumerate() {
                             let a = S::splat(*panel.add(m * PANEL + k));
@@ -174,8 +177,8 @@ impl<E: Element> Product<E> {
                             *a = S::splat(*panel.add(m * PANEL + k));
                         }
                         for n in 0..N {
-                            let x = E::load::<S>(b[n]);
-                            b[n] = b[n].wrapping_add(self.b_row);
+                            let x = E::load::<S>(b[n], part);
+                            b[n] = b[n].wrapping_add(next_row);
                             for m in 0..M {
                                 sums[m][n] = S::mul_add(column[m], x, sums[m][n]);
                             }

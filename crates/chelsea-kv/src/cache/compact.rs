@@ -143,8 +143,7 @@ impl SequenceCache {
     /// keys and values alone; so counts, positions and the room in pages come off the rest.
     fn spare(&self, allowed: usize) -> usize {
         let CacheConfig { shape, dtype, .. } = &self.config;
-        let row = 2 * shape.head_dim * dtype.size() + dtype.scale_bytes();
-        let promised = (allowed + 3 * self.recent * self.heads.len() / 5) * row;
+        let promised = dtype.bytes(allowed + 3 * self.recent * self.heads.len() / 5, shape.head_dim);
         promised.saturating_sub(self.bytes_held())
     }
 

@@ -5,7 +5,7 @@ use super::{CacheConfig, SequenceCache};
 use crate::balance::Balance;
 use crate::policy::Needs;
 use crate::query::QueryPower;
-use crate::{Dtype, Head, Page};
+use crate::{Head, Page};
 use std::sync::Arc;
 
 /// Bytes of a cache, by purpose. They are disjoint, except for `shared` and `scratch_peak`, which
@@ -16,7 +16,7 @@ pub struct MemoryReport {
     pub keys: usize,
     /// Values of entries.
     pub values: usize,
-    /// Scales of keys and values, where they are stored in 8 bits.
+    /// Scales of keys and values, where they are stored in integers.
     pub scales: usize,
     /// Counts of entries.
     pub counts: usize,
@@ -47,27 +47,25 @@ pub(super) fn fixed_bytes(config: &CacheConfig, needs: Needs) -> usize {
     let power = if needs.query_power { QueryPower::bytes_for(config.shape) } else { 0 };
     let heads = config.shape.heads() * (size_of::<Head>() + size_of::<f32>() + size_of::<usize>());
     let balance =
-        if config.dtype == Dtype::Q8 { config.shape.heads() * Balance::bytes(config.shape.head_dim) } else { 0 };
+        if config.dtype.scaled() { config.shape.heads() * Balance::bytes(config.shape.head_dim) } else { 0 };
     heads + balance + power + Statistics::fixed_bytes(config.shape, needs)
 }
 
 impl SequenceCache {
     /// Where every byte is, now.
     pub fn memory(&self) -> MemoryReport {
-        let entries = self.entries();
-        let row = entries * self.config.shape.head_dim * self.config.dtype.size();
-        let scales = entries * self.config.dtype.scale_bytes();
+        let (entries, dtype, head_dim) = (self.entries(), self.config.dtype, self.config.shape.head_dim);
         let pages: usize = self.heads.iter().map(|head| head.pages().len()).sum();
-        let page_bytes = Page::bytes(self.config.shape.head_dim, self.config.dtype);
+        let page_bytes = Page::bytes(head_dim, dtype);
         let shared = self.heads.iter().flat_map(Head::pages).filter(|page| Arc::strong_count(page) > 1).count();
         MemoryReport {
-            keys: row,
-            values: row,
-            scales,
+            keys: dtype.key_bytes(entries, head_dim),
+            values: dtype.value_bytes(entries, head_dim),
+            scales: entries * dtype.scale_bytes(),
             counts: entries * 4,
             ln_counts: entries * 4,
             positions: entries * 4,
-            slack: pages * page_bytes - 2 * row - scales - entries * 12,
+            slack: pages * page_bytes - dtype.bytes(entries, head_dim) - entries * 12,
             fixed: fixed_bytes(&self.config, self.needs) + pages * Statistics::page_bytes(self.needs),
             shared: shared * page_bytes,
             scratch_peak: self.scratch_peak,

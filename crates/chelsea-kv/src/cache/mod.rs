@@ -34,7 +34,7 @@ use crate::balance::Balance;
 use crate::budget::Budget;
 use crate::policy::Needs;
 use crate::query::QueryPower;
-use crate::{Dtype, Head};
+use crate::Head;
 use rayon::prelude::*;
 use statistics::Statistics;
 
@@ -174,7 +174,7 @@ impl SequenceCache {
         let CacheConfig { dtype, rotary, .. } = &self.config;
         let extend = |(h, head): (usize, &mut Head)| {
             let keys = &k[(h * head_dim).min(k.len())..];
-            if *dtype == Dtype::Q8 && held < Balance::SETTLED {
+            if dtype.scaled() && held < Balance::SETTLED {
                 head.weigh(keys, stride, n, rotary);
             }
             head.extend(keys, &v[(h * head_dim).min(v.len())..], stride, n, held);

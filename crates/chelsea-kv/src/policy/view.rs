@@ -205,9 +205,9 @@ impl<'a> HeadView<'a> {
             }
             self.head.read_key_tile(at, &mut tile);
             if start + TILE < PAGE {
-                page.prefetch_key_tile(start / TILE + 1);
+                page.prefetch_key_tile(start / TILE + 1, dim, self.head.dtype());
             } else if let Some(page) = self.head.pages().get(next / PAGE) {
-                page.prefetch_key_tile(0);
+                page.prefetch_key_tile(0, dim, self.head.dtype());
             }
             let positions = page.positions()[start..].first_chunk().expect("pages are whole tiles");
             tile_to_rows(way, &mut tile, positions, &mut rows);

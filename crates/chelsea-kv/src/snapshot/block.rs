@@ -14,9 +14,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-/// Bytes of a page's keys, values and scales that belong to slots `used..`.
-fn unused(head_dim: usize, dtype: Dtype, used: usize) -> impl Iterator<Item = Range<usize>> {
-    let size = dtype.size();
+/// Bytes of a page's keys, values and scales that belong to slots `used..`, with the bits of each that do.
+fn unused(head_dim: usize, dtype: Dtype, used: usize) -> impl Iterator<Item = (Range<usize>, u8)> {
+    let size = dtype.key_bytes(1, 1);
     let keys = (0..PAGE / TILE).flat_map(move |tile| {
         let first = used.saturating_sub(tile * TILE).min(TILE);
         (0..head_dim).map(move |i| {
@@ -24,12 +24,19 @@ fn unused(head_dim: usize, dtype: Dtype, used: usize) -> impl Iterator<Item = Ra
             (lanes + first) * size..(lanes + TILE) * size
         })
     });
-    let values = (PAGE + used) * head_dim * size..2 * PAGE * head_dim * size;
+    let values = dtype.key_bytes(PAGE, head_dim);
+    let scales = values + dtype.value_bytes(PAGE, head_dim);
+    // Two values of 4 bits share a row, and the last entry may be the first of them.
+    let shared = (8 / dtype.value_bits()).max(1);
+    let end = |entries: usize| values + dtype.value_bytes(entries, head_dim);
+    let (full, begun) = (end(used / shared * shared), end(used.next_multiple_of(shared)));
+    let others = begun..scales;
     let scales = (0..dtype.scale_bytes() / 4).map(move |of| {
-        let first = 2 * PAGE * head_dim * size + of * PAGE * 4;
+        let first = scales + of * PAGE * 4;
         first + used * 4..first + PAGE * 4
     });
-    keys.chain([values]).chain(scales)
+    let whole = keys.chain([others]).chain(scales).map(|range| (range, 0xff));
+    whole.chain([(full..begun, 0xf0)])
 }
 
 /// Keys, values and scales of a page of `used` entries, with zeros where no entry is.
@@ -37,7 +44,9 @@ fn clean<'a>(head: &Head, page: &'a Page, used: usize) -> Cow<'a, [u8]> {
     let mut bytes = Cow::Borrowed(page.kv());
     if used < PAGE {
         let owned = bytes.to_mut();
-        unused(head.head_dim(), head.dtype(), used).for_each(|range| owned[range].fill(0));
+        for (range, bits) in unused(head.head_dim(), head.dtype(), used) {
+            owned[range].iter_mut().for_each(|byte| *byte &= !bits);
+        }
     }
     bytes
 }
@@ -130,7 +139,9 @@ impl Block {
             total += u64::from(count);
         }
         ensure(total <= tokens as u64, || format!("head {g} stands for {total} of {tokens} tokens"))?;
-        let scales = self.scales(header, block).all(|scale| scale.is_finite() && scale.is_sign_positive());
+        // Those of values in 4 bits have signs.
+        let signs = header.dtype == Dtype::K8V4;
+        let scales = self.scales(header, block).all(|scale| scale.is_finite() && (signs || scale.is_sign_positive()));
         ensure(scales, || format!("head {g} has a scale that is negative or not finite"))?;
         let used = self.len % PAGE;
         let empty = |range: Range<usize>| block[range].iter().all(|&byte| byte == 0);
@@ -139,7 +150,7 @@ impl Block {
         if used != 0 {
             let last = meta - header.page_bytes() as usize;
             let mut slots = unused(header.shape.head_dim, header.dtype, used);
-            clean &= slots.all(|range| empty(last + range.start..last + range.end));
+            clean &= slots.all(|(range, bits)| block[last..][range].iter().all(|&byte| byte & bits == 0));
         }
         ensure(clean, || format!("head {g} holds something where nothing belongs"))
     }

@@ -19,7 +19,7 @@ use super::{ALIGN, MAX_NOTE, SnapshotError};
 use crate::balance::Balance;
 use crate::cache::Saved;
 use crate::query::QueryPower;
-use crate::{Budget, CacheConfig, CacheShape, Dtype, MAX_TOKENS, PAGE, Rotary, Schedule};
+use crate::{Budget, CacheConfig, CacheShape, Dtype, MAX_TOKENS, PAGE, Page, Rotary, Schedule};
 use xxhash_rust::xxh3::Xxh3;
 
 /// How a snapshot begins; the first byte is no ASCII, so that no text is taken for one.
@@ -178,7 +178,7 @@ impl Header {
 
     /// Bytes of a page's keys, values and scales.
     pub(super) fn page_bytes(&self) -> u64 {
-        PAGE as u64 * (2 * self.shape.head_dim as u64 * self.dtype.size() as u64 + self.dtype.scale_bytes() as u64)
+        Page::line_bytes(self.shape.head_dim, self.dtype) as u64
     }
 
     /// Bytes of the block of a head of `len` entries: its pages, counts and positions.
@@ -250,6 +250,7 @@ impl Header {
             Dtype::F16 => 1,
             Dtype::Bf16 => 2,
             Dtype::Q8 => 3,
+            Dtype::K8V4 => 4,
         });
         out.u32(match self.schedule {
             Schedule::Once => 0,
@@ -316,6 +317,7 @@ impl Header {
             1 => Dtype::F16,
             2 => Dtype::Bf16,
             3 => Dtype::Q8,
+            4 => Dtype::K8V4,
             other => return Err(SnapshotError::Inconsistent(format!("there is no storage type {other}"))),
         };
         let schedule = match fields.u32()? {
@@ -370,7 +372,7 @@ impl Header {
             let sums = fields.many(shape.heads() * shape.head_dim, 8, |f| f.u64().map(f64::from_bits))?;
             header.power = Some((sums, fields.many(shape.layers, 8, |f| f.u64())?));
         }
-        if dtype == Dtype::Q8 {
+        if dtype.scaled() {
             header.balances = (0..shape.heads()).map(|g| balance(&mut fields, g, shape)).collect::<Result<_, _>>()?;
         }
         let padding = fields.rest();

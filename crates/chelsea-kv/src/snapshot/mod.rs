@@ -160,9 +160,10 @@ impl<'a> Ready<'a> {
             note: info.note.clone(),
             heads: cache.heads().par_iter().enumerate().map(record).collect(),
             power: power.map(|(sums, samples)| (sums.to_vec(), samples.to_vec())),
-            balances: match config.dtype {
-                Dtype::Q8 => cache.heads().iter().map(|head| head.balance().cloned()).collect(),
-                Dtype::F32 | Dtype::F16 | Dtype::Bf16 => Vec::new(),
+            balances: if config.dtype.scaled() {
+                cache.heads().iter().map(|head| head.balance().cloned()).collect()
+            } else {
+                Vec::new()
             },
         };
         header.check()?;

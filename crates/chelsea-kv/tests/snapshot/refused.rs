@@ -4,7 +4,7 @@ use super::{SMALL, block, config, example, expected, small, small_in};
 use chelsea_kv::snapshot::{
     Expected, MAX_NOTE, SnapshotError, SnapshotInfo, inspect, is_snapshot, load, parse, reseal, save, to_bytes,
 };
-use chelsea_kv::{Budget, CacheShape, Dtype, Rotary, SequenceCache};
+use chelsea_kv::{Budget, CacheConfig, CacheShape, Dtype, Rotary, SequenceCache};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -66,7 +66,7 @@ fn every_shorter_or_longer_file_is_refused() {
 
 #[test]
 fn every_changed_byte_is_noticed() {
-    for dtype in [Dtype::F16, Dtype::Q8] {
+    for dtype in [Dtype::F16, Dtype::Q8, Dtype::K8V4] {
         let bytes = small_in(dtype);
         let mut changed = bytes.clone();
         for at in 0..bytes.len() {
@@ -174,6 +174,29 @@ fn scales_are_finite_and_belong_to_entries() {
     }
 }
 
+#[test]
+fn half_a_byte_belongs_to_an_entry_or_is_zero() {
+    // 75 entries of 4 numbers: a full page, and one whose last value shares its bytes with nobody.
+    let (cache, info) =
+        example(CacheConfig { dtype: Dtype::K8V4, ..config(SMALL, "full", Budget::Keep(1.0)) }, 75);
+    let bytes = to_bytes(&cache, &info).unwrap();
+    let header = u64::from_le_bytes(bytes[16..24].try_into().unwrap()) as usize;
+    let page = 64 * 4 + 32 * 4 + 2 * 64 * 4;
+    let row = header + page + 64 * 4 + 11 / 2 * 4;
+    for (at, added, refused) in [(row, 0x10, true), (row + 3, 0x80, true), (row + 4, 0x01, true), (row, 0x01, false)] {
+        let mut other = bytes.clone();
+        other[at] ^= added;
+        reseal(&mut other);
+        match parse(&other).map(|_| ()) {
+            Ok(()) => assert!(!refused, "byte {at} ^ {added:#x}"),
+            Err(error) => assert!(refused && error.to_string().contains("nothing belongs"), "{error}"),
+        }
+    }
+    // Scales of values have signs, but are numbers.
+    let scales = header + 64 * 4 + 32 * 4 + 64 * 4;
+    assert!(complaint_of(bytes, scales, &f32::NAN.to_le_bytes()).contains("scale"));
+}
+
 /// Uses a cache in every way there is: whatever passed the checks must not panic.
 fn exercise(mut cache: SequenceCache) {
     let mut rng = SmallRng::seed_from_u64(3);
@@ -203,7 +226,7 @@ proptest! {
     #[test]
     fn a_changed_file_under_good_checksums_is_refused_or_usable(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 1..4),
-        dtype in prop::sample::select(vec![Dtype::F16, Dtype::Q8]),
+        dtype in prop::sample::select(vec![Dtype::F16, Dtype::Q8, Dtype::K8V4]),
     ) {
         let mut bytes = small_in(dtype);
         let header = u64::from_le_bytes(bytes[16..24].try_into().unwrap()) as usize;

@@ -22,6 +22,7 @@ fn a_loaded_cache_goes_on_exactly_as_the_saved_one() {
         ("chelsea", Budget::Keep(0.25), Schedule::Remerge, Dtype::Q8),
         ("chelsea", Budget::Bytes(120_000), Schedule::Once, Dtype::Q8),
         ("chelsea", Budget::Share(0.6), Schedule::Once, Dtype::Q8),
+        ("chelsea", Budget::Share(0.4), Schedule::Once, Dtype::K8V4),
     ]
     .into_iter()
     .enumerate()
@@ -58,7 +59,7 @@ fn an_empty_cache_comes_back_empty() {
 
 #[test]
 fn mapped_pages_are_copied_before_they_are_written() {
-    [Dtype::F16, Dtype::Q8].into_iter().for_each(mapped_pages_are_copied);
+    [Dtype::F16, Dtype::Q8, Dtype::K8V4].into_iter().for_each(mapped_pages_are_copied);
 }
 
 fn mapped_pages_are_copied(dtype: Dtype) {

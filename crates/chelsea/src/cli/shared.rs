@@ -106,6 +106,8 @@ pub enum DtypeArg {
     Bf16,
     /// 8 bits with a scale for each key and each value.
     Q8,
+    /// Keys in 8 bits, values in 4, with a scale for each.
+    K8v4,
 }
 
 impl DtypeArg {
@@ -116,6 +118,7 @@ impl DtypeArg {
             DtypeArg::F16 => Dtype::F16,
             DtypeArg::Bf16 => Dtype::Bf16,
             DtypeArg::Q8 => Dtype::Q8,
+            DtypeArg::K8v4 => Dtype::K8V4,
         }
     }
 }

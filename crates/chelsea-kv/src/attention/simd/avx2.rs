@@ -1,6 +1,7 @@
 //! AVX2 with FMA and F16C: 16 registers of 8 lanes.
 
 use super::{Kernel, Simd};
+use crate::page::Nibbles;
 use core::arch::x86_64::*;
 use half::{bf16, f16};
 
@@ -50,6 +51,16 @@ impl Simd for Avx2 {
     unsafe fn load_i8(at: *const i8) -> __m256 {
         // SAFETY: as above.
         unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn load_nibbles(at: *const Nibbles, part: usize) -> __m256 {
+        // SAFETY: as above.
+        unsafe {
+            // The half that is wanted goes to the top, and comes down again with its sign.
+            let bytes = _mm256_cvtepi8_epi32(_mm_loadl_epi64(at.cast()));
+            let top = _mm256_sll_epi32(bytes, _mm_cvtsi32_si128(28 - 4 * part as i32));
+            _mm256_cvtepi32_ps(_mm256_srai_epi32::<28>(top))
+        }
     }
     #[inline(always)]
     unsafe fn store(at: *mut f32, v: __m256) {

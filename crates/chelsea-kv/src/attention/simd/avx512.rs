@@ -1,6 +1,7 @@
 //! AVX-512: 32 registers of 16 lanes; with matrix instructions beside them, or without.
 
 use super::{Kernel, Simd};
+use crate::page::Nibbles;
 use core::arch::x86_64::*;
 use half::{bf16, f16};
 
@@ -61,6 +62,16 @@ impl<const MATRICES: bool> Simd for Vectors<MATRICES> {
     unsafe fn load_i8(at: *const i8) -> __m512 {
         // SAFETY: as above.
         unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn load_nibbles(at: *const Nibbles, part: usize) -> __m512 {
+        // SAFETY: as above.
+        unsafe {
+            // The half that is wanted goes to the top, and comes down again with its sign.
+            let bytes = _mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast()));
+            let top = _mm512_sll_epi32(bytes, _mm_cvtsi32_si128(28 - 4 * part as i32));
+            _mm512_cvtepi32_ps(_mm512_srai_epi32::<28>(top))
+        }
     }
     #[inline(always)]
     unsafe fn store(at: *mut f32, v: __m512) {

@@ -1,6 +1,7 @@
 //! NEON: 32 registers of 4 lanes.
 
 use super::{Kernel, Simd};
+use crate::page::Nibbles;
 use core::arch::aarch64::*;
 use core::arch::asm;
 use half::{bf16, f16};
@@ -60,6 +61,16 @@ impl Simd for Neon {
         unsafe {
             let bytes = vreinterpret_s8_u32(vdup_n_u32(at.cast::<u32>().read_unaligned()));
             vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(bytes))))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_nibbles(at: *const Nibbles, part: usize) -> float32x4_t {
+        // SAFETY: as above; four bytes are read as one word, of any alignment.
+        unsafe {
+            // The half that is wanted goes to the top, and comes down again with its sign.
+            let bytes = vreinterpret_s8_u32(vdup_n_u32(at.cast::<u32>().read_unaligned()));
+            let wide = vmovl_s16(vget_low_s16(vmovl_s8(bytes)));
+            vcvtq_f32_s32(vshrq_n_s32::<28>(vshlq_s32(wide, vdupq_n_s32(28 - 4 * part as i32))))
         }
     }
     #[inline(always)]

@@ -2,6 +2,7 @@
 //! instruction set has: the path of machines without a kernel of their own.
 
 use super::{Kernel, Simd};
+use crate::page::Nibbles;
 use half::{bf16, f16};
 
 #[derive(Clone, Copy)]
@@ -72,6 +73,12 @@ impl Simd for Portable {
         // SAFETY: the caller promises eight numbers at `at`.
         let narrow = unsafe { at.cast::<[i8; 8]>().read_unaligned() };
         each(|i| f32::from(narrow[i]))
+    }
+    #[inline(always)]
+    unsafe fn load_nibbles(at: *const Nibbles, part: usize) -> [f32; 8] {
+        // SAFETY: the caller promises eight elements at `at`.
+        let narrow = unsafe { at.cast::<[Nibbles; 8]>().read_unaligned() };
+        each(|i| f32::from(narrow[i].get(part)))
     }
     #[inline(always)]
     unsafe fn store(at: *mut f32, v: [f32; 8]) {
