@@ -10,8 +10,8 @@
 
 #![allow(unsafe_code)]
 
-use super::simd::{Element, Stored};
 use super::simd::avx512::Matrices;
+use super::simd::{Element, Stored};
 use crate::page::{Line, Rows};
 use crate::simd::{split, squares};
 use crate::{Dtype, PAGE, TILE};
@@ -141,13 +141,9 @@ impl Operands {
                 let at = pairs[c * SIDE..pairs.len() - d + (c + 1) * SIDE].as_ptr();
                 // SAFETY: 16 dimensions of two entries; the caller has the instructions.
                 unsafe {
-                    // A weight of zero times what is not a number would be none.
-                    let load = |i: usize| {
-                        let (row, part) = (i / shared, i % shared);
-                        let seen = 2 * pair + i < used;
-                        if seen { F::Value::load::<Matrices>(at.add(row * d), part) } else { _mm512_setzero_ps() }
-                    };
-                    split_pair(load(0), load(1), out, PAGE_BLOCKS, pair);
+                    let even = load_if(2 * pair < used, at, 0);
+                    let odd = load_if(2 * pair + 1 < used, at.add(1 / shared * d), 1 % shared);
+                    split_pair(even, odd, out, PAGE_BLOCKS, pair);
                 }
             }
         }
@@ -214,6 +210,16 @@ impl Operands {
             }
         }
     }
+}
+
+/// Loads what is seen, and zeros for the rest: a weight of zero times what is not a number would be none.
+///
+/// # Safety
+/// The machine has the instructions of [`Matrices`], and there is a vector at `at`.
+#[inline(always)]
+unsafe fn load_if<E: Element>(seen: bool, at: *const E, part: usize) -> __m512 {
+    // SAFETY: the caller's promise.
+    unsafe { if seen { E::load::<Matrices>(at, part) } else { _mm512_setzero_ps() } }
 }
 
 /// Writes 32 numbers of a row to block `b` of each half of a left operand.

@@ -144,45 +144,48 @@ impl<E: Element> Product<E> {
             let mut left = self.depth;
             let mut asked = 0;
             while left > 0 {
-                for k in 0..left.min(PANEL) {
-                    // Panels are whole rows of elements.
-                    let part = k % E::SHARED;
-                    let next_row = if part + 1 == E::SHARED { self.b_row } else { 0 };
-                    if self.ahead != 0 {
-                        // A line as soon as its turn comes: asked for several at a time, they would wait for each
-                        // other and hold up what this page needs.
-                        if asked % LINE < bytes {
-                            for line in 0..bytes.div_ceil(LINE) {
-                                S::prefetch(next.wrapping_add(asked + line * LINE));
+                let end = left.min(PANEL);
+                for first in (0..end).step_by(E::SHARED) {
+                    // Rows that share their elements, one after the other.
+                    for part in 0..E::SHARED.min(end - first) {
+                        let k = first + part;
+                        if self.ahead != 0 {
+                            // A line as soon as its turn comes: asked for several at a time, they would wait for each
+                            // other and hold up what this page needs.
+                            if asked % LINE < bytes {
+                                for line in 0..bytes.div_ceil(LINE) {
+                                    S::prefetch(next.wrapping_add(asked + line * LINE));
+                                }
                             }
+                            asked += bytes;
                         }
-                        asked += bytes;
-                    }
-                    // The shorter side is held in registers, the longer one passes by.
-                    if N <= M {
-                        let mut row = [S::splat(0.0); N];
-                        for n in 0..N {
-                            row[n] = E::load::<S>(b[n], part);
-                            b[n] = b[n].wrapping_add(next_row);
-                        }
-                        for (m, sums) in sums.iter_mut().enumerate() {
-                            let a = S::splat(*panel.add(m * PANEL + k));
+                        // The shorter side is held in registers, the longer one passes by.
+                        if N <= M {
+                            let mut row = [S::splat(0.0); N];
                             for n in 0..N {
-                                sums[n] = S::mul_add(a, row[n], sums[n]);
+                                row[n] = E::load::<S>(b[n], part);
+                            }
+                            for (m, sums) in sums.iter_mut().enumerate() {
+                                let a = S::splat(*panel.add(m * PANEL + k));
+                                for n in 0..N {
+                                    sums[n] = S::mul_add(a, row[n], sums[n]);
+                                }
+                            }
+                        } else {
+                            let mut column = [S::splat(0.0); M];
+                            for (m, a) in column.iter_mut().enumerate() {
+                                *a = S::splat(*panel.add(m * PANEL + k));
+                            }
+                            for n in 0..N {
+                                let x = E::load::<S>(b[n], part);
+                                for m in 0..M {
+                                    sums[m][n] = S::mul_add(column[m], x, sums[m][n]);
+                                }
                             }
                         }
-                    } else {
-                        let mut column = [S::splat(0.0); M];
-                        for (m, a) in column.iter_mut().enumerate() {
-                            *a = S::splat(*panel.add(m * PANEL + k));
-                        }
-                        for n in 0..N {
-                            let x = E::load::<S>(b[n], part);
-                            b[n] = b[n].wrapping_add(next_row);
-                            for m in 0..M {
-                                sums[m][n] = S::mul_add(column[m], x, sums[m][n]);
-                            }
-                        }
+                    }
+                    for b in &mut b {
+                        *b = b.wrapping_add(self.b_row);
                     }
                 }
                 left -= left.min(PANEL);

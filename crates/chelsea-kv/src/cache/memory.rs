@@ -46,8 +46,7 @@ impl MemoryReport {
 pub(super) fn fixed_bytes(config: &CacheConfig, needs: Needs) -> usize {
     let power = if needs.query_power { QueryPower::bytes_for(config.shape) } else { 0 };
     let heads = config.shape.heads() * (size_of::<Head>() + size_of::<f32>() + size_of::<usize>());
-    let balance =
-        if config.dtype.scaled() { config.shape.heads() * Balance::bytes(config.shape.head_dim) } else { 0 };
+    let balance = if config.dtype.scaled() { config.shape.heads() * Balance::bytes(config.shape.head_dim) } else { 0 };
     heads + balance + power + Statistics::fixed_bytes(config.shape, needs)
 }
 

@@ -30,11 +30,11 @@ pub use memory::MemoryReport;
 pub(crate) use saved::Saved;
 pub use statistics::Importance;
 
+use crate::Head;
 use crate::balance::Balance;
 use crate::budget::Budget;
 use crate::policy::Needs;
 use crate::query::QueryPower;
-use crate::Head;
 use rayon::prelude::*;
 use statistics::Statistics;
 

@@ -177,8 +177,7 @@ fn scales_are_finite_and_belong_to_entries() {
 #[test]
 fn half_a_byte_belongs_to_an_entry_or_is_zero() {
     // 75 entries of 4 numbers: a full page, and one whose last value shares its bytes with nobody.
-    let (cache, info) =
-        example(CacheConfig { dtype: Dtype::K8V4, ..config(SMALL, "full", Budget::Keep(1.0)) }, 75);
+    let (cache, info) = example(CacheConfig { dtype: Dtype::K8V4, ..config(SMALL, "full", Budget::Keep(1.0)) }, 75);
     let bytes = to_bytes(&cache, &info).unwrap();
     let header = u64::from_le_bytes(bytes[16..24].try_into().unwrap()) as usize;
     let page = 64 * 4 + 32 * 4 + 2 * 64 * 4;

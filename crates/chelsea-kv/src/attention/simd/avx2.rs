@@ -56,10 +56,10 @@ impl Simd for Avx2 {
     unsafe fn load_nibbles(at: *const Nibbles, part: usize) -> __m256 {
         // SAFETY: as above.
         unsafe {
-            // The half that is wanted goes to the top, and comes down again with its sign.
             let bytes = _mm256_cvtepi8_epi32(_mm_loadl_epi64(at.cast()));
-            let top = _mm256_sll_epi32(bytes, _mm_cvtsi32_si128(28 - 4 * part as i32));
-            _mm256_cvtepi32_ps(_mm256_srai_epi32::<28>(top))
+            // The high half has its sign; the low one gets it on the way up and down.
+            let low = || _mm256_srai_epi32::<28>(_mm256_slli_epi32::<28>(bytes));
+            _mm256_cvtepi32_ps(if part == 0 { low() } else { _mm256_srai_epi32::<4>(bytes) })
         }
     }
     #[inline(always)]

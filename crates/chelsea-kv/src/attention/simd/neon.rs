@@ -67,10 +67,10 @@ impl Simd for Neon {
     unsafe fn load_nibbles(at: *const Nibbles, part: usize) -> float32x4_t {
         // SAFETY: as above; four bytes are read as one word, of any alignment.
         unsafe {
-            // The half that is wanted goes to the top, and comes down again with its sign.
             let bytes = vreinterpret_s8_u32(vdup_n_u32(at.cast::<u32>().read_unaligned()));
-            let wide = vmovl_s16(vget_low_s16(vmovl_s8(bytes)));
-            vcvtq_f32_s32(vshrq_n_s32::<28>(vshlq_s32(wide, vdupq_n_s32(28 - 4 * part as i32))))
+            // The half that is wanted comes down from the top with its sign.
+            let half = vshr_n_s8::<4>(if part == 0 { vshl_n_s8::<4>(bytes) } else { bytes });
+            vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(half))))
         }
     }
     #[inline(always)]
