@@ -42,8 +42,7 @@ pub struct SessionOptions {
     pub block: usize,
     /// Longest sequence, prompt and answer together; the trained context when none is given.
     pub context: Option<usize>,
-    /// Storage of keys and values. When none is given it is 8 bits for a budget of bytes, which hold the most
-    /// entries of it, and the model's own choice for the others.
+    /// Storage of keys and values. When none is given, [`dtype_for`] the budget.
     pub dtype: Option<Dtype>,
 }
 
@@ -363,9 +362,18 @@ pub fn cache_config(model: &Model, options: &SessionOptions) -> Result<CacheConf
     })
 }
 
-/// How keys and values are stored when nobody says how, by a model that works in `own`.
+/// Share of the bytes of a full 16-bit cache of which 8 bits make the most. In less, values in 4 bits do: what they lose
+/// is less than what the entries are worth that there is room for (docs/quality.md, "Values in 4 bits").
+const ENOUGH_FOR_Q8: f32 = 0.15;
+
+/// How keys and values are stored when nobody says how, by a model that works in `own`. A budget of bytes holds the more
+/// entries the smaller they are; one that does not grow with the text becomes a small share of it some time.
 pub fn dtype_for(budget: Budget, own: Dtype) -> Dtype {
-    if budget.counts_bytes() { Dtype::Q8 } else { own }
+    match budget {
+        Budget::Share(share) if share >= ENOUGH_FOR_Q8 => Dtype::Q8,
+        Budget::Share(_) | Budget::Bytes(_) => Dtype::K8V4,
+        Budget::Keep(_) | Budget::Entries(_) => own,
+    }
 }
 
 /// `-ln softmax(logits)[token]`.
@@ -378,6 +386,15 @@ fn loss(logits: &[f32], token: u32) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_smaller_a_budget_of_bytes_the_smaller_are_its_numbers() {
+        let stored = |budget: &str| dtype_for(budget.parse().expect("a budget"), Dtype::Bf16);
+        assert_eq!(["100%", "20000"].map(stored), [Dtype::Bf16; 2]);
+        assert_eq!(["99%", "25%", "15%"].map(stored), [Dtype::Q8; 3]);
+        assert_eq!(["14.9%", "1%", "512MiB"].map(stored), [Dtype::K8V4; 3]);
+        assert_eq!(dtype_for(Budget::Keep(0.1), Dtype::F16), Dtype::F16);
+    }
 
     #[test]
     fn loss_is_the_negative_log_probability() {

@@ -70,7 +70,7 @@ impl Subject<'_> {
     pub fn record(&self, sample: &Sample, setting: &Setting) -> Result<Record, EvalError> {
         let o = &self.options;
         let dtype = o.dtype.unwrap_or(self.model.kv_dtype());
-        let mut setup = format!("sinks={},window={},block={},{dtype:?}", o.sinks, o.window, o.block);
+        let mut setup = format!("sinks={},window={},block={},{}", o.sinks, o.window, o.block, dtype.name());
         if setting.mode.online() {
             setup += &format!(",{:?}", o.schedule);
         }

@@ -177,11 +177,6 @@ impl Budget {
         }
     }
 
-    /// Whether the budget is about bytes, so that smaller numbers make room for more entries.
-    pub fn counts_bytes(&self) -> bool {
-        matches!(self, Budget::Share(_) | Budget::Bytes(_))
-    }
-
     /// Entries over all heads that a sequence may hold, never more than it has.
     ///
     /// A keep ratio holds for `max(tokens, expected)` tokens: what lies between sinks and window is kept

@@ -23,6 +23,17 @@ impl Dtype {
     /// All of them, the widest first.
     pub const ALL: [Dtype; 5] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8, Dtype::K8V4];
 
+    /// What it is called in options and results.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Dtype::F32 => "f32",
+            Dtype::F16 => "f16",
+            Dtype::Bf16 => "bf16",
+            Dtype::Q8 => "q8",
+            Dtype::K8V4 => "k8v4",
+        }
+    }
+
     /// Bits of a number of a key.
     pub const fn key_bits(self) -> usize {
         match self {

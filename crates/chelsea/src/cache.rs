@@ -51,7 +51,7 @@ pub fn show(path: &Path, json: bool) -> Result<()> {
         let value = serde_json::json!({
             "path": path.display().to_string(), "bytes": bytes, "tokens": s.tokens, "entries": s.entries,
             "layers": s.shape.layers, "kv_heads": s.shape.kv_heads, "head_dim": s.shape.head_dim,
-            "dtype": format!("{:?}", s.dtype).to_lowercase(), "policy": s.policy,
+            "dtype": s.dtype.name(), "policy": s.policy,
             "entries_min": s.entries_min, "entries_max": s.entries_max,
             "fingerprint": saved::fingerprint_text(&s.fingerprint), "kv_bytes_full": full,
         });
@@ -68,7 +68,7 @@ pub fn show(path: &Path, json: bool) -> Result<()> {
         "layers, KV heads".to_string(),
         format!("{}, {} of {} numbers", s.shape.layers, s.shape.kv_heads, s.shape.head_dim),
     ]);
-    t.row(["stored as".to_string(), format!("{:?}", s.dtype).to_lowercase()]);
+    t.row(["stored as".to_string(), s.dtype.name().to_string()]);
     t.row(["tokens".to_string(), s.tokens.to_string()]);
     t.row([
         "entries a head".to_string(),

@@ -3,6 +3,7 @@
 use super::cell::{Cell, Figure, Keys, name};
 use crate::results::{Key, Record};
 use crate::setting::{Mode, Setting};
+use chelsea_kv::Dtype;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// More distinct lengths than this are put into classes.
@@ -198,12 +199,14 @@ impl<'a> Section<'a> {
     }
 }
 
-/// Types that keys and values are stored in, as a setup names them.
-const STORED: [&str; 4] = ["f32", "f16", "bf16", "q8"];
+/// Whether a part of a setup is the type that keys and values are stored in.
+fn is_stored(part: &str) -> bool {
+    Dtype::ALL.iter().any(|dtype| dtype.name() == part)
+}
 
 /// The type that keys and values were stored in.
 fn stored(record: &Record) -> &str {
-    record.setup.split(',').find(|part| STORED.contains(part)).unwrap_or("")
+    record.setup.split(',').find(|part| is_stored(part)).unwrap_or("")
 }
 
 /// Names of schedules, as a setup has them.
@@ -216,7 +219,7 @@ fn schedule(record: &Record) -> Option<&'static str> {
 
 /// The setup without type and schedule.
 fn setup(record: &Record) -> String {
-    let parts = record.setup.split(',').filter(|part| !STORED.contains(part) && !SCHEDULES.contains(part));
+    let parts = record.setup.split(',').filter(|part| !is_stored(part) && !SCHEDULES.contains(part));
     parts.collect::<Vec<_>>().join(", ")
 }
 

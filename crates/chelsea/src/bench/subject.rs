@@ -149,7 +149,10 @@ pub fn label(args: &BenchArgs, budget: Budget) -> String {
         Budget::Bytes(bytes) => output::bytes(bytes),
     };
     // Where nobody said how numbers are stored, rows of one table may differ in it.
-    if args.kv_type.is_none() && budget.counts_bytes() { name + " in q8" } else { name }
+    match (args.kv_type, budget) {
+        (None, Budget::Share(_) | Budget::Bytes(_)) => format!("{name} in {}", dtype_for(budget, Dtype::F16).name()),
+        _ => name,
+    }
 }
 
 /// Entries of a head that the budget leaves of `tokens` tokens.
@@ -352,10 +355,11 @@ mod tests {
     #[test]
     fn budgets_have_short_names() {
         let names = |more: &[&str]| {
-            let budgets = [Budget::Keep(1.0), Budget::Keep(0.125), Budget::Share(0.2), Budget::Entries(8192)];
+            let budgets = ["100%", "20%", "10%", "8192"].map(|budget| budget.parse().unwrap());
             budgets.map(|budget| label(&args(more), budget))
         };
-        assert_eq!(names(&[]), ["100%", "12.5%", "20% of bytes in q8", "8192 entries"]);
-        assert_eq!(names(&["--kv-type", "f16"])[2], "20% of bytes");
+        assert_eq!(names(&[]), ["100%", "20% of bytes in q8", "10% of bytes in k8v4", "8192 entries"]);
+        assert_eq!(names(&["--kv-type", "f16"])[1], "20% of bytes");
+        assert_eq!(label(&args(&[]), Budget::Keep(0.125)), "12.5%");
     }
 }

@@ -61,8 +61,8 @@ pub struct CacheArgs {
     /// Longest sequence, prompt and answer together [default: the trained context].
     #[arg(short, long, value_name = "TOKENS")]
     pub ctx: Option<usize>,
-    /// Number format of cached keys and values [default: q8 for a budget of bytes, of which it makes the most; else f16,
-    /// or bf16 where the model is].
+    /// Number format of cached keys and values [default: what makes the most of a budget of bytes, which is q8 for 15% or
+    /// more and k8v4 for less and for a number of bytes; else f16, or bf16 where the model is].
     #[arg(long, value_enum)]
     pub kv_type: Option<DtypeArg>,
 }
