@@ -366,12 +366,12 @@ pub fn cache_config(model: &Model, options: &SessionOptions) -> Result<CacheConf
 /// is less than what the entries are worth that there is room for (docs/quality.md, "Values in 4 bits").
 const ENOUGH_FOR_Q8: f32 = 0.15;
 
-/// How keys and values are stored when nobody says how, by a model that works in `own`. A budget of bytes holds the more
-/// entries the smaller they are; one that does not grow with the text becomes a small share of it some time.
+/// How keys and values are stored when nobody says how, by a model that works in `own`: a budget of bytes holds the more
+/// entries the smaller they are.
 pub fn dtype_for(budget: Budget, own: Dtype) -> Dtype {
     match budget {
-        Budget::Share(share) if share >= ENOUGH_FOR_Q8 => Dtype::Q8,
-        Budget::Share(_) | Budget::Bytes(_) => Dtype::K8V4,
+        Budget::Share(share) if share < ENOUGH_FOR_Q8 => Dtype::K8V4,
+        Budget::Share(_) | Budget::Bytes(_) => Dtype::Q8,
         Budget::Keep(_) | Budget::Entries(_) => own,
     }
 }
@@ -391,8 +391,8 @@ mod tests {
     fn the_smaller_a_budget_of_bytes_the_smaller_are_its_numbers() {
         let stored = |budget: &str| dtype_for(budget.parse().expect("a budget"), Dtype::Bf16);
         assert_eq!(["100%", "20000"].map(stored), [Dtype::Bf16; 2]);
-        assert_eq!(["99%", "25%", "15%"].map(stored), [Dtype::Q8; 3]);
-        assert_eq!(["14.9%", "1%", "512MiB"].map(stored), [Dtype::K8V4; 3]);
+        assert_eq!(["99%", "25%", "15%", "512MiB"].map(stored), [Dtype::Q8; 4]);
+        assert_eq!(["14.9%", "1%"].map(stored), [Dtype::K8V4; 2]);
         assert_eq!(dtype_for(Budget::Keep(0.1), Dtype::F16), Dtype::F16);
     }
 

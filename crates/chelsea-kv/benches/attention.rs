@@ -2,7 +2,7 @@
 //! second beside a plain read of as many bytes, and both decode and prefill in operations a second beside
 //! nothing but fused multiply-adds in registers.
 //!
-//! `cargo bench -p chelsea-kv --bench attention [-- decode|prefill] [--isa avx2] [f16|q8] [--model qwen2.5]`
+//! `cargo bench -p chelsea-kv --bench attention [-- decode|prefill] [--isa avx2] [f16|q8|k8v4] [--model qwen2.5]`
 //!
 //! A machine with other work to do shows it: the plain read and the multiply-adds are then slow too, and
 //! ratios say more than rates. Of each the best time counts.
@@ -198,7 +198,7 @@ fn decode(asked: &Asked) {
                         println!(
                             "{:12} {:>4} {entries:7} {threads:7} {:6.1} {:8.1} {:6.2} {rate:14.1} {:8.2}",
                             model.name,
-                            format!("{dtype:?}").to_lowercase(),
+                            dtype.name(),
                             bytes as f64 / attention / 1e9,
                             bytes as f64 / limit / 1e9,
                             limit / attention,
@@ -239,7 +239,7 @@ fn prefill(asked: &Asked) {
                         println!(
                             "{:12} {:>4} {entries:7} {threads:7} {:8.2} {rate:14.1} {:8.2}",
                             model.name,
-                            format!("{dtype:?}").to_lowercase(),
+                            dtype.name(),
                             time * 1e3,
                             rate / asked.most
                         );
@@ -255,7 +255,7 @@ fn main() {
     let asked_for = |name: &str| arguments.iter().any(|a| a == name);
     let isa = Isa::available().find(|isa| asked_for(&format!("{isa:?}").to_lowercase())).unwrap_or_else(Isa::best);
     let all = [Dtype::F16, Dtype::Q8, Dtype::K8V4];
-    let some = all.into_iter().filter(|dtype| asked_for(&format!("{dtype:?}").to_lowercase())).collect::<Vec<_>>();
+    let some = all.into_iter().filter(|dtype| asked_for(dtype.name())).collect::<Vec<_>>();
     let after = arguments.iter().position(|a| a == "--model").and_then(|at| arguments.get(at + 1));
     let named = |model: &&Model| after.is_none_or(|name| model.name.to_lowercase().contains(name.as_str()));
     let asked = Asked {

@@ -100,7 +100,7 @@ impl Number for i8 {
     }
 }
 
-/// How keys and values of one [`Dtype`](crate::Dtype) are stored.
+/// How keys and values of one [`Dtype`](crate::Dtype) are stored. Both have scales where keys do.
 pub trait Format {
     /// Numbers of keys.
     type Key: Number;
@@ -159,6 +159,7 @@ pub struct Nibbles(u8);
 
 impl Nibbles {
     /// One of the two numbers.
+    #[inline(always)]
     pub(crate) fn get(self, part: usize) -> i8 {
         (self.0 << (4 - 4 * part)) as i8 >> 4
     }
@@ -171,10 +172,10 @@ impl Nibbles {
 impl Rows for Nibbles {
     const SHARED: usize = 2;
 
-    /// The number of largest magnitude becomes -8 or a little beyond it, so the scale has its sign turned round: of
-    /// several steps the one with the least squared error. What is stored is always finite, as with bytes.
+    /// The number of largest magnitude goes to the negative end, which reaches further, so the scale has its sign turned
+    /// round. Of several steps, with which it becomes -7 or is cut to -8, the one with the least squared error is taken, and
+    /// the first where errors are no numbers. What is stored is always finite, as with bytes.
     fn row_scale(row: &[f32]) -> f32 {
-        // Normal and Laplacian rows of 64 and 128 numbers lose a tenth of their squared error by the choice.
         const LARGEST: [f32; 8] = [8.0, 7.0, 7.5, 8.5, 9.0, 10.0, 11.0, 12.5];
         let largest = row.iter().fold(0.0f32, |largest, &x| if x.abs() > largest.abs() { x } else { largest });
         let largest = largest.clamp(-f32::MAX / 2.0, f32::MAX / 2.0);

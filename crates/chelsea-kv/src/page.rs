@@ -125,7 +125,7 @@ impl Page {
         self.lines.bytes()
     }
 
-    /// Bytes of keys, values and scales together: a multiple of 64.
+    /// Bytes of keys, values and scales together: a multiple of 64 for an even head size.
     pub const fn line_bytes(head_dim: usize, dtype: Dtype) -> usize {
         dtype.bytes(PAGE, head_dim)
     }

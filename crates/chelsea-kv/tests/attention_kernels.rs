@@ -108,11 +108,19 @@ proptest! {
 #[test]
 fn keys_that_are_stored_divided_agree_with_the_definition() {
     let mut rng = SmallRng::seed_from_u64(3);
-    for (head_dim, n) in [(64, 1), (64, 130), (128, 33), (80, 40), (10, 3)] {
+    for (head_dim, n, dtype) in [
+        (64, 1, Dtype::Q8),
+        (64, 130, Dtype::Q8),
+        (128, 33, Dtype::Q8),
+        (80, 40, Dtype::Q8),
+        (10, 3, Dtype::Q8),
+        (64, 1, Dtype::K8V4),
+        (128, 33, Dtype::K8V4),
+        (10, 3, Dtype::K8V4),
+    ] {
         let shape = CacheShape { layers: 1, kv_heads: 2, q_heads: 6, head_dim };
         let rotary = Rotary::plain(head_dim, 10_000.0);
-        let mut cache =
-            SequenceCache::new(CacheConfig { dtype: Dtype::Q8, ..CacheConfig::new(shape, rotary) }).unwrap();
+        let mut cache = SequenceCache::new(CacheConfig { dtype, ..CacheConfig::new(shape, rotary) }).unwrap();
         let mut numbers = |n: usize, large: f32| -> Vec<f32> {
             let size = |i: usize| if i % head_dim % 7 == 2 { large } else { 1.0 };
             (0..n).map(|i| rng.random_range(-1.0..1.0) * size(i)).collect()
@@ -228,8 +236,15 @@ fn a_count_weighs_like_as_many_copies() {
 #[test]
 fn entries_cut_off_leave_no_trace() {
     // What remains in the page behind the end must not matter: any values, and keys that are finite.
-    for (n, size) in [(1, 60_000.0), (40, 60_000.0), (1, 1e6), (40, 1e6)] {
-        let layer = Layer { before: vec![150 - n], n, ..plain() };
+    for (n, size, dtype) in [
+        (1, 60_000.0, Dtype::F16),
+        (40, 60_000.0, Dtype::F16),
+        (1, 1e6, Dtype::F16),
+        (40, 1e6, Dtype::F16),
+        (1, 1e6, Dtype::K8V4),
+        (40, 1e6, Dtype::K8V4),
+    ] {
+        let layer = Layer { before: vec![150 - n], n, dtype, ..plain() };
         let mut rng = SmallRng::seed_from_u64(3);
         let (mut heads, q) = (layer.heads(&mut rng), layer.queries(&mut rng));
         heads[0].push(&[60_000.0; 64], &[size; 64], u32::MAX, 0.0);

@@ -41,6 +41,7 @@ struct TypeBytes {
 /// What a budget holds.
 #[derive(Serialize)]
 struct Holds {
+    kv_type: &'static str,
     entries_a_head: usize,
     tokens_of_a_full_cache: usize,
 }
@@ -111,6 +112,7 @@ fn holds(config: &Config, budget: Budget) -> Result<Holds> {
         _ => Dtype::F16.bytes(cache.allowed(tokens), shape.head_dim),
     };
     Ok(Holds {
+        kv_type: dtype.name(),
         entries_a_head: cache.allowed(tokens) / shape.heads(),
         tokens_of_a_full_cache: bytes / shape.full_bytes_per_token(),
     })
@@ -144,10 +146,10 @@ fn text(r: &Report<'_>) -> String {
         t.row([String::new(), format!("{} with --kv-budget {share}%", output::bytes(bytes))]);
     }
     if let Some(holds) = &r.kv_budget {
-        let (entries, full) = (holds.entries_a_head, holds.tokens_of_a_full_cache);
+        let Holds { kv_type, entries_a_head: entries, tokens_of_a_full_cache: full } = holds;
         t.row([
             "the budget holds".to_string(),
-            format!("{entries} entries a head; a full cache of that size ends at {full} tokens"),
+            format!("{entries} entries a head in {kv_type}; a full cache of that size ends at {full} tokens"),
         ]);
     }
     t.render()

@@ -4,7 +4,7 @@
 //! three times: first parts with first parts, first with second, second with first. What is lost is below 2^-16
 //! of each term, and the instructions are so many times faster than others that three products cost less than
 //! one. An operand holds all first parts, then all second parts. Of stored numbers nothing is lost, because those of
-//! 16 and 8 bits are the sum of two in bf16; ones of 32 bits would be cut short, and stay with vectors.
+//! 16 and fewer bits are the sum of two in bf16; ones of 32 bits would be cut short, and stay with vectors.
 //!
 //! A score that is infinite comes out as no number at all, because what is left of infinity is none.
 
@@ -107,8 +107,8 @@ impl Operands {
         }
     }
 
-    /// Opens the keys of a page, `[PAGE / TILE][d][TILE]`, and its values, `[PAGE / SHARED][d]`. Nobody sees those from entry
-    /// `used` on, whatever they are.
+    /// Opens the keys of a page, `[PAGE / TILE][d][TILE]`, and its values, `[PAGE / SHARED][d]`. Nobody sees those
+    /// from entry `used` on, whatever they are.
     ///
     /// # Safety
     /// The machine has the instructions of [`Matrices`].

@@ -84,15 +84,15 @@ impl<E: Element> Product<E> {
         // SAFETY: the caller's promise; vectors are walked in order up to `vectors`.
         unsafe {
             // One row is too few sums to hide how long each takes, unless they are many vectors wide.
-            if const { M == 1 && fits::<S>(1, 8) } {
+            if const { M == 1 && fits::<S, E>(1, 8) } {
                 at = self.blocks::<S, M, 8, ADD>(at, vectors);
             }
-            if const { fits::<S>(M, 4) } {
+            if const { fits::<S, E>(M, 4) } {
                 at = self.blocks::<S, M, 4, ADD>(at, vectors);
-            } else if const { M == 3 && fits::<S>(M, 3) } {
+            } else if const { M == 3 && fits::<S, E>(M, 3) } {
                 at = self.blocks::<S, M, 3, ADD>(at, vectors);
             }
-            if const { fits::<S>(M, 2) } {
+            if const { fits::<S, E>(M, 2) } {
                 at = self.blocks::<S, M, 2, ADD>(at, vectors);
             }
             self.blocks::<S, M, 1, ADD>(at, vectors);
@@ -146,9 +146,13 @@ impl<E: Element> Product<E> {
             while left > 0 {
                 let end = left.min(PANEL);
                 for first in (0..end).step_by(E::SHARED) {
-                    // Rows that share their elements, one after the other.
-                    for part in 0..E::SHARED.min(end - first) {
+                    // Rows that share their elements, one after the other; panels are whole rows of elements.
+                    const { assert!(PANEL.is_multiple_of(E::SHARED)) };
+                    for part in 0..E::SHARED {
                         let k = first + part;
+                        if part > 0 && k >= end {
+                            break;
+                        }
                         if self.ahead != 0 {
                             // A line as soon as its turn comes: asked for several at a time, they would wait for each
                             // other and hold up what this page needs.
@@ -208,9 +212,10 @@ impl<E: Element> Product<E> {
 }
 
 /// Whether a block of `rows` by `vectors` fits in registers: its sums, the shorter of a column of the left
-/// matrix and a row of the right one, a number of the other, and one to spare, without which the compiler
-/// moves sums to and fro.
-const fn fits<S: Simd>(rows: usize, vectors: usize) -> bool {
+/// matrix and a row of the right one, a number of the other, what rows that share elements are taken from, and one to
+/// spare, without which the compiler moves sums to and fro.
+const fn fits<S: Simd, E: Element>(rows: usize, vectors: usize) -> bool {
     let shorter = if rows < vectors { rows } else { vectors };
-    rows * vectors + shorter + 1 < S::REGISTERS
+    let shared = if E::SHARED > 1 { vectors + 1 } else { 0 };
+    rows * vectors + shorter + 1 + shared < S::REGISTERS
 }

@@ -139,10 +139,11 @@ impl Block {
             total += u64::from(count);
         }
         ensure(total <= tokens as u64, || format!("head {g} stands for {total} of {tokens} tokens"))?;
-        // Those of values in 4 bits have signs.
-        let signs = header.dtype == Dtype::K8V4;
-        let scales = self.scales(header, block).all(|scale| scale.is_finite() && (signs || scale.is_sign_positive()));
-        ensure(scales, || format!("head {g} has a scale that is negative or not finite"))?;
+        // Scales of values in 4 bits have signs.
+        let signs = |i: usize| header.dtype == Dtype::K8V4 && i / PAGE % 2 == 1;
+        let sane = |(i, scale): (usize, f32)| scale.is_finite() && (scale.is_sign_positive() || signs(i));
+        let scales = self.scales(header, block).enumerate().all(sane);
+        ensure(scales, || format!("head {g} has a scale that is not finite, or negative where none may be"))?;
         let used = self.len % PAGE;
         let empty = |range: Range<usize>| block[range].iter().all(|&byte| byte == 0);
         let meta = self.meta(header);

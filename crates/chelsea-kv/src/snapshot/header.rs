@@ -19,7 +19,7 @@ use super::{ALIGN, MAX_NOTE, SnapshotError};
 use crate::balance::Balance;
 use crate::cache::Saved;
 use crate::query::QueryPower;
-use crate::{Budget, CacheConfig, CacheShape, Dtype, MAX_TOKENS, PAGE, Page, Rotary, Schedule};
+use crate::{Budget, CacheConfig, CacheShape, Dtype, MAX_TOKENS, PAGE, Rotary, Schedule};
 use xxhash_rust::xxh3::Xxh3;
 
 /// How a snapshot begins; the first byte is no ASCII, so that no text is taken for one.
@@ -71,7 +71,7 @@ pub(super) struct Header {
     pub heads: Vec<HeadRecord>,
     /// Sums and samples of [`QueryPower`].
     pub power: Option<(Vec<f64>, Vec<u64>)>,
-    /// What keys are stored divided by, one for each head, where they are stored in 8 bits; else none at all.
+    /// What keys are stored divided by, one for each head, where they are stored in integers; else none at all.
     pub balances: Vec<Option<Balance>>,
 }
 
@@ -178,7 +178,9 @@ impl Header {
 
     /// Bytes of a page's keys, values and scales.
     pub(super) fn page_bytes(&self) -> u64 {
-        Page::line_bytes(self.shape.head_dim, self.dtype) as u64
+        // Sizes are foreign: what would not fit 32 bits is to be refused, not cut.
+        let numbers = self.shape.head_dim as u64 * (self.dtype.key_bits() + self.dtype.value_bits()) as u64 / 8;
+        PAGE as u64 * (numbers + self.dtype.scale_bytes() as u64)
     }
 
     /// Bytes of the block of a head of `len` entries: its pages, counts and positions.

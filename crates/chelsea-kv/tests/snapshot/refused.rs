@@ -191,9 +191,14 @@ fn half_a_byte_belongs_to_an_entry_or_is_zero() {
             Err(error) => assert!(refused && error.to_string().contains("nothing belongs"), "{error}"),
         }
     }
-    // Scales of values have signs, but are numbers.
-    let scales = header + 64 * 4 + 32 * 4 + 64 * 4;
-    assert!(complaint_of(bytes, scales, &f32::NAN.to_le_bytes()).contains("scale"));
+    // Scales of values have signs, but are numbers; those of keys have none.
+    let (keys, values) = (header + 64 * 4 + 32 * 4, header + 64 * 4 + 32 * 4 + 64 * 4);
+    assert!(complaint_of(bytes.clone(), values, &f32::NAN.to_le_bytes()).contains("scale"));
+    assert!(complaint_of(bytes.clone(), keys, &(-1f32).to_le_bytes()).contains("scale"));
+    let mut negative = bytes;
+    negative[values..values + 4].copy_from_slice(&(-1f32).to_le_bytes());
+    reseal(&mut negative);
+    assert!(parse(&negative).is_ok());
 }
 
 /// Uses a cache in every way there is: whatever passed the checks must not panic.

@@ -149,8 +149,8 @@ pub fn label(args: &BenchArgs, budget: Budget) -> String {
         Budget::Bytes(bytes) => output::bytes(bytes),
     };
     // Where nobody said how numbers are stored, rows of one table may differ in it.
-    match (args.kv_type, budget) {
-        (None, Budget::Share(_) | Budget::Bytes(_)) => format!("{name} in {}", dtype_for(budget, Dtype::F16).name()),
+    match dtype_for(budget, Dtype::F16) {
+        dtype if args.kv_type.is_none() && dtype != Dtype::F16 => format!("{name} in {}", dtype.name()),
         _ => name,
     }
 }

@@ -105,8 +105,8 @@ pub struct BenchArgs {
     /// How entries are chosen when something is clustered.
     #[arg(long, default_value = "chelsea", value_parser = parse_policy, help_heading = "Caches")]
     pub policy: String,
-    /// Number format of cached keys and values [default: for a budget of bytes q8, or k8v4 below
-    /// 15% and for a number of bytes; else f16, or bf16 where the model is].
+    /// Number format of cached keys and values [default: for a budget of bytes q8, or k8v4 for
+    /// shares below 15%; else f16, or bf16 where the model is].
     #[arg(long, value_enum, help_heading = "Caches")]
     pub kv_type: Option<DtypeArg>,
 }

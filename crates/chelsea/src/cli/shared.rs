@@ -61,8 +61,8 @@ pub struct CacheArgs {
     /// Longest sequence, prompt and answer together [default: the trained context].
     #[arg(short, long, value_name = "TOKENS")]
     pub ctx: Option<usize>,
-    /// Number format of cached keys and values [default: what makes the most of a budget of bytes, which is q8 for 15% or
-    /// more and k8v4 for less and for a number of bytes; else f16, or bf16 where the model is].
+    /// Number format of cached keys and values [default: what makes the most of a budget of bytes, which is q8, or k8v4
+    /// for shares below 15%; else f16, or bf16 where the model is].
     #[arg(long, value_enum)]
     pub kv_type: Option<DtypeArg>,
 }
@@ -251,6 +251,14 @@ pub(super) fn parse_budget(text: &str) -> Result<Budget, chelsea_kv::BudgetError
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn number_formats_have_the_names_that_results_have() {
+        let named = DtypeArg::value_variants().iter().map(|arg| (arg.to_possible_value(), arg.dtype().name()));
+        let named: Vec<_> = named.map(|(value, name)| (value.unwrap().get_name().to_owned(), name)).collect();
+        assert!(named.iter().all(|(value, name)| value == name), "{named:?}");
+        assert_eq!(named.len(), Dtype::ALL.len());
+    }
 
     #[test]
     fn keep_ratios_out_of_range_are_refused() {

@@ -56,10 +56,12 @@ impl Simd for Avx2 {
     unsafe fn load_nibbles(at: *const Nibbles, part: usize) -> __m256 {
         // SAFETY: as above.
         unsafe {
-            let bytes = _mm256_cvtepi8_epi32(_mm_loadl_epi64(at.cast()));
-            // The high half has its sign; the low one gets it on the way up and down.
-            let low = || _mm256_srai_epi32::<28>(_mm256_slli_epi32::<28>(bytes));
-            _mm256_cvtepi32_ps(if part == 0 { low() } else { _mm256_srai_epi32::<4>(bytes) })
+            // Looked up by four bits of each byte.
+            let numbers = _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
+            let bytes = _mm_loadl_epi64(at.cast());
+            let half = if part == 0 { bytes } else { _mm_srli_epi16::<4>(bytes) };
+            let half = _mm_shuffle_epi8(numbers, _mm_and_si128(half, _mm_set1_epi8(0xf)));
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(half))
         }
     }
     #[inline(always)]
