@@ -104,6 +104,31 @@ impl Amx {
         // SAFETY: by the assertions and the contract.
         unsafe { imp::multiply_split(left, right, blocks / 2, sums, stride, fresh) }
     }
+
+    /// As [`Amx::multiply_split`], where nothing is left of the numbers of right operands: they are half as long.
+    ///
+    /// # Panics
+    /// When left operands are not twice as long as right ones, or any has no block.
+    ///
+    /// # Safety
+    /// As [`Amx::multiply`].
+    #[allow(unsafe_code)]
+    #[inline(always)]
+    pub unsafe fn multiply_left_split(
+        self,
+        left: [&[u8]; 2],
+        right: [&[u8]; 2],
+        sums: [*mut f32; 4],
+        stride: usize,
+        fresh: bool,
+    ) {
+        let halves = left.map(|operand| operand.split_at(operand.len() / 2));
+        let blocks = blocks(&halves.map(|(first, _)| first), &right);
+        assert!(halves.iter().all(|(first, second)| first.len() == second.len()));
+        let (left, right) = (left.map(<[u8]>::as_ptr), right.map(<[u8]>::as_ptr));
+        // SAFETY: by the assertions and the contract.
+        unsafe { imp::multiply_left_split(left, right, blocks, sums, stride, fresh) }
+    }
 }
 
 /// Blocks of each of four operands that go together.

@@ -208,3 +208,43 @@ pub(crate) unsafe fn multiply_split(
         );
     }
 }
+
+/// # Safety
+/// See [`crate::Amx::multiply_left_split`]; left operands hold `blocks > 0` blocks twice, right ones once.
+#[inline(always)]
+pub(crate) unsafe fn multiply_left_split(
+    left: [*const u8; 2],
+    right: [*const u8; 2],
+    blocks: usize,
+    sums: [*mut f32; 4],
+    stride: usize,
+    fresh: bool,
+) {
+    // First parts, then second ones with the same right blocks, which are in registers 6 and 7 still.
+    // SAFETY: by the contract.
+    unsafe {
+        for_each_block!(
+            left,
+            right,
+            blocks,
+            sums,
+            stride,
+            fresh,
+            ["mov {half}, {blocks}", "shl {half}, 10"],
+            [
+                four_products!(),
+                "add {a0}, {half}",
+                "add {a1}, {half}",
+                "tileloadd tmm4, [{a0} + {line}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{a1} + {line}]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "sub {a0}, {half}",
+                "sub {a1}, {half}",
+            ],
+            half
+        );
+    }
+}

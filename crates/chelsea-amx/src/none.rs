@@ -28,3 +28,14 @@ pub(crate) unsafe fn multiply_split(
 ) {
     unreachable!("no matrix instructions");
 }
+
+pub(crate) unsafe fn multiply_left_split(
+    _: [*const u8; 2],
+    _: [*const u8; 2],
+    _: usize,
+    _: [*mut f32; 4],
+    _: usize,
+    _: bool,
+) {
+    unreachable!("no matrix instructions");
+}

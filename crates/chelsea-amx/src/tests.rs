@@ -77,6 +77,35 @@ fn split_products_leave_out_second_halves_with_second_halves() {
 }
 
 #[test]
+fn right_operands_of_one_part_meet_both_parts_of_left_ones() {
+    let Some(amx) = Amx::detect() else { return };
+    for blocks in [1, 4] {
+        let half = blocks * SIDE * DEPTH;
+        let left: Vec<_> = (0..2).map(|seed| integers(2 * half, seed + 9)).collect();
+        let right: Vec<_> = (0..2).map(|seed| integers(half, seed + 21)).collect();
+        for fresh in [true, false] {
+            let mut sums = [1.0f32; 2 * SIDE * 2 * SIDE];
+            let at = [0, SIDE, 2 * SIDE * SIDE, 2 * SIDE * SIDE + SIDE].map(|at| sums[at..].as_mut_ptr());
+            let ([a, b], [c, d]) = ([0, 1].map(|i| &left[i].0[..]), [0, 1].map(|i| &right[i].0[..]));
+            amx.configure();
+            // SAFETY: the registers are configured; the squares lie inside `sums`.
+            #[allow(unsafe_code)]
+            unsafe {
+                amx.multiply_left_split([a, b], [c, d], at, 4 * 2 * SIDE, fresh);
+            }
+            amx.release();
+            for (at, &sum) in sums.iter().enumerate() {
+                let (i, j) = (at / (2 * SIDE), at % (2 * SIDE));
+                let ((a, b), c) = (left[i / SIDE].1.split_at(half), &right[j / SIDE].1);
+                let expected: f32 = [a, b].map(|l| product(l, c, i % SIDE, j % SIDE)).iter().sum();
+                let before = if fresh { 0.0 } else { 1.0 };
+                assert_eq!(sum, before + expected, "{blocks} blocks, row {i}, column {j}");
+            }
+        }
+    }
+}
+
+#[test]
 #[should_panic(expected = "operand.len()")]
 fn operands_of_different_lengths_are_refused() {
     let operand = [0; 2 * BLOCK_BYTES];

@@ -299,9 +299,9 @@ impl Block<'_> {
                 operands.open::<F>(page.keys::<F>(), page.values::<F>(), d, used);
                 let bias = page.ln_counts().map(|ln_count| ln_count * core::f32::consts::LOG2_E);
                 let softmax = Softmax { bias: &bias, scales: page.scales::<F>(), vectors: PAGE / S::LANES };
-                let scores = operands.scores(amx, rows, d);
+                let scores = operands.scores::<F>(amx, rows, d);
                 softmax.page::<S>(scores, |r| job.seen(r, p), sums.max, factors, weights);
-                operands.add_values(amx, rows, d, factors);
+                operands.add_values::<F>(amx, rows, d, factors);
             }
             amx.release();
             sums.values.copy_from_slice(operands.sums(rows, d));

@@ -3,8 +3,9 @@
 //! Every number is split into two in bf16, what it rounds to and what is left, and both products are formed
 //! three times: first parts with first parts, first with second, second with first. What is lost is below 2^-16
 //! of each term, and the instructions are so many times faster than others that three products cost less than
-//! one. An operand holds all first parts, then all second parts. Of stored numbers nothing is lost, because those of
-//! 16 and fewer bits are the sum of two in bf16; ones of 32 bits would be cut short, and stay with vectors.
+//! one. An operand holds all first parts, then all second parts. Of stored numbers nothing is lost: bf16 and integers of 8
+//! bits have no second part, which saves a product, and those in f16 are the sum of two; ones of 32 bits would be cut
+//! short, and stay with vectors.
 //!
 //! A score that is infinite comes out as no number at all, because what is left of infinity is none.
 
@@ -36,11 +37,11 @@ pub(super) fn suit(dtype: Dtype, head_dim: usize) -> bool {
 pub(super) struct Operands {
     /// `[row / 16]`, twice the head size deep.
     queries: Vec<Line>,
-    /// `[entry / 16]`, twice the head size deep.
+    /// `[entry / 16]`, the head size deep, or twice that where keys have two parts.
     keys: Vec<Line>,
     /// `[row / 16]`, two pages deep.
     weights: Vec<Line>,
-    /// `[dim / 16]`, two pages deep.
+    /// `[dim / 16]`, a page deep, or two where values have two parts.
     values: Vec<Line>,
     /// Scores and then weights, `[rows][PAGE]`.
     scores: Vec<Line>,
@@ -48,9 +49,14 @@ pub(super) struct Operands {
     sums: Vec<Line>,
 }
 
-/// Bytes of `operands` operands of twice `blocks` blocks.
+/// Parts that a number is split into.
+const fn parts<E: Element>() -> usize {
+    if E::IN_BF16 { 1 } else { 2 }
+}
+
+/// Bytes of `operands` operands of `blocks` blocks, all parts together.
 fn bytes(lines: &mut Vec<Line>, operands: usize, blocks: usize) -> &mut [u8] {
-    let len = operands * 2 * blocks * BLOCK_BYTES;
+    let len = operands * blocks * BLOCK_BYTES;
     if lines.len() * 64 < len {
         lines.resize(len / 64, Line::zeroed());
     }
@@ -65,9 +71,32 @@ fn numbers(lines: &mut Vec<Line>, len: usize) -> &mut [f32] {
     &mut bytemuck::cast_slice_mut(lines)[..len]
 }
 
-/// Operand `i` of several.
+/// Operand `i` of several, of `blocks` blocks, all parts together.
 fn operand(all: &[Line], i: usize, blocks: usize) -> &[u8] {
-    &bytemuck::cast_slice(all)[i * 2 * blocks * BLOCK_BYTES..][..2 * blocks * BLOCK_BYTES]
+    &bytemuck::cast_slice(all)[i * blocks * BLOCK_BYTES..][..blocks * BLOCK_BYTES]
+}
+
+/// Products of operands of two parts with such of `E`, which have one part or two.
+///
+/// # Safety
+/// As [`Amx::multiply_split`].
+#[inline(always)]
+unsafe fn multiply<E: Element>(
+    amx: Amx,
+    left: [&[u8]; 2],
+    right: [&[u8]; 2],
+    sums: [*mut f32; 4],
+    stride: usize,
+    fresh: bool,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if E::IN_BF16 {
+            amx.multiply_left_split(left, right, sums, stride, fresh);
+        } else {
+            amx.multiply_split(left, right, sums, stride, fresh);
+        }
+    }
 }
 
 impl Operands {
@@ -86,7 +115,7 @@ impl Operands {
     ) {
         let blocks = d / DEPTH;
         assert!(balance.is_none_or(|sizes| sizes.len() == d));
-        let all = bytes(&mut self.queries, rows.next_multiple_of(ROWS) / SIDE, blocks);
+        let all = bytes(&mut self.queries, rows.next_multiple_of(ROWS) / SIDE, 2 * blocks);
         for r in 0..rows {
             let query = &query(r)[..d];
             let out = &mut all[r / SIDE * 2 * blocks * BLOCK_BYTES..];
@@ -117,8 +146,9 @@ impl Operands {
         let shared = F::Value::SHARED;
         assert!(keys.len() >= PAGE * d && values.len() * shared >= PAGE * d && d.is_multiple_of(DEPTH));
         let blocks = d / DEPTH;
-        let out = bytes(&mut self.keys, PAGE / SIDE, blocks);
-        let tiles = keys.chunks_exact(TILE * d).zip(out.chunks_exact_mut(2 * blocks * BLOCK_BYTES));
+        let deep = parts::<F::Key>() * blocks;
+        let out = bytes(&mut self.keys, PAGE / SIDE, deep);
+        let tiles = keys.chunks_exact(TILE * d).zip(out.chunks_exact_mut(deep * BLOCK_BYTES));
         for (tile, (keys, out)) in tiles.enumerate() {
             if tile * TILE >= used {
                 out.fill(0);
@@ -129,21 +159,22 @@ impl Operands {
                 // SAFETY: two dimensions of 16 entries; the caller has the instructions.
                 unsafe {
                     let (even, odd) = (F::Key::load::<Matrices>(at, 0), F::Key::load::<Matrices>(at.add(TILE), 0));
-                    split_pair(even, odd, out, blocks, pair);
+                    split_pair::<F::Key>(even, odd, out, blocks, pair);
                 }
             }
         }
-        let out = bytes(&mut self.values, d / SIDE, PAGE_BLOCKS);
+        let deep = parts::<F::Value>() * PAGE_BLOCKS;
+        let out = bytes(&mut self.values, d / SIDE, deep);
         for pair in 0..PAGE / 2 {
             // Two rows, or both parts of one.
             let pairs = &values[pair * 2 / shared * d..][..2 / shared * d];
-            for (c, out) in out.chunks_exact_mut(2 * PAGE_BLOCKS * BLOCK_BYTES).enumerate() {
+            for (c, out) in out.chunks_exact_mut(deep * BLOCK_BYTES).enumerate() {
                 let at = pairs[c * SIDE..pairs.len() - d + (c + 1) * SIDE].as_ptr();
                 // SAFETY: 16 dimensions of two entries; the caller has the instructions.
                 unsafe {
                     let even = load_if(2 * pair < used, at, 0);
                     let odd = load_if(2 * pair + 1 < used, at.add(1 / shared * d), 1 % shared);
-                    split_pair(even, odd, out, PAGE_BLOCKS, pair);
+                    split_pair::<F::Value>(even, odd, out, PAGE_BLOCKS, pair);
                 }
             }
         }
@@ -154,16 +185,16 @@ impl Operands {
     /// # Safety
     /// The registers are configured; queries and keys were set for `rows` and `d`.
     #[inline(always)]
-    pub unsafe fn scores(&mut self, amx: Amx, rows: usize, d: usize) -> &mut [f32] {
+    pub unsafe fn scores<F: Stored>(&mut self, amx: Amx, rows: usize, d: usize) -> &mut [f32] {
         let blocks = d / DEPTH;
         let scores = numbers(&mut self.scores, rows.next_multiple_of(ROWS) * PAGE);
         for (r, scores) in scores.chunks_exact_mut(ROWS * PAGE).enumerate() {
-            let left = [0, 1].map(|i| operand(&self.queries, 2 * r + i, blocks));
+            let left = [0, 1].map(|i| operand(&self.queries, 2 * r + i, 2 * blocks));
             for e in 0..PAGE / (2 * SIDE) {
-                let right = [0, 1].map(|i| operand(&self.keys, 2 * e + i, blocks));
+                let right = [0, 1].map(|i| operand(&self.keys, 2 * e + i, parts::<F::Key>() * blocks));
                 let sums = squares(scores, PAGE, 2 * e * SIDE);
                 // SAFETY: four squares of 16 in two times 16 rows.
-                unsafe { amx.multiply_split(left, right, sums, 4 * PAGE, true) };
+                unsafe { multiply::<F::Key>(amx, left, right, sums, 4 * PAGE, true) };
             }
         }
         &mut scores[..rows * PAGE]
@@ -180,7 +211,7 @@ impl Operands {
     /// # Safety
     /// The registers are configured; scores were made for `rows`, and values opened for `d`.
     #[inline(always)]
-    pub unsafe fn add_values(&mut self, amx: Amx, rows: usize, d: usize, factors: &[f32]) {
+    pub unsafe fn add_values<F: Stored>(&mut self, amx: Amx, rows: usize, d: usize, factors: &[f32]) {
         let weights: &[f32] = &*numbers(&mut self.scores, rows * PAGE);
         let padded = rows.next_multiple_of(ROWS);
         let sums = numbers(&mut self.sums, padded * d);
@@ -189,7 +220,7 @@ impl Operands {
                 sums.iter_mut().for_each(|sum| *sum *= factor);
             }
         }
-        let out = bytes(&mut self.weights, padded / SIDE, PAGE_BLOCKS);
+        let out = bytes(&mut self.weights, padded / SIDE, 2 * PAGE_BLOCKS);
         for (r, weights) in weights.chunks_exact(PAGE).enumerate() {
             let out = &mut out[r / SIDE * 2 * PAGE_BLOCKS * BLOCK_BYTES..];
             for (b, part) in weights.chunks_exact(DEPTH).enumerate() {
@@ -201,12 +232,12 @@ impl Operands {
             }
         }
         for (r, sums) in sums.chunks_exact_mut(ROWS * d).enumerate() {
-            let left = [0, 1].map(|i| operand(&self.weights, 2 * r + i, PAGE_BLOCKS));
+            let left = [0, 1].map(|i| operand(&self.weights, 2 * r + i, 2 * PAGE_BLOCKS));
             for c in 0..d / (2 * SIDE) {
-                let right = [0, 1].map(|i| operand(&self.values, 2 * c + i, PAGE_BLOCKS));
+                let right = [0, 1].map(|i| operand(&self.values, 2 * c + i, parts::<F::Value>() * PAGE_BLOCKS));
                 let sums = squares(sums, d, 2 * c * SIDE);
                 // SAFETY: four squares of 16 in two times 16 rows.
-                unsafe { amx.multiply_split(left, right, sums, 4 * d, false) };
+                unsafe { multiply::<F::Value>(amx, left, right, sums, 4 * d, false) };
             }
         }
     }
@@ -240,24 +271,36 @@ unsafe fn split_row(low: __m512, high: __m512, out: &mut [u8], blocks: usize, b:
     }
 }
 
-/// Writes two steps along the depth of 16 columns as pair `pair` of each half of a right operand.
+/// Writes two steps along the depth of 16 columns as pair `pair` of each part of a right operand of `E`.
 ///
 /// # Safety
 /// The machine has the instructions of [`Matrices`].
 #[inline(always)]
-unsafe fn split_pair(even: __m512, odd: __m512, out: &mut [u8], blocks: usize, pair: usize) {
-    assert!(out.len() >= 2 * blocks * BLOCK_BYTES && pair < blocks * DEPTH / 2);
-    // SAFETY: 64 bytes of a pair inside each half of the operand; the caller has the instructions.
+unsafe fn split_pair<E: Element>(even: __m512, odd: __m512, out: &mut [u8], blocks: usize, pair: usize) {
+    assert!(out.len() >= parts::<E>() * blocks * BLOCK_BYTES && pair < blocks * DEPTH / 2);
+    // SAFETY: 64 bytes of a pair inside each part of the operand; the caller has the instructions.
     unsafe {
-        let join = |even, odd| {
-            let even = _mm512_srli_epi32::<16>(_mm512_castps_si512(even));
-            _mm512_mask_blend_epi16(0xaaaa_aaaa, even, _mm512_castps_si512(odd))
-        };
-        let ((even, even_rest), (odd, odd_rest)) = (split(even), split(odd));
-        let (first, second) = (join(even, odd), join(even_rest, odd_rest));
         let at = out.as_mut_ptr().add(pair * 64);
-        _mm512_storeu_si512(at.cast(), first);
-        _mm512_storeu_si512(at.add(blocks * BLOCK_BYTES).cast(), second);
+        if E::IN_BF16 {
+            _mm512_storeu_si512(at.cast(), join(even, odd));
+        } else {
+            let ((even, even_rest), (odd, odd_rest)) = (split(even), split(odd));
+            _mm512_storeu_si512(at.cast(), join(even, odd));
+            _mm512_storeu_si512(at.add(blocks * BLOCK_BYTES).cast(), join(even_rest, odd_rest));
+        }
+    }
+}
+
+/// The upper halves of the numbers of both, one from each in turns.
+///
+/// # Safety
+/// The machine has the instructions of [`Matrices`].
+#[inline(always)]
+unsafe fn join(even: __m512, odd: __m512) -> __m512i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let even = _mm512_srli_epi32::<16>(_mm512_castps_si512(even));
+        _mm512_mask_blend_epi16(0xaaaa_aaaa, even, _mm512_castps_si512(odd))
     }
 }
 

@@ -92,6 +92,9 @@ pub(super) trait Kernel {
 
 /// Stored numbers that vectors are loaded from.
 pub(super) trait Element: Rows {
+    /// Whether bf16 holds every number.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    const IN_BF16: bool;
     /// One part of a vector of elements.
     ///
     /// # Safety
@@ -107,6 +110,7 @@ pub(super) trait Stored: Format<Key: Element, Value: Element> {}
 impl<F: Format<Key: Element, Value: Element>> Stored for F {}
 
 impl Element for f32 {
+    const IN_BF16: bool = false;
     #[inline(always)]
     unsafe fn load<S: Simd>(at: *const Self, _: usize) -> S::V {
         // SAFETY: the caller's promise.
@@ -118,6 +122,7 @@ impl Element for f32 {
 }
 
 impl Element for f16 {
+    const IN_BF16: bool = false;
     #[inline(always)]
     unsafe fn load<S: Simd>(at: *const Self, _: usize) -> S::V {
         // SAFETY: the caller's promise.
@@ -129,6 +134,7 @@ impl Element for f16 {
 }
 
 impl Element for bf16 {
+    const IN_BF16: bool = true;
     #[inline(always)]
     unsafe fn load<S: Simd>(at: *const Self, _: usize) -> S::V {
         // SAFETY: the caller's promise.
@@ -140,6 +146,7 @@ impl Element for bf16 {
 }
 
 impl Element for i8 {
+    const IN_BF16: bool = true;
     #[inline(always)]
     unsafe fn load<S: Simd>(at: *const Self, _: usize) -> S::V {
         // SAFETY: the caller's promise.
@@ -151,6 +158,7 @@ impl Element for i8 {
 }
 
 impl Element for Nibbles {
+    const IN_BF16: bool = true;
     #[inline(always)]
     unsafe fn load<S: Simd>(at: *const Self, part: usize) -> S::V {
         // SAFETY: the caller's promise.
