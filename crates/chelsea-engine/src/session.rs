@@ -38,7 +38,8 @@ pub struct SessionOptions {
     /// Last entries of every head that are never merged.
     pub window: usize,
     /// Entries of each head that reading a prompt may hold beyond the budget. Most of them are the latest
-    /// text, not clustered yet; an eighth of so many tokens pass through the model at once.
+    /// text, not clustered yet; an eighth of so many tokens pass through the model at once, and a quarter where
+    /// nothing has to be clustered for them.
     pub block: usize,
     /// Longest sequence, prompt and answer together; the trained context when none is given.
     pub context: Option<usize>,
@@ -176,14 +177,12 @@ impl Session {
         }
         let start = Instant::now();
         let mut stats = ReadStats::default();
-        let step = self.step_tokens();
         self.cache.expect_tokens(needed, self.recent_tokens());
-        for block in tokens.chunks(step) {
-            if self.cancelled() {
-                break;
-            }
-            let last = stats.tokens + block.len() == tokens.len();
-            self.forward(block, if last { Wanted::Last } else { Wanted::None })?;
+        let mut rest = tokens;
+        while !rest.is_empty() && !self.cancelled() {
+            let (block, after) = rest.split_at(self.next_step(rest.len()));
+            rest = after;
+            self.forward(block, if rest.is_empty() { Wanted::Last } else { Wanted::None })?;
             if self.compression == Compression::Online {
                 stats.clustering += self.compact();
             }
@@ -254,9 +253,17 @@ impl Session {
         Ok(())
     }
 
-    /// Tokens of a prompt that pass through the model at once.
+    /// Tokens of a prompt that pass through the model at once while it is compressed.
     fn step_tokens(&self) -> usize {
         self.block.div_ceil(8)
+    }
+
+    /// Tokens that pass through the model next, of `left`: twice as many where none of them is one too many, so that
+    /// weights are opened half as often.
+    fn next_step(&self, left: usize) -> usize {
+        let (step, twice) = (self.step_tokens().min(left), (2 * self.step_tokens()).min(left));
+        let free = self.compression == Compression::OneShot || self.cache.room() >= twice;
+        if free { twice } else { step }
     }
 
     /// Latest tokens of a prompt that are left alone while the rest of it is still to be read. They, the

@@ -251,9 +251,12 @@ proptest! {
         for &n in &blocks {
             let tail: Vec<_> = cache.heads().iter().map(|head| entries(head).split_off(head.len().saturating_sub(WINDOW - 1))).collect();
             let sinks: Vec<_> = cache.heads().iter().map(|head| entries(head).into_iter().take(SINKS).collect::<Vec<_>>()).collect();
+            let fits = n <= cache.room();
             feed(&mut cache, &mut noise, n);
             let arrived: Vec<_> = cache.heads().iter().map(entries).collect();
             let report = cache.compact();
+            let more_to_come = expect && cache.tokens() < blocks.iter().sum();
+            prop_assert!(!(fits && report.compacted && (more_to_come || recent == 0)), "{n} tokens had room");
             prop_assert_eq!(report.after, cache.entries());
             let length = cache.tokens().max(if expect { blocks.iter().sum() } else { 0 });
             let allowed = match budget {

@@ -1,12 +1,12 @@
 //! Products of every type on the matrices of small models: `cargo bench -p chelsea-linear`.
 //!
-//! Prints, for one and for all threads: prefill (128 tokens, a step of reading) in billions of operations a second, of
+//! Prints, for one and for all threads: prefill (128 tokens, or those given) in billions of operations a second, of
 //! which a product has `2 m rows cols`, and decode (one token) in GB/s of the bytes held; for one
 //! thread products in f32 of 64 tokens; bits a weight and the time to pack. Decode walks over enough
 //! copies of a matrix that none stays in the caches. Best of several runs; the time to round the
 //! activations is part of the products, and shown by itself first.
-//! Words on the command line pick types by name, `short` two of the shapes:
-//! `cargo bench -p chelsea-linear -- Q4_K short`.
+//! Words on the command line pick types by name, `short` two of the shapes, and a number is the tokens of prefill:
+//! `cargo bench -p chelsea-linear -- Q4_K short 256`.
 
 use chelsea_linear::{Activations, GgmlType, Linear, Products, forward_many};
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ const SHAPES: [(usize, usize); 9] = [
     (8960, 1536),
     (1536, 8960),
 ];
-/// Tokens of a step of reading.
+/// Tokens of prefill where none are given.
 const PREFILL: usize = 128;
 /// Bytes that decode walks over: more than the last cache.
 const COLD: usize = 96 << 20;
@@ -72,6 +72,9 @@ fn activations(m: usize, cols: usize) -> Vec<f32> {
 fn main() {
     let mut filter: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
     let short = filter.iter().position(|f| f == "short").map(|i| filter.remove(i)).is_some();
+    let tokens = filter.iter().position(|f| f.parse::<usize>().is_ok()).map(|i| filter.remove(i));
+    // Products in f32 are measured on the first 64.
+    let tokens = tokens.and_then(|f| f.parse().ok()).unwrap_or(PREFILL).max(64);
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
     println!("{}, {threads} threads", chelsea_linear::instructions());
     let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread pool");
@@ -80,7 +83,7 @@ fn main() {
     let time = one.install(|| best(5, || workspace.set(&x, 64, 1536)));
     println!("activations rounded: {:.1} GB/s of f32, 1 thread", (x.len() * 4) as f64 / time / 1e9);
     println!(
-        "type  rows x cols      bits   pack GB/s | prefill 128, GOP/s: 1, {threads} threads | decode, GB/s: 1, {threads} threads | f32 64, GFLOP/s"
+        "type  rows x cols      bits   pack GB/s | prefill {tokens}, GOP/s: 1, {threads} threads | decode, GB/s: 1, {threads} threads | f32 64, GFLOP/s"
     );
     for ty in GgmlType::ALL {
         if !filter.is_empty() && !filter.iter().any(|f| f.eq_ignore_ascii_case(ty.name())) {
@@ -88,30 +91,30 @@ fn main() {
         }
         for (rows, cols) in SHAPES {
             if cols % ty.block_len() == 0 && !(short && (rows, cols) != (8960, 1536) && (rows, cols) != (896, 4864)) {
-                measure(ty, rows, cols, threads);
+                measure(ty, rows, cols, tokens, threads);
             }
         }
     }
 }
 
-fn measure(ty: GgmlType, rows: usize, cols: usize, threads: usize) {
+fn measure(ty: GgmlType, rows: usize, cols: usize, tokens: usize, threads: usize) {
     let data = random_bytes(ty.bytes_for(rows, cols).expect("whole blocks"));
     let pools = [1, threads].map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().expect("a thread pool"));
     let make = || Linear::new(ty, &data, rows, cols, Products::Fast, None).expect("a valid matrix");
     let linear = make();
     let copies: Vec<Linear> = (0..COLD.div_ceil(linear.bytes())).map(|_| pools[1].install(make)).collect();
     let pack = pools[1].install(|| best(3, || drop(make())));
-    let x = activations(PREFILL, cols);
-    let mut y = vec![0.0; PREFILL * rows];
+    let x = activations(tokens, cols);
+    let mut y = vec![0.0; tokens * rows];
     let mut workspace = Activations::new();
     let mut prefill = [0.0; 2];
     let mut decode = [0.0; 2];
     for (i, pool) in pools.iter().enumerate() {
         pool.install(|| {
             let run =
-                |workspace: &mut Activations, y: &mut [f32]| forward_many(&mut [(&linear, y)], &x, PREFILL, workspace);
+                |workspace: &mut Activations, y: &mut [f32]| forward_many(&mut [(&linear, y)], &x, tokens, workspace);
             let time = best(7, || run(&mut workspace, &mut y));
-            prefill[i] = 2.0 * (PREFILL * rows * cols) as f64 / time / 1e9;
+            prefill[i] = 2.0 * (tokens * rows * cols) as f64 / time / 1e9;
             let time = best_walk(&copies, |linear| linear.forward(&x[..cols], 1, &mut y[..rows]));
             decode[i] = (copies.len() * linear.bytes()) as f64 / time / 1e9;
         });

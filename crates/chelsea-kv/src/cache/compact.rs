@@ -48,13 +48,19 @@ impl SequenceCache {
     /// Whether [`SequenceCache::compact`] would do anything now.
     pub fn compaction_is_due(&self) -> bool {
         let piled_up = self.tokens() - self.compacted_at;
-        let (entries, ceiling) = (self.entries(), self.config.budget.ceiling(&self.config.limits(), self.length()));
+        let (entries, ceiling) = (self.entries(), self.ceiling());
         let block = self.config.decode_block;
         // Whoever must read the text twice compresses when told to, and never on its own.
         self.config.policy.needs().repetition.is_none()
             && self.block() == 0
             && entries > ceiling
             && (piled_up >= block || entries > ceiling + block * self.heads.len())
+    }
+
+    /// Tokens that may come before a compaction can be due, but for the one after the last token of a text that was
+    /// told of with [`SequenceCache::expect_tokens`].
+    pub fn room(&self) -> usize {
+        self.ceiling().saturating_sub(self.entries()) / self.heads.len()
     }
 
     /// Whether there are no more entries than the budget allows for the text so far.
@@ -83,6 +89,11 @@ impl SequenceCache {
     /// Entries over all heads that `budget` allows for the text so far.
     fn allowed(&self, budget: Budget) -> usize {
         budget.allowed(&self.config.limits(), self.length())
+    }
+
+    /// Entries over all heads up to which nothing has to be given up.
+    fn ceiling(&self) -> usize {
+        self.config.budget.ceiling(&self.config.limits(), self.length())
     }
 
     fn length(&self) -> Length {

@@ -55,7 +55,8 @@ pub struct CacheArgs {
     /// Last entries of every head that are never merged.
     #[arg(long, default_value_t = 64)]
     pub window: usize,
-    /// Entries of each head that reading may hold beyond the budget; an eighth of so many tokens is read at once.
+    /// Entries of each head that reading may hold beyond the budget; an eighth of so many tokens is read at
+    /// once, a quarter where nothing has to be clustered for them.
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub block: u32,
     /// Longest sequence, prompt and answer together [default: the trained context].
