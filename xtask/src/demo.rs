@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
 use crate::process::{cargo, root, shown, succeeds, target_dir};
+use crate::peers::median;
 use crate::{fetch, table};
 
 /// What `demo` is given.
@@ -180,8 +181,7 @@ fn is_right(fact: &Fact, answer: &Answer) -> bool {
 
 fn row(name: &str, report: &Report, full: u64) -> Vec<String> {
     let right = FACTS.iter().zip(&report.answers).filter(|(fact, answer)| is_right(fact, answer)).count();
-    let mut speeds: Vec<f64> = report.answers.iter().map(|a| a.decode_tokens_per_s).collect();
-    speeds.sort_by(f64::total_cmp);
+    let speeds: Vec<f64> = report.answers.iter().map(|a| a.decode_tokens_per_s).collect();
     vec![
         name.to_owned(),
         format!("{right}/{}", FACTS.len()),
@@ -189,7 +189,7 @@ fn row(name: &str, report: &Report, full: u64) -> Vec<String> {
         format!("{:.0}%", 100.0 * report.kv_bytes as f64 / full as f64),
         table::bytes(report.kv_bytes_peak),
         format!("{:.0}", report.prefill_tokens as f64 / report.prefill_s.max(1e-9)),
-        format!("{:.1}", speeds[speeds.len() / 2]),
+        format!("{:.1}", median(&speeds)),
     ]
 }
 

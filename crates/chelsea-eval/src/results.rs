@@ -4,9 +4,8 @@
 //! starts again is not measured again. A last line without an end, left by a kill in the middle of a write, is cut
 //! off; any other line that cannot be read is an error, for it would be lost silently.
 
-use crate::setting::{Mode, Setting};
+use crate::setting::{Mode, Of, Setting};
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -90,6 +89,7 @@ pub struct Key {
     sample: String,
     spec: String,
     keep: u32,
+    of: Of,
     mode: Mode,
     seed: u64,
     setup: String,
@@ -107,6 +107,7 @@ impl Record {
             sample: self.sample.clone(),
             spec: self.spec.clone(),
             keep: self.setting.keep.to_bits(),
+            of: self.setting.of,
             mode: self.setting.mode,
             seed: self.seed,
             setup: self.setup.clone(),
@@ -181,6 +182,9 @@ pub fn parse_line(line: &[u8]) -> Result<Record, String> {
     Ok(record)
 }
 
+/// How every line begins.
+const BEGINNING: &[u8] = b"{\"v\":";
+
 /// The results of a file's bytes, and how many bytes at its end are a line cut short.
 fn parse(bytes: &[u8], file: &Path) -> Result<(Vec<Record>, usize), ResultsError> {
     let end = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
@@ -192,7 +196,14 @@ fn parse(bytes: &[u8], file: &Path) -> Result<(Vec<Record>, usize), ResultsError
         let at = |problem| ResultsError::Line { file: file.to_owned(), line: number + 1, problem };
         records.push(parse_line(line).map_err(at)?);
     }
-    Ok((records, bytes.len() - end))
+    let torn = &bytes[end..];
+    // Whatever else stands there is somebody's and must not be cut off.
+    if !torn.starts_with(BEGINNING) && !BEGINNING.starts_with(torn) {
+        let line = bytes[..end].iter().filter(|&&b| b == b'\n').count() + 1;
+        let problem = "it has no end, and does not begin as results do".into();
+        return Err(ResultsError::Line { file: file.to_owned(), line, problem });
+    }
+    Ok((records, torn.len()))
 }
 
 /// Reads a file of results without changing it; says whether its last line was cut short.
@@ -216,7 +227,6 @@ pub struct ResultsFile {
     pub earlier: Vec<Record>,
     /// Whether a line cut short was dropped.
     pub torn: bool,
-    keys: HashSet<Key>,
 }
 
 impl ResultsFile {
@@ -235,22 +245,14 @@ impl ResultsFile {
         let (earlier, torn) = parse(&bytes, path)?;
         file.set_len((bytes.len() - torn) as u64).map_err(failed("cut", path))?;
         file.seek(SeekFrom::End(0)).map_err(failed("open", path))?;
-        let keys = earlier.iter().map(Record::key).collect();
-        Ok(ResultsFile { path: path.to_owned(), file, earlier, torn: torn > 0, keys })
-    }
-
-    /// Whether this was measured already.
-    pub fn holds(&self, key: &Key) -> bool {
-        self.keys.contains(key)
+        Ok(ResultsFile { path: path.to_owned(), file, earlier, torn: torn > 0 })
     }
 
     /// Adds a result.
     pub fn push(&mut self, record: &Record) -> Result<(), ResultsError> {
         let mut line = serde_json::to_vec(record).map_err(ResultsError::Json)?;
         line.push(b'\n');
-        self.file.write_all(&line).and_then(|()| self.file.flush()).map_err(failed("write", &self.path))?;
-        self.keys.insert(record.key());
-        Ok(())
+        self.file.write_all(&line).and_then(|()| self.file.flush()).map_err(failed("write", &self.path))
     }
 }
 
@@ -291,7 +293,7 @@ pub(crate) mod tests {
     }
 
     fn setting(keep: f32) -> Setting {
-        Setting { policy: "chelsea".into(), keep, mode: Mode::OneShot }
+        Setting { policy: "chelsea".into(), keep, of: Of::Entries, mode: Mode::OneShot }
     }
 
     #[test]
@@ -301,12 +303,11 @@ pub(crate) mod tests {
         let (a, b) = (record("t", "1", setting(0.2), 1.0), record("t", "1", setting(0.25), 0.5));
         let mut file = ResultsFile::open(&path).unwrap();
         file.push(&a).unwrap();
-        assert!(file.holds(&a.key()) && !file.holds(&b.key()));
         assert!(matches!(ResultsFile::open(&path), Err(ResultsError::Busy(_))), "one run at a time");
         drop(file);
         let mut file = ResultsFile::open(&path).unwrap();
         assert_eq!(file.earlier, std::slice::from_ref(&a));
-        assert!(file.holds(&a.key()) && !file.torn);
+        assert!(!file.torn);
         file.push(&b).unwrap();
         assert_eq!(load(&path).unwrap(), (vec![a, b], false));
     }
@@ -321,7 +322,7 @@ pub(crate) mod tests {
             std::fs::write(&path, format!("{}{}", line(&a), &line(&b)[..cut])).unwrap();
             assert_eq!(load(&path).unwrap(), (vec![a.clone()], true));
             let mut file = ResultsFile::open(&path).unwrap();
-            assert!(file.torn && !file.holds(&b.key()));
+            assert!(file.torn && file.earlier == [a.clone()]);
             file.push(&b).unwrap();
             drop(file);
             assert_eq!(load(&path).unwrap(), (vec![a.clone(), b.clone()], false));
@@ -343,6 +344,20 @@ pub(crate) mod tests {
             let error = load(&path).unwrap_err().to_string();
             assert!(error.contains("r.jsonl:2") && error.contains(word), "{error}");
             assert!(ResultsFile::open(&path).is_err());
+        }
+    }
+
+    #[test]
+    fn a_file_of_something_else_is_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("r.jsonl");
+        let line = serde_json::to_string(&record("t", "1", setting(0.2), 1.0)).unwrap();
+        for (foreign, at) in [("a note".to_string(), ":1"), ("{\"a\":1}".into(), ":1"), (format!("{line}\nrest"), ":2")]
+        {
+            std::fs::write(&path, &foreign).unwrap();
+            let error = ResultsFile::open(&path).unwrap_err().to_string();
+            assert!(error.contains(at) && error.contains("no end"), "{error}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), foreign);
         }
     }
 

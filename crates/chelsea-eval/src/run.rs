@@ -1,7 +1,7 @@
 //! Runs samples under many settings with as few readings as possible.
 //!
-//! One reading of a document serves every setting that compresses after it: the full cache is forked, compressed and
-//! asked. Settings that compress while reading need a reading each. Statistics that policies need are gathered in
+//! One reading of a document serves every setting that compresses after it and stores entries alike: the full cache is
+//! forked, compressed and asked. Settings that compress while reading need a reading each. Statistics that policies need are gathered in
 //! that one reading for all of them together. Questions of several settings are answered side by side.
 
 use crate::error::EvalError;
@@ -9,9 +9,9 @@ use crate::probe::{self, Prepared, Said, Standing};
 use crate::results::Record;
 use crate::sample::{Document, Judge, Probe, Sample};
 use crate::setting::Setting;
-use chelsea_engine::{Compression, EngineError, Layout, Session, SessionOptions};
-use chelsea_kv::Budget;
+use chelsea_engine::{Compression, EngineError, Layout, Session, SessionOptions, dtype_for};
 use chelsea_kv::policy::{Needs, Policy};
+use chelsea_kv::{Budget, Dtype};
 use chelsea_model::Model;
 use chelsea_model::tokenizer::Tokenizer;
 use rayon::ThreadPool;
@@ -19,8 +19,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-/// Questions that are answered side by side, if a sample and its settings have so many: enough to share each pass over
-/// the weights, few enough that their caches fit beside each other.
+/// Questions that are answered side by side at most, if a sample and its settings have so many: enough to share each
+/// pass over the weights, few enough that their caches fit beside each other.
 const TOGETHER: usize = 16;
 
 /// What is evaluated.
@@ -69,8 +69,8 @@ impl Subject<'_> {
     /// A record of `sample` under `setting` with nothing measured yet: its key says whether it was.
     pub fn record(&self, sample: &Sample, setting: &Setting) -> Result<Record, EvalError> {
         let o = &self.options;
-        let dtype = o.dtype.unwrap_or(self.model.kv_dtype());
-        let mut setup = format!("sinks={},window={},block={},{}", o.sinks, o.window, o.block, dtype.name());
+        let stored = self.stored(setting).name();
+        let mut setup = format!("sinks={},window={},block={},{stored}", o.sinks, o.window, o.block);
         if setting.mode.online() {
             setup += &format!(",{:?}", o.schedule);
         }
@@ -100,6 +100,16 @@ impl Subject<'_> {
         })
     }
 
+    /// How a full cache is stored.
+    fn own(&self) -> Dtype {
+        self.options.dtype.unwrap_or(self.model.kv_dtype())
+    }
+
+    /// How entries are stored under a setting.
+    fn stored(&self, setting: &Setting) -> Dtype {
+        self.options.dtype.unwrap_or(dtype_for(setting.budget(), self.model.kv_dtype()))
+    }
+
     /// Runs a sample under every setting; `done` gets each result as it comes.
     pub fn run(
         &self,
@@ -108,16 +118,48 @@ impl Subject<'_> {
         done: &mut dyn FnMut(Record) -> Result<(), EvalError>,
     ) -> Result<(), EvalError> {
         let tokens = self.prepare(sample, settings)?;
-        let after = settings.iter().any(|s| !s.mode.online());
-        let reference = sample.probes.iter().any(|p| matches!(p, Probe::Continue(c) if c.judge == Judge::Full));
-        let mut full = if after || reference { Some(self.read_full(&tokens.document, settings)?) } else { None };
-        let references = match &full {
-            Some(full) if reference => probe::references(full, &tokens.probes)?,
-            _ => vec![None; tokens.probes.len()],
-        };
+        let compared = sample.probes.iter().any(|p| matches!(p, Probe::Continue(c) if c.judge == Judge::Full));
+        let mut references = vec![None; tokens.probes.len()];
+        // What a full cache says comes from one that is stored as full caches are, and so comes first.
+        let mut types = if compared { vec![self.own()] } else { Vec::new() };
+        for stored in settings.iter().map(|s| self.stored(s)) {
+            if !types.contains(&stored) {
+                types.push(stored);
+            }
+        }
+        for stored in types {
+            let alike: Vec<&Setting> = settings.iter().filter(|s| self.stored(s) == stored).collect();
+            let judge = compared && stored == self.own();
+            let full = if judge || alike.iter().any(|s| !s.mode.online()) {
+                Some(self.read_full(&tokens.document, &alike, stored)?)
+            } else {
+                None
+            };
+            if let Some(full) = full.as_ref().filter(|_| judge) {
+                references = probe::references(full, &tokens.probes)?;
+            }
+            self.run_alike(sample, &tokens, &alike, full, &references, done)?;
+        }
+        Ok(())
+    }
+
+    /// Runs settings that store entries alike, over one full cache.
+    fn run_alike(
+        &self,
+        sample: &Sample,
+        tokens: &Tokens<'_>,
+        settings: &[&Setting],
+        mut full: Option<Session>,
+        references: &[Option<probe::Reference>],
+        done: &mut dyn FnMut(Record) -> Result<(), EvalError>,
+    ) -> Result<(), EvalError> {
         let mut repeated = None;
         let mut waiting: Vec<Waiting<'_>> = Vec::new();
-        for setting in settings {
+        for &setting in settings {
+            let there = waiting.iter().map(|w| w.standing.len()).sum::<usize>();
+            if there > 0 && there + tokens.probes.len() > TOGETHER {
+                self.ask(std::mem::take(&mut waiting), done)?;
+            }
             let start = Instant::now();
             // Some policies read twice. What that finds out serves all settings that read in the same chunks.
             let chunk = repetition(setting)?;
@@ -131,15 +173,12 @@ impl Subject<'_> {
             record.tokens = tokens.document.len();
             let mut next = Waiting { record, standing: Vec::new() };
             if setting.mode.turns() {
-                self.in_turns(&tokens, &mut next.record, setting, full.as_ref(), &references)?;
+                self.in_turns(tokens, &mut next.record, setting, full.as_ref(), references)?;
             } else {
-                next.standing = self.before_asking(&tokens, &mut next.record, setting, full.as_ref(), &references)?;
+                next.standing = self.before_asking(tokens, &mut next.record, setting, full.as_ref(), references)?;
             }
             next.record.seconds = start.elapsed().as_secs_f64();
             waiting.push(next);
-            if waiting.iter().map(|w| w.standing.len()).sum::<usize>() >= TOGETHER {
-                self.ask(std::mem::take(&mut waiting), done)?;
-            }
         }
         self.ask(waiting, done)
     }
@@ -205,12 +244,12 @@ impl Subject<'_> {
     }
 
     /// The document in a cache that keeps everything, with the statistics that any of the policies needs.
-    fn read_full(&self, document: &[u32], settings: &[Setting]) -> Result<Session, EvalError> {
+    fn read_full(&self, document: &[u32], settings: &[&Setting], stored: Dtype) -> Result<Session, EvalError> {
         let mut needs = Needs::default();
         for setting in settings.iter().filter(|s| !s.mode.online() && s.keep < 1.0) {
             needs = needs.and(policy(setting)?.needs());
         }
-        let mut session = self.session("full", 1.0, Compression::OneShot)?;
+        let mut session = self.session("full", Budget::Keep(1.0), Compression::OneShot, stored)?;
         session.cache_mut().gather(needs);
         self.read(&mut session, document)?;
         Ok(session)
@@ -222,15 +261,21 @@ impl Subject<'_> {
     }
 
     /// An empty sequence.
-    fn session(&self, policy: &str, keep: f32, compression: Compression) -> Result<Session, EvalError> {
-        let options =
-            SessionOptions { policy: policy.into(), budget: Budget::Keep(keep), compression, ..self.options.clone() };
+    fn session(
+        &self,
+        policy: &str,
+        budget: Budget,
+        compression: Compression,
+        stored: Dtype,
+    ) -> Result<Session, EvalError> {
+        let dtype = Some(stored);
+        let options = SessionOptions { policy: policy.into(), budget, compression, dtype, ..self.options.clone() };
         Ok(Session::new(self.model.clone(), self.pool.clone(), self.cancel.clone(), &options)?)
     }
 
     /// An empty sequence that compresses while it reads.
     fn online(&self, setting: &Setting) -> Result<Session, EvalError> {
-        self.session(&setting.policy, setting.keep, Compression::Online)
+        self.session(&setting.policy, setting.budget(), Compression::Online, self.stored(setting))
     }
 
     /// Brings a full cache down to what the setting allows. What only other policies want to know is dropped.
@@ -238,7 +283,7 @@ impl Subject<'_> {
         if session.cancelled() {
             return Err(EvalError::Cancelled);
         }
-        session.reconfigure(&setting.policy, Budget::Keep(setting.keep))?;
+        session.reconfigure(&setting.policy, setting.budget())?;
         if setting.keep < 1.0 {
             session.compress_with(&self.layout.repetition()?)?;
             // Once means once. What the policy gathered to choose by goes too: bytes are those of what it kept.
@@ -276,7 +321,8 @@ impl Subject<'_> {
     }
 
     /// A session for each question, at the point where its answer begins: the question follows compression, or is
-    /// read before it, and then each needs a compression of its own.
+    /// read before it, and then each needs a compression of its own. Of more than may wait together the first are
+    /// answered at once.
     fn before_asking<'a>(
         &self,
         tokens: &'a Tokens<'_>,
@@ -287,9 +333,14 @@ impl Subject<'_> {
     ) -> Result<Vec<Standing<'a>>, EvalError> {
         let once =
             if setting.mode.aware() { None } else { Some(self.compressed(&tokens.document, &[], setting, full)?) };
-        let mut standing = Vec::with_capacity(tokens.probes.len());
+        let mut standing = Vec::with_capacity(tokens.probes.len().min(TOGETHER));
         let (mut bytes, mut full_bytes) = (0, 0);
         for (prepared, reference) in tokens.probes.iter().zip(references) {
+            if standing.len() == TOGETHER {
+                let answers = probe::measure(&mut standing, self.tokenizer, false)?;
+                record.asked.extend(answers.into_iter().map(|(asked, _)| asked));
+                standing.clear();
+            }
             let session = match &once {
                 Some(once) => once.fork(),
                 None => self.compressed(&tokens.document, prepared.cue(), setting, full)?,
@@ -302,7 +353,7 @@ impl Subject<'_> {
                 self.read(&mut standing[last].session, prepared.cue())?;
             }
         }
-        let n = standing.len().max(1);
+        let n = tokens.probes.len().max(1);
         (record.kv_bytes, record.kv_bytes_full) = (bytes / n, full_bytes / n);
         Ok(standing)
     }

@@ -1,5 +1,6 @@
 //! One way to keep the cache, and when it is compressed and asked.
 
+use chelsea_kv::Budget;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -76,13 +77,34 @@ impl FromStr for Mode {
     }
 }
 
+/// What a share that is kept is one of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Of {
+    /// The entries of the full cache, in whatever type they are stored.
+    #[default]
+    Entries,
+    /// The bytes that keys and values take in 16 bits, in the type that makes the most of them: what `--kv-budget 25%`
+    /// is elsewhere.
+    Bytes,
+}
+
+impl Of {
+    fn is_entries(&self) -> bool {
+        *self == Of::Entries
+    }
+}
+
 /// One way to keep the cache.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 pub struct Setting {
     /// A policy of the registry, as it was asked for.
     pub policy: String,
-    /// Share of the entries kept; 1 is the full cache.
+    /// Share that is kept; 1 is the full cache.
     pub keep: f32,
+    /// What it is a share of. Results from before there was a choice do not say.
+    #[serde(default, skip_serializing_if = "Of::is_entries")]
+    pub of: Of,
     /// When the cache is compressed and asked.
     pub mode: Mode,
 }
@@ -90,12 +112,21 @@ pub struct Setting {
 impl Setting {
     /// The full cache.
     pub fn full(mode: Mode) -> Self {
-        Setting { policy: "full".into(), keep: 1.0, mode: mode.without_online() }
+        Setting { policy: "full".into(), keep: 1.0, of: Of::Entries, mode: mode.without_online() }
     }
 
-    /// Every policy at every keep ratio in every mode. What keeps everything is the full cache, whatever the policy:
+    /// The budget.
+    pub fn budget(&self) -> Budget {
+        match self.of {
+            _ if self.keep >= 1.0 => Budget::Keep(1.0),
+            Of::Entries => Budget::Keep(self.keep),
+            Of::Bytes => Budget::Share(self.keep),
+        }
+    }
+
+    /// Every policy at every share in every mode. What keeps everything is the full cache, whatever the policy:
     /// it comes once a way of asking, and online or not makes no difference to it.
-    pub fn all(policies: &[String], keeps: &[f32], modes: &[Mode]) -> Vec<Setting> {
+    pub fn all(policies: &[String], shares: &[(Of, f32)], modes: &[Mode]) -> Vec<Setting> {
         let mut settings: Vec<Setting> = Vec::new();
         let mut seen: Vec<Setting> = Vec::new();
         let mut push = |setting: Setting| {
@@ -107,11 +138,11 @@ impl Setting {
                 settings.push(setting);
             }
         };
-        for &keep in keeps {
+        for &(of, keep) in shares {
             for policy in policies {
                 for &mode in modes {
                     let full = keep >= 1.0 || chelsea_kv::policy(policy).is_ok_and(|p| p.keeps_everything());
-                    push(if full { Setting::full(mode) } else { Setting { policy: policy.clone(), keep, mode } });
+                    push(if full { Setting::full(mode) } else { Setting { policy: policy.clone(), keep, of, mode } });
                 }
             }
         }
@@ -136,16 +167,29 @@ mod tests {
     fn a_policy_comes_once_by_whatever_names_it_is_asked_for() {
         let default = chelsea_kv::policy("chelsea").unwrap().spec();
         let policies = ["chelsea".to_string(), default, "chelsea:lam=0".to_string()];
-        let settings = Setting::all(&policies, &[0.25], &[Mode::OneShot]);
+        let settings = Setting::all(&policies, &[(Of::Entries, 0.25)], &[Mode::OneShot]);
         assert_eq!(settings.iter().map(|s| s.policy.as_str()).collect::<Vec<_>>(), ["chelsea", "chelsea:lam=0"]);
     }
 
     #[test]
     fn the_full_cache_comes_once_a_way_of_asking() {
         let policies = ["chelsea".to_string(), "streaming".to_string(), "full".to_string()];
-        let settings = Setting::all(&policies, &[1.0, 0.25], &[Mode::OneShot, Mode::Online, Mode::Aware]);
+        let shares = [(Of::Entries, 1.0), (Of::Bytes, 1.0), (Of::Bytes, 0.25)];
+        let settings = Setting::all(&policies, &shares, &[Mode::OneShot, Mode::Online, Mode::Aware]);
         let full: Vec<_> = settings.iter().filter(|s| s.policy == "full").map(|s| s.mode).collect();
         assert_eq!(full, [Mode::OneShot, Mode::Aware]);
         assert_eq!(settings.len(), 2 + 2 * 3);
+    }
+
+    #[test]
+    fn a_share_is_of_entries_unless_it_says_otherwise() {
+        let old = r#"{"policy":"chelsea","keep":0.25,"mode":"one-shot"}"#;
+        let entries: Setting = serde_json::from_str(old).unwrap();
+        assert_eq!((entries.of, entries.budget()), (Of::Entries, Budget::Keep(0.25)));
+        assert_eq!(serde_json::to_string(&entries).unwrap(), old);
+        let bytes = Setting { of: Of::Bytes, ..entries };
+        assert_eq!(bytes.budget(), Budget::Share(0.25));
+        let line = serde_json::to_string(&bytes).unwrap();
+        assert_eq!(serde_json::from_str::<Setting>(&line).unwrap(), bytes);
     }
 }

@@ -14,6 +14,7 @@ mod table;
 use crate::fetch;
 use crate::process::{cargo, root, succeeds, target_dir};
 use anyhow::{Context as _, Result, ensure};
+pub(crate) use measure::median;
 use measure::{Comparison, Plan};
 use std::path::{Path, PathBuf};
 use std::process::Command;

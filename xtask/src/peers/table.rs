@@ -106,7 +106,7 @@ pub fn markdown(comparisons: &[Comparison]) -> String {
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
     let mut out = String::new();
     for c in comparisons {
-        out += &format!("#### {}\n\n{}\n\n", c.model, caption(c));
+        out += &format!("{HEADING}{}\n\n{}\n\n", c.model, caption(c));
         out += &line(&HEADER.map(String::from));
         out += &line(&["---", "---:", "---:", "---:", "---", "---:", "---:", "---"].map(String::from));
         rows(c).iter().for_each(|row| out += &line(&cells(row)));
@@ -145,11 +145,28 @@ pub fn chart(c: &Comparison) -> Result<String> {
     Ok(chart.to_svg()?)
 }
 
-/// The page with everything between the markers replaced.
+/// The page with the sections of these models between the markers replaced, or added; those of others stay.
 pub fn between_markers(page: &str, section: &str) -> Result<String> {
     let (before, rest) = page.split_once(BEGIN).with_context(|| format!("docs/performance.md has no `{BEGIN}`"))?;
-    let (_, after) = rest.split_once(END).with_context(|| format!("docs/performance.md has no `{END}` after it"))?;
-    Ok(format!("{before}{BEGIN}\n\n{section}\n{END}{after}"))
+    let (old, after) = rest.split_once(END).with_context(|| format!("docs/performance.md has no `{END}` after it"))?;
+    let mut models = by_model(old);
+    for (model, text) in by_model(section) {
+        match models.iter_mut().find(|(known, _)| *known == model) {
+            Some(place) => place.1 = text,
+            None => models.push((model, text)),
+        }
+    }
+    let all: Vec<String> = models.iter().map(|(model, text)| format!("{HEADING}{model}\n\n{text}\n")).collect();
+    Ok(format!("{before}{BEGIN}\n\n{}\n{END}{after}", all.join("\n")))
+}
+
+/// What a model's section begins with.
+const HEADING: &str = "#### ";
+
+/// Models with what stands below their headings.
+fn by_model(text: &str) -> Vec<(&str, &str)> {
+    let sections = text.split(HEADING).skip(1);
+    sections.filter_map(|section| section.split_once('\n')).map(|(model, text)| (model.trim(), text.trim())).collect()
 }
 
 #[cfg(test)]
@@ -205,7 +222,11 @@ mod tests {
         let new = between_markers(&page, &markdown(&[comparison()])).expect("marked");
         assert!(new.starts_with("# A\n\n") && new.ends_with("\n\ntail\n") && !new.contains("old"));
         assert!(new.contains("| prefill of 512 |"));
-        assert_eq!(between_markers(&new, "again\n").expect("still marked").matches("again").count(), 1);
+        let other = between_markers(&new, "#### other\n\nits table\n").expect("still marked");
+        assert!(other.contains("| prefill of 512 |") && other.contains("#### other\n\nits table\n"), "{other}");
+        let again = between_markers(&other, "#### m/x\n\nanew\n").expect("still marked");
+        assert!(again.contains("anew") && again.contains("its table") && !again.contains("| prefill"), "{again}");
+        assert_eq!(between_markers(&again, "#### m/x\n\nanew\n").expect("still marked"), again);
         assert!(between_markers("no markers", "x").is_err());
     }
 

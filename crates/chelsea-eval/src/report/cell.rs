@@ -2,7 +2,7 @@
 
 use super::stats::Interval;
 use crate::results::{Asked, Record};
-use crate::setting::{Mode, Setting};
+use crate::setting::{Mode, Of, Setting};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Results of one setting.
@@ -12,7 +12,8 @@ pub(super) struct Cell<'a> {
     pub spec: &'a str,
     /// Whether old centroids were matched again, where results differ in it.
     pub schedule: Option<&'static str>,
-    /// The type that keys and values were stored in, where that is another than the section's.
+    /// The type that keys and values were stored in, where that is another than the section's and not what the budget
+    /// makes it.
     pub other: Option<&'a str>,
     /// What the series is called.
     pub series: String,
@@ -131,13 +132,18 @@ pub(super) fn name(cells: &mut [Cell<'_>], modes: bool) {
         }
     }
     let unclear = |name: &String| asked.values().filter(|other| *other == name).count() > 1;
+    let of = |of: Of| cells.iter().any(|c| c.setting.keep < 1.0 && c.setting.of == of);
+    let both = of(Of::Entries) && of(Of::Bytes);
     let schedules = cells.iter().filter_map(|c| c.schedule).collect::<BTreeSet<_>>().len() > 1;
     for cell in cells.iter_mut() {
         let mut name = asked.get(cell.spec).filter(|name| !unclear(name)).map_or(cell.spec, |name| name).to_owned();
         if let Some(other) = cell.other {
             name += &format!(" in {other}");
         }
-        let Setting { keep, mode, .. } = cell.setting;
+        let Setting { keep, mode, of, .. } = cell.setting;
+        if both && of == Of::Bytes {
+            name += " --kv-budget";
+        }
         if modes && !(keep >= 1.0 && mode == Mode::OneShot) {
             name += &format!(", {mode}");
         }

@@ -1,9 +1,10 @@
 //! The plots of a report.
 
-use super::cell::{Cell, Figure, is_among};
+use super::cell::{Cell, Figure, Keys, is_among};
 use super::group::{Section, percent};
 use super::page::Block;
 use crate::results::Record;
+use crate::setting::Of;
 use chelsea_plot::{Axis, HeatMap, LineChart, PlotError, Point, Series, Unit};
 use std::collections::BTreeSet;
 
@@ -78,15 +79,16 @@ fn thin_out(series: &mut [Series]) -> &'static str {
     "band around chelsea: 95% of redrawn samples; the others' stand in the table"
 }
 
-/// Score against length, one curve a policy, at one keep ratio and for the full cache.
+/// Score against length, one curve a policy, at one share kept and for the full cache. As everywhere, means are over
+/// samples that all were run on; who was not run on all of a length has no point there.
 pub(super) fn against_length(
     section: &Section<'_>,
     lengths: &BTreeSet<usize>,
     tasks: &BTreeSet<&str>,
-    keep: f32,
+    (of, keep): (Of, f32),
     name: String,
 ) -> Result<Option<Block>, PlotError> {
-    let cells = section.cells.iter().filter(|c| c.setting.keep == keep);
+    let cells = section.cells.iter().filter(|c| (c.setting.of, c.setting.keep) == (of, keep));
     // The full cache last, so that colours are those of the other plots.
     let full = section.cells.iter().filter(|c| c.setting.keep >= 1.0);
     let has_tasks = |c: &&Cell<'_>| c.records.keys().any(|(task, _)| tasks.contains(task));
@@ -94,16 +96,23 @@ pub(super) fn against_length(
     if cells.is_empty() {
         return Ok(None);
     }
+    let shared = |&length: &usize| {
+        let here = |r: &Record| section.length(r) == length && tasks.contains(r.task.as_str());
+        (length, section.shared(Figure::Score, &here))
+    };
+    let at: Vec<(usize, Keys<'_>)> = lengths.iter().map(shared).collect();
     let mut series: Vec<Series> = cells
         .into_iter()
         .chain(full)
         .map(|cell| {
-            let point = |&length: &usize| {
-                let here = |r: &Record| section.length(r) == length && tasks.contains(r.task.as_str());
-                let i = cell.interval(Figure::Score, &here)?;
-                Some(Point::between(length as f64, i.mean, i.low, i.high))
+            let point = |(length, shared): &(usize, Keys<'_>)| {
+                if !cell.covers(shared) {
+                    return None;
+                }
+                let i = cell.interval(Figure::Score, &|r| is_among(r, shared))?;
+                Some(Point::between(*length as f64, i.mean, i.low, i.high))
             };
-            Series { name: cell.series.clone(), points: lengths.iter().filter_map(point).collect() }
+            Series { name: cell.series.clone(), points: at.iter().filter_map(point).collect() }
         })
         .filter(|s| s.points.len() > 1)
         .collect();
@@ -111,7 +120,8 @@ pub(super) fn against_length(
         return Ok(None);
     }
     let bands = thin_out(&mut series);
-    let title = format!("Score against length, {} kept", percent(f64::from(keep)));
+    let what = if of == Of::Bytes { " of the bytes" } else { "" };
+    let title = format!("Score against length, {}{what} kept", percent(f64::from(keep)));
     let names = if tasks.len() > 3 {
         format!("{} tasks", tasks.len())
     } else {

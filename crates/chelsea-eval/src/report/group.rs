@@ -2,7 +2,8 @@
 
 use super::cell::{Cell, Figure, Keys, name};
 use crate::results::{Key, Record};
-use crate::setting::{Mode, Setting};
+use crate::setting::{Mode, Of, Setting};
+use chelsea_engine::dtype_for;
 use chelsea_kv::Dtype;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -60,10 +61,17 @@ impl<'a> Section<'a> {
     }
 
     fn new(Group { setup, seed, records, contradictions, .. }: &Group<'a>) -> Section<'a> {
-        let first = records.first().map_or("", |r| stored(r));
-        let several = records.iter().any(|r| stored(r) != first);
-        let setup = with_stored(setup, &if several { format!("{first} unless said") } else { first.to_owned() });
-        let other = |r: &&'a Record| Some(stored(r)).filter(|other| *other != first);
+        let usual = usual_type(records);
+        let other = |r: &&'a Record| Some(stored(r)).filter(|other| *other != usual && !is_of_budget(r));
+        let several = records.iter().any(|r| other(r).is_some());
+        let budgets = records.iter().any(|r| stored(r) != usual && is_of_budget(r));
+        let stored = match (several, budgets) {
+            (false, false) => usual.to_owned(),
+            (true, false) => format!("{usual} unless said"),
+            (false, true) => format!("{usual}, or what the budget makes it"),
+            (true, true) => format!("{usual}, or what the budget makes it, unless said"),
+        };
+        let setup = with_stored(setup, &stored);
         let tasks: BTreeSet<&str> = records.iter().map(|r| r.task.as_str()).collect();
         let exact: BTreeSet<usize> = records.iter().map(|r| raw_length(r)).collect();
         let classes = exact.len() > MOST_LENGTHS;
@@ -74,8 +82,8 @@ impl<'a> Section<'a> {
             let (setting, spec, other, schedule) =
                 (&record.setting, record.spec.as_str(), other(record), schedule(record));
             let same = |c: &Cell<'_>| {
-                (c.setting.keep, c.setting.mode, c.spec) == (setting.keep, setting.mode, spec)
-                    && (c.other, c.schedule) == (other, schedule)
+                (c.setting.keep, c.setting.of, c.setting.mode) == (setting.keep, setting.of, setting.mode)
+                    && (c.spec, c.other, c.schedule) == (spec, other, schedule)
             };
             let at = match cells.iter().position(same) {
                 Some(at) => at,
@@ -174,7 +182,7 @@ impl<'a> Section<'a> {
     /// The default policy with as much kept in the same mode and type.
     pub fn default_policy(&self, cell: &Cell<'_>) -> Option<&Cell<'a>> {
         self.cells.iter().find(|c| {
-            (c.setting.keep, c.setting.mode) == (cell.setting.keep, cell.setting.mode)
+            (c.setting.keep, c.setting.of, c.setting.mode) == (cell.setting.keep, cell.setting.of, cell.setting.mode)
                 && (c.other, c.schedule) == (cell.other, cell.schedule)
                 && c.is_default()
         })
@@ -207,6 +215,21 @@ fn is_stored(part: &str) -> bool {
 /// The type that keys and values were stored in.
 fn stored(record: &Record) -> &str {
     record.setup.split(',').find(|part| is_stored(part)).unwrap_or("")
+}
+
+/// The type of the full cache that everything is held against: one in 16 bits where there is one, whatever the order of
+/// the results.
+fn usual_type<'a>(records: &[&'a Record]) -> &'a str {
+    let full = || records.iter().filter(|r| r.setting.keep >= 1.0).map(|r| stored(r));
+    let sixteen = full().find(|name| [Dtype::F16, Dtype::Bf16].iter().any(|dtype| dtype.name() == *name));
+    sixteen.or(full().next()).or(records.first().map(|r| stored(r))).unwrap_or("")
+}
+
+/// Whether a record's budget is one of bytes and its type what such a budget makes it.
+fn is_of_budget(record: &Record) -> bool {
+    let Setting { of, keep, .. } = record.setting;
+    // A share of the bytes does not ask for the model's own type.
+    of == Of::Bytes && keep < 1.0 && stored(record) == dtype_for(record.setting.budget(), Dtype::F16).name()
 }
 
 /// Names of schedules, as a setup has them.

@@ -14,6 +14,7 @@ mod tables;
 pub use stats::{Interval, Verdict};
 
 use crate::results::Record;
+use crate::setting::Of;
 use cell::Figure;
 use chelsea_plot::PlotError;
 use group::Section;
@@ -83,8 +84,8 @@ fn add(section: &Section<'_>, prefix: &str, blocks: &mut Vec<Block>) -> Result<(
         }
         if section.cells.iter().any(|c| c.samples(Figure::Score) > shared.len()) {
             blocks.push(Block::Text(format!(
-                "Not every cache was run on as many samples. The table has all of each; the plot and scores at equal \
-                 bytes are of the {} samples that they share.",
+                "Not every cache was run on as many samples. The table has all of each; plots, scores at equal bytes and \
+                 those by task and length are of samples that all share: here {}.",
                 shared.len()
             )));
         }
@@ -125,12 +126,14 @@ fn add(section: &Section<'_>, prefix: &str, blocks: &mut Vec<Block>) -> Result<(
             blocks.push(Block::Text(format!("Tasks: {}.", Vec::from_iter(tasks.iter().copied()).join(", "))));
         }
         blocks.extend(tables::by_length(section, lengths, tasks));
-        let mut keeps: Vec<f32> = section.cells.iter().map(|c| c.setting.keep).filter(|k| *k < 1.0).collect();
-        keeps.sort_by(|a, b| b.total_cmp(a));
-        keeps.dedup();
-        for keep in keeps {
-            let name = format!("{prefix}-length-{}-{}", i + 1, charts::slug(&keep.to_string()));
-            blocks.extend(charts::against_length(section, lengths, tasks, keep, name)?);
+        let mut shares: Vec<(Of, f32)> = section.cells.iter().map(|c| (c.setting.of, c.setting.keep)).collect();
+        shares.retain(|(_, keep)| *keep < 1.0);
+        shares.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)));
+        shares.dedup();
+        for (of, keep) in shares {
+            let what = if of == Of::Bytes { "bytes-" } else { "" };
+            let name = format!("{prefix}-length-{}-{what}{}", i + 1, charts::slug(&keep.to_string()));
+            blocks.extend(charts::against_length(section, lengths, tasks, (of, keep), name)?);
         }
     }
     let maps = charts::depths(section, prefix)?;

@@ -1,6 +1,6 @@
 //! The tables of a report.
 
-use super::cell::{Cell, Figure, is_among};
+use super::cell::{Cell, Figure, Keys, is_among};
 use super::charts::tokens;
 use super::group::{Section, percent};
 use super::page::Block;
@@ -136,7 +136,7 @@ fn between(points: &[(f64, f64)], x: f64) -> Option<(f64, bool)> {
     Some((pair[0].1 + part * (pair[1].1 - pair[0].1), false))
 }
 
-/// Scores by task; none where there is one only.
+/// Scores by task; none where there is one only. A star is for who was not run on all samples that are compared.
 pub(super) fn by_task(section: &Section<'_>) -> Option<Block> {
     let tasks: Vec<&str> = section.tasks_of(Figure::Score).into_iter().collect();
     let columns = tasks.iter().map(|t| (*t).to_owned()).collect();
@@ -167,8 +167,14 @@ fn split(section: &Section<'_>, columns: Vec<String>, keep: &dyn Fn(usize, &Reco
     if columns.len() < 2 {
         return None;
     }
+    let shared: Vec<Keys<'_>> = (0..columns.len()).map(|i| section.shared(Figure::Score, &|r| keep(i, r))).collect();
     let row = |cell: &Cell<'_>| {
-        let score = |i: usize| cell.interval(Figure::Score, &|r| keep(i, r)).map(|i| format!("{:.1}", 100.0 * i.mean));
+        let score = |i: usize| {
+            let all = cell.covers(&shared[i]);
+            let (star, shared) = if all { ("", Some(&shared[i])) } else { (" *", None) };
+            let here = |r: &Record| keep(i, r) && shared.is_none_or(|shared| is_among(r, shared));
+            cell.interval(Figure::Score, &here).map(|i| format!("{:.1}{star}", 100.0 * i.mean))
+        };
         let scores: Vec<Option<String>> = (0..columns.len()).map(score).collect();
         let some = scores.iter().any(Option::is_some);
         let cells = scores.into_iter().map(|s| s.unwrap_or("–".into()));

@@ -2,13 +2,13 @@
 
 use super::*;
 use crate::results::tests::record;
-use crate::setting::{Mode, Setting};
+use crate::setting::{Mode, Of, Setting};
 
 fn setting(policy: &str, keep: f32) -> Setting {
     if keep >= 1.0 {
         Setting::full(Mode::OneShot)
     } else {
-        Setting { policy: policy.into(), keep, mode: Mode::OneShot }
+        Setting { policy: policy.into(), keep, of: Of::Entries, mode: Mode::OneShot }
     }
 }
 
@@ -91,6 +91,75 @@ fn caches_stored_in_another_type_are_series_of_their_own() {
 }
 
 #[test]
+fn the_full_cache_that_others_are_held_against_is_one_in_16_bits_in_whatever_order_results_come() {
+    let mut stored = records();
+    stored.retain(|r| r.setting.policy != "streaming");
+    for r in &mut stored {
+        (r.setup, r.kv_bytes, r.score) = ("q8".into(), r.kv_bytes / 2, r.score / 2.0);
+    }
+    let texts = [true, false].map(|with_full| {
+        let mut all = stored.clone();
+        all.retain(|r| with_full || r.setting.keep < 1.0);
+        all.extend(records());
+        Report::new(&all, &[]).unwrap().markdown()
+    });
+    for text in &texts {
+        let row = |start: &str| text.lines().find(|l| l.starts_with(&format!("| {start} |"))).unwrap_or_default();
+        assert!(row("chelsea 50%").contains("the same") && !text.contains(" in f16"), "{text}");
+        assert!(row("chelsea in q8 50%").contains("-50.0 [-50.0, -50.0], worse"), "{text}");
+    }
+}
+
+#[test]
+fn budgets_of_bytes_are_one_series_whatever_type_they_ask_for() {
+    let mut records = records();
+    records.retain(|r| r.setting.policy == "full");
+    for (keep, stored) in [(0.25, "q8"), (0.1, "k8v4")] {
+        let setting = Setting { of: Of::Bytes, ..setting("chelsea", keep) };
+        records.extend((0..12).flat_map(|i| {
+            ["easy", "hard"].map(|task| {
+                let mut r = record(task, &i.to_string(), setting.clone(), 1.0);
+                r.setup = stored.into();
+                r
+            })
+        }));
+    }
+    let text = Report::new(&records, &[]).unwrap().markdown();
+    assert!(text.contains("| chelsea 25% |") && text.contains("| chelsea 10% |"), "{text}");
+    assert!(text.contains("f16, or what the budget makes it") && !text.contains(" in q8"), "{text}");
+    // Beside shares of the entries they say what they are.
+    records.extend(self::records());
+    let text = Report::new(&records, &[]).unwrap().markdown();
+    assert!(text.contains("| chelsea --kv-budget 25% |") && text.contains("| chelsea 25% |"), "{text}");
+    // A type that was asked for beside a budget is said.
+    for r in records.iter_mut().filter(|r| r.setting.of == Of::Bytes) {
+        r.setup = "bf16".into();
+    }
+    let text = Report::new(&records, &[]).unwrap().markdown();
+    assert!(text.contains("| chelsea in bf16 --kv-budget 25% |"), "{text}");
+}
+
+#[test]
+fn scores_by_length_and_task_are_of_samples_that_all_have() {
+    // Streaming misses one sample of 2,048 tokens, on which all others fail.
+    let mut records = records();
+    for r in records.iter_mut().filter(|r| r.task == "easy" && r.sample == "2") {
+        r.score = 0.0;
+    }
+    records.retain(|r| r.setting.policy != "streaming" || r.task != "easy" || r.sample != "2");
+    let text = Report::new(&records, &[]).unwrap().markdown();
+    let lengths = text.split("### By length").nth(1).unwrap();
+    assert!(lengths.contains("| full | 100.0 | 100.0 |"), "{lengths}");
+    let tasks = text.split("### By task").nth(1).unwrap();
+    assert!(tasks.contains("| full | 100.0 | 100.0 |") && tasks.contains("| streaming 50% | 100.0 | 0.0 |"), "{tasks}");
+    // Who lacks a whole length is no part of the comparison there.
+    records.retain(|r| r.setting.policy != "streaming" || r.length == 4096);
+    let text = Report::new(&records, &[]).unwrap().markdown();
+    let lengths = text.split("### By length").nth(1).unwrap();
+    assert!(lengths.contains("| streaming 50% | – | 50.0 |"), "{lengths}");
+}
+
+#[test]
 fn a_result_found_twice_counts_once_and_missing_ones_are_said() {
     let mut twice = records();
     twice.extend(records());
@@ -111,7 +180,7 @@ fn means_are_compared_on_samples_that_all_have() {
     let mut records = records();
     records.retain(|r| r.setting.policy != "streaming" || r.sample.parse::<u32>().unwrap() < 6);
     let text = Report::new(&records, &[]).unwrap().markdown();
-    assert!(text.contains("of the 12 samples that they share"), "{text}");
+    assert!(text.contains("all share: here 12"), "{text}");
     let row = |start: &str| text.lines().find(|l| l.starts_with(start)).unwrap_or_default();
     assert!(row("| chelsea 25% |").contains("| 24 | 95.8 ["), "the table has all samples: {text}");
     let at_equal_bytes = text.split("### Scores at equal bytes").nth(1).unwrap();

@@ -1,16 +1,16 @@
 //! `chelsea eval`.
 
 use super::shared::{DtypeArg, ModelArgs, ScheduleArg, parse_keep, parse_policy, schedule};
-use chelsea_eval::Mode;
 use chelsea_eval::metrics::Metric;
-use chelsea_kv::Schedule;
+use chelsea_eval::{Mode, Of};
+use chelsea_kv::{Budget, Schedule};
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 pub(super) const EVAL_EXAMPLES: &str = "\
 Examples:
-  Facts hidden in essays, asked for after compression, three policies at two keep ratios:
-    chelsea eval needles -m qwen2.5-coder-0.5b --samples 4 --keeps 1,0.25,0.2 \\
+  Facts hidden in essays, asked for after compression, three policies in two sizes of the cache:
+    chelsea eval needles -m qwen2.5-coder-0.5b --samples 4 --kv-budgets 100%,25%,20% \\
         --policies chelsea,chelsea-plain,streaming --modes one-shot,online
 
   A map of one needle over depth and length:
@@ -18,7 +18,7 @@ Examples:
         --out needles.jsonl
 
   RULER, made by `cargo xtask data ruler`, with every policy there is; the same command goes on after Ctrl-C:
-    chelsea eval run RULER/*.jsonl -m qwen2.5-coder-0.5b --policies all --keeps 1,0.5,0.25 --out ruler.jsonl
+    chelsea eval run RULER/*.jsonl -m qwen2.5-coder-0.5b --policies all --kv-budgets 100%,50%,25% --out ruler.jsonl
 
   Tables and plots of all that was measured:
     chelsea eval report ruler.jsonl needles.jsonl --out report";
@@ -55,8 +55,12 @@ pub enum EvalAction {
 pub struct CompareArgs {
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Keep ratios; 1 is the full cache.
-    #[arg(long, value_delimiter = ',', default_values_t = [1.0, 0.5, 0.25, 0.2], value_parser = parse_keep)]
+    /// Shares of the bytes of a full cache in 16 bits, everything counted, as `run --kv-budget` takes them; 100% is the
+    /// full cache [default: 100%,50%,25%,20%, unless --keeps is given].
+    #[arg(long, value_delimiter = ',', value_name = "SHARES", value_parser = parse_share)]
+    pub kv_budgets: Vec<f32>,
+    /// Shares of the entries, in the type that full caches have; 1 is the full cache.
+    #[arg(long, value_delimiter = ',', value_name = "SHARES", value_parser = parse_keep)]
     pub keeps: Vec<f32>,
     /// Policies to compare, or `all`; settings of one are separated by + here (chelsea:floor=0+chunk=128).
     #[arg(long, value_delimiter = ',', default_values_t = [String::from("chelsea")], value_parser = parse_policies)]
@@ -85,7 +89,8 @@ pub struct CompareArgs {
     /// Longest sequence, document and answers together [default: the trained context].
     #[arg(short, long, value_name = "TOKENS")]
     pub ctx: Option<usize>,
-    /// Number format of cached keys and values [default: f16, bf16 where the model is].
+    /// Number format of cached keys and values [default: f16, or bf16 where the model is; for --kv-budgets below 100% what
+    /// makes the most of them, which is q8, or k8v4 below 15%].
     #[arg(long, value_enum)]
     pub kv_type: Option<DtypeArg>,
     /// Give documents and questions to the model as they are.
@@ -100,6 +105,16 @@ impl CompareArgs {
     /// The schedule of online runs.
     pub fn schedule(&self) -> Schedule {
         schedule(self.schedule)
+    }
+
+    /// What is kept: the full cache and three budgets where nothing was said.
+    pub fn shares(&self) -> Vec<(Of, f32)> {
+        let bytes: &[f32] = match (self.kv_budgets.as_slice(), self.keeps.as_slice()) {
+            ([], []) => &[1.0, 0.5, 0.25, 0.2],
+            (given, _) => given,
+        };
+        let of = |of: Of, shares: &[f32]| shares.iter().map(|&share| (of, share)).collect::<Vec<_>>();
+        [of(Of::Bytes, bytes), of(Of::Entries, &self.keeps)].concat()
     }
 
     /// The policies, with `all` spelled out.
@@ -271,6 +286,14 @@ pub struct ReportArgs {
     /// Only these policies, as they are named in the results; settings of one are separated by + here.
     #[arg(long, value_delimiter = ',', value_parser = |text: &str| Ok::<_, std::convert::Infallible>(text.replace('+', ",")))]
     pub policies: Vec<String>,
+}
+
+/// A share of the bytes: a budget that is none says nothing about samples of different lengths.
+fn parse_share(text: &str) -> Result<f32, String> {
+    match text.parse::<Budget>().map_err(|e| e.to_string())? {
+        Budget::Share(share) | Budget::Keep(share) => Ok(share),
+        Budget::Entries(_) | Budget::Bytes(_) => Err("what is compared are shares of the full cache: 25%, 20%".into()),
+    }
 }
 
 fn parse_policies(text: &str) -> Result<String, chelsea_kv::policy::PolicyError> {

@@ -3,7 +3,7 @@
 use super::Shown;
 use crate::output::{self, Table};
 use chelsea_eval::results::{Asked, Record};
-use chelsea_eval::{Mode, Sample, Setting};
+use chelsea_eval::{Mode, Of, Sample, Setting};
 use serde_json::json;
 use std::collections::BTreeSet;
 
@@ -31,7 +31,8 @@ fn of<'a>(setting: &Setting, records: &'a [Record]) -> Vec<&'a Record> {
 
 fn kept(setting: &Setting) -> [String; 3] {
     let mode = if setting.keep >= 1.0 && setting.mode == Mode::OneShot { "-".into() } else { setting.mode.to_string() };
-    [setting.policy.clone(), format!("{:.0}%", setting.keep * 100.0), mode]
+    let of = if setting.keep < 1.0 && setting.of == Of::Bytes { " of bytes" } else { "" };
+    [setting.policy.clone(), format!("{}%{of}", (setting.keep * 1000.0).round() / 10.0), mode]
 }
 
 fn bytes(rows: &[&Record]) -> String {
@@ -131,7 +132,7 @@ pub fn print_json(record: &Record, shown: Shown) {
     let context = record.sample.split(['#', '@']).next().and_then(|n| n.parse::<u64>().ok());
     for asked in &record.asked {
         let line = json!({
-            "policy": record.setting.policy, "keep": record.setting.keep, "online": record.setting.mode.online(),
+            "policy": record.setting.policy, "keep": record.setting.keep, "of": record.setting.of, "online": record.setting.mode.online(),
             "mode": record.setting.mode, "context": context, "length": record.length, "depth": asked.depth,
             "city": asked.about, "digits": asked.expected.join(", "), "answer": asked.answer,
             "hit": asked.score == 1.0, "nll": asked.nll, "kv_bytes": record.kv_bytes,

@@ -12,10 +12,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Every policy at every keep ratio in every mode; the full cache once a way of asking.
+/// Every policy at every share in every mode; the full cache once a way of asking.
 pub fn settings(args: &CompareArgs) -> Result<Vec<Setting>> {
     let mut settings = Vec::new();
-    for setting in Setting::all(&args.policies(), &args.keeps, &args.modes) {
+    for setting in Setting::all(&args.policies(), &args.shares(), &args.modes) {
         if Subject::can_run(&setting)? {
             settings.push(setting);
         } else {
@@ -23,7 +23,7 @@ pub fn settings(args: &CompareArgs) -> Result<Vec<Setting>> {
         }
     }
     if settings.is_empty() {
-        bail!("nothing to measure: give at least one keep ratio, one policy and one mode");
+        bail!("nothing to measure: give at least one share, one policy and one mode");
     }
     Ok(settings)
 }
