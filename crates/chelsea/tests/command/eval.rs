@@ -205,6 +205,46 @@ fn predictions_of_the_full_cache_do_not_stray_from_themselves() {
 }
 
 #[test]
+fn budgets_of_bytes_are_those_of_run_in_the_type_that_they_ask_for() {
+    let Some(model) = model() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let hay = folder.path().join("hay.txt");
+    std::fs::write(&hay, essays(12_000)).unwrap();
+    let results = folder.path().join("results.jsonl");
+    let [model, hay, out] = [&model, &hay, &results].map(|p| p.to_str().unwrap());
+    let task =
+        ["eval", "continuation", "-m", model, "--haystack", hay, "--samples", "1", "--tokens", "1500", "--out", out];
+    // No budgets: the full cache and those of the product.
+    let (table, _) = ok(&task);
+    assert!(table.contains("25% of bytes") && table.contains("20% of bytes"), "{table}");
+    let more = ["--kv-budgets", "25%,10%", "--keeps", "0.25", "--modes", "one-shot,online"];
+    ok(&[task.as_slice(), &more].concat());
+    let measured = lines(&results);
+    // Four, then what was not there: a tenth in one shot, both budgets online, and entries in both modes.
+    assert_eq!(measured.len(), 4 + 3 + 2);
+    for line in &measured {
+        let (share, setup) =
+            (line["keep"].as_f64().unwrap(), line["setup"].as_str().unwrap().split(',').nth(3).unwrap());
+        let stored = match (line["of"].as_str(), share) {
+            (None, _) => "f16",
+            (Some("bytes"), share) if share < 0.15 => "k8v4",
+            (Some("bytes"), _) => "q8",
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(setup, stored, "{line}");
+        let kept = line["kv_bytes"].as_f64().unwrap() / line["kv_bytes_full"].as_f64().unwrap();
+        if stored != "f16" {
+            assert!(kept <= share && kept > 0.8 * share - 0.02, "{kept} of {share}: {line}");
+        }
+        // All are held against the full cache in 16 bits: one in 8 that keeps everything would have strayed, too.
+        let kl = line["asked"][0]["kl"].as_f64().unwrap();
+        assert_eq!(kl == 0.0, share == 1.0, "{line}");
+    }
+    let bad = error(&[task.as_slice(), &["--kv-budgets", "512MiB"]].concat());
+    assert!(bad.contains("shares of the full cache"), "{bad}");
+}
+
+#[test]
 fn files_are_scored_and_their_bad_lines_named() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("qa_1.jsonl");
