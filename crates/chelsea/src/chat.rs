@@ -2,15 +2,17 @@
 
 use crate::cli::RunArgs;
 use crate::output;
-use crate::run::answer;
+use crate::run::{answer, held};
 use crate::setup::{self, Loaded};
 use anyhow::Result;
 use chelsea_engine::{Finish, Layout, Session};
 use rustyline::error::ReadlineError;
 
-const HELP: &str = "/memory shows the cache, /clear forgets the talk, /exit (or Ctrl-D) leaves; Ctrl-C ends an answer.";
+const HELP: &str = "/memory shows the cache, /clear forgets the talk (the documents' cache is kept for it), /exit (or \
+                    Ctrl-D) leaves; Ctrl-C ends an answer.";
 
-/// Talks until the user leaves. `session` holds the documents, if there are any.
+/// Talks until the user leaves. `session` holds the documents, if there are any: /clear goes back to it, so it is kept and
+/// counted.
 pub fn chat(session: Session, loaded: &Loaded, layout: &Layout<'_>, args: &RunArgs, has_document: bool) -> Result<()> {
     let mut editor = rustyline::DefaultEditor::new()?;
     eprintln!("{} with policy {}. {HELP}", loaded.name, session.cache().config().policy.name());
@@ -39,7 +41,7 @@ pub fn chat(session: Session, loaded: &Loaded, layout: &Layout<'_>, args: &RunAr
                 continue;
             }
             "/memory" => {
-                eprint!("{}", memory_line(&turn));
+                eprint!("{}", memory_line(&turn, &start));
                 continue;
             }
             _ => {}
@@ -68,18 +70,19 @@ pub fn chat(session: Session, loaded: &Loaded, layout: &Layout<'_>, args: &RunAr
         {
             turn.step(token)?;
         }
-        eprint!("{}", memory_line(&turn));
+        eprint!("{}", memory_line(&turn, &start));
         setup::rearm();
     }
 }
 
-fn memory_line(session: &Session) -> String {
-    let (now, full) = (session.memory().total(), session.cache().full_bytes());
+fn memory_line(turn: &Session, start: &Session) -> String {
+    let (now, full) = (turn.memory().total(), turn.cache().full_bytes());
     format!(
-        "[{} tokens, cache {} of {} ({})]\n",
-        session.history().len(),
+        "[{} tokens, cache {} of {} ({}), and {} kept for /clear]\n",
+        turn.history().len(),
         output::bytes(now),
         output::bytes(full),
-        output::percent(now, full)
+        output::percent(now, full),
+        output::bytes(held(start, turn, now) - now)
     )
 }

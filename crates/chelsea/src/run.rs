@@ -103,9 +103,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
         }
         return chat::chat(session, &loaded, &layout, args, has_document);
     }
-    let (answers, peak, last) = answer_all(args, &session, &loaded, &layout, has_document, stats)?;
-    let session = last.as_ref().unwrap_or(&session);
-    let report = report(&loaded, session, peak, answers, stats);
+    let (answers, peak, session) = answer_all(args, session, &loaded, &layout, has_document, stats)?;
+    let report = report(&loaded, &session, peak, answers, stats);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -179,30 +178,31 @@ pub fn read(session: &mut Session, tokens: &[u32], one_shot: Option<&Repetition>
     Ok(stats)
 }
 
-/// Answers every question on its own, each from the state after the document. Returns what any of their caches held
-/// at most, and the session of the last one: its cache is what the other figures speak of.
+/// Answers every question on its own, each from the state after the document; nothing is to be asked of that state
+/// afterwards, so the last question goes on in it. Returns what all caches together held at most, and the session of the
+/// last answer: its cache is what the other figures speak of.
 fn answer_all(
     args: &RunArgs,
-    session: &Session,
+    mut session: Session,
     loaded: &Loaded,
     layout: &Layout<'_>,
     has_document: bool,
     read: ReadStats,
-) -> Result<(Vec<Answer>, usize, Option<Session>)> {
+) -> Result<(Vec<Answer>, usize, Session)> {
     let mut answers = Vec::new();
-    // A fork counts from what it begins with: the peak of reading is the document's.
     let mut peak = session.cache().peak();
-    let mut last = None;
     for (i, prompt) in args.prompt.iter().enumerate() {
         if session.cancelled() {
             break;
         }
-        let mut turn = session.fork();
+        // A fork that is clustered has pages of its own: while it lives, the document's are held beside them.
+        let mut fork = (i + 1 < args.prompt.len()).then(|| session.fork());
+        let turn = fork.as_mut().unwrap_or(&mut session);
         let tokens = if has_document { layout.question(prompt)? } else { layout.prompt(prompt)? };
         if !args.json && args.prompt.len() > 1 {
             println!("{}> {prompt}", if i > 0 { "\n" } else { "" });
         }
-        let (generation, prefill) = answer(&mut turn, &tokens, loaded, &args.generate_options(), !args.json)?;
+        let (generation, prefill) = answer(turn, &tokens, loaded, &args.generate_options(), !args.json)?;
         let document = if i == 0 { read.time } else { Duration::ZERO };
         answers.push(Answer {
             prompt: prompt.clone(),
@@ -213,10 +213,22 @@ fn answer_all(
             finish: finish_name(generation.finish),
             text: generation.text,
         });
-        peak = peak.max(turn.cache().peak());
-        last = Some(turn);
+        let Some(fork) = fork else {
+            peak = peak.max(session.cache().peak());
+            break;
+        };
+        peak = peak.max(held(&session, &fork, fork.cache().peak()));
+        if fork.cancelled() {
+            session = fork;
+        }
     }
-    Ok((answers, peak, last))
+    Ok((answers, peak, session))
+}
+
+/// Bytes of `origin` and of a fork of it that holds, or held, `of_fork`: pages that both still share lie there once. They
+/// never become more, so of an earlier moment this says too much rather than too little.
+pub fn held(origin: &Session, fork: &Session, of_fork: usize) -> usize {
+    origin.memory().total() + of_fork - fork.memory().shared.min(of_fork)
 }
 
 /// Reads a question and generates the answer, streaming it to stdout if `show`.

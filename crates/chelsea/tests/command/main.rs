@@ -7,4 +7,5 @@ mod eval;
 #[cfg(target_os = "linux")]
 mod interruptions;
 mod run;
+mod small;
 mod support;

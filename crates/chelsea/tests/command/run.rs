@@ -1,5 +1,6 @@
 //! The command on a real model and real text.
 
+use crate::small;
 use crate::support::{chelsea, error, essays, json, model};
 use serde_json::Value;
 use std::path::Path;
@@ -142,6 +143,26 @@ fn a_budget_in_bytes_holds_however_long_the_text() {
     assert!(number(&out, "kv_bytes_full") > 60e6);
     assert!(number(&out, "kv_bytes_peak") <= f64::from(24 << 20) + block, "{out}");
     assert_eq!(out["keep"], Value::Null);
+}
+
+/// An answer is clustered as it grows, and a cache that is clustered shares no pages with the one it was forked from.
+#[test]
+fn one_question_takes_one_cache_and_of_several_the_documents_is_counted_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, doc) = (small::model(folder.path()), write(folder.path(), "doc.txt", "The cat sat. ".repeat(700)));
+    let ask = |questions: usize, tokens: &str| {
+        let ask = ["run", "-m", &model, "-f", &doc, "--kv-budget", "500KiB", "-n", tokens, "--json", "--threads", "1"];
+        json(&[&ask[..], &["-p", "Why?"].repeat(questions)].concat())
+    };
+    let (short, one, two) = (ask(1, "1"), ask(1, "100"), ask(2, "100"));
+    assert_eq!(one["answers"][0]["generated_tokens"], 100);
+    let (now, peak) = (number(&one, "kv_bytes"), number(&one, "kv_bytes_peak"));
+    assert!(now <= 500.0 * 1024.0 && now < 0.3 * number(&one, "kv_bytes_full"), "{one}");
+    assert_eq!(peak, number(&short, "kv_bytes_peak"), "reading the document took the most");
+    assert_eq!(number(&two, "kv_bytes"), now);
+    assert!(number(&two, "kv_bytes_peak") > peak.max(1.9 * now), "{two}");
+    // Of three as of two: an answered question's cache is gone before the next is asked.
+    assert_eq!(ask(3, "100")["kv_bytes_peak"], two["kv_bytes_peak"]);
 }
 
 #[test]
