@@ -80,9 +80,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
     }
     let has_document = text.is_some() || args.load_cache.is_some();
     let mut not_saved = None;
-    if let Some(file) = &args.save_cache
-        && !session.cancelled()
-    {
+    let saved = args.save_cache.as_ref().filter(|_| !session.cancelled());
+    if let Some(file) = saved {
         if !has_document {
             bail!("there is nothing to save: give documents with -f");
         }
@@ -94,11 +93,18 @@ pub fn run(args: &RunArgs) -> Result<()> {
             tracing::error!("{error:#}");
         }
     }
+    let stopped = session.cancelled();
+    if stopped {
+        eprintln!("{}", stopped_early(args, saved.is_some(), session.history().len()));
+    }
     if args.prompt.is_empty() {
         if let Some(error) = not_saved {
             return Err(error);
         }
-        if args.save_cache.is_some() && !std::io::stdin().is_terminal() {
+        if stopped {
+            std::process::exit(130);
+        }
+        if !std::io::stdin().is_terminal() {
             return Ok(());
         }
         return chat::chat(session, &loaded, &layout, args, has_document);
@@ -114,6 +120,15 @@ pub fn run(args: &RunArgs) -> Result<()> {
         return Err(error);
     }
     if report.cancelled { std::process::exit(130) } else { Ok(()) }
+}
+
+/// What Ctrl-C before the first question leaves undone.
+fn stopped_early(args: &RunArgs, saved: bool, tokens: usize) -> String {
+    let not_saved =
+        args.save_cache.as_ref().filter(|_| !saved).map(|file| format!("nothing was written to {}", file.display()));
+    let not_asked = (!args.prompt.is_empty()).then(|| "no question was asked".to_owned());
+    let undone: Vec<String> = not_saved.into_iter().chain(not_asked).collect();
+    format!("stopped after {tokens} tokens{}{}", if undone.is_empty() { "" } else { ": " }, undone.join(", "))
 }
 
 /// Refuses what can be refused before anything is loaded.

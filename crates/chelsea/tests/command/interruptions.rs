@@ -1,5 +1,6 @@
 //! Runs that are stopped from outside: Ctrl-C while reading and while answering, a disk that is full.
 
+use crate::small;
 use crate::support::{essays, model};
 use serde_json::Value;
 use std::io::Read as _;
@@ -83,6 +84,34 @@ fn ctrl_c_while_reading_prints_what_there_is_and_saves_nothing() {
     assert_eq!(report["answers"].as_array().unwrap().len(), 0, "{report}");
     assert!(report["kv_tokens"].as_u64().unwrap() < 7000, "{report}");
     assert_eq!(names(folder.path()), ["doc.txt"], "half a document is not saved");
+}
+
+#[test]
+fn ctrl_c_while_reading_without_a_question_says_that_nothing_is_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = interrupted_reading(folder.path(), &["--save-cache", "doc.kv"]);
+    let said = ended_by_ctrl_c(&out);
+    assert!(said.contains("stopped after") && said.contains("nothing was written to"), "{said}");
+    assert_eq!(names(folder.path()), ["doc.txt", "model"]);
+}
+
+/// `chelsea run` on the small model and a text that takes it long, stopped in the middle.
+fn interrupted_reading(folder: &Path, more: &[&str]) -> Output {
+    let model = small::model(folder);
+    std::fs::write(folder.join("doc.txt"), "The cat sat. ".repeat(60_000)).unwrap();
+    let child = Command::new(env!("CARGO_BIN_EXE_chelsea"))
+        .args(["run", "-m", &model, "-f", "doc.txt", "--threads", "1", "--block", "64"])
+        .args(more)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_until_it_listens(&child);
+    std::thread::sleep(Duration::from_millis(500));
+    interrupt(&child);
+    child.wait_with_output().unwrap()
 }
 
 #[test]
