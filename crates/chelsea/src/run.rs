@@ -97,7 +97,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     if stopped {
         eprintln!("{}", stopped_early(args, saved.is_some(), session.history().len()));
     }
-    if args.prompt.is_empty() {
+    if args.prompt.is_empty() && !args.json {
         if let Some(error) = not_saved {
             return Err(error);
         }

@@ -93,6 +93,11 @@ fn ctrl_c_while_reading_without_a_question_says_that_nothing_is_saved() {
     let said = ended_by_ctrl_c(&out);
     assert!(said.contains("stopped after") && said.contains("nothing was written to"), "{said}");
     assert_eq!(names(folder.path()), ["doc.txt", "model"]);
+    std::fs::remove_dir_all(folder.path().join("model")).unwrap();
+    let out = interrupted_reading(folder.path(), &["--save-cache", "doc.kv", "--json"]);
+    ended_by_ctrl_c(&out);
+    let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(report["cancelled"], true);
 }
 
 /// `chelsea run` on the small model and a text that takes it long, stopped in the middle.

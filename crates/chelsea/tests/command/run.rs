@@ -166,6 +166,18 @@ fn one_question_takes_one_cache_and_of_several_the_documents_is_counted_too() {
 }
 
 #[test]
+fn a_report_is_printed_where_a_cache_is_saved_and_nothing_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, doc) = (small::model(folder.path()), write(folder.path(), "doc.txt", "The cat sat. ".repeat(100)));
+    let cache = folder.path().join("doc.kv");
+    let cache = cache.to_str().unwrap();
+    let out = json(&["run", "-m", &model, "-f", &doc, "--save-cache", cache, "--json"]);
+    assert_eq!((out["answers"].as_array().unwrap().len(), &out["cancelled"]), (0, &false.into()), "{out}");
+    assert!(number(&out, "prefill_tokens") > 1000.0 && number(&out, "kv_bytes_peak") > 0.0, "{out}");
+    assert_eq!(json(&["cache", "show", cache, "--json"])["tokens"], out["kv_tokens"]);
+}
+
+#[test]
 fn a_share_of_the_bytes_holds_and_keeps_more_than_that_share_of_the_entries() {
     let Some(model) = model() else { return };
     let folder = tempfile::tempdir().unwrap();
