@@ -1,6 +1,6 @@
 //! `chelsea run`: read documents once, answer questions about them.
 
-use crate::cli::{CacheArgs, RunArgs};
+use crate::cli::{CacheArgs, QualityArg, RunArgs};
 use crate::output::{self, Table};
 use crate::setup::{self, Loaded};
 use crate::{chat, saved};
@@ -139,6 +139,12 @@ fn options_check(args: &RunArgs) -> Result<()> {
     }
     if let Some(file) = &args.save_cache {
         saved::check_folder(file)?;
+    }
+    if args.load_cache.is_some() && args.cache.quality == QualityArg::Best {
+        bail!(
+            "--quality best reads documents twice, and --load-cache reads none: build the cache with `chelsea cache build \
+             --quality best`"
+        );
     }
     let twice = chelsea_kv::policy(args.cache.policy())?.needs().repetition.is_some();
     if twice && args.file.is_empty() && args.load_cache.is_none() {

@@ -13,7 +13,7 @@ pub use eval::{
     ReportArgs, RunFilesArgs, ValuesArg, VariablesArgs, WordsArgs,
 };
 pub use run::RunArgs;
-pub use shared::{CacheArgs, DtypeArg, ModelArgs, ProductsArg};
+pub use shared::{CacheArgs, DtypeArg, ModelArgs, ProductsArg, QualityArg};
 pub use stored::{BuildArgs, CacheAction, CacheCmdArgs, InspectArgs, ModelsAction, ModelsArgs};
 
 use clap::{Parser, Subcommand};

@@ -273,6 +273,7 @@ fn bad_input_is_said_clearly_and_ends_with_an_error() {
     assert!(run(&junk, &["--kv-budget", "lots"]).contains("budget"));
     assert!(run(&junk, &["--kv-budget", "250%"]).contains("250%"));
     assert!(run(&junk, &["--quality", "best"]).contains("-f FILE"));
+    assert!(run(&junk, &["--quality", "best", "--load-cache", "x.kv"]).contains("cache build"));
     assert!(run(&junk, &["--policy", "magic"]).contains("chelsea-plain"));
     assert!(run(&junk, &["--threads", "0"]).contains("threads"));
     assert!(run(&junk, &["--top-p", "7"]).contains("top-p"));
