@@ -149,15 +149,16 @@ impl<'o> Answer<'o> {
         tokenizer: &Tokenizer,
         show: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Option<u32>, EngineError> {
+        // First: a reading that was cut short leaves no logits.
+        if session.cancelled() {
+            return Ok(self.end(Finish::Cancelled, show));
+        }
         if session.logits().is_empty() {
             return Err(EngineError::NothingRead);
         }
         let most = self.options.max_tokens.unwrap_or(usize::MAX);
         if most == 0 {
             return Ok(self.end(Finish::MaxTokens, show));
-        }
-        if session.cancelled() {
-            return Ok(self.end(Finish::Cancelled, show));
         }
         let (logits, history) = session.logits_and_history();
         let token = self.sampler.sample(logits, history);
@@ -204,4 +205,34 @@ fn emit(out: &mut Generation, text: &str, show: &mut dyn FnMut(&str) -> ControlF
     }
     out.text.push_str(text);
     show(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SessionOptions;
+    use chelsea_linear::Products;
+    use chelsea_model::{LoadOptions, RandomModel};
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    #[test]
+    fn a_question_whose_reading_was_cut_short_is_a_cancelled_answer() {
+        let options = LoadOptions { products: Products::Fast };
+        let model = Arc::new(RandomModel::named("tiny").unwrap().make(5, &options, &mut |_, _| ()).unwrap());
+        let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap());
+        let words = r#"{ "decoder": { "type": "ByteLevel" }, "model": { "vocab": { "a": 0 }, "merges": [] } }"#;
+        let tokenizer = Tokenizer::from_json(words, None, None).unwrap();
+        let answer = |cancelled| {
+            let cancel = Arc::new(AtomicBool::new(cancelled));
+            let mut session = Session::new(model.clone(), pool.clone(), cancel, &SessionOptions::default()).unwrap();
+            if cancelled {
+                session.read(&[1, 2, 3], |_| ()).unwrap();
+            }
+            generate(&mut session, &tokenizer, &GenerateOptions::default(), |_| ())
+        };
+        let cut = answer(true).unwrap();
+        assert_eq!((cut.finish, cut.tokens.len()), (Finish::Cancelled, 0));
+        assert!(matches!(answer(false), Err(EngineError::NothingRead)), "nothing was asked");
+    }
 }
