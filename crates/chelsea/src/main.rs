@@ -1,5 +1,9 @@
 //! The `chelsea` command: every verb is a file of its own, and none of them computes anything itself.
 
+// First: its macros are for all that follow.
+#[macro_use]
+mod print;
+
 mod bench;
 mod cache;
 mod chat;
@@ -37,7 +41,9 @@ fn main() -> std::process::ExitCode {
         Command::Models(args) => models::run(args),
         Command::Cache(args) => cache::run(args),
         Command::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Cli::command(), "chelsea", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "chelsea", &mut script);
+            print!("{}", String::from_utf8_lossy(&script));
             Ok(())
         }
     };

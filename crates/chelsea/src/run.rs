@@ -10,7 +10,7 @@ use chelsea_engine::{
 };
 use chelsea_kv::Budget;
 use serde::Serialize;
-use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::io::{IsTerminal as _, Read as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -261,16 +261,13 @@ pub fn answer(
     show: bool,
 ) -> Result<(Generation, Duration)> {
     let prefill = session.read(tokens, |_| ())?;
-    let mut out = std::io::stdout();
-    let mut broken = false;
     let generation = generate(session, &loaded.tokenizer, options, |text| {
-        if show && !broken {
-            // A closed pipe ends the showing, not the run.
-            broken = write!(out, "{text}").and_then(|()| out.flush()).is_err();
+        if show {
+            print!("{text}");
         }
     })?;
-    if show && !broken {
-        let _ = writeln!(out);
+    if show {
+        println!("");
     }
     Ok((generation, prefill.time))
 }

@@ -1,4 +1,4 @@
-//! Runs that are stopped from outside: Ctrl-C while reading and while answering, a disk that is full.
+//! Runs that are stopped from outside: Ctrl-C while reading and while answering, a reader that leaves, a disk that is full.
 
 use crate::small;
 use crate::support::{essays, model};
@@ -143,6 +143,22 @@ fn ctrl_c_while_answering_keeps_what_was_said_and_prints_the_table() {
     assert!(said.contains("decode") && said.contains("tokens/s"), "{said}");
     let text = [&first[..], &out.stdout].concat();
     assert!(std::str::from_utf8(&text).unwrap().contains("15"), "{text:?}");
+}
+
+/// What is left to say goes nowhere, and that is no error.
+#[test]
+fn a_reader_that_leaves_ends_the_command_without_a_word() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = small::model(folder.path());
+    let answers = ["run", "-m", &model, "-p", "Why?", "-p", "Who?", "-n", "20", "--threads", "1"];
+    let lists: [&[&str]; 3] = [&["models"], &["completions", "zsh"], &["inspect", &model, "--json"]];
+    for args in lists.into_iter().chain([&answers[..]]) {
+        let mut child = start(args);
+        drop(child.stdout.take());
+        let out = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert_eq!((out.status.code(), said.as_ref()), (Some(0), ""), "{args:?}");
+    }
 }
 
 /// A limit on the size of files refuses the write in the middle, as a full disk does.

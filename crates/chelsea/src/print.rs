@@ -1,0 +1,42 @@
+//! Printing to pipes that somebody may close: `println!` and its kin of the standard library panic then. These take their
+//! names, so that no verb has to think of it.
+//!
+//! A closed standard output ends the command: nobody is there to read what is still to come. A closed standard error does
+//! not.
+
+use std::fmt::Arguments;
+use std::io::{ErrorKind, Write as _};
+
+macro_rules! print {
+    ($($text:tt)*) => { $crate::print::out(format_args!($($text)*)) };
+}
+
+macro_rules! println {
+    ($($text:tt)*) => { $crate::print::out(format_args!("{}\n", format_args!($($text)*))) };
+}
+
+macro_rules! eprint {
+    ($($text:tt)*) => { $crate::print::err(format_args!($($text)*)) };
+}
+
+macro_rules! eprintln {
+    ($($text:tt)*) => { $crate::print::err(format_args!("{}\n", format_args!($($text)*))) };
+}
+
+/// Writes to standard output at once, whole lines or not.
+pub fn out(text: Arguments<'_>) {
+    let mut out = std::io::stdout().lock();
+    match out.write_fmt(text).and_then(|()| out.flush()) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => {
+            err(format_args!("error: cannot write to standard output: {error}\n"));
+            std::process::exit(1);
+        }
+    }
+}
+
+/// Writes to standard error, if it is still open.
+pub fn err(text: Arguments<'_>) {
+    let _closed = std::io::stderr().write_fmt(text);
+}
