@@ -47,11 +47,8 @@ fn main() -> std::process::ExitCode {
             Ok(())
         }
     };
-    match result {
-        Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            std::process::ExitCode::FAILURE
-        }
+    if let Err(error) = &result {
+        eprintln!("error: {error:#}");
     }
+    std::process::ExitCode::from(setup::exit_code(result.is_ok()))
 }

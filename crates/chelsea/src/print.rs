@@ -28,12 +28,16 @@ pub fn out(text: Arguments<'_>) {
     let mut out = std::io::stdout().lock();
     match out.write_fmt(text).and_then(|()| out.flush()) {
         Ok(()) => {}
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => exit(true),
         Err(error) => {
             err(format_args!("error: cannot write to standard output: {error}\n"));
-            std::process::exit(1);
+            exit(false);
         }
     }
+}
+
+fn exit(ok: bool) -> ! {
+    std::process::exit(crate::setup::exit_code(ok).into())
 }
 
 /// Writes to standard error, if it is still open.

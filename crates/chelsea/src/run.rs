@@ -101,10 +101,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
         if let Some(error) = not_saved {
             return Err(error);
         }
-        if stopped {
-            std::process::exit(130);
-        }
-        if !std::io::stdin().is_terminal() {
+        if stopped || !std::io::stdin().is_terminal() {
             return Ok(());
         }
         return chat::chat(session, &loaded, &layout, args, has_document);
@@ -116,10 +113,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     } else {
         eprint!("\n{}", summary(&report));
     }
-    if let Some(error) = not_saved {
-        return Err(error);
-    }
-    if report.cancelled { std::process::exit(130) } else { Ok(()) }
+    not_saved.map_or(Ok(()), Err)
 }
 
 /// What Ctrl-C before the first question leaves undone.

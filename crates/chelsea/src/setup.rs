@@ -78,7 +78,8 @@ pub fn words(file: &ModelFile) -> Result<(Tokenizer, Option<ChatTemplate>)> {
 
 static CANCEL: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// A flag that Ctrl-C raises. The first one ends the work at hand in good order, a second one at once.
+/// A flag that Ctrl-C raises. The first one ends the work at hand in good order, a second one at once; either way the
+/// command exits with 130.
 pub fn cancel_flag() -> Result<Arc<AtomicBool>> {
     if let Some(flag) = CANCEL.get() {
         return Ok(flag.clone());
@@ -97,6 +98,11 @@ pub fn cancel_flag() -> Result<Arc<AtomicBool>> {
 /// Whether Ctrl-C was pressed.
 pub fn cancelled() -> bool {
     CANCEL.get().is_some_and(|flag| flag.load(Ordering::Relaxed))
+}
+
+/// What the command exits with: 130 once Ctrl-C was pressed, whatever it came to.
+pub fn exit_code(ok: bool) -> u8 {
+    if cancelled() { 130 } else { u8::from(!ok) }
 }
 
 /// Forgets an earlier Ctrl-C, so that a chat can go on after it.

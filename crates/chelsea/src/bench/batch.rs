@@ -23,10 +23,10 @@ pub struct Row {
     pub tokens_per_s: f64,
 }
 
-/// Measures every depth under every budget, one after the other; batch sizes take turns.
-pub fn run(args: &BenchArgs, subject: &Subject, quiet: bool) -> Result<Vec<Row>> {
+/// Measures every depth under every budget, one after the other; batch sizes take turns. `rows` gets those of each depth
+/// and budget when they are complete.
+pub fn run(args: &BenchArgs, subject: &Subject, rows: &mut Vec<Row>, quiet: bool) -> Result<()> {
     anyhow::ensure!(args.decode > 0, "--what batch measures decoding, but --decode is 0");
-    let mut rows = Vec::new();
     let most = args.batches.iter().max().copied().unwrap_or(1) as usize;
     for &depth in &args.depths {
         for budget in args.budgets() {
@@ -57,7 +57,7 @@ pub fn run(args: &BenchArgs, subject: &Subject, quiet: bool) -> Result<Vec<Row>>
             }
         }
     }
-    Ok(rows)
+    Ok(())
 }
 
 /// Seconds of a step of all sessions together, the median of `steps`.

@@ -40,7 +40,13 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let subject = unloaded.load(args, cancel, quiet)?;
     let mut report = Report::new(args, &subject);
     for what in args.wanted() {
-        measure(what, args, &subject, &mut report, quiet)?;
+        let measured = measure(what, args, &subject, &mut report, quiet);
+        if setup::cancelled() {
+            report.cancelled = true;
+            eprintln!("stopped before the end: what was measured until then follows");
+            break;
+        }
+        measured?;
     }
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
@@ -58,7 +64,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
 fn measure(what: What, args: &BenchArgs, subject: &Subject, report: &mut Report, quiet: bool) -> Result<()> {
     match what {
         What::Depth => report.depth = depth::run(args, subject, quiet)?,
-        What::Batch => report.batch = batch::run(args, subject, quiet)?,
+        What::Batch => batch::run(args, subject, &mut report.batch, quiet)?,
         What::EndToEnd => report.end_to_end = end_to_end::run(args, subject, quiet)?,
         What::Attention => report.attention = Some(attention::run(args, subject, quiet)?),
         What::Matching => report.matching = matching::run(args, subject, quiet)?,

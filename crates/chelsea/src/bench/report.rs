@@ -20,6 +20,8 @@ pub struct Report {
     /// How caches came to their depth.
     pub filled: &'static str,
     pub weight_bytes: usize,
+    /// Whether Ctrl-C ended it: what was not finished until then is not in it.
+    pub cancelled: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub depth: Vec<depth::Row>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -81,6 +83,7 @@ impl Report {
             policy: args.policy.clone(),
             filled: if args.real { "random tokens read" } else { "random entries" },
             weight_bytes: subject.model.memory().total(),
+            cancelled: false,
             depth: Vec::new(),
             batch: Vec::new(),
             end_to_end: Vec::new(),

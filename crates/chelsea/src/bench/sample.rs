@@ -21,6 +21,7 @@ pub fn sample() -> Report {
         policy: "chelsea".into(),
         filled: "random entries",
         weight_bytes: 1 << 20,
+        cancelled: false,
         depth: depths
             .map(|(depth, budget, ms)| depth::Row {
                 depth,

@@ -89,24 +89,24 @@ fn ctrl_c_while_reading_prints_what_there_is_and_saves_nothing() {
 #[test]
 fn ctrl_c_while_reading_without_a_question_says_that_nothing_is_saved() {
     let folder = tempfile::tempdir().unwrap();
-    let out = interrupted_reading(folder.path(), &["--save-cache", "doc.kv"]);
+    let out = interrupted_reading(folder.path(), &["run", "--save-cache", "doc.kv"]);
     let said = ended_by_ctrl_c(&out);
     assert!(said.contains("stopped after") && said.contains("nothing was written to"), "{said}");
     assert_eq!(names(folder.path()), ["doc.txt", "model"]);
     std::fs::remove_dir_all(folder.path().join("model")).unwrap();
-    let out = interrupted_reading(folder.path(), &["--save-cache", "doc.kv", "--json"]);
+    let out = interrupted_reading(folder.path(), &["run", "--save-cache", "doc.kv", "--json"]);
     ended_by_ctrl_c(&out);
     let report: Value = serde_json::from_slice(&out.stdout).unwrap();
     assert_eq!(report["cancelled"], true);
 }
 
-/// `chelsea run` on the small model and a text that takes it long, stopped in the middle.
-fn interrupted_reading(folder: &Path, more: &[&str]) -> Output {
+/// A verb on the small model and a text that takes it long, stopped in the middle.
+fn interrupted_reading(folder: &Path, verb: &[&str]) -> Output {
     let model = small::model(folder);
     std::fs::write(folder.join("doc.txt"), "The cat sat. ".repeat(60_000)).unwrap();
     let child = Command::new(env!("CARGO_BIN_EXE_chelsea"))
-        .args(["run", "-m", &model, "-f", "doc.txt", "--threads", "1", "--block", "64"])
-        .args(more)
+        .args(verb)
+        .args(["-m", &model, "-f", "doc.txt", "--threads", "1", "--block", "64"])
         .current_dir(folder)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -143,6 +143,34 @@ fn ctrl_c_while_answering_keeps_what_was_said_and_prints_the_table() {
     assert!(said.contains("decode") && said.contains("tokens/s"), "{said}");
     let text = [&first[..], &out.stdout].concat();
     assert!(std::str::from_utf8(&text).unwrap().contains("15"), "{text:?}");
+}
+
+#[test]
+fn ctrl_c_while_a_cache_is_built_writes_nothing_and_exits_as_everywhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = interrupted_reading(folder.path(), &["cache", "build", "-o", "doc.kv"]);
+    let said = ended_by_ctrl_c(&out);
+    assert!(said.contains("nothing was written"), "{said}");
+    assert_eq!(names(folder.path()), ["doc.txt", "model"]);
+}
+
+#[test]
+fn ctrl_c_while_measuring_keeps_what_was_measured() {
+    // One after the other, and more of them than anybody would wait for.
+    let depths = ["64"; 20_000].join(",");
+    let small =
+        ["bench", "-m", "random:tiny", "--what", "batch", "--batches", "1", "--keeps", "1", "--depths", &depths];
+    let short = ["--decode", "16", "--trials", "1", "--json", "--threads", "1"];
+    let mut child = start(&[&small[..], &short].concat());
+    wait_until_it_listens(&child);
+    std::thread::sleep(Duration::from_secs(3));
+    interrupt(&child);
+    let mut printed = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
+    ended_by_ctrl_c(&child.wait_with_output().unwrap());
+    let report: Value = serde_json::from_str(&printed).unwrap();
+    let rows = report["batch"].as_array().unwrap().len();
+    assert!(report["cancelled"] == true && (1..20_000).contains(&rows), "{rows} rows");
 }
 
 /// What is left to say goes nowhere, and that is no error.
