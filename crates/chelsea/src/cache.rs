@@ -5,6 +5,7 @@ use crate::output::{self, Table};
 use crate::{run, saved, setup};
 use anyhow::{Context as _, Result, bail};
 use chelsea_engine::{Layout, Session};
+use chelsea_kv::Schedule;
 use std::io::IsTerminal as _;
 use std::path::Path;
 
@@ -47,11 +48,16 @@ pub fn show(path: &Path, json: bool) -> Result<()> {
     let s = chelsea_kv::snapshot::inspect(path)?;
     let bytes = std::fs::metadata(path)?.len();
     let full = s.tokens * s.shape.full_bytes_per_token();
+    let schedule = match s.schedule {
+        Schedule::Once => "once",
+        Schedule::Remerge => "remerge",
+    };
     if json {
         let value = serde_json::json!({
             "path": path.display().to_string(), "bytes": bytes, "tokens": s.tokens, "entries": s.entries,
             "layers": s.shape.layers, "kv_heads": s.shape.kv_heads, "head_dim": s.shape.head_dim,
-            "dtype": s.dtype.name(), "policy": s.policy,
+            "dtype": s.dtype.name(), "policy": s.policy, "kv_budget": s.budget.to_string(), "schedule": schedule,
+            "sinks": s.sinks, "window": s.window,
             "entries_min": s.entries_min, "entries_max": s.entries_max,
             "fingerprint": saved::fingerprint_text(&s.fingerprint), "kv_bytes_full": full,
         });
@@ -64,6 +70,9 @@ pub fn show(path: &Path, json: bool) -> Result<()> {
     t.row(["size".to_string(), output::bytes(bytes as usize)]);
     t.row(["model fingerprint".to_string(), saved::fingerprint_text(&s.fingerprint)]);
     t.row(["policy".to_string(), s.policy.clone()]);
+    t.row(["budget".to_string(), s.budget.to_string()]);
+    t.row(["schedule".to_string(), schedule.to_string()]);
+    t.row(["sinks, window".to_string(), format!("{}, {}", s.sinks, s.window)]);
     t.row([
         "layers, KV heads".to_string(),
         format!("{}, {} of {} numbers", s.shape.layers, s.shape.kv_heads, s.shape.head_dim),

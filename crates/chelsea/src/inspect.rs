@@ -3,9 +3,9 @@
 use crate::cli::InspectArgs;
 use crate::output::{self, Table};
 use crate::{cache, setup};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use chelsea_kv::{Budget, CacheConfig, Dtype};
-use chelsea_model::{Config, ModelFile};
+use chelsea_model::{Config, ModelFile, TensorEntry};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
@@ -30,6 +30,23 @@ struct Report<'a> {
     types: BTreeMap<&'static str, TypeBytes>,
     kv_bytes_per_token: usize,
     kv_budget: Option<Holds>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tensors: Option<Vec<Tensor<'a>>>,
+}
+
+#[derive(Serialize)]
+struct Tensor<'a> {
+    name: &'a str,
+    shape: &'a [usize],
+    #[serde(rename = "type")]
+    ty: &'static str,
+    bytes: usize,
+}
+
+impl<'a> From<&'a TensorEntry> for Tensor<'a> {
+    fn from(t: &'a TensorEntry) -> Self {
+        Tensor { name: &t.name, shape: &t.shape, ty: t.ty.name(), bytes: t.bytes }
+    }
 }
 
 #[derive(Serialize, Default)]
@@ -50,6 +67,9 @@ struct Holds {
 pub fn run(args: &InspectArgs) -> Result<()> {
     let quiet = args.json || !std::io::stderr().is_terminal();
     if cache::is_snapshot(Path::new(&args.what)) {
+        if args.tensors || args.kv_budget.is_some() {
+            bail!("{} is a saved cache: --tensors and --kv-budget are for models", args.what);
+        }
         return cache::show(Path::new(&args.what), args.json);
     }
     setup::cancel_flag()?;
@@ -79,17 +99,18 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         types,
         kv_bytes_per_token: config.cache_shape().full_bytes_per_token(),
         kv_budget: args.kv_budget.map(|budget| holds(config, budget)).transpose()?,
+        tensors: args.tensors.then(|| file.tensors().iter().map(Tensor::from).collect()),
     };
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
         return Ok(());
     }
     print!("{}", text(&report));
-    if args.tensors {
+    if let Some(tensors) = &report.tensors {
         let mut table = Table::with_heading(["tensor", "shape", "type", "bytes"]);
-        for t in file.tensors() {
+        for t in tensors {
             let shape: Vec<String> = t.shape.iter().map(ToString::to_string).collect();
-            table.row([t.name.clone(), shape.join(" x "), t.ty.name().into(), output::bytes(t.bytes)]);
+            table.row([t.name.to_owned(), shape.join(" x "), t.ty.into(), output::bytes(t.bytes)]);
         }
         print!("\n{}", table.render());
     }

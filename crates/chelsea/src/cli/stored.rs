@@ -16,10 +16,10 @@ Examples:
 pub struct InspectArgs {
     /// A model (file, folder, short name, hub id) or a saved cache.
     pub what: String,
-    /// Show what this budget would hold (20%, 512MiB, 20000).
+    /// Show what this budget would hold of a model's cache (20%, 512MiB, 20000).
     #[arg(long, value_name = "SIZE", value_parser = parse_budget)]
     pub kv_budget: Option<Budget>,
-    /// List every tensor.
+    /// List every tensor of a model.
     #[arg(long)]
     pub tensors: bool,
     /// Print one JSON object instead of a table.

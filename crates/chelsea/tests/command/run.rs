@@ -377,6 +377,33 @@ fn inspect_and_bench_report_what_they_measured() {
 }
 
 #[test]
+fn what_a_model_and_a_saved_cache_are_is_shown_in_full() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, doc) = (small::model(folder.path()), write(folder.path(), "doc.txt", "The cat sat. ".repeat(100)));
+    let cache = folder.path().join("doc.kv");
+    let cache = cache.to_str().unwrap();
+    let seen = json(&["inspect", &model, "--json", "--tensors"]);
+    let tensors = seen["tensors"].as_array().unwrap();
+    assert_eq!(tensors.len(), 20);
+    assert_eq!(tensors.iter().map(|t| number(t, "bytes")).sum::<f64>(), number(&seen, "weight_bytes"));
+    assert_eq!(json(&["inspect", &model, "--json"]).get("tensors"), None);
+
+    let how = ["--kv-budget", "50%", "--schedule", "remerge", "--sinks", "2", "--window", "32"];
+    let built = chelsea(&[&["cache", "build", "-m", &model, "-f", &doc, "-o", cache], &how[..]].concat());
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let seen = json(&["cache", "show", cache, "--json"]);
+    let of = ["kv_budget", "schedule", "sinks", "window"].map(|key| seen[key].to_string());
+    assert_eq!(of, ["\"50%\"", "\"remerge\"", "2", "32"]);
+    let said = String::from_utf8(chelsea(&["cache", "show", cache]).stdout).unwrap();
+    for wanted in ["50%", "remerge", "2, 32"] {
+        assert!(said.contains(wanted), "{wanted} is not in\n{said}");
+    }
+    for more in [&["--tensors"][..], &["--kv-budget", "20%"]] {
+        assert!(error(&[&["inspect", cache], more].concat()).contains("is a saved cache"));
+    }
+}
+
+#[test]
 fn completions_and_help_are_printed() {
     for shell in ["bash", "zsh", "fish"] {
         let out = chelsea(&["completions", shell]);
