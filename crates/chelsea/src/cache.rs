@@ -58,7 +58,7 @@ pub fn show(path: &Path, json: bool) -> Result<()> {
             "layers": s.shape.layers, "kv_heads": s.shape.kv_heads, "head_dim": s.shape.head_dim,
             "dtype": s.dtype.name(), "policy": s.policy, "kv_budget": s.budget.to_string(), "schedule": schedule,
             "sinks": s.sinks, "window": s.window,
-            "entries_min": s.entries_min, "entries_max": s.entries_max,
+            "entries_mean": s.entries_mean(), "entries_min": s.entries_min, "entries_max": s.entries_max,
             "fingerprint": saved::fingerprint_text(&s.fingerprint), "kv_bytes_full": full,
         });
         println!("{}", serde_json::to_string_pretty(&value)?);
@@ -81,7 +81,7 @@ pub fn show(path: &Path, json: bool) -> Result<()> {
     t.row(["tokens".to_string(), s.tokens.to_string()]);
     t.row([
         "entries a head".to_string(),
-        format!("{} on average, {} to {}", s.entries / heads.max(1), s.entries_min, s.entries_max),
+        format!("{:.1} on average, {} to {}", s.entries_mean(), s.entries_min, s.entries_max),
     ]);
     t.row(["kept".to_string(), output::percent(s.entries, s.tokens * heads)]);
     t.row(["full cache would take".to_string(), output::bytes(full)]);

@@ -394,8 +394,11 @@ fn what_a_model_and_a_saved_cache_are_is_shown_in_full() {
     let seen = json(&["cache", "show", cache, "--json"]);
     let of = ["kv_budget", "schedule", "sinks", "window"].map(|key| seen[key].to_string());
     assert_eq!(of, ["\"50%\"", "\"remerge\"", "2", "32"]);
+    // Two layers of two heads.
+    let mean = number(&seen, "entries_mean");
+    assert_eq!(mean, number(&seen, "entries") / 4.0);
     let said = String::from_utf8(chelsea(&["cache", "show", cache]).stdout).unwrap();
-    for wanted in ["50%", "remerge", "2, 32"] {
+    for wanted in ["50%", "remerge", "2, 32", &format!("{mean:.1} on average")] {
         assert!(said.contains(wanted), "{wanted} is not in\n{said}");
     }
     for more in [&["--tensors"][..], &["--kv-budget", "20%"]] {
