@@ -1,10 +1,10 @@
 //! A prompt read online, then generation: what somebody waits for, and the cache at its peak.
 
-use super::subject::{Subject, label, options};
+use super::subject::{Subject, label, options, prompt};
 use super::trials::{Samples, Spread, stop_if_cancelled};
 use crate::cli::BenchArgs;
 use crate::output;
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 use chelsea_engine::Session;
 use chelsea_kv::Budget;
 use serde::Serialize;
@@ -37,7 +37,7 @@ struct Case {
 
 /// Measures every budget, trial by trial in turn.
 pub fn run(args: &BenchArgs, subject: &Subject, quiet: bool) -> Result<Vec<Row>> {
-    let prompt = prompt(args, subject)?;
+    let prompt = subject.text.clone().unwrap_or_else(|| subject.tokens(prompt(args), 4));
     let budgets = args.budgets();
     let mut cases: Vec<Case> = budgets.iter().map(|_| Case::default()).collect();
     warm_up(args, subject, &prompt)?;
@@ -111,25 +111,6 @@ fn warm_up(args: &BenchArgs, subject: &Subject, prompt: &[u32]) -> Result<()> {
 fn likeliest(logits: &[f32]) -> u32 {
     let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
     best.map_or(0, |(token, _)| token as u32)
-}
-
-/// The tokens of the file, or random ones.
-fn prompt(args: &BenchArgs, subject: &Subject) -> Result<Vec<u32>> {
-    let Some(path) = &args.file else { return Ok(subject.tokens(args.prompt.unwrap_or(2048), 4)) };
-    let tokenizer = subject.tokenizer.as_ref().context("a model of random weights reads no text: leave --file out")?;
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut tokens = tokenizer.encode(&text, false)?;
-    if let Some(wanted) = args.prompt {
-        ensure!(
-            tokens.len() >= wanted,
-            "{} has {} tokens, fewer than the {wanted} of --prompt",
-            path.display(),
-            tokens.len()
-        );
-        tokens.truncate(wanted);
-    }
-    ensure!(!tokens.is_empty(), "{} is empty", path.display());
-    Ok(tokens)
 }
 
 #[cfg(test)]

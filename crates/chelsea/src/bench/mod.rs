@@ -30,8 +30,10 @@ use subject::{Subject, Unloaded};
 
 /// Runs the verb.
 pub fn run(args: &BenchArgs) -> Result<()> {
-    if args.prefill == 0 && args.decode == 0 {
-        bail!("nothing to measure: --prefill and --decode are both 0");
+    // The others say themselves what they cannot do without.
+    let both = args.wanted().into_iter().any(|what| matches!(what, What::Depth | What::Split));
+    if both && args.prefill == 0 && args.decode == 0 {
+        bail!("nothing to measure at depth: --prefill and --decode are both 0");
     }
     let quiet = args.json || !std::io::stderr().is_terminal();
     let cancel = setup::cancel_flag()?;

@@ -6,12 +6,12 @@
 use super::trials::median;
 use crate::cli::{BenchArgs, DtypeArg, ProductsArg, What};
 use crate::{output, setup};
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use chelsea_engine::{Session, SessionOptions, cache_config, dtype_for};
 use chelsea_kv::{Budget, CacheConfig, Dtype, MAX_TOKENS, Page, SequenceCache};
-use chelsea_model::tokenizer::Tokenizer;
 use chelsea_model::{Config, LoadOptions, Model, ModelFile, RandomModel};
 use rayon::ThreadPool;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -23,11 +23,29 @@ const SEED: u64 = 1;
 pub struct Unloaded {
     source: Source,
     pool: Arc<ThreadPool>,
+    text: Option<Vec<u32>>,
 }
 
 enum Source {
     File(Box<ModelFile>),
     Random(Box<RandomModel>),
+}
+
+impl Source {
+    /// The tokens of a file, the first `wanted` where so many are.
+    fn read(&self, path: &Path, wanted: Option<usize>) -> Result<Vec<u32>> {
+        let Source::File(file) = self else { bail!("a model of random weights reads no text: leave --file out") };
+        let (tokenizer, _) = setup::words(file)?;
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let mut tokens = tokenizer.encode(&text, false)?;
+        if let Some(wanted) = wanted {
+            let has = tokens.len();
+            ensure!(has >= wanted, "{} has {has} tokens, fewer than the {wanted} of --prompt", path.display());
+            tokens.truncate(wanted);
+        }
+        ensure!(!tokens.is_empty(), "{} is empty", path.display());
+        Ok(tokens)
+    }
 }
 
 impl Unloaded {
@@ -41,7 +59,11 @@ impl Unloaded {
             })?)),
             None => Source::File(Box::new(ModelFile::open(&setup::resolve(&args.model.model, quiet)?)?)),
         };
-        Ok(Unloaded { source, pool })
+        let text = match &args.file {
+            Some(path) if args.wanted().contains(&What::EndToEnd) => Some(source.read(path, args.prompt)?),
+            _ => None,
+        };
+        Ok(Unloaded { source, pool, text })
     }
 
     fn config(&self) -> &Config {
@@ -72,23 +94,20 @@ impl Unloaded {
             bar.set_position(done);
         };
         let pool = self.pool;
-        let (model, tokenizer) = match &self.source {
-            Source::File(file) => {
-                let (tokenizer, _) = setup::words(file)?;
-                (pool.install(|| Model::from_file(file, &options, &mut progress))?, Some(tokenizer))
-            }
-            Source::Random(random) => (pool.install(|| random.make(SEED, &options, &mut progress))?, None),
+        let model = match &self.source {
+            Source::File(file) => pool.install(|| Model::from_file(file, &options, &mut progress))?,
+            Source::Random(random) => pool.install(|| random.make(SEED, &options, &mut progress))?,
         };
         bar.finish_and_clear();
-        Ok(Subject { model: Arc::new(model), tokenizer, pool, cancel })
+        Ok(Subject { model: Arc::new(model), text: self.text, pool, cancel })
     }
 }
 
 /// A loaded model and what it runs on.
 pub struct Subject {
     pub model: Arc<Model>,
-    /// None for a model of random weights.
-    pub tokenizer: Option<Tokenizer>,
+    /// Tokens of the file that is to be read, if one was given.
+    pub text: Option<Vec<u32>>,
     pub pool: Arc<ThreadPool>,
     pub cancel: Arc<AtomicBool>,
 }
@@ -184,7 +203,7 @@ pub fn median_step(session: &mut Session, tokens: &[u32]) -> Result<f64> {
 /// Refuses what cannot work, before anything is allocated.
 pub fn check(args: &BenchArgs, unloaded: &Unloaded) -> Result<()> {
     let config = unloaded.config();
-    let room = room(config, args)?;
+    let room = room(config, args, unloaded.text.as_ref().map_or(prompt(args), Vec::len))?;
     let Some(available) = setup::available_bytes() else { return Ok(()) };
     refuse_beyond(unloaded.weight_bytes(), room, available)
 }
@@ -205,8 +224,13 @@ fn refuse_beyond(weights: usize, caches: usize, available: usize) -> Result<()> 
     Ok(())
 }
 
-/// Bytes of the caches that are alive at once, at most.
-fn room(config: &Config, args: &BenchArgs) -> Result<usize> {
+/// Tokens of the prompt of `--what end-to-end`, where no file says otherwise.
+pub fn prompt(args: &BenchArgs) -> usize {
+    args.prompt.unwrap_or(2048)
+}
+
+/// Bytes of the caches that are alive at once, at most, with a prompt of so many tokens.
+fn room(config: &Config, args: &BenchArgs, prompt: usize) -> Result<usize> {
     let longest = args.depths.iter().max().copied().unwrap_or(0);
     let wants = args.wanted();
     let rounds = if wants.contains(&What::Matching) { args.trials as usize + 1 } else { 1 };
@@ -218,10 +242,10 @@ fn room(config: &Config, args: &BenchArgs) -> Result<usize> {
         );
     }
     if wants.contains(&What::EndToEnd) {
-        let needed = args.prompt.unwrap_or(0).saturating_add(args.generate);
+        let needed = prompt.saturating_add(args.generate);
         if needed > limit {
             bail!(
-                "--prompt and --generate make {needed} tokens, beyond the {limit} that a sequence of this model may have"
+                "the prompt and --generate make {needed} tokens, beyond the {limit} that a sequence of this model may have"
             );
         }
     }
@@ -231,7 +255,7 @@ fn room(config: &Config, args: &BenchArgs) -> Result<usize> {
             .budgets()
             .iter()
             .flat_map(|&budget| args.depths.iter().map(move |&depth| (budget, depth)))
-            .map(|(budget, depth)| room_of(what, config, args, budget, depth))
+            .map(|(budget, depth)| room_of(what, config, args, (budget, depth, prompt)))
             .collect::<Result<Vec<usize>>>()?;
         most = most.max(match what {
             // One setting after the other.
@@ -245,7 +269,12 @@ fn room(config: &Config, args: &BenchArgs) -> Result<usize> {
 /// Tokens after which a decoding sequence may be compacted.
 pub const DECODE_BLOCK: usize = 64;
 
-fn room_of(what: What, config: &Config, args: &BenchArgs, budget: Budget, depth: usize) -> Result<usize> {
+fn room_of(
+    what: What,
+    config: &Config,
+    args: &BenchArgs,
+    (budget, depth, prompt): (Budget, usize, usize),
+) -> Result<usize> {
     let dtype = args.kv_type.map_or(dtype_for(budget, Dtype::F16), DtypeArg::dtype);
     let cache = CacheConfig {
         dtype,
@@ -275,7 +304,7 @@ fn room_of(what: What, config: &Config, args: &BenchArgs, budget: Budget, depth:
             kept(depth).saturating_add(block).saturating_mul(most)
         }
         What::EndToEnd => {
-            let tokens = args.prompt.unwrap_or(0).saturating_add(args.generate);
+            let tokens = prompt.saturating_add(args.generate);
             kept(tokens).saturating_add(block)
         }
     })
@@ -309,7 +338,7 @@ mod tests {
     fn a_full_cache_of_131072_tokens_of_the_1b_shape_takes_four_gib_and_a_fifth_a_fifth() {
         let room = |keep| {
             let args = args(&["--what", "attention", "--depths", "131072", "--keeps", keep]);
-            room(&config("llama-3.2-1b"), &args).unwrap() as f64
+            room(&config("llama-3.2-1b"), &args, 0).unwrap() as f64
         };
         let full = room("1") / (1u64 << 30) as f64;
         assert!((4.0..4.5).contains(&full), "{full}");
@@ -319,7 +348,7 @@ mod tests {
     #[test]
     fn batches_count_every_sequence_and_settings_of_a_depth_add_up() {
         let config = config("tiny");
-        let of = |more: &[&str]| room(&config, &args(more)).unwrap();
+        let of = |more: &[&str]| room(&config, &args(more), 0).unwrap();
         let one = of(&["--what", "batch", "--depths", "4096", "--keeps", "1", "--batches", "1"]);
         assert_eq!(of(&["--what", "batch", "--depths", "4096", "--keeps", "1", "--batches", "1,8"]), 8 * one);
         let single = of(&["--depths", "4096", "--keeps", "1"]);
@@ -329,19 +358,27 @@ mod tests {
     #[test]
     fn a_fixed_size_does_not_grow_with_the_depth() {
         let config = config("tiny");
-        let of = |depth| room(&config, &args(&["--depths", depth, "--kv-budgets", "1024", "--what", "attention"]));
+        let of = |depth| room(&config, &args(&["--depths", depth, "--kv-budgets", "1024", "--what", "attention"]), 0);
         assert_eq!(of("8192").unwrap(), of("1000000").unwrap());
     }
 
     #[test]
     fn depths_beyond_positions_and_budgets_too_small_are_refused() {
         let config = config("tiny");
-        let error = |more: &[&str]| room(&config, &args(more)).unwrap_err().to_string();
+        let error = |more: &[&str]| room(&config, &args(more), prompt(&args(more))).unwrap_err().to_string();
         assert!(error(&["--depths", "16777216"]).contains("beyond the 16777216"));
         assert!(error(&["--depths", "18446744073709551615"]).contains("beyond the"));
         assert!(error(&["--kv-budgets", "16"]).contains("too small"));
-        assert!(error(&["--what", "end-to-end", "--prompt", "16777216"]).contains("--prompt and --generate"));
+        assert!(error(&["--what", "end-to-end", "--prompt", "16777216"]).contains("the prompt and --generate"));
         assert!(error(&["--policy", "full", "--keeps", "0.5"]).contains("keeps every entry"));
+    }
+
+    #[test]
+    fn the_prompt_of_end_to_end_counts_as_long_as_it_is() {
+        let config = config("tiny");
+        let of = |prompt| room(&config, &args(&["--what", "end-to-end", "--keeps", "1"]), prompt).unwrap();
+        assert_eq!(prompt(&args(&[])), 2048);
+        assert!(of(2048) > 3 * of(0), "{} {}", of(2048), of(0));
     }
 
     #[test]

@@ -99,7 +99,8 @@ pub struct BenchArgs {
     #[arg(long, value_name = "TOKENS", default_value_t = 256, help_heading = "Lengths")]
     pub generate: usize,
 
-    /// Read random tokens up to the depth and cluster them, instead of filling caches with random entries.
+    /// Read random tokens up to the depth and cluster them, instead of filling caches with random entries; attention
+    /// alone and one-shot clustering are always measured on random entries.
     #[arg(long, help_heading = "Caches")]
     pub real: bool,
     /// How entries are chosen when something is clustered.

@@ -119,6 +119,35 @@ fn tables_are_for_people_and_plots_are_whole_files() {
 }
 
 #[test]
+fn what_is_not_measured_needs_no_length_and_what_is_not_read_is_not_called_so() {
+    let whole = ["--what", "end-to-end", "--prefill", "0", "--decode", "0", "--prompt", "40", "--generate", "2"];
+    assert_eq!(bench(&whole)["end_to_end"][0]["generated"], 2);
+    let filled = |what| {
+        let short = ["--depths", "64", "--keeps", "1,0.9", "--prefill", "8", "--decode", "2", "--real", "--what", what];
+        bench(&short)["filled"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(filled("depth"), "random tokens read");
+    for what in ["attention", "matching"] {
+        assert!(filled(what).contains("random entries"), "{what}");
+    }
+}
+
+#[test]
+fn the_whole_file_counts_where_no_prompt_is_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = crate::small::model(folder.path());
+    let file = folder.path().join("text.txt");
+    std::fs::write(&file, "x".repeat(5000)).unwrap();
+    let file = file.to_str().unwrap();
+    let read = ["--what", "end-to-end", "--file", file, "--keeps", "1", "--trials", "1", "--generate"];
+    let of = |more: &[&'static str]| [&["bench", "-m", &model, "--json"], &read[..], more].concat();
+    assert_eq!(json(&of(&["1"]))["end_to_end"][0]["prompt"], 5000);
+    assert_eq!(json(&of(&["1", "--prompt", "100"]))["end_to_end"][0]["prompt"], 100);
+    let said = error(&of(&["16775000"]));
+    assert!(said.contains("16780000 tokens, beyond"), "{said}");
+}
+
+#[test]
 fn a_model_that_does_not_exist_is_refused_with_those_that_do() {
     let said = refused(&["-m", "random:gpt-5"]);
     assert!(said.contains("no random model `gpt-5`") && said.contains("llama-3.2-1b"), "{said}");
