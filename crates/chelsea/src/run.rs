@@ -333,8 +333,7 @@ fn summary(r: &Report) -> String {
     }
     let generated: usize = r.answers.iter().map(|a| a.generated_tokens).sum();
     let mut rates: Vec<f64> = r.answers.iter().map(|a| a.decode_tokens_per_s).filter(|&x| x > 0.0).collect();
-    rates.sort_by(f64::total_cmp);
-    let median = rates.get(rates.len() / 2).map_or("-".into(), |x| format!("{x:.1} tokens/s"));
+    let median = output::median(&mut rates).map_or("-".into(), |x| format!("{x:.1} tokens/s"));
     t.row(["decode".to_string(), format!("{generated} tokens"), median]);
     let of_full = |n: usize| output::percent(n, r.kv_bytes_full);
     t.row(["cache now".to_string(), output::bytes(r.kv_bytes), of_full(r.kv_bytes)]);

@@ -1,12 +1,12 @@
 //! From a model's name to a loaded model, its tokenizer and its threads.
 
-use crate::cli::{ModelArgs, ProductsArg};
+use crate::cli::ModelArgs;
 use crate::output;
 use anyhow::{Context as _, Result};
 use chelsea_engine::SessionOptions;
 use chelsea_model::chat::ChatTemplate;
 use chelsea_model::tokenizer::Tokenizer;
-use chelsea_model::{LoadOptions, Model, ModelFile};
+use chelsea_model::{Model, ModelFile};
 use rayon::ThreadPool;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,12 +43,7 @@ pub fn pool(threads: Option<u32>) -> Result<Arc<ThreadPool>> {
 pub fn load(args: &ModelArgs, quiet: bool) -> Result<Loaded> {
     let pool = pool(args.threads)?;
     let path = resolve(&args.model, quiet)?;
-    let options = LoadOptions {
-        products: match args.products {
-            ProductsArg::Fast => chelsea_linear::Products::Fast,
-            ProductsArg::F32 => chelsea_linear::Products::F32,
-        },
-    };
+    let options = args.load_options();
     let bar = output::bar(0, "loading", true, quiet);
     let file = ModelFile::open(&path)?;
     let (tokenizer, template) = words(&file)?;

@@ -4,9 +4,10 @@
 //! them from the processor's cache.
 
 use super::subject::{Subject, label};
-use super::trials::{Samples, Spread, interleaved, median};
+use super::trials::{Samples, Spread, interleaved};
 use crate::cli::BenchArgs;
-use anyhow::Result;
+use crate::output;
+use anyhow::{Context as _, Result};
 use chelsea_engine::Session;
 use chelsea_model::Workspace;
 use serde::Serialize;
@@ -70,5 +71,5 @@ fn step(sessions: &[Session], steps: usize, subject: &Subject, workspace: &mut W
         Session::step_many(&mut batch, tokens, workspace)?;
         times.push(start.elapsed().as_secs_f64());
     }
-    Ok(median(&mut times))
+    output::median(&mut times).context("no step was timed")
 }

@@ -3,13 +3,12 @@
 //! Whether everything fits into memory is worked out from the model's configuration alone, before weights are
 //! loaded or a cache is filled.
 
-use super::trials::median;
-use crate::cli::{BenchArgs, DtypeArg, ProductsArg, What};
+use crate::cli::{BenchArgs, DtypeArg, What};
 use crate::{output, setup};
 use anyhow::{Context as _, Result, bail, ensure};
 use chelsea_engine::{Session, SessionOptions, cache_config, dtype_for};
 use chelsea_kv::{Budget, CacheConfig, Dtype, MAX_TOKENS, Page, SequenceCache};
-use chelsea_model::{Config, LoadOptions, Model, ModelFile, RandomModel};
+use chelsea_model::{Config, Model, ModelFile, RandomModel};
 use rayon::ThreadPool;
 use std::path::Path;
 use std::sync::Arc;
@@ -82,12 +81,7 @@ impl Unloaded {
 
     /// Brings the weights into memory.
     pub fn load(self, args: &BenchArgs, cancel: Arc<AtomicBool>, quiet: bool) -> Result<Subject> {
-        let options = LoadOptions {
-            products: match args.model.products {
-                ProductsArg::Fast => chelsea_linear::Products::Fast,
-                ProductsArg::F32 => chelsea_linear::Products::F32,
-            },
-        };
+        let options = args.model.load_options();
         let bar = output::bar(0, "loading", true, quiet);
         let mut progress = |done, total| {
             bar.set_length(total);
@@ -197,7 +191,7 @@ pub fn median_step(session: &mut Session, tokens: &[u32]) -> Result<f64> {
         session.step(token)?;
         times.push(start.elapsed().as_secs_f64());
     }
-    Ok(median(&mut times))
+    output::median(&mut times).context("no step was timed")
 }
 
 /// Refuses what cannot work, before anything is allocated.

@@ -27,18 +27,8 @@ impl Samples {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
         let (&min, &max) = (sorted.first()?, sorted.last()?);
-        Some(Spread { median: median(&mut sorted), min, max })
+        Some(Spread { median: output::median(&mut sorted)?, min, max })
     }
-}
-
-/// The middle value, or the mean of the two middle ones.
-///
-/// # Panics
-/// When there is no value.
-pub fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
 }
 
 /// Measures every case in turn, `trials` times over. The first round counts for nothing: `measure` is told so.
@@ -72,12 +62,6 @@ pub fn stop_if_cancelled() -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_median_is_the_middle_or_between_the_two() {
-        assert_eq!(median(&mut [3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&mut [4.0, 1.0, 2.0, 3.0]), 2.5);
-    }
 
     #[test]
     fn a_spread_has_its_ends() {

@@ -2,6 +2,7 @@
 
 use chelsea_engine::{Compression, Sampling, SessionOptions};
 use chelsea_kv::{Budget, Dtype, Schedule};
+use chelsea_model::LoadOptions;
 use clap::{Args, ValueEnum};
 
 /// Which model, and on what it runs.
@@ -16,6 +17,18 @@ pub struct ModelArgs {
     /// How weight products are computed: packed integers, or dequantised to 32-bit floats.
     #[arg(long, value_enum, default_value_t = ProductsArg::Fast)]
     pub products: ProductsArg,
+}
+
+impl ModelArgs {
+    /// The same as options of loading.
+    pub fn load_options(&self) -> LoadOptions {
+        LoadOptions {
+            products: match self.products {
+                ProductsArg::Fast => chelsea_linear::Products::Fast,
+                ProductsArg::F32 => chelsea_linear::Products::F32,
+            },
+        }
+    }
 }
 
 /// How weight products are computed.
