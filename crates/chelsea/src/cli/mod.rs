@@ -18,9 +18,10 @@ pub use stored::{BuildArgs, CacheAction, CacheCmdArgs, InspectArgs, ModelsAction
 
 use clap::{Parser, Subcommand};
 
-/// Long contexts in a fifth of the memory: an LLM engine that clusters its KV cache online.
+/// Runs language models over long texts and clusters their KV cache while it reads: a quarter of its memory, unless told
+/// otherwise.
 #[derive(Debug, Parser)]
-#[command(name = "chelsea", version, about, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "chelsea", version, max_term_width = 100, arg_required_else_help = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

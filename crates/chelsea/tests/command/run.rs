@@ -412,6 +412,8 @@ fn completions_and_help_are_printed() {
         let out = chelsea(&["completions", shell]);
         assert!(out.status.success() && String::from_utf8_lossy(&out.stdout).contains("chelsea"));
     }
+    let help = chelsea(&["--help"]);
+    assert!(String::from_utf8_lossy(&help.stdout).starts_with("Runs language models over long texts"));
     let help = chelsea(&["run", "--help"]);
     assert!(String::from_utf8_lossy(&help.stdout).contains("Examples:"));
 }
