@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
-use crate::process::{cargo, root, shown, succeeds, target_dir};
 use crate::peers::median;
+use crate::process::{cargo, root, shown, succeeds, target_dir};
 use crate::{fetch, table};
 
 /// What `demo` is given.

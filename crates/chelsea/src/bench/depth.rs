@@ -1,6 +1,6 @@
 //! Prefill and decode speed, and cache bytes, at each depth.
 
-use super::subject::{Subject, label, median_step};
+use super::subject::{DECODE_BLOCK, Subject, label, step_time};
 use super::trials::{Samples, Spread, interleaved};
 use crate::cli::BenchArgs;
 use anyhow::Result;
@@ -36,7 +36,8 @@ pub fn run(args: &BenchArgs, subject: &Subject, quiet: bool) -> Result<Vec<Row>>
     let mut cases = Vec::new();
     for &depth in &args.depths {
         for budget in args.budgets() {
-            let session = subject.session(args, depth, budget, args.prefill.max(args.decode), 0)?;
+            let steps = args.decode.next_multiple_of(DECODE_BLOCK);
+            let session = subject.session(args, depth, budget, args.prefill.max(steps), 0)?;
             cases.push(Case { depth, budget, session, prefill: Samples::default(), decode: Samples::default() });
         }
     }
@@ -51,7 +52,7 @@ pub fn run(args: &BenchArgs, subject: &Subject, quiet: bool) -> Result<Vec<Row>>
             }
         }
         if !answer.is_empty() {
-            let step = median_step(&mut case.session.fork(), &answer)?;
+            let step = step_time(&mut case.session.fork(), &answer)?;
             if counts {
                 case.decode.push(1e3 * step);
             }

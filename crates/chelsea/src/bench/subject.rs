@@ -183,15 +183,27 @@ pub fn random_tokens(n: usize, vocab: usize, seed: u64) -> Vec<u32> {
         .collect()
 }
 
-/// Seconds that each of `tokens` takes in turn; the median of them.
-pub fn median_step(session: &mut Session, tokens: &[u32]) -> Result<f64> {
+/// Seconds of a decode step: the median of `tokens` in turn, and a step's share of the clustering that comes once in so
+/// many tokens. Where `tokens` are too few for one, they are taken once more, without being timed, until it came.
+pub fn step_time(session: &mut Session, tokens: &[u32]) -> Result<f64> {
+    let before = session.times().clustering;
+    let clustered = |session: &Session| session.times().clustering - before;
     let mut times = Vec::with_capacity(tokens.len());
     for &token in tokens {
-        let start = Instant::now();
+        let (start, earlier) = (Instant::now(), clustered(session));
         session.step(token)?;
-        times.push(start.elapsed().as_secs_f64());
+        times.push((start.elapsed() - (clustered(session) - earlier)).as_secs_f64());
     }
-    output::median(&mut times).context("no step was timed")
+    let mut steps = tokens.len();
+    if session.cache().config().budget != Budget::Keep(1.0) {
+        let all = steps.next_multiple_of(DECODE_BLOCK);
+        for &token in tokens.iter().cycle().take(all - steps) {
+            session.step(token)?;
+        }
+        steps = all;
+    }
+    let share = clustered(session).as_secs_f64() / steps.max(1) as f64;
+    Ok(output::median(&mut times).context("no step was timed")? + share)
 }
 
 /// Refuses what cannot work, before anything is allocated.
@@ -228,7 +240,7 @@ fn room(config: &Config, args: &BenchArgs, prompt: usize) -> Result<usize> {
     let longest = args.depths.iter().max().copied().unwrap_or(0);
     let wants = args.wanted();
     let rounds = if wants.contains(&What::Matching) { args.trials as usize + 1 } else { 1 };
-    let more = args.prefill.saturating_mul(rounds).max(args.decode.max(DECODE_BLOCK));
+    let more = args.prefill.saturating_mul(rounds).max(steps(args));
     let limit = config.max_positions().min(MAX_TOKENS);
     if wants.iter().any(|&what| what != What::EndToEnd) && longest.saturating_add(more) > limit {
         bail!(
@@ -263,6 +275,11 @@ fn room(config: &Config, args: &BenchArgs, prompt: usize) -> Result<usize> {
 /// Tokens after which a decoding sequence may be compacted.
 pub const DECODE_BLOCK: usize = 64;
 
+/// Steps that are decoded, those that lead up to a compaction included.
+fn steps(args: &BenchArgs) -> usize {
+    args.decode.max(1).checked_next_multiple_of(DECODE_BLOCK).unwrap_or(usize::MAX)
+}
+
 fn room_of(
     what: What,
     config: &Config,
@@ -281,7 +298,7 @@ fn room_of(
     let page = Page::bytes(cache.shape.head_dim, dtype);
     let bytes_of = |entries: usize| heads.saturating_mul(entries.div_ceil(chelsea_kv::PAGE)).saturating_mul(page);
     let kept = |tokens: usize| bytes_of(entries(&cache, tokens));
-    let block = bytes_of(args.prefill.max(args.decode).max(DECODE_BLOCK));
+    let block = bytes_of(args.prefill.max(steps(args)));
     // Reading fills a cache to its budget and one block; a compaction on a fork copies the pages it changes.
     let compressed = budget != Budget::Keep(1.0);
     let fork = if compressed { kept(depth) } else { 0 };

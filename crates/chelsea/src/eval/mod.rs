@@ -86,7 +86,6 @@ fn compared(args: &CompareArgs, shown: Shown, skipped: usize, gather: Gather<'_>
     }
     if done.cancelled {
         eprintln!("{}", work::goes_on(args, done.records.len(), samples.len() * settings.len()));
-        std::process::exit(130);
     }
     Ok(())
 }
