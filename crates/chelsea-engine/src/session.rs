@@ -6,7 +6,7 @@
 mod batch;
 
 use crate::EngineError;
-use chelsea_kv::{Budget, CacheConfig, Dtype, MemoryReport, PAGE, Schedule, SequenceCache};
+use chelsea_kv::{Budget, CacheConfig, CompactReport, Dtype, MemoryReport, PAGE, Schedule, SequenceCache};
 use chelsea_model::{Chunk, Model, Spent, Wanted, Workspace};
 use rayon::ThreadPool;
 use std::sync::Arc;
@@ -184,7 +184,9 @@ impl Session {
             rest = after;
             self.forward(block, if rest.is_empty() { Wanted::Last } else { Wanted::None })?;
             if self.compression == Compression::Online {
-                stats.clustering += self.compact();
+                // A text that is shorter than what decoding lets pile up (a short question) piles up with it.
+                let ends = rest.is_empty() && tokens.len() >= self.cache.config().decode_block;
+                stats.clustering += if ends { self.cluster(SequenceCache::compact_at_end) } else { self.compact() };
             }
             stats.tokens += block.len();
             stats.time = start.elapsed();
@@ -283,12 +285,13 @@ impl Session {
 
     fn compact(&mut self) -> Duration {
         // Most steps have nothing to do: waking the pool would cost more than asking.
-        if !self.cache.compaction_is_due() {
-            return Duration::ZERO;
-        }
+        if self.cache.compaction_is_due() { self.cluster(SequenceCache::compact) } else { Duration::ZERO }
+    }
+
+    fn cluster(&mut self, how: impl FnOnce(&mut SequenceCache) -> CompactReport + Send) -> Duration {
         let start = Instant::now();
         let (pool, cache) = (self.pool.clone(), &mut self.cache);
-        pool.install(|| cache.compact());
+        pool.install(|| how(cache));
         self.clustering += start.elapsed();
         start.elapsed()
     }
@@ -357,15 +360,13 @@ impl Session {
 /// The cache that `options` ask for, for this model.
 pub fn cache_config(model: &Model, options: &SessionOptions) -> Result<CacheConfig, EngineError> {
     Ok(CacheConfig {
-        shape: model.cache_shape(),
         dtype: options.dtype.unwrap_or(dtype_for(options.budget, model.kv_dtype())),
-        rotary: model.rotary(),
         sinks: options.sinks,
         window: options.window,
         policy: chelsea_kv::policy(&options.policy)?,
         budget: options.budget,
         schedule: options.schedule,
-        decode_block: options.window.max(1),
+        ..CacheConfig::new(model.cache_shape(), model.rotary())
     })
 }
 

@@ -149,6 +149,20 @@ fn the_peak_of_a_run_is_budget_plus_one_block() {
 }
 
 #[test]
+fn at_the_end_of_a_text_the_budget_is_met_however_little_came_last() {
+    let mut cache = SequenceCache::new(config("chelsea", Budget::Keep(0.5))).unwrap();
+    feed(&mut cache, 300, 0);
+    assert!(cache.compact().compacted);
+    feed(&mut cache, 20, 1);
+    assert!(!cache.compact().compacted && !cache.is_within_budget());
+    assert!(cache.compact_at_end().compacted && cache.is_within_budget());
+    assert!(!cache.compact_at_end().compacted, "nothing is left to do");
+    let mut twice = SequenceCache::new(config("kvzip", Budget::Keep(0.5))).unwrap();
+    feed(&mut twice, 300, 0);
+    assert!(!twice.compact_at_end().compacted, "it must read the text again first");
+}
+
+#[test]
 fn an_absolute_budget_lets_the_text_grow_without_bound() {
     for (name, schedule) in [("chelsea", Schedule::Once), ("chelsea", Schedule::Remerge), ("streaming", Schedule::Once)]
     {

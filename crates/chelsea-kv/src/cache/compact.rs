@@ -32,9 +32,16 @@ impl SequenceCache {
     /// layers got a block; does nothing while some layers are behind, while the budget is met, or before
     /// `decode_block` tokens, or as many entries a head beyond the budget, have piled up.
     pub fn compact(&mut self) -> CompactReport {
-        if !self.compaction_is_due() {
-            return self.nothing_done();
-        }
+        if self.compaction_is_due() { self.compact_by_schedule() } else { self.nothing_done() }
+    }
+
+    /// As [`SequenceCache::compact`], however few tokens have piled up: at the end of a text, what is left is to meet
+    /// the budget.
+    pub fn compact_at_end(&mut self) -> CompactReport {
+        if self.must_give_up() { self.compact_by_schedule() } else { self.nothing_done() }
+    }
+
+    fn compact_by_schedule(&mut self) -> CompactReport {
         let allowed = self.allowed(self.config.budget);
         let CacheConfig { schedule, budget, policy, .. } = &self.config;
         let anew = *schedule == Schedule::Remerge || budget.is_absolute(self.length().end()) || policy.looks_back();
@@ -48,13 +55,14 @@ impl SequenceCache {
     /// Whether [`SequenceCache::compact`] would do anything now.
     pub fn compaction_is_due(&self) -> bool {
         let piled_up = self.tokens() - self.compacted_at;
-        let (entries, ceiling) = (self.entries(), self.ceiling());
         let block = self.config.decode_block;
+        self.must_give_up() && (piled_up >= block || self.entries() > self.ceiling() + block * self.heads.len())
+    }
+
+    /// Whether there are more entries than may stay as they are now.
+    fn must_give_up(&self) -> bool {
         // Whoever must read the text twice compresses when told to, and never on its own.
-        self.config.policy.needs().repetition.is_none()
-            && self.block() == 0
-            && entries > ceiling
-            && (piled_up >= block || entries > ceiling + block * self.heads.len())
+        self.config.policy.needs().repetition.is_none() && self.block() == 0 && self.entries() > self.ceiling()
     }
 
     /// Tokens that may come before a compaction can be due, but for the one after the last token of a text that was

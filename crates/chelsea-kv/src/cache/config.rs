@@ -19,6 +19,10 @@ pub enum Schedule {
     Remerge,
 }
 
+/// Entries of each head that pile up beyond the budget unless told otherwise: enough that a compaction is rare, few beside
+/// what a step of reading brings.
+const DECODE_BLOCK: usize = 64;
+
 /// Settings of a [`super::SequenceCache`].
 #[derive(Debug, Clone)]
 pub struct CacheConfig {
@@ -55,7 +59,7 @@ impl CacheConfig {
             policy: Arc::new(Chelsea::default()),
             budget: Budget::Keep(1.0),
             schedule: Schedule::default(),
-            decode_block: 64,
+            decode_block: DECODE_BLOCK,
         }
     }
 
