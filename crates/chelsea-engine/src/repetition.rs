@@ -51,6 +51,7 @@ impl Session {
             fork.set_compression(Compression::OneShot);
             fork.cache_mut().watch(begin..begin + tokens.len());
             fork.read(&prompt, |_| ())?;
+            self.cache_mut().count_fork(fork.cache());
             if fork.cancelled() {
                 return Ok(start.elapsed());
             }

@@ -163,6 +163,22 @@ fn at_the_end_of_a_text_the_budget_is_met_however_little_came_last() {
 }
 
 #[test]
+fn a_fork_counts_beside_its_origin_but_for_the_pages_they_share() {
+    let mut cache = SequenceCache::new(config("h2o", Budget::Keep(0.5))).unwrap();
+    feed(&mut cache, 150, 0);
+    let alone = cache.peak();
+    let mut fork = cache.fork();
+    cache.count_fork(&fork);
+    assert_eq!(cache.peak(), alone + fork.memory().fixed, "all pages are shared");
+    feed(&mut fork, 100, 1);
+    cache.count_fork(&fork);
+    // Of three pages of a head, the last has been copied.
+    assert_eq!(cache.peak(), alone + fork.memory().total() - 2 * 6 * Page::bytes(16, Dtype::F16));
+    drop(fork);
+    assert_eq!(cache.memory().total(), alone);
+}
+
+#[test]
 fn an_absolute_budget_lets_the_text_grow_without_bound() {
     for (name, schedule) in [("chelsea", Schedule::Once), ("chelsea", Schedule::Remerge), ("streaming", Schedule::Once)]
     {

@@ -76,6 +76,17 @@ impl SequenceCache {
         self.peak.max(self.bytes_held())
     }
 
+    /// Raises the peak to what this cache and `fork`, made of it, hold together: pages that they share count once.
+    pub fn count_fork(&mut self, fork: &SequenceCache) {
+        let pairs = self.heads.iter().zip(&fork.heads);
+        let shared = |(own, other): (&Head, &Head)| {
+            own.pages().iter().zip(other.pages()).filter(|(own, other)| Arc::ptr_eq(own, other)).count()
+        };
+        let shared = pairs.map(shared).sum::<usize>() * Page::bytes(self.config.shape.head_dim, self.config.dtype);
+        // A fork that only read has held at most what it holds now.
+        self.peak = self.peak.max(self.bytes_held() + fork.bytes_held() - shared);
+    }
+
     /// Bytes that the keys and values of all tokens seen would take in a cache that keeps everything in 16
     /// bits: what this cache is compared with, whatever it is stored in.
     pub fn full_bytes(&self) -> usize {
