@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 pub enum Compression {
     /// Block by block while reading: memory never exceeds the budget by more than a block.
     Online,
-    /// Once, when [`Session::compress`] is called: reading needs the memory of the full cache.
+    /// When [`Session::compress`] is called, and never while reading, which needs the memory of the full cache. When the
+    /// answer grows, it is compacted as needed to hold the budget, as with `Online`.
     OneShot,
 }
 
