@@ -29,6 +29,7 @@ pub use config::{CacheConfig, CacheError, Schedule};
 pub use memory::MemoryReport;
 pub(crate) use saved::Saved;
 pub use statistics::Importance;
+pub(crate) use statistics::Statistics;
 
 use crate::Head;
 use crate::balance::Balance;
@@ -36,7 +37,6 @@ use crate::budget::Budget;
 use crate::policy::Needs;
 use crate::query::QueryPower;
 use rayon::prelude::*;
-use statistics::Statistics;
 
 /// Positions are kept as `f32`, which counts exactly up to here.
 pub const MAX_TOKENS: usize = 1 << 24;
@@ -78,11 +78,12 @@ impl SequenceCache {
         config.validate()?;
         let shape = config.shape;
         let heads = vec![Head::new(shape.head_dim, config.dtype); shape.heads()];
-        Ok(Self::from_heads(config, heads, 0))
+        Ok(Self::from_heads(config, heads, 0, Statistics::default()))
     }
 
-    /// A cache that holds these entries already, of a sequence of `tokens` tokens.
-    pub(crate) fn from_heads(config: CacheConfig, heads: Vec<Head>, tokens: usize) -> Self {
+    /// A cache that holds these entries already, of a sequence of `tokens` tokens. What the policy needs and was not
+    /// found out is begun, what it has no use for is dropped.
+    fn from_heads(config: CacheConfig, heads: Vec<Head>, tokens: usize, found: Statistics) -> Self {
         let shape = config.shape;
         let needs = config.policy.needs();
         let query_power = needs.query_power.then(|| QueryPower::new(shape));
@@ -92,7 +93,7 @@ impl SequenceCache {
             value_scale: vec![None; heads.len()],
             query_power,
             needs,
-            statistics: Statistics::new(shape, needs, &heads),
+            statistics: found.adapted(shape, needs, &heads),
             compacted_at: 0,
             expected_tokens: 0,
             recent: 0,

@@ -24,6 +24,11 @@ impl Importance {
         &self.heads[g]
     }
 
+    /// The numbers of each head.
+    pub(crate) fn heads(&self) -> &[Vec<f32>] {
+        &self.heads
+    }
+
     /// Takes over what is greater in `other`, made of the same cache.
     pub fn take_greater(&mut self, other: &Importance) {
         for (mine, theirs) in self.heads.iter_mut().zip(&other.heads) {
@@ -43,36 +48,45 @@ struct Watch {
 
 /// Everything that is found out on demand.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Statistics {
-    recent: Option<RecentQueries>,
-    moments: Option<QueryMoments>,
-    mass: Option<Vec<Vec<f32>>>,
-    importance: Option<Importance>,
+pub(crate) struct Statistics {
+    /// The last queries.
+    pub recent: Option<RecentQueries>,
+    /// Mean and covariance of queries.
+    pub moments: Option<QueryMoments>,
+    /// Attention that each entry of each head has drawn. The last entries of a head may be missing: they drew none yet.
+    pub mass: Option<Vec<Vec<f32>>>,
+    /// What a second pass found.
+    pub importance: Option<Importance>,
     watch: Option<Watch>,
 }
 
 impl Statistics {
-    /// Nothing found out yet of what `needs` asks for, over heads that hold entries already.
-    pub(super) fn new(shape: CacheShape, needs: Needs, heads: &[Head]) -> Self {
-        let moments = needs.query_mean || needs.query_covariance;
-        Statistics {
-            recent: (needs.recent_queries > 0).then(|| RecentQueries::new(shape, needs.recent_queries)),
-            moments: moments.then(|| QueryMoments::new(shape, needs.query_covariance)),
-            mass: needs.attention_mass.then(|| heads.iter().map(|head| vec![0.0; head.len()]).collect()),
-            importance: None,
-            watch: None,
-        }
+    /// What was found out before, and no second pass in progress.
+    pub(crate) fn found(
+        recent: Option<RecentQueries>,
+        moments: Option<QueryMoments>,
+        mass: Option<Vec<Vec<f32>>>,
+        importance: Option<Vec<Vec<f32>>>,
+    ) -> Self {
+        let importance = importance.map(|heads| Importance { heads });
+        Statistics { recent, moments, mass, importance, watch: None }
     }
 
-    /// Keeps what `needs` asks for, and begins what it misses.
-    fn adapt(&mut self, shape: CacheShape, needs: Needs, heads: &[Head]) {
-        let fresh = Statistics::new(shape, needs, heads);
+    /// What `needs` asks for: kept where it is there, and else begun, over heads that hold entries already.
+    pub(super) fn adapted(self, shape: CacheShape, needs: Needs, heads: &[Head]) -> Self {
+        let Statistics { recent, moments, mass, importance, watch } = self;
         let wide = |recent: &RecentQueries| recent.window() >= needs.recent_queries;
+        let recent = || recent.filter(wide).unwrap_or_else(|| RecentQueries::new(shape, needs.recent_queries));
         let full = |moments: &QueryMoments| moments.covariance() || !needs.query_covariance;
-        self.recent = fresh.recent.map(|new| self.recent.take().filter(wide).unwrap_or(new));
-        self.moments = fresh.moments.map(|new| self.moments.take().filter(full).unwrap_or(new));
-        self.mass = fresh.mass.map(|new| self.mass.take().unwrap_or(new));
-        self.importance = self.importance.take().filter(|_| needs.repetition.is_some());
+        let moments = || moments.filter(full).unwrap_or_else(|| QueryMoments::new(shape, needs.query_covariance));
+        let mass = || mass.unwrap_or_else(|| heads.iter().map(|head| vec![0.0; head.len()]).collect());
+        Statistics {
+            recent: (needs.recent_queries > 0).then(recent),
+            moments: (needs.query_mean || needs.query_covariance).then(moments),
+            mass: needs.attention_mass.then(mass),
+            importance: importance.filter(|_| needs.repetition.is_some()),
+            watch,
+        }
     }
 
     /// What is known that matters to head `g`.
@@ -149,7 +163,7 @@ impl SequenceCache {
         let needs = needs.and(self.config.policy.needs());
         let shape = self.config.shape;
         self.query_power = needs.query_power.then(|| self.query_power.take().unwrap_or(QueryPower::new(shape)));
-        self.statistics.adapt(shape, needs, &self.heads);
+        self.statistics = std::mem::take(&mut self.statistics).adapted(shape, needs, &self.heads);
         self.needs = needs;
         self.peak = self.peak.max(self.bytes_held());
     }

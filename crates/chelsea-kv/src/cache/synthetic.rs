@@ -1,6 +1,6 @@
 //! Caches filled with random entries: for timing long contexts without reading them.
 
-use super::{CacheConfig, CacheError, MAX_TOKENS, SequenceCache};
+use super::{CacheConfig, CacheError, MAX_TOKENS, SequenceCache, Statistics};
 use crate::Head;
 use crate::budget::{Budget, Length};
 use crate::policy::{Needs, Policy};
@@ -57,7 +57,7 @@ impl SequenceCache {
                 position += count;
             }
         });
-        let mut cache = Self::from_heads(config, heads, tokens);
+        let mut cache = Self::from_heads(config, heads, tokens, Statistics::default());
         cache.compacted_at = tokens;
         Ok(cache)
     }

@@ -75,6 +75,22 @@ impl QueryMoments {
         (self.count[layer] > 0).then_some((&head.mean, &head.scatter, self.count[layer]))
     }
 
+    /// Queries seen of each layer, and mean and sums of each query head, as [`QueryMoments::from_parts`] takes them.
+    pub(crate) fn parts(&self) -> (&[u64], impl Iterator<Item = (&[f64], &[f32])>) {
+        (&self.count, self.heads.iter().map(|head| (&head.mean[..], &head.scatter[..])))
+    }
+
+    /// What was taken apart before: counts `[layers]`, and for each of `[layers * q_heads]` its mean `[head_dim]` and
+    /// sums of products `[head_dim][head_dim]`, or none for all of them.
+    pub(crate) fn from_parts(shape: CacheShape, count: Vec<u64>, heads: Vec<(Vec<f64>, Vec<f32>)>) -> Self {
+        debug_assert!(count.len() == shape.layers && heads.len() == shape.layers * shape.q_heads);
+        QueryMoments {
+            shape,
+            count,
+            heads: heads.into_iter().map(|(mean, scatter)| Moments { mean, scatter }).collect(),
+        }
+    }
+
     /// Bytes that this takes in a cache of `shape`.
     pub fn bytes_for(shape: CacheShape, covariance: bool) -> usize {
         let d = shape.head_dim;

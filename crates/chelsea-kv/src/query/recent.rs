@@ -51,6 +51,18 @@ impl RecentQueries {
         self.window
     }
 
+    /// The ring of each layer and the positions it holds, as [`RecentQueries::from_parts`] takes them.
+    pub(crate) fn parts(&self) -> (&[f32], &[Range<usize>]) {
+        (&self.rows, &self.held)
+    }
+
+    /// What was taken apart before: rows `[layers][window][q_heads][head_dim]`, and positions `[layers]`.
+    pub(crate) fn from_parts(shape: CacheShape, window: usize, rows: Vec<f32>, held: Vec<Range<usize>>) -> Self {
+        debug_assert!(rows.len() == shape.layers * window * shape.q_heads * shape.head_dim);
+        debug_assert!(held.len() == shape.layers);
+        RecentQueries { shape, window, rows, held }
+    }
+
     /// Bytes that this takes in a cache of `shape`.
     pub fn bytes_for(shape: CacheShape, window: usize) -> usize {
         shape.layers * (window * shape.q_heads * shape.head_dim * 4 + size_of::<Range<usize>>())

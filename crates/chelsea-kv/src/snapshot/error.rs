@@ -66,6 +66,11 @@ pub enum SnapshotError {
         /// KV head of the layer.
         head: usize,
     },
+    /// The checksum of the statistics is wrong.
+    #[error(
+        "the statistics of the saved cache are damaged (wrong checksum); copy the file again, or build the cache again"
+    )]
+    StatisticsCorrupted,
     /// A number in the header is beyond anything a cache can have.
     #[error("the saved cache claims {value} for {field}, and the most that makes sense is {most}")]
     TooLarge {

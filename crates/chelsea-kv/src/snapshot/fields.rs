@@ -85,7 +85,11 @@ impl<'a> Reader<'a> {
         mut item: impl FnMut(&mut Self) -> Result<T, SnapshotError>,
     ) -> Result<Vec<T>, SnapshotError> {
         let mut items = Reader::new(self.take(n.saturating_mul(size))?);
-        (0..n).map(|_| item(&mut items)).collect()
+        let mut all = Vec::with_capacity(n);
+        for _ in 0..n {
+            all.push(item(&mut items)?);
+        }
+        Ok(all)
     }
 
     /// What was not read.

@@ -112,7 +112,8 @@ pub fn inspect(path: &Path) -> Result<SnapshotSummary, SnapshotError> {
 /// values are read straight from the mapped file until the cache writes to their page.
 ///
 /// Settings (budget, schedule, sinks, window) are those that the cache was saved with. So is the policy,
-/// unless another is given; statistics that only the other one needs are gathered from here on.
+/// unless another is given; statistics that the other one needs and the file does not have are gathered from
+/// here on.
 ///
 /// The file must not be cut short or written to while the cache lives. [`save`] never does that: it
 /// replaces files as a whole.
@@ -126,6 +127,7 @@ pub fn load(
     policy: Option<Arc<dyn Policy>>,
 ) -> Result<(SequenceCache, SnapshotInfo), SnapshotError> {
     let file = Arc::new(Mapped::open(path).map_err(io_error("read", path))?);
-    let parsed = parse::parse_for(&file, expected)?;
-    parsed.cache_over(policy, |bytes| Lines::Mapped { file: file.clone(), bytes })
+    let mut parsed = parse::parse_for(&file, expected)?;
+    let found = std::mem::take(&mut parsed.found);
+    parsed.cache_over(policy, found, |bytes| Lines::Mapped { file: file.clone(), bytes })
 }

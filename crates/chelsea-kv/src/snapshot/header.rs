@@ -15,6 +15,7 @@
 //! and [`Header::encode`] shows what follows, in order.
 
 use super::fields::{Reader, Writer};
+use super::statistics::Found;
 use super::{ALIGN, MAX_NOTE, SnapshotError};
 use crate::balance::Balance;
 use crate::cache::Saved;
@@ -25,7 +26,7 @@ use xxhash_rust::xxh3::Xxh3;
 /// How a snapshot begins; the first byte is no ASCII, so that no text is taken for one.
 pub(super) const MAGIC: [u8; 8] = *b"\x89CHELSEA";
 /// The format written, and the only one read.
-pub(super) const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 4;
 /// Bytes of the prelude.
 pub(super) const PRELUDE: usize = 64;
 
@@ -65,12 +66,15 @@ pub(super) struct Header {
     pub policy: String,
     pub compacted_at: usize,
     pub expected_tokens: usize,
+    pub recent: usize,
     pub tokens: Vec<u32>,
     pub note: String,
     /// `layers * kv_heads` of them.
     pub heads: Vec<HeadRecord>,
     /// Sums and samples of [`QueryPower`].
     pub power: Option<(Vec<f64>, Vec<u64>)>,
+    /// Other statistics, which have a section of their own.
+    pub found: Found,
     /// What keys are stored divided by, one for each head, where they are stored in integers; else none at all.
     pub balances: Vec<Option<Balance>>,
 }
@@ -170,6 +174,7 @@ impl Header {
             tokens: self.tokens.len(),
             compacted_at: self.compacted_at,
             expected_tokens: self.expected_tokens,
+            recent: self.recent,
             frozen: self.heads.iter().map(|head| head.frozen).collect(),
             value_scale: self.heads.iter().map(|head| head.value_scale).collect(),
             query_power: power.map(|(sums, samples)| QueryPower::from_parts(self.shape, sums, samples)),
@@ -189,6 +194,16 @@ impl Header {
         (len.div_ceil(PAGE as u64) * self.page_bytes() + 8 * len).next_multiple_of(ALIGN as u64)
     }
 
+    /// Bytes of the section of statistics.
+    pub(super) fn found_bytes(&self) -> u64 {
+        self.found.bytes(self.shape, self.heads.iter().map(|head| head.len as u64).sum())
+    }
+
+    /// Bytes of everything behind the header.
+    fn rest_bytes(&self) -> u64 {
+        self.heads.iter().map(|head| self.block_bytes(head.len)).sum::<u64>() + self.found_bytes()
+    }
+
     /// Holds the header to what every snapshot keeps. What passes can be written, and was not made up
     /// carelessly.
     pub(super) fn check(&self) -> Result<(), SnapshotError> {
@@ -198,6 +213,8 @@ impl Header {
         limit("tokens", self.tokens.len() as u64, MAX_TOKENS as u64)?;
         limit("the block of decoding", self.decode_block as u64, MAX_TOKENS as u64)?;
         limit("the tokens expected", self.expected_tokens as u64, MAX_TOKENS as u64)?;
+        limit("the latest entries", self.recent as u64, MAX_TOKENS as u64)?;
+        limit("the last queries", self.found.window as u64, MAX_TOKENS as u64)?;
         limit("the size of the note", self.note.len() as u64, MAX_NOTE as u64)?;
         limit("the size of the policy", self.policy.len() as u64, MAX_POLICY)?;
         ensure(2 * self.rotary.inv_freq.len() <= self.shape.head_dim, || {
@@ -226,6 +243,14 @@ impl Header {
             })?;
             let most = u64::MAX / self.shape.q_heads as u64;
             ensure(samples.iter().all(|&n| n <= most), || "more queries than can be counted".into())?;
+        }
+        if let Some(known) = &self.found.importance {
+            ensure(known.len() == self.heads.len(), || "a second pass over a cache with other heads".into())?;
+            for (g, (&known, head)) in known.iter().zip(&self.heads).enumerate() {
+                ensure(known <= head.len, || {
+                    format!("a second pass over {known} of {} entries of head {g}", head.len)
+                })?;
+            }
         }
         Ok(())
     }
@@ -266,7 +291,7 @@ impl Header {
         };
         out.u32(kind);
         out.u64(amount);
-        let sizes = [self.sinks, self.window, self.decode_block, self.compacted_at, self.expected_tokens];
+        let sizes = [self.sinks, self.window, self.decode_block, self.compacted_at, self.expected_tokens, self.recent];
         sizes.iter().for_each(|&n| out.u64(n as u64));
         out.f32(self.rotary.scale);
         out.u32(self.rotary.inv_freq.len() as u32);
@@ -287,16 +312,16 @@ impl Header {
             sums.iter().for_each(|&x| out.u64(x.to_bits()));
             samples.iter().for_each(|&n| out.u64(n));
         }
+        self.found.encode(&mut out);
         for balance in &self.balances {
             out.u32(u32::from(balance.is_some()));
             balance.iter().flat_map(Balance::sizes).for_each(|&x| out.f32(x));
         }
         let mut bytes = out.into_bytes();
         bytes.resize(bytes.len().next_multiple_of(ALIGN), 0);
-        let blocks: u64 = self.heads.iter().map(|head| self.block_bytes(head.len)).sum();
         let header = bytes.len() as u64;
         bytes[16..24].copy_from_slice(&header.to_le_bytes());
-        bytes[24..32].copy_from_slice(&(header + blocks).to_le_bytes());
+        bytes[24..32].copy_from_slice(&(header + self.rest_bytes()).to_le_bytes());
         seal(&mut bytes);
         bytes
     }
@@ -340,6 +365,7 @@ impl Header {
         let decode_block = fields.size64("the block of decoding")?;
         let compacted_at = fields.size64("the tokens clustered")?;
         let expected_tokens = fields.size64("the tokens expected")?;
+        let recent = fields.size64("the latest entries")?;
         let scale = fields.f32()?;
         let inv_freq = fields.list(4, |f| f.f32())?;
         let policy = fields.text()?;
@@ -358,10 +384,12 @@ impl Header {
             policy,
             compacted_at,
             expected_tokens,
+            recent,
             tokens,
             note,
             heads: Vec::new(),
             power: None,
+            found: Found::default(),
             balances: Vec::new(),
         };
         header.check_shape()?;
@@ -374,15 +402,15 @@ impl Header {
             let sums = fields.many(shape.heads() * shape.head_dim, 8, |f| f.u64().map(f64::from_bits))?;
             header.power = Some((sums, fields.many(shape.layers, 8, |f| f.u64())?));
         }
+        header.found = Found::decode(&mut fields, shape)?;
         if dtype.scaled() {
             header.balances = (0..shape.heads()).map(|g| balance(&mut fields, g, shape)).collect::<Result<_, _>>()?;
         }
         let padding = fields.rest();
         ensure(padding.len() < ALIGN && padding.iter().all(|&byte| byte == 0), || "the header is too long".into())?;
         header.check()?;
-        let blocks: u64 = header.heads.iter().map(|head| header.block_bytes(head.len)).sum();
-        let (need, have) = (prelude.header + blocks, prelude.file);
-        ensure(need == have, || format!("its heads take {need} bytes and the file has {have}"))?;
+        let (need, have) = (prelude.header + header.rest_bytes(), prelude.file);
+        ensure(need == have, || format!("its heads and statistics take {need} bytes and the file has {have}"))?;
         Ok(header)
     }
 }

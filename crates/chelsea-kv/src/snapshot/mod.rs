@@ -2,15 +2,17 @@
 //!
 //! # The file
 //!
-//! A header (module `header`: settings, token ids, statistics, one record a head) and one block a head
-//! (module `block`: pages, counts, positions). All numbers are little-endian. Every block begins at a
+//! A header (module `header`: settings, token ids, the power of queries, one record a head), one block a head
+//! (module `block`: pages, counts, positions), and the other statistics, where there are any (module
+//! `statistics`). All numbers are little-endian. Every block begins at a
 //! multiple of 64 and pages lie in it as they lie in memory, so a loaded cache reads keys and values
 //! straight from the map of the file; a page is copied out of it when the cache writes to it, and the
-//! file is never changed. The header and every block have a checksum each (XXH3, 64 bits).
+//! file is never changed. The header, every block and the statistics have a checksum each (XXH3, 64 bits).
 //!
 //! # Invariants
 //!
-//! - A loaded cache goes on exactly as the saved one would have.
+//! - A loaded cache goes on exactly as the saved one would have, under its own policy: all that was found out
+//!   for it is there. Only a second pass in progress is not, and where peaks of memory were.
 //! - A file appears under its name only when it is complete; a save that fails leaves what was there.
 //! - Foreign bytes end in an error, never in a panic, and never take more memory than they are long, a
 //!   small factor aside. Checksums catch accidents; sizes, counts and positions are checked beside them,
@@ -22,6 +24,7 @@ mod fields;
 mod file;
 mod header;
 mod parse;
+mod statistics;
 
 pub use error::SnapshotError;
 pub use file::{inspect, is_snapshot, load, save};
@@ -30,6 +33,7 @@ pub use parse::{Parsed, parse, reseal};
 use crate::{Budget, CacheShape, Dtype, Rotary, Schedule, SequenceCache};
 use header::{HeadRecord, Header};
 use rayon::prelude::*;
+use statistics::Found;
 use std::io::{self, Write};
 
 #[cfg(target_endian = "big")]
@@ -156,10 +160,12 @@ impl<'a> Ready<'a> {
             policy: config.policy.spec(),
             compacted_at: saved.compacted_at,
             expected_tokens: saved.expected_tokens,
+            recent: saved.recent,
             tokens: info.tokens.clone(),
             note: info.note.clone(),
             heads: cache.heads().par_iter().enumerate().map(record).collect(),
             power: power.map(|(sums, samples)| (sums.to_vec(), samples.to_vec())),
+            found: Found::of(cache),
             balances: if config.dtype.scaled() {
                 cache.heads().iter().map(|head| head.balance().cloned()).collect()
             } else {
@@ -167,12 +173,14 @@ impl<'a> Ready<'a> {
             },
         };
         header.check()?;
+        statistics::check(cache.statistics(), saved.tokens)?;
         Ok(Ready { cache, header: header.encode() })
     }
 
     fn write(&self, out: &mut impl Write) -> io::Result<()> {
         out.write_all(&self.header)?;
-        self.cache.heads().iter().try_for_each(|head| block::write(head, out))
+        self.cache.heads().iter().try_for_each(|head| block::write(head, out))?;
+        statistics::write(self.cache, out)
     }
 }
 

@@ -1,8 +1,9 @@
 //! Foreign bytes to a cache.
 
 use super::block::Block;
-use super::header::{self, Header, PRELUDE, Prelude};
-use super::{Expected, SnapshotError, SnapshotInfo, SnapshotSummary};
+use super::header::{self, Header, PRELUDE, Prelude, ensure};
+use super::{Expected, SnapshotError, SnapshotInfo, SnapshotSummary, statistics};
+use crate::cache::Statistics;
 use crate::page::Lines;
 use crate::{Policy, Rotary, SequenceCache, policy};
 use rayon::prelude::*;
@@ -16,9 +17,11 @@ pub struct Parsed<'a> {
     bytes: &'a [u8],
     header: Header,
     blocks: Vec<Block>,
+    /// What was found out; nothing any more once it was taken.
+    pub(super) found: Statistics,
 }
 
-/// Reads and checks a whole snapshot: header, checksums, and every count and position.
+/// Reads and checks a whole snapshot: header, checksums, statistics, and every count and position.
 ///
 /// # Errors
 /// Whatever keeps the bytes from being a snapshot.
@@ -37,7 +40,8 @@ pub(super) fn parse_for<'a>(bytes: &'a [u8], expected: Option<&Expected>) -> Res
     let blocks = blocks(&header, prelude.header as usize);
     let first_error = blocks.par_iter().enumerate().map(|(g, block)| block.check(&header, g, bytes));
     first_error.find_first(Result::is_err).unwrap_or(Ok(()))?;
-    Ok(Parsed { bytes, header, blocks })
+    let found = statistics::read(&header, &bytes[statistics_range(&header, bytes)])?;
+    Ok(Parsed { bytes, header, blocks, found })
 }
 
 /// Where the blocks of the heads lie in a file whose size was checked.
@@ -49,6 +53,11 @@ fn blocks(header: &Header, first: usize) -> Vec<Block> {
         Block::new(start..at, len)
     };
     header.heads.iter().map(|head| head.len).map(block).collect()
+}
+
+/// Where the statistics lie in a file whose size was checked: at its end.
+fn statistics_range(header: &Header, bytes: &[u8]) -> Range<usize> {
+    bytes.len() - header.found_bytes() as usize..bytes.len()
 }
 
 fn meets(header: &Header, expected: &Expected) -> Result<(), SnapshotError> {
@@ -80,23 +89,31 @@ impl Parsed<'_> {
     /// # Errors
     /// If the policy noted is unknown here, or the settings make no cache.
     pub fn cache(&self, policy: Option<Arc<dyn Policy>>) -> Result<(SequenceCache, SnapshotInfo), SnapshotError> {
-        self.cache_over(policy, |range| Lines::copied(&self.bytes[range]))
+        self.cache_over(policy, self.found.clone(), |range| Lines::copied(&self.bytes[range]))
     }
 
-    /// [`Parsed::cache`], with pages that `lines` makes of bytes of the file.
+    /// [`Parsed::cache`], with the statistics `found` and pages that `lines` makes of bytes of the file.
     pub(super) fn cache_over(
         &self,
         policy: Option<Arc<dyn Policy>>,
+        found: Statistics,
         lines: impl Fn(Range<usize>) -> Lines,
     ) -> Result<(SequenceCache, SnapshotInfo), SnapshotError> {
         let header = &self.header;
         let policy = match policy {
             Some(policy) => policy,
-            None => policy::policy(&header.policy)?,
+            None => {
+                let policy = policy::policy(&header.policy)?;
+                // Whatever was saved has them: to begin them here would take memory that the file does not have.
+                let needs = policy.needs();
+                let there = (header.power.is_some() || !needs.query_power) && header.found.serves(needs);
+                ensure(there, || format!("the statistics that its policy `{}` needs are missing", policy.name()))?;
+                policy
+            }
         };
         let blocks = self.blocks.iter().enumerate();
         let heads = blocks.map(|(g, block)| block.head(header, g, self.bytes, &lines)).collect();
-        let cache = SequenceCache::restored(header.config(policy), heads, header.saved())?;
+        let cache = SequenceCache::restored(header.config(policy), heads, header.saved(), found)?;
         let (fingerprint, tokens, note) = (header.fingerprint, header.tokens.clone(), header.note.clone());
         Ok((cache, SnapshotInfo { fingerprint, tokens, note }))
     }
@@ -118,5 +135,6 @@ pub fn reseal(bytes: &mut [u8]) {
     for (record, block) in header.heads.iter_mut().zip(blocks) {
         record.hash = xxh3_64(&bytes[block.range]);
     }
+    header.found.hash = xxh3_64(&bytes[statistics_range(&header, bytes)]);
     bytes[..end].copy_from_slice(&header.encode());
 }

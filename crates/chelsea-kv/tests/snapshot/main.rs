@@ -7,7 +7,7 @@ mod refused;
 mod round_trip;
 
 use chelsea_kv::snapshot::{Expected, SnapshotInfo, parse, to_bytes};
-use chelsea_kv::{Budget, CacheConfig, CacheShape, Dtype, Rotary, SequenceCache, policy};
+use chelsea_kv::{Budget, CacheConfig, CacheShape, Dtype, Importance, Rotary, SequenceCache, policy};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use std::path::Path;
@@ -59,6 +59,23 @@ fn example(config: CacheConfig, tokens: usize) -> (SequenceCache, SnapshotInfo) 
     (cache, info)
 }
 
+/// A second pass over what `cache` has read, in two chunks, with made-up words.
+fn repeat(cache: &mut SequenceCache) {
+    let (tokens, mut rng) = (cache.tokens(), SmallRng::seed_from_u64(8));
+    let mut all: Option<Importance> = None;
+    for chunk in [0..tokens / 2, tokens / 2..tokens] {
+        let mut fork = cache.fork();
+        fork.watch(chunk);
+        block(&mut fork, 50, &mut rng);
+        let found = fork.watched().unwrap();
+        match &mut all {
+            None => all = Some(found),
+            Some(all) => all.take_greater(&found),
+        }
+    }
+    cache.set_importance(all.unwrap()).unwrap();
+}
+
 fn small() -> Vec<u8> {
     small_in(Dtype::F16)
 }
@@ -66,6 +83,16 @@ fn small() -> Vec<u8> {
 fn small_in(dtype: Dtype) -> Vec<u8> {
     let config = CacheConfig { dtype, ..config(SMALL, "chelsea", Budget::Keep(0.5)) };
     let (cache, info) = example(config, 150);
+    to_bytes(&cache, &info).unwrap()
+}
+
+/// A small snapshot with the statistics of the policy `spec`.
+fn small_of(spec: &str) -> Vec<u8> {
+    let (mut cache, info) = example(config(SMALL, spec, Budget::Keep(0.5)), 150);
+    if cache.config().policy.needs().repetition.is_some() {
+        repeat(&mut cache);
+        cache.compact_now(None).unwrap();
+    }
     to_bytes(&cache, &info).unwrap()
 }
 

@@ -1,10 +1,10 @@
 //! Files of other models, shortened, changed or made up.
 
-use super::{SMALL, block, config, example, expected, small, small_in};
+use super::{SMALL, block, config, example, expected, small, small_in, small_of};
 use chelsea_kv::snapshot::{
     Expected, MAX_NOTE, SnapshotError, SnapshotInfo, inspect, is_snapshot, load, parse, reseal, save, to_bytes,
 };
-use chelsea_kv::{Budget, CacheConfig, CacheShape, Dtype, Rotary, SequenceCache};
+use chelsea_kv::{Budget, CacheConfig, CacheShape, Dtype, Rotary, SequenceCache, policy};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -64,15 +64,97 @@ fn every_shorter_or_longer_file_is_refused() {
     assert!(matches!(parse(&longer), Err(SnapshotError::TooLong { .. })));
 }
 
+/// Small snapshots of every storage type and with every kind of statistics.
+fn kinds() -> Vec<(String, Vec<u8>)> {
+    let stored = [Dtype::F16, Dtype::Q8, Dtype::K8V4].map(|dtype| (format!("{dtype:?}"), small_in(dtype)));
+    let statistics = ["h2o", "snapkv:window=8", "expected-attention", "expected-attention:cov=0", "chelsea-best"];
+    stored.into_iter().chain(statistics.map(|spec| (spec.to_owned(), small_of(spec)))).collect()
+}
+
+#[test]
+fn statistics_that_lie_under_good_checksums_are_refused() {
+    let (nan, minus) = (f32::NAN.to_le_bytes(), (-1f32).to_le_bytes());
+    let section = |bytes: &[u8], len: usize| bytes.len() - len.next_multiple_of(64);
+    let complain = |bytes: &[u8], at: usize, new: &[u8], word: &str| {
+        let text = complaint_of(bytes.to_vec(), at, new);
+        assert!(text.contains(word), "byte {at}, wanted `{word}`: {text}");
+    };
+    let entries = |bytes: &[u8]| parse(bytes).unwrap().summary().entries;
+    let drawn = small_of("h2o");
+    let at = section(&drawn, 4 * entries(&drawn));
+    complain(&drawn, at, &nan, "has drawn an attention");
+    complain(&drawn, at + 4 * entries(&drawn) - 4, &minus, "has drawn an attention");
+    assert!(entries(&drawn) % 16 != 0, "there is padding");
+    complain(&drawn, drawn.len() - 1, &[1], "nothing belongs");
+    let repeated = small_of("kvzip");
+    complain(&repeated, section(&repeated, 4 * entries(&repeated)), &minus, "second pass");
+    // Of two layers: which positions are held, and eight queries of two heads each.
+    let recent = small_of("snapkv:window=8");
+    let at = section(&recent, 2 * (8 + 8 * 2 * 4 * 4));
+    complain(&recent, at, &151u32.to_le_bytes(), "151..150 of 150");
+    complain(&recent, at, &141u32.to_le_bytes(), "141..150 of 150");
+    complain(&recent, at + 4, &151u32.to_le_bytes(), "142..151 of 150");
+    complain(&recent, at + 2 * 8 + 40, &nan, "query is not finite");
+    // Of two layers: how many queries, and means and sums of products of two heads.
+    let moments = small_of("expected-attention");
+    let at = section(&moments, 2 * (8 + 2 * (4 * 8 + 16 * 4)));
+    complain(&moments, at, &151u64.to_le_bytes(), "more queries than 150");
+    complain(&moments, at + 16, &f64::INFINITY.to_le_bytes(), "moments of queries are not finite");
+    complain(&moments, at + 16 + 4 * 8, &nan, "moments of queries are not finite");
+}
+
+#[test]
+fn what_the_header_says_of_statistics_is_held_against_the_file() {
+    // The section is described at the end of the header, before zeros: window, moments, mass, importance, checksum.
+    for (spec, described) in
+        [("h2o", [0u32, 0, 1, 0]), ("snapkv:window=8", [8, 0, 0, 0]), ("expected-attention:cov=0", [0, 1, 0, 0])]
+    {
+        let bytes = small_of(spec);
+        let header = u64::from_le_bytes(bytes[16..24].try_into().unwrap()) as usize;
+        let wanted: Vec<u8> = described.iter().flat_map(|n| n.to_le_bytes()).collect();
+        let at = (0..header - 16).rev().find(|&at| bytes[at..at + 16] == wanted[..]).unwrap();
+        for (field, new, word) in [
+            (0, u32::MAX, "for the last queries"),
+            (0, 9, "statistics take"),
+            (1, 2, "statistics take"),
+            (1, 3, "moments of kind 3"),
+            (2, 7, "neither yes"),
+            (3, 1, ""),
+        ] {
+            let text = complaint_of(bytes.clone(), at + 4 * field, &new.to_le_bytes());
+            assert!(text.contains(word), "{spec}, field {field} is {new}: {text}");
+        }
+        // The policy must find what it needs; one that needs nothing of it may take over.
+        let mut none = bytes[..at].to_vec();
+        none.extend([0; 16]);
+        none.extend(&bytes[at + 16..header]);
+        none.extend(&bytes[header..bytes.len() - section_bytes(&bytes, described)]);
+        reseal(&mut none);
+        let parsed = parse(&none).unwrap();
+        assert!(parsed.cache(Some(policy("streaming").unwrap())).is_ok());
+        let error = parsed.cache(None).unwrap_err().to_string();
+        assert!(error.contains("statistics that its policy") && error.contains("missing"), "{error}");
+    }
+}
+
+/// Bytes of the section that is described so, in a snapshot of the small shape.
+fn section_bytes(bytes: &[u8], described: [u32; 4]) -> usize {
+    let [window, moments, mass, _] = described.map(|n| n as usize);
+    let recent = if window > 0 { 2 * (8 + window * 2 * 4 * 4) } else { 0 };
+    let moments = if moments > 0 { 2 * (8 + 2 * 4 * 8) } else { 0 };
+    (recent + moments + mass * 4 * parse(bytes).unwrap().summary().entries).next_multiple_of(64)
+}
+
 #[test]
 fn every_changed_byte_is_noticed() {
-    for dtype in [Dtype::F16, Dtype::Q8, Dtype::K8V4] {
-        let bytes = small_in(dtype);
+    for (i, (name, bytes)) in kinds().into_iter().enumerate() {
         let mut changed = bytes.clone();
+        // For the sake of time, one change to each byte will do where only the statistics are new.
+        let bits: &[u8] = if i < 3 { &[0x01, 0x80, 0xff] } else { &[0x80] };
         for at in 0..bytes.len() {
-            for bit in [0x01, 0x80, 0xff] {
+            for &bit in bits {
                 changed[at] ^= bit;
-                assert!(parse(&changed).is_err(), "{dtype:?}, byte {at} ^ {bit:#x}");
+                assert!(parse(&changed).is_err(), "{name}, byte {at} ^ {bit:#x}");
                 changed[at] = bytes[at];
             }
         }
@@ -83,12 +165,12 @@ fn every_changed_byte_is_noticed() {
 
 #[test]
 fn other_formats_are_refused() {
-    for version in [0, 1, 2, 4] {
+    for version in [0, 1, 2, 3, 5] {
         let mut bytes = small();
         bytes[8] = version;
         reseal(&mut bytes);
         let error = parse(&bytes).map(|_| ()).unwrap_err();
-        assert!(matches!(error, SnapshotError::Version { found, known: 3 } if found == u32::from(version)), "{error}");
+        assert!(matches!(error, SnapshotError::Version { found, known: 4 } if found == u32::from(version)), "{error}");
         assert!(error.to_string().contains("build the cache again"), "{error}");
     }
 }
@@ -148,8 +230,9 @@ fn files_that_lie_under_good_checksums_are_refused() {
         (shape + 36 + 4, 1u32.to_le_bytes(), "for sinks"),
         (shape + 44 + 4, 1u32.to_le_bytes(), "for the recent window"),
         (shape + 60, 151u32.to_le_bytes(), "last clustered at 151"),
-        (shape + 76, f32::INFINITY.to_le_bytes(), "not finite"),
-        (shape + 80, u32::MAX.to_le_bytes(), "more bytes should follow"),
+        (shape + 76 + 4, 1u32.to_le_bytes(), "for the latest entries"),
+        (shape + 84, f32::INFINITY.to_le_bytes(), "not finite"),
+        (shape + 88, u32::MAX.to_le_bytes(), "more bytes should follow"),
     ] {
         let text = complaint(at, &new);
         assert!(text.contains(word), "byte {at}, wanted `{word}`: {text}");
@@ -230,9 +313,9 @@ proptest! {
     #[test]
     fn a_changed_file_under_good_checksums_is_refused_or_usable(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 1..4),
-        dtype in prop::sample::select(vec![Dtype::F16, Dtype::Q8, Dtype::K8V4]),
+        (_, bytes) in prop::sample::select(kinds()),
     ) {
-        let mut bytes = small_in(dtype);
+        let mut bytes = bytes;
         let header = u64::from_le_bytes(bytes[16..24].try_into().unwrap()) as usize;
         for (at, new, in_header) in changes {
             let at = at.index(if in_header { header } else { bytes.len() });

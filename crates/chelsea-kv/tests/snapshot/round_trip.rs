@@ -1,8 +1,9 @@
 //! What is loaded goes on exactly as what was saved.
 
-use super::{LARGER, SMALL, block, config, example, expected, load_info, names};
-use chelsea_kv::snapshot::{SnapshotError, inspect, load, parse, save, to_bytes};
-use chelsea_kv::{Budget, CacheConfig, Dtype, Schedule, policy, registry};
+use super::{LARGER, SMALL, block, config, example, expected, load_info, names, repeat};
+use chelsea_kv::policy::Needs;
+use chelsea_kv::snapshot::{SnapshotError, SnapshotInfo, inspect, load, parse, save, to_bytes};
+use chelsea_kv::{Budget, CacheConfig, Dtype, Schedule, SequenceCache, policy, registry};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -28,23 +29,97 @@ fn a_loaded_cache_goes_on_exactly_as_the_saved_one() {
     .enumerate()
     {
         let config = CacheConfig { schedule, dtype, ..config(LARGER, spec, budget) };
-        let (mut cache, mut info) = example(config, 300);
-        cache.expect_tokens(500, 0);
+        let (mut cache, info) = example(config, 300);
+        cache.expect_tokens(500, 30);
         let size = save(&path, &cache, &info).unwrap();
         assert_eq!(size, std::fs::metadata(&path).unwrap().len());
-        let (mut loaded, found) = load(&path, Some(&expected(&info, cache.config())), None).unwrap();
+        let (loaded, found) = load(&path, Some(&expected(&info, cache.config())), None).unwrap();
         assert_eq!(found, info);
-        assert_eq!(loaded.memory().total(), cache.memory().total(), "{spec}");
-        assert_eq!(to_bytes(&loaded, &info).unwrap(), to_bytes(&cache, &info).unwrap(), "{spec}");
-        let (mut one, mut other) = (SmallRng::seed_from_u64(i as u64), SmallRng::seed_from_u64(i as u64));
-        for n in [1, 3, 64, 1, 1, 40, 7, 1, 1, 1] {
-            assert_eq!(block(&mut cache, n, &mut one), block(&mut loaded, n, &mut other), "{spec}");
-            assert_eq!(cache.memory().total(), loaded.memory().total(), "{spec}");
-        }
-        info.tokens.resize(cache.tokens(), 0);
-        assert_eq!(to_bytes(&loaded, &info).unwrap(), to_bytes(&cache, &info).unwrap(), "{spec}");
+        go_on_alike(cache, loaded, info, i as u64);
     }
     assert_eq!(names(folder.path()), ["cache"], "temporary files are gone");
+}
+
+/// Feeds both caches the same, and compresses them further.
+fn go_on_alike(mut cache: SequenceCache, mut loaded: SequenceCache, mut info: SnapshotInfo, seed: u64) {
+    let spec = cache.config().policy.spec();
+    let alike = |cache: &SequenceCache, loaded: &SequenceCache, info: &SnapshotInfo| {
+        assert_eq!(cache.memory().total(), loaded.memory().total(), "{spec}");
+        assert!(to_bytes(loaded, info).unwrap() == to_bytes(cache, info).unwrap(), "{spec}");
+    };
+    alike(&cache, &loaded, &info);
+    let (mut one, mut other) = (SmallRng::seed_from_u64(seed), SmallRng::seed_from_u64(seed));
+    for n in [1, 3, 64, 1, 1, 40, 7, 1, 1, 1] {
+        assert_eq!(block(&mut cache, n, &mut one), block(&mut loaded, n, &mut other), "{spec}");
+        assert_eq!(cache.memory().total(), loaded.memory().total(), "{spec}");
+    }
+    info.tokens.resize(cache.tokens(), 0);
+    alike(&cache, &loaded, &info);
+    if spec != "full" {
+        let less = Some(Budget::Keep(0.2));
+        let (mut fork, mut other) = (cache.fork(), loaded.fork());
+        assert_eq!(fork.compact_now(less).map(|r| r.after), other.compact_now(less).map(|r| r.after), "{spec}");
+        alike(&fork, &other, &info);
+    }
+}
+
+#[test]
+fn what_any_policy_found_out_comes_back_with_the_cache() {
+    for (i, policy) in registry().iter().filter(|policy| !policy.one_shot_only).enumerate() {
+        let budget = Budget::Keep(if policy.name == "full" { 1.0 } else { 0.4 });
+        let (cache, info) = example(config(LARGER, policy.name, budget), 300);
+        let loaded = parse(&to_bytes(&cache, &info).unwrap()).unwrap().cache(None).unwrap().0;
+        // What it says of the text read, before anything else is.
+        if policy.name != "full" {
+            let less = Some(Budget::Keep(0.3));
+            let (mut fork, mut other) = (cache.fork(), loaded.fork());
+            assert!(fork.compact_now(less).unwrap().compacted && other.compact_now(less).unwrap().compacted);
+            assert!(to_bytes(&fork, &info).unwrap() == to_bytes(&other, &info).unwrap(), "{}", policy.name);
+        }
+        go_on_alike(cache, loaded, info, i as u64);
+    }
+}
+
+#[test]
+fn what_a_second_pass_found_comes_back_with_the_cache() {
+    for policy in registry().iter().filter(|policy| policy.one_shot_only) {
+        let (mut cache, info) = example(config(LARGER, policy.name, Budget::Keep(0.4)), 300);
+        let again = |cache: &SequenceCache| parse(&to_bytes(cache, &info).unwrap()).unwrap().cache(None).unwrap().0;
+        assert!(!again(&cache).has_importance());
+        repeat(&mut cache);
+        for compressed in [false, true] {
+            if compressed {
+                assert!(cache.compact_now(None).unwrap().compacted);
+            }
+            let loaded = again(&cache);
+            assert!(loaded.has_importance() && loaded.entries() == cache.entries());
+            let less = Some(Budget::Keep(0.3));
+            let (mut fork, mut other) = (cache.fork(), loaded.fork());
+            assert!(fork.compact_now(less).unwrap().compacted && other.compact_now(less).unwrap().compacted);
+            assert!(to_bytes(&fork, &info).unwrap() == to_bytes(&other, &info).unwrap(), "{}", policy.name);
+            go_on_alike(cache.fork(), loaded, info.clone(), 9);
+        }
+    }
+}
+
+#[test]
+fn another_policy_finds_what_was_gathered_for_it() {
+    let mut cache = SequenceCache::new(config(LARGER, "full", Budget::Keep(1.0))).unwrap();
+    let names = ["h2o", "snapkv", "expected-attention", "chelsea"];
+    cache.gather(names.iter().fold(Needs::default(), |needs, name| needs.and(policy(name).unwrap().needs())));
+    let info = SnapshotInfo { tokens: vec![0; 200], ..SnapshotInfo::default() };
+    block(&mut cache, 200, &mut SmallRng::seed_from_u64(2));
+    let bytes = to_bytes(&cache, &info).unwrap();
+    for name in names {
+        let mut fork = cache.fork();
+        fork.reconfigure(policy(name).unwrap(), Budget::Keep(0.3)).unwrap();
+        let mut loaded = parse(&bytes).unwrap().cache(Some(policy(name).unwrap())).unwrap().0;
+        loaded.set_budget(Budget::Keep(0.3)).unwrap();
+        assert_eq!(loaded.memory().total(), fork.memory().total(), "{name}: what others need is dropped");
+        fork.compact_now(None).unwrap();
+        loaded.compact_now(None).unwrap();
+        assert!(to_bytes(&fork, &info).unwrap() == to_bytes(&loaded, &info).unwrap(), "{name}");
+    }
 }
 
 #[test]
