@@ -86,7 +86,8 @@ pub struct CacheArgs {
 pub enum CompressArg {
     /// Block by block while reading: memory stays within the budget and one block.
     Online,
-    /// Once, after reading: a little closer to the full cache, but reading takes its whole memory.
+    /// Once, after reading, and again as an answer grows: a little closer to the full cache, but reading takes its whole
+    /// memory.
     OneShot,
 }
 
