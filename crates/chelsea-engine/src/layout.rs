@@ -2,14 +2,16 @@
 //!
 //! The document comes first and the question last, so that everything before the question can be
 //! read, clustered and saved before any question is known. Only the template's own words may form
-//! special tokens; the user's text never does.
+//! special tokens; the user's text never does. Apart from that a prompt has the tokens of the whole rendered
+//! text: no spaces come in where its parts meet.
 
 use crate::{EngineError, Repetition};
 use chelsea_model::chat::{ChatTemplate, Message, RenderOptions};
-use chelsea_model::tokenizer::Tokenizer;
+use chelsea_model::tokenizer::{Before, Part, Tokenizer};
 
 /// Stand-ins for the user's text while the template is rendered: private-use characters that no
 /// template contains.
+const SYSTEM: &str = "\u{F5D6}\u{F5D7}";
 const DOCUMENT: &str = "\u{F5D0}\u{F5D1}";
 const QUESTION: &str = "\u{F5D2}\u{F5D3}";
 
@@ -42,69 +44,78 @@ impl<'a> Layout<'a> {
         let user = if with_document { format!("{DOCUMENT}\n\n{QUESTION}") } else { QUESTION.to_string() };
         let text = match self.template {
             Some(template) => {
-                let mut messages = Vec::new();
-                if let Some(system) = self.system {
-                    messages.push(Message::new("system", system));
-                }
+                let mut messages = self.opening();
                 messages.push(Message::new("user", &user));
                 template.render(&messages, &turn())?
             }
-            None => match self.system {
-                Some(system) => format!("{system}\n\n{user}"),
-                None => user,
-            },
+            None if self.system.is_some() => format!("{SYSTEM}\n\n{user}"),
+            None => user,
         };
         let (before, tail) = text.split_once(QUESTION).ok_or(EngineError::Template("the user's message"))?;
         let (head, between) = before.split_once(DOCUMENT).unwrap_or((before, ""));
         Ok(Frame { head: head.into(), between: between.into(), tail: tail.into() })
     }
 
+    /// The system message, for a template.
+    fn opening(&self) -> Vec<Message> {
+        // Templates may leave out an empty one.
+        let stand_in = |system: &str| if system.is_empty() { "" } else { SYSTEM };
+        self.system.map(|system| Message::new("system", stand_in(system))).into_iter().collect()
+    }
+
+    /// Rendered words, with the system message in its place.
+    fn words<'t>(&'t self, rendered: &'t str) -> Vec<Part<'t>> {
+        let mut parts = Vec::new();
+        for (i, own) in rendered.split(SYSTEM).enumerate() {
+            if i > 0 {
+                parts.push(Part::Foreign(self.system.unwrap_or_default()));
+            }
+            parts.push(Part::Own(own));
+        }
+        parts
+    }
+
     /// Tokens of everything up to the question: the template's beginning and the documents.
     pub fn document(&self, text: &str) -> Result<Vec<u32>, EngineError> {
         let frame = self.frame(true)?;
-        let mut tokens = self.beginning(&frame.head)?;
-        tokens.extend(self.tokenizer.encode(&format!("{text}{}", frame.between), false)?);
-        Ok(tokens)
+        self.beginning(&[self.words(&frame.head), vec![Part::Foreign(text)], self.words(&frame.between)].concat())
     }
 
     /// Tokens of a question that follows a document.
     pub fn question(&self, text: &str) -> Result<Vec<u32>, EngineError> {
         let frame = self.frame(true)?;
-        let mut tokens = self.tokenizer.encode(text, false)?;
-        tokens.extend(self.tokenizer.encode(&frame.tail, true)?);
-        Ok(tokens)
+        // Between the two there is text, in the same message.
+        let parts = [vec![Part::Foreign(text)], self.words(&frame.tail)].concat();
+        Ok(self.tokenizer.encode_parts(Before::Text, &parts)?)
     }
 
     /// The words that have the model repeat a document, for policies that read it a second time.
     pub fn repetition(&self) -> Result<Repetition, EngineError> {
         let frame = self.frame(true)?;
+        let encode = |parts: &[Part<'_>]| self.tokenizer.encode_parts(Before::Text, parts);
         Ok(Repetition {
-            first: self.tokenizer.encode("Repeat the previous context exactly.", false)?,
-            next: self.tokenizer.encode("Repeat the part of the previous context exactly, starting with", false)?,
-            turn: self.tokenizer.encode(&frame.tail, true)?,
+            first: encode(&[Part::Foreign("Repeat the previous context exactly.")])?,
+            next: encode(&[Part::Foreign("Repeat the part of the previous context exactly, starting with")])?,
+            turn: encode(&self.words(&frame.tail))?,
         })
     }
 
     /// Tokens of a prompt without a document.
     pub fn prompt(&self, text: &str) -> Result<Vec<u32>, EngineError> {
         let frame = self.frame(false)?;
-        let mut tokens = self.beginning(&frame.head)?;
-        tokens.extend(self.tokenizer.encode(text, false)?);
-        tokens.extend(self.tokenizer.encode(&frame.tail, true)?);
-        Ok(tokens)
+        self.beginning(&[self.words(&frame.head), vec![Part::Foreign(text)], self.words(&frame.tail)].concat())
     }
 
     /// Tokens of a chat's next turn, after the model's last answer ended with an end-of-turn token or
     /// (`closed` is false) was cut off before it.
     pub fn next_turn(&self, text: &str, closed: bool) -> Result<Vec<u32>, EngineError> {
+        let before = if closed { Before::Token } else { Before::Text };
         let Some(template) = self.template else {
-            return Ok(self.tokenizer.encode(&format!("\n\n{text}"), false)?);
+            return Ok(self.tokenizer.encode_parts(before, &[Part::Own("\n\n"), Part::Foreign(text)])?);
         };
         const ANSWER: &str = "\u{F5D4}\u{F5D5}";
-        let mut messages = vec![Message::new("user", DOCUMENT), Message::new("assistant", ANSWER)];
-        if let Some(system) = self.system {
-            messages.insert(0, Message::new("system", system));
-        }
+        let mut messages = self.opening();
+        messages.extend([Message::new("user", DOCUMENT), Message::new("assistant", ANSWER)]);
         messages.push(Message::new("user", QUESTION));
         let rendered = template.render(&messages, &turn())?;
         let (_, after) = rendered.split_once(ANSWER).ok_or(EngineError::Template("the model's answers"))?;
@@ -113,16 +124,14 @@ impl<'a> Layout<'a> {
         if closed && let Some(end) = ends.find(|text| middle.starts_with(text)) {
             middle = &middle[end.len()..];
         }
-        let mut tokens = self.tokenizer.encode(middle, true)?;
-        tokens.extend(self.tokenizer.encode(text, false)?);
-        tokens.extend(self.tokenizer.encode(tail, true)?);
-        Ok(tokens)
+        let parts = [self.words(middle), vec![Part::Foreign(text)], self.words(tail)].concat();
+        Ok(self.tokenizer.encode_parts(before, &parts)?)
     }
 
-    /// The first piece, with the beginning-of-sequence token where the model wants one and the
+    /// The first tokens, with the beginning-of-sequence token where the model wants one and the
     /// template has not written it already.
-    fn beginning(&self, head: &str) -> Result<Vec<u32>, EngineError> {
-        let mut tokens = self.tokenizer.encode(head, true)?;
+    fn beginning(&self, parts: &[Part<'_>]) -> Result<Vec<u32>, EngineError> {
+        let mut tokens = self.tokenizer.encode_parts(Before::Nothing, parts)?;
         let prefix = self.tokenizer.prefix();
         if !tokens.starts_with(prefix) {
             tokens.splice(0..0, prefix.iter().copied());
@@ -135,3 +144,6 @@ impl<'a> Layout<'a> {
 fn turn() -> RenderOptions {
     RenderOptions { add_generation_prompt: true, ..RenderOptions::default() }
 }
+
+#[cfg(test)]
+mod tests;

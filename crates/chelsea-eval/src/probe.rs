@@ -5,7 +5,7 @@ use crate::metrics::Metric;
 use crate::results::Asked;
 use crate::sample::{Continuation, Judge, Probe, Question};
 use chelsea_engine::{EngineError, Finish, GenerateOptions, Generation, Layout, Session, generate_many};
-use chelsea_model::tokenizer::Tokenizer;
+use chelsea_model::tokenizer::{Part, Tokenizer};
 use std::ops::ControlFlow;
 
 /// Right answers longer than this are not scored token by token: of a summary it would say nothing.
@@ -38,14 +38,13 @@ pub(crate) enum Said {
 
 impl<'a> Prepared<'a> {
     pub(crate) fn new(probe: &'a Probe, layout: &Layout<'_>, tokenizer: &Tokenizer) -> Result<Self, EvalError> {
-        let encode = |text: &str| tokenizer.encode(text, false).map_err(EngineError::from);
         Ok(match probe {
             Probe::Ask(question) => {
                 let mut cue = layout.question(&question.text)?;
                 let opening = opening(question, layout);
-                cue.extend(encode(opening)?);
+                cue.extend(following(tokenizer, &cue, opening)?);
                 let gap = if opening.is_empty() || opening.ends_with('\n') { "" } else { " " };
-                let mut target = encode(&format!("{gap}{}", right_answer(question)))?;
+                let mut target = following(tokenizer, &cue, &format!("{gap}{}", right_answer(question)))?;
                 if target.len() > MAX_SCORED {
                     target.clear();
                 }
@@ -85,7 +84,7 @@ impl<'a> Prepared<'a> {
             session.step(*token)?;
         }
         let mut tokens = layout.next_turn(&question.text, *closed)?;
-        tokens.extend(tokenizer.encode(opening(question, layout), false).map_err(EngineError::from)?);
+        tokens.extend(following(tokenizer, &tokens, opening(question, layout))?);
         session.read(&tokens, |_| ())?;
         Ok(())
     }
@@ -203,6 +202,11 @@ pub(crate) fn references(full: &Session, probes: &[Prepared<'_>]) -> Result<Vec<
         Ok(Some(rows))
     };
     probes.iter().map(one).collect()
+}
+
+/// Tokens of text that goes on from these.
+fn following(tokenizer: &Tokenizer, before: &[u32], text: &str) -> Result<Vec<u32>, EngineError> {
+    Ok(tokenizer.encode_parts(tokenizer.before(before), &[Part::Foreign(text)])?)
 }
 
 /// The beginning of the answer; after a chat template it does not begin with a space. Without a template something has

@@ -5,8 +5,8 @@
 //! `{% generation %}` ignored, Python's methods on strings and dictionaries. A template is foreign code: its steps
 //! are bounded, and it can touch nothing but what it is given.
 //!
-//! [`ChatTemplate::render`] gives the text. [`ChatTemplate::encode`] gives the ids, in which the template's control
-//! tokens are control tokens and those in the messages are only text.
+//! [`ChatTemplate::render`] gives the text. In its ids the template's control tokens have to be control tokens and those
+//! in the messages only text: see [`Tokenizer::encode_parts`].
 
 mod python;
 
@@ -21,7 +21,7 @@ use thiserror::Error;
 
 use crate::file::ModelFile;
 use crate::gguf::Gguf;
-use crate::tokenizer::{Tokenizer, TokenizerError};
+use crate::tokenizer::Tokenizer;
 
 /// Steps a template may take, and blocks of 64 bytes it may make; real ones take thousands.
 const FUEL: u64 = 4_000_000;
@@ -51,12 +51,6 @@ pub enum ChatError {
     /// The metadata key holds something else than a text.
     #[error(transparent)]
     Gguf(#[from] crate::gguf::GgufError),
-    /// The rendered text cannot be encoded.
-    #[error(transparent)]
-    Tokenizer(#[from] TokenizerError),
-    /// The messages use every character that could mark them.
-    #[error("the messages contain all 32 noncharacters U+FDD0..U+FDEF, one of which is needed to keep them apart")]
-    NoMark,
 }
 
 /// One turn of a conversation.
@@ -211,37 +205,6 @@ impl ChatTemplate {
             }
         })
     }
-
-    /// The conversation as ids, without a BOS beyond the template's own.
-    ///
-    /// A control token spelled out in a message, or in a tool's description, is encoded as text. To this end such
-    /// spellings are broken by a character the messages do not use, which is left out again after the template's
-    /// own control tokens are found.
-    ///
-    /// # Errors
-    /// As [`render`](Self::render), and [`ChatError::Tokenizer`].
-    pub fn encode(
-        &self,
-        tokenizer: &Tokenizer,
-        messages: &[Message],
-        options: &RenderOptions,
-    ) -> Result<Vec<u32>, ChatError> {
-        let mut used = [false; 32];
-        let mut note = |text: &str| {
-            for c in text.chars().filter(|c| ('\u{FDD0}'..='\u{FDEF}').contains(c)) {
-                used[c as usize - 0xFDD0] = true;
-            }
-            None
-        };
-        let mut messages = messages.to_vec();
-        let mut options = options.clone();
-        each_string(&mut messages, &mut options, &mut note);
-        let free = used.iter().position(|used| !used).ok_or(ChatError::NoMark)?;
-        let mark = char::from_u32(0xFDD0 + free as u32).ok_or(ChatError::NoMark)?;
-        each_string(&mut messages, &mut options, &mut |text| Some(tokenizer.mark(text, mark)));
-        let text = self.render(&messages, &options)?;
-        Ok(tokenizer.encode_marked(&text, mark)?)
-    }
 }
 
 /// Marks the error `raise_exception` makes.
@@ -263,31 +226,4 @@ fn describe(error: &minijinja::Error) -> String {
         Some(line) => format!("{what} (line {line})"),
         None => what,
     }
-}
-
-/// Visits, and where it returns something replaces, every text a caller hands to the template.
-fn each_string(messages: &mut [Message], options: &mut RenderOptions, visit: &mut dyn FnMut(&str) -> Option<String>) {
-    fn walk(value: &mut Value, visit: &mut dyn FnMut(&str) -> Option<String>) {
-        match value {
-            Value::String(text) => {
-                if let Some(new) = visit(text) {
-                    *text = new;
-                }
-            }
-            Value::Array(items) => items.iter_mut().for_each(|item| walk(item, visit)),
-            Value::Object(fields) => fields.values_mut().for_each(|field| walk(field, visit)),
-            Value::Null | Value::Bool(_) | Value::Number(_) => {}
-        }
-    }
-    for message in messages {
-        if let Some(new) = visit(&message.role) {
-            message.role = new;
-        }
-        walk(&mut message.content, visit);
-        message.extra.values_mut().for_each(|value| walk(value, visit));
-    }
-    if let Some(tools) = &mut options.tools {
-        walk(tools, visit);
-    }
-    options.variables.values_mut().for_each(|value| walk(value, visit));
 }

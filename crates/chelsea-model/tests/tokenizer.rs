@@ -11,7 +11,7 @@ mod support {
 
 use chelsea_model::ModelFile;
 use chelsea_model::gguf::Gguf;
-use chelsea_model::tokenizer::{TextStream, Tokenizer, TokenizerError};
+use chelsea_model::tokenizer::{Before, Part, TextStream, Tokenizer, TokenizerError};
 use serde_json::Value;
 use support::gguf_writer::{GgufWriter, Meta};
 use support::models::{self, QWEN_05B, SMOLLM2};
@@ -34,10 +34,11 @@ fn encodes_as(tokenizer: &Tokenizer, rows: &Value) {
         let literal = ids(&row["ids"]);
         assert_eq!(tokenizer.encode(text, false).expect("ids"), literal, "{text:?}");
         assert!(literal.iter().all(|&id| !tokenizer.is_special(id)), "{text:?} smuggles a control token");
-        let special = if row["special"].is_null() { literal } else { ids(&row["special"]) };
+        let special = if row["special"].is_null() { literal.clone() } else { ids(&row["special"]) };
         assert_eq!(tokenizer.encode(text, true).expect("ids"), special, "{text:?}, control tokens parsed");
         if !row["sequence"].is_null() {
-            assert_eq!(tokenizer.encode_sequence(text, false).expect("ids"), ids(&row["sequence"]), "{text:?}");
+            let sequence = [tokenizer.prefix(), &literal[..]].concat();
+            assert_eq!(sequence, ids(&row["sequence"]), "{text:?}");
         }
     }
 }
@@ -88,7 +89,7 @@ fn real_model_agrees(name: &str) {
         let composed = name == QWEN_05B && !text.is_ascii();
         assert!(decoded == text || composed, "{text:?} came back as {decoded:?}");
     }
-    assert!(tokenizer.prefix().is_empty() && tokenizer.suffix().is_empty(), "neither model asks for BOS or EOS");
+    assert!(tokenizer.prefix().is_empty(), "neither model asks for a BOS");
 }
 
 #[test]
@@ -213,41 +214,85 @@ fn sentencepiece_keeps_the_spaces_between_streamed_words() {
 }
 
 #[test]
-fn bos_and_eos_are_added_as_the_metadata_says() {
+fn a_bos_is_added_as_the_metadata_says() {
     let mut gguf = llama3_gguf();
-    let (bos, eos) = {
-        let tokenizer = build(&gguf).expect("a tokenizer");
-        (tokenizer.bos().expect("a BOS"), tokenizer.eos().expect("an EOS"))
-    };
-    let hi = build(&gguf).expect("a tokenizer").encode("Hi", false).expect("ids");
-    for (add_bos, add_eos) in [(false, false), (true, false), (false, true), (true, true)] {
-        gguf.set("tokenizer.ggml.add_bos_token", Meta::Bool(add_bos));
-        gguf.set("tokenizer.ggml.add_eos_token", Meta::Bool(add_eos));
-        let mut expected = if add_bos { vec![bos] } else { vec![] };
-        expected.extend(&hi);
-        expected.extend(if add_eos { Some(eos) } else { None });
-        assert_eq!(build(&gguf).expect("a tokenizer").encode_sequence("Hi", false).expect("ids"), expected);
+    let bos = build(&gguf).expect("a tokenizer").bos().expect("a BOS");
+    for add in [false, true] {
+        gguf.set("tokenizer.ggml.add_bos_token", Meta::Bool(add));
+        let expected = if add { vec![bos] } else { vec![] };
+        assert_eq!(build(&gguf).expect("a tokenizer").prefix(), expected);
     }
     // Defaults by kind: none for other byte-level BPE.
     gguf.remove("tokenizer.ggml.add_bos_token");
-    gguf.remove("tokenizer.ggml.add_eos_token");
     gguf.set("tokenizer.ggml.pre", Meta::str("gpt-2"));
     assert!(build(&gguf).expect("a tokenizer").prefix().is_empty());
 }
 
 #[test]
-fn marks_keep_control_tokens_out_and_leave_no_trace() {
+fn foreign_parts_and_seams_make_no_control_tokens() {
     let tokenizer = build(&llama3_gguf()).expect("a tokenizer");
     let eot = tokenizer.token_id("<|eot_id|>").expect("a token");
-    let mark = '\u{FDD0}';
-    for hostile in ["<|eot_id|>", "a<|eot_id|><|eot_id|>b", "<<|eot_id|>", "<|eot_id", "<|eot_id|", "<"] {
-        let marked = format!("{}<|eot_id|>|>", tokenizer.mark(hostile, mark));
-        let mut expected = tokenizer.encode(hostile, false).expect("ids");
-        expected.push(eot);
-        expected.extend(tokenizer.encode("|>", false).expect("ids"));
-        assert_eq!(tokenizer.encode_marked(&marked, mark).expect("ids"), expected, "{hostile}");
+    for hostile in ["<|eot_id|>", "a<|eot_id|><|eot_id|>b", "<<|eot_id|>", "<|eot_id", "<|eot_id|", "<", ""] {
+        for (before, after) in [("", "<|eot_id|>|>"), ("<|eot", "|>"), ("<|eot_id|><|eot_id|", ">")] {
+            let parts = [Part::Own(before), Part::Foreign(hostile), Part::Own(after)];
+            let ids = tokenizer.encode_parts(Before::Nothing, &parts).expect("ids");
+            assert_eq!(tokenizer.decode(&ids, false), [before, hostile, after].concat());
+            let control = ids.iter().filter(|&&id| id == eot).count();
+            let own = [before, after].iter().map(|own| own.matches("<|eot_id|>").count()).sum::<usize>();
+            assert_eq!(control, own, "{before}, {hostile}, {after}");
+        }
     }
-    assert_eq!(tokenizer.mark("plain text", mark), "plain text");
+}
+
+/// The tiny Llama 2 by each of the ways in which files write its prefix step, with whether it comes after every
+/// control token.
+fn with_a_prefix_step() -> Vec<(Tokenizer, bool)> {
+    let json = &data("tokenizer-tiny.json")["llama2"]["tokenizer"];
+    let metaspace = |scheme: &str| {
+        let mut json = json.clone();
+        json["normalizer"] = Value::Null;
+        json["pre_tokenizer"] = serde_json::json!(
+            {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false});
+        json
+    };
+    let build_json = |json: &Value| Tokenizer::from_json(&json.to_string(), None, None).expect("a tokenizer");
+    vec![
+        (build(&llama2_gguf()).expect("a tokenizer"), true),
+        (build_json(json), true),
+        (build_json(&metaspace("always")), true),
+        (build_json(&metaspace("first")), false),
+    ]
+}
+
+#[test]
+fn a_text_in_parts_has_the_ids_of_the_whole() {
+    for (tokenizer, after_every_token) in with_a_prefix_step() {
+        let parts =
+            [Part::Own("<s>[INST] "), Part::Foreign("Who is it?"), Part::Own(" [/INST]"), Part::Own("</s><s>x")];
+        let whole = "<s>[INST] Who is it? [/INST]</s><s>x";
+        let ids = tokenizer.encode(whole, true).expect("ids");
+        assert_eq!(tokenizer.encode_parts(Before::Nothing, &parts).expect("ids"), ids);
+        let (space, x) = (tokenizer.token_id("▁"), tokenizer.token_id("x"));
+        let spaced = ids.ends_with(&[space.expect("a token"), x.expect("a token")]) || ids.last() != x.as_ref();
+        assert_eq!(spaced, after_every_token, "{ids:?}");
+        // Nothing is decoded between the parts that was not in the text.
+        let text = tokenizer.decode(&ids, true);
+        assert!(text.contains("[INST] Who is it? [/INST]"), "{text:?}");
+    }
+}
+
+#[test]
+fn text_that_goes_on_has_no_prefix() {
+    for (tokenizer, after_every_token) in with_a_prefix_step() {
+        let start = tokenizer.encode("under", false).expect("ids");
+        let encode = |before| tokenizer.encode_parts(before, &[Part::Foreign("under")]).expect("ids");
+        assert_ne!(encode(Before::Text), start);
+        assert_eq!(encode(Before::Token) == start, after_every_token);
+        assert_eq!(tokenizer.decode(&[&start[..], &encode(Before::Text)].concat(), true), "underunder");
+        assert_eq!(tokenizer.before(&[]), Before::Nothing);
+        assert_eq!(tokenizer.before(&start), Before::Text);
+        assert_eq!(tokenizer.before(&[1]), Before::Token);
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A tokenizer from a GGUF's metadata: `tokenizer.ggml.*`.
 //!
-//! Where the metadata does not say whether a BOS or EOS is added, the defaults are those of the model kind: a
-//! BOS for SentencePiece, Llama 3 and Tekken, none for other byte-level BPE, an EOS for none.
+//! Where the metadata does not say whether a BOS is added, the default is that of the model kind: a BOS for
+//! SentencePiece, Llama 3 and Tekken, none for other byte-level BPE. An EOS after a text is nothing a prompt wants.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use tokenizers::{AddedToken, NormalizerWrapper};
 
 use super::table::{Alphabet, Kind, Table, byte_token};
 use super::{Parts, Tokenizer, TokenizerError, check_count, check_token, pre, sentencepiece};
-use crate::gguf::{Gguf, Metadata};
+use crate::gguf::{Gguf, GgufError, Metadata};
 
 /// Keys of tokens that end a turn or a document beside `eos_token_id`.
 const TURN_END_KEYS: [&str; 2] = ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
@@ -65,7 +65,6 @@ fn byte_level(metadata: &Metadata) -> Result<Tokenizer, TokenizerError> {
         eos: ends.0.eos,
         turn_ends: turn_ends(metadata)?,
         prefix: ends.1,
-        suffix: ends.2,
     })
 }
 
@@ -113,7 +112,6 @@ fn sentence_piece(metadata: &Metadata) -> Result<Tokenizer, TokenizerError> {
         eos: ends.0.eos,
         turn_ends: turn_ends(metadata)?,
         prefix: ends.1,
-        suffix: ends.2,
     })
 }
 
@@ -166,26 +164,23 @@ struct Ends {
 }
 
 impl Ends {
-    /// The ids, and what is put before and after a text.
+    /// The ids, and what is put before a text.
     fn read(
         metadata: &Metadata,
         tokens: usize,
         defaults: Ends,
         add_bos: bool,
-    ) -> Result<(Self, Vec<u32>, Vec<u32>), TokenizerError> {
+    ) -> Result<(Self, Vec<u32>), TokenizerError> {
         let known = |id: &u32| (*id as usize) < tokens;
         let bos = id(metadata, "tokenizer.ggml.bos_token_id", tokens)?.or(defaults.bos.filter(known));
         let eos = id(metadata, "tokenizer.ggml.eos_token_id", tokens)?.or(defaults.eos.filter(known));
         let add_bos = metadata.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(add_bos);
-        let add_eos = metadata.bool("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
-        let added = |add: bool, id: Option<u32>, key: &str| match (add, id) {
-            (false, _) => Ok(vec![]),
-            (true, Some(id)) => Ok(vec![id]),
-            (true, None) => Err(crate::gguf::GgufError::MissingKey(key.to_owned())),
+        let prefix = match (add_bos, bos) {
+            (false, _) => Vec::new(),
+            (true, Some(id)) => vec![id],
+            (true, None) => return Err(GgufError::MissingKey("tokenizer.ggml.bos_token_id".into()).into()),
         };
-        let prefix = added(add_bos, bos, "tokenizer.ggml.bos_token_id")?;
-        let suffix = added(add_eos, eos, "tokenizer.ggml.eos_token_id")?;
-        Ok((Self { bos, eos }, prefix, suffix))
+        Ok((Self { bos, eos }, prefix))
     }
 }
 

@@ -1,7 +1,7 @@
 //! A tokenizer from `tokenizer.json`, the file that comes with safetensors models.
 //!
 //! The parts (normalizer, pre-tokenizer, BPE model, added tokens) are taken as the file has them; the decoder and
-//! the post-processor are read for what they say about the alphabet and about BOS and EOS. EOS and the other
+//! the post-processor are read for what they say about the alphabet and about BOS. EOS and the other
 //! tokens that end a turn come from `generation_config.json` and `tokenizer_config.json` beside it.
 
 use std::collections::HashMap;
@@ -71,7 +71,7 @@ impl Tokenizer {
             let name = name.as_str().or_else(|| name["content"].as_str())?;
             added.iter().find(|(_, token)| token.content == name).map(|(id, _)| *id)
         };
-        let (prefix, suffix) = template(&json["post_processor"])?;
+        let prefix = template(&json["post_processor"])?;
         let stops = match &generation["eos_token_id"] {
             Value::Array(ids) => ids.iter().filter_map(Value::as_u64).collect(),
             id => id.as_u64().into_iter().collect::<Vec<u64>>(),
@@ -84,7 +84,7 @@ impl Tokenizer {
             }
             turn_ends.push(id as u32);
         }
-        for id in prefix.iter().chain(&suffix) {
+        for id in &prefix {
             if *id as usize >= table.len() {
                 let key = "post_processor of tokenizer.json".to_owned();
                 return Err(TokenizerError::IdOutOfRange { key, id: (*id).into(), tokens: table.len() });
@@ -106,7 +106,6 @@ impl Tokenizer {
             table,
             turn_ends,
             prefix,
-            suffix,
         })
     }
 }
@@ -235,26 +234,21 @@ fn flatten<'a>(value: &'a Value, list: &str) -> Vec<&'a Value> {
     }
 }
 
-/// The ids the post-processor puts before and after a single text.
-fn template(value: &Value) -> Result<(Vec<u32>, Vec<u32>), TokenizerError> {
-    let (mut before, mut after) = (Vec::new(), Vec::new());
+/// The ids the post-processor puts before a single text.
+fn template(value: &Value) -> Result<Vec<u32>, TokenizerError> {
+    let mut before = Vec::new();
     for step in flatten(value, "processors") {
         match step["type"].as_str().unwrap_or("none") {
             // Works on offsets only.
             "ByteLevel" => {}
             "TemplateProcessing" => {
-                let mut seen_text = false;
                 for piece in step["single"].as_array().into_iter().flatten() {
-                    let name = &piece["SpecialToken"]["id"];
-                    if let Some(name) = name.as_str() {
-                        let ids = step["special_tokens"][name]["ids"].as_array();
-                        let ids = ids.ok_or_else(|| TokenizerError::Json(format!("no ids for the token {name}")))?;
-                        for value in ids {
-                            let id = id(value, name)?;
-                            if seen_text { after.push(id) } else { before.push(id) }
-                        }
-                    } else {
-                        seen_text = true;
+                    // What follows is the text.
+                    let Some(name) = piece["SpecialToken"]["id"].as_str() else { break };
+                    let ids = step["special_tokens"][name]["ids"].as_array();
+                    let ids = ids.ok_or_else(|| TokenizerError::Json(format!("no ids for the token {name}")))?;
+                    for value in ids {
+                        before.push(id(value, name)?);
                     }
                 }
             }
@@ -267,5 +261,5 @@ fn template(value: &Value) -> Result<(Vec<u32>, Vec<u32>), TokenizerError> {
             }
         }
     }
-    Ok((before, after))
+    Ok(before)
 }

@@ -7,11 +7,12 @@
 //!
 //! Invariants:
 //! - Text is data. Unless the caller asks for it, no text encodes to a control token: `<|im_end|>` in a user's
-//!   words is spelled out in ordinary tokens. [`Tokenizer::encode_marked`] lets a chat template's own control
+//!   words is spelled out in ordinary tokens. [`Tokenizer::encode_parts`] lets a chat template's own control
 //!   tokens through and not those in the messages.
 //! - Foreign numbers are checked when the tokenizer is built: after that, encoding and decoding cannot panic.
 //! - Ids the vocabulary does not have decode to nothing.
 
+mod encode;
 mod error;
 mod gguf;
 mod json;
@@ -24,11 +25,10 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use tokenizers::models::bpe::{BPE, Vocab};
-use tokenizers::{
-    AddedToken, AddedVocabulary, Model, NormalizerWrapper, OffsetReferential, OffsetType, PreTokenizedString,
-    PreTokenizer, PreTokenizerWrapper,
-};
+use tokenizers::{AddedToken, AddedVocabulary, Model, NormalizerWrapper, PreTokenizerWrapper};
 
+use encode::Step;
+pub use encode::{Before, Part};
 pub use error::TokenizerError;
 pub use stream::TextStream;
 use table::{Kind, Table};
@@ -58,20 +58,19 @@ const TURN_ENDS: &[&str] = &[
 /// A tokenizer. Cheap to share by reference; every method takes `&self`.
 pub struct Tokenizer {
     model: BPE,
-    normalizer: Option<NormalizerWrapper>,
-    pre_tokenizer: Option<PreTokenizerWrapper>,
-    /// Added tokens with the control tokens left as text.
+    normalizer: Step<NormalizerWrapper>,
+    pre_tokenizer: Step<PreTokenizerWrapper>,
+    /// Tokens matched in text as it stands, with the control tokens left as text.
     literal: AddedVocabulary,
-    /// Added tokens, control tokens included.
+    /// Tokens matched in text as it stands, control tokens included.
     parsing: AddedVocabulary,
+    /// Tokens matched in text once it is normalised; none is a control token.
+    normalised: AddedVocabulary,
     table: Table,
     bos: Option<u32>,
     eos: Option<u32>,
     turn_ends: Vec<u32>,
     prefix: Vec<u32>,
-    suffix: Vec<u32>,
-    /// Spellings of the control tokens, for [`Tokenizer::mark`].
-    special: Vec<String>,
 }
 
 /// What the two readers hand over.
@@ -90,7 +89,6 @@ struct Parts {
     eos: Option<u32>,
     turn_ends: Vec<u32>,
     prefix: Vec<u32>,
-    suffix: Vec<u32>,
 }
 
 impl Tokenizer {
@@ -119,11 +117,16 @@ impl Tokenizer {
         }
         let model = builder.build().map_err(fail)?;
 
-        let special: Vec<String> = parts.added.iter().filter(|t| t.special).map(|t| t.content.clone()).collect();
+        // Control tokens are matched as they are spelled, whatever the file says of normalising them.
+        let (plain, normalised): (Vec<AddedToken>, Vec<AddedToken>) =
+            parts.added.into_iter().partition(|token| token.special || !token.normalized);
         let mut parsing = AddedVocabulary::new();
-        parsing.add_tokens(parts.added, &model, parts.normalizer.as_ref()).map_err(fail)?;
+        let plain = plain.into_iter().map(|token| token.normalized(false));
+        parsing.add_tokens(plain, &model, parts.normalizer.as_ref()).map_err(fail)?;
         let mut literal = parsing.clone();
         literal.set_encode_special_tokens(true);
+        let mut later = AddedVocabulary::new();
+        later.add_tokens(normalised, &model, parts.normalizer.as_ref()).map_err(fail)?;
 
         let table = parts.table;
         let mut turn_ends = parts.turn_ends;
@@ -137,88 +140,17 @@ impl Tokenizer {
 
         Ok(Self {
             model,
-            normalizer: parts.normalizer,
-            pre_tokenizer: parts.pre_tokenizer,
+            normalizer: Step::normalizer(parts.normalizer),
+            pre_tokenizer: Step::pre_tokenizer(parts.pre_tokenizer),
             literal,
             parsing,
+            normalised: later,
             table,
             bos: parts.bos,
             eos: parts.eos,
             turn_ends,
             prefix: parts.prefix,
-            suffix: parts.suffix,
-            special,
         })
-    }
-
-    /// The ids of a text alone, without BOS or EOS.
-    ///
-    /// With `parse_special` false every character is text, control tokens' spellings included; with true those
-    /// spellings become the control tokens. Pass true only for text the program wrote itself.
-    ///
-    /// # Errors
-    /// [`TokenizerError::Encode`], for a text the vocabulary cannot express.
-    pub fn encode(&self, text: &str, parse_special: bool) -> Result<Vec<u32>, TokenizerError> {
-        let added = if parse_special { &self.parsing } else { &self.literal };
-        self.encode_with(text, added, None)
-    }
-
-    /// [`encode`](Self::encode) between what the model expects around a text: BOS before it, EOS after it,
-    /// where the metadata asks for them.
-    ///
-    /// # Errors
-    /// As [`encode`](Self::encode).
-    pub fn encode_sequence(&self, text: &str, parse_special: bool) -> Result<Vec<u32>, TokenizerError> {
-        let mut ids = self.prefix.clone();
-        ids.append(&mut self.encode(text, parse_special)?);
-        ids.extend_from_slice(&self.suffix);
-        Ok(ids)
-    }
-
-    /// Breaks every spelling of a control token in `text` by putting `mark` after its first character, so that
-    /// [`encode_marked`](Self::encode_marked) will not take it for one. `mark` must not occur in the text.
-    pub fn mark(&self, text: &str, mark: char) -> String {
-        let mut out = String::with_capacity(text.len());
-        for (at, c) in text.char_indices() {
-            out.push(c);
-            let rest = &text[at..];
-            // A spelling cut off by the end of the text counts too: what follows it might complete it.
-            if self.special.iter().any(|s| rest.starts_with(s.as_str()) || (s.starts_with(rest) && *s != rest)) {
-                out.push(mark);
-            }
-        }
-        out
-    }
-
-    /// Encodes text in which control tokens are parsed, except those broken by [`mark`](Self::mark); the marks
-    /// themselves are left out.
-    ///
-    /// # Errors
-    /// As [`encode`](Self::encode).
-    pub fn encode_marked(&self, text: &str, mark: char) -> Result<Vec<u32>, TokenizerError> {
-        self.encode_with(text, &self.parsing, Some(mark))
-    }
-
-    fn encode_with(&self, text: &str, added: &AddedVocabulary, mark: Option<char>) -> Result<Vec<u32>, TokenizerError> {
-        let fail = |e: tokenizers::Error| TokenizerError::Encode(e.to_string());
-        let mut pieces: PreTokenizedString = added.extract_and_normalize(self.normalizer.as_ref(), text);
-        if let Some(mark) = mark {
-            pieces
-                .normalize(|piece| {
-                    piece.filter(|c| c != mark);
-                    Ok(())
-                })
-                .map_err(fail)?;
-        }
-        if let Some(pre_tokenizer) = &self.pre_tokenizer {
-            pre_tokenizer.pre_tokenize(&mut pieces).map_err(fail)?;
-        }
-        pieces.tokenize(|piece| self.model.tokenize(piece.get())).map_err(fail)?;
-        let mut ids = Vec::new();
-        for (_, _, tokens) in pieces.get_splits(OffsetReferential::Original, OffsetType::Byte) {
-            ids.extend(tokens.iter().flatten().map(|token| token.id));
-        }
-        Ok(ids)
     }
 
     /// The tokenizer in the format of `tokenizer.json`, for programs that count tokens as the model does. It encodes
@@ -240,13 +172,20 @@ impl Tokenizer {
         } else {
             serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true})
         };
+        let mut added = Vec::new();
+        for tokens in [&self.parsing, &self.normalised] {
+            if let serde_json::Value::Array(tokens) = part(serde_json::to_value(tokens))? {
+                added.extend(tokens);
+            }
+        }
+        added.sort_by_key(|token| token["id"].as_u64());
         let json = serde_json::json!({
             "version": "1.0",
             "truncation": null,
             "padding": null,
-            "added_tokens": part(serde_json::to_value(&self.parsing))?,
-            "normalizer": part(serde_json::to_value(&self.normalizer))?,
-            "pre_tokenizer": part(serde_json::to_value(&self.pre_tokenizer))?,
+            "added_tokens": added,
+            "normalizer": part(serde_json::to_value(&self.normalizer.start))?,
+            "pre_tokenizer": part(serde_json::to_value(&self.pre_tokenizer.start))?,
             "post_processor": null,
             "decoder": decoder,
             "model": part(serde_json::to_value(&self.model))?,
@@ -309,11 +248,6 @@ impl Tokenizer {
     pub fn prefix(&self) -> &[u32] {
         &self.prefix
     }
-
-    /// What the model was trained to see after a text: mostly nothing.
-    pub fn suffix(&self) -> &[u32] {
-        &self.suffix
-    }
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -324,7 +258,6 @@ impl std::fmt::Debug for Tokenizer {
             .field("eos", &self.eos)
             .field("turn_ends", &self.turn_ends)
             .field("prefix", &self.prefix)
-            .field("suffix", &self.suffix)
             .finish_non_exhaustive()
     }
 }

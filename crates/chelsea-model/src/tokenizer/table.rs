@@ -17,6 +17,13 @@ pub(super) enum Kind {
     Byte(u8),
 }
 
+impl Kind {
+    /// Whether it is matched before text is cut.
+    pub(super) fn is_added(self) -> bool {
+        matches!(self, Self::Special | Self::Added)
+    }
+}
+
 /// How tokens spell bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Alphabet {
