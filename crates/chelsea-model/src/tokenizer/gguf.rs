@@ -80,11 +80,7 @@ fn sentence_piece(metadata: &Metadata) -> Result<Tokenizer, TokenizerError> {
         .filter(|&id| tokens.table.kind(id) == Some(Kind::Normal))
         .filter_map(|id| Some((tokens.table.text(id)?, scores[id as usize])))
         .collect();
-    let merges = sentencepiece::merges(&normal).ok_or(TokenizerError::TooLarge {
-        what: "the number of merges",
-        found: sentencepiece::MAX_PAIRS as u64 + 1,
-        limit: sentencepiece::MAX_PAIRS as u64,
-    })?;
+    let merges = sentencepiece::merges(&normal)?;
 
     let underscore = |e: tokenizers::Error| TokenizerError::Encode(e.to_string());
     let mut steps: Vec<NormalizerWrapper> = Vec::new();
