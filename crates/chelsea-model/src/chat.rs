@@ -9,6 +9,7 @@
 //! in the messages only text: see [`Tokenizer::encode_parts`].
 
 mod python;
+mod tojson;
 
 use std::path::Path;
 use std::time::SystemTime;
@@ -115,7 +116,7 @@ impl ChatTemplate {
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_fuel(Some(FUEL));
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_filter("tojson", python::tojson);
+        environment.add_filter("tojson", tojson::tojson);
         environment.add_function("raise_exception", |message: String| -> Result<JinjaValue, minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message).with_source(Refusal))
         });

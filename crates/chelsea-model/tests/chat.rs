@@ -137,6 +137,29 @@ fn endless_and_swelling_templates_are_stopped() {
 }
 
 #[test]
+fn json_is_charged_while_it_is_written() {
+    let shared =
+        "{% set ns = namespace(x=['xxxxxxxx']) %}{% for a in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}";
+    let wide = format!("{{% set s = ['{}'] * 99 %}}", "x".repeat(5000));
+    let deep = "{% set ns = namespace(x=[]) %}{% for a in range(400) %}{% set ns.x = [ns.x] %}{% endfor %}";
+    for (source, words) in [
+        (format!("{shared}{{{{ ns.x | tojson }}}}"), "fuel"),
+        (format!("{shared}{{{{ ns.x | tojson(indent=2, separators=('', '')) }}}}"), "fuel"),
+        (format!("{wide}{{{{ (s * 9999) | tojson }}}}"), "fuel"),
+        (format!("{deep}{{{{ ns.x | tojson }}}}"), "levels"),
+        ("{{ [1] | tojson(indent=9000000000) }}".into(), "indents"),
+        ("{{ [1] | tojson(indent=18446744073709551615) }}".into(), "indents"),
+    ] {
+        let template = ChatTemplate::new(&source, None, None).expect("a template");
+        let result = template.render(&[], &RenderOptions::default());
+        assert!(matches!(&result, Err(ChatError::Render(why)) if why.contains(words)), "{source}: {result:?}");
+    }
+    let template = ChatTemplate::new("{{ {2: [], 'a': {}} | tojson }} {{ range(3) | tojson(indent=1) }}", None, None);
+    let text = template.expect("a template").render(&[], &RenderOptions::default());
+    assert_eq!(text.expect("a text"), "{\"2\": [], \"a\": {}} [\n 0,\n 1,\n 2\n]");
+}
+
+#[test]
 fn the_date_is_the_callers() {
     let template = ChatTemplate::new("{{ strftime_now('%d %b %Y') }}", None, None).expect("a template");
     let now = Some(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_732_233_600));

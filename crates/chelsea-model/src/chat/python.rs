@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use minijinja::value::{Kwargs, Value};
+use minijinja::value::Value;
 use minijinja::{Error, ErrorKind};
 use serde_json::Value as Json;
 
@@ -21,128 +21,6 @@ pub(super) fn value(json: &Json) -> Value {
         Json::String(text) => Value::from(text.as_str()),
         Json::Array(items) => items.iter().map(value).collect(),
         Json::Object(fields) => Value::from_pairs(fields.iter().map(|(key, field)| (key.as_str(), value(field)))),
-    }
-}
-
-/// `tojson` as `transformers` defines it: `json.dumps` without escaping for HTML or to ASCII.
-pub(super) fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    let ensure_ascii: bool = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
-    let sort_keys: bool = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
-    let separators: Option<Vec<String>> = options.get("separators")?;
-    options.assert_all_used()?;
-    let default_item = if indent.is_some() { "," } else { ", " };
-    let (item, key) = match separators.as_deref() {
-        Some([item, key]) => (item.as_str(), key.as_str()),
-        Some(_) => return Err(Error::new(ErrorKind::InvalidOperation, "separators must be two strings")),
-        None => (default_item, ": "),
-    };
-    let json = serde_json::to_value(value)
-        .map_err(|e| Error::new(ErrorKind::BadSerialization, "not something JSON can express").with_source(e))?;
-    let mut writer = Writer { out: String::new(), indent, item, key, ensure_ascii, sort_keys };
-    writer.value(&json, 0);
-    Ok(Value::from(writer.out))
-}
-
-struct Writer<'a> {
-    out: String,
-    indent: Option<usize>,
-    item: &'a str,
-    key: &'a str,
-    ensure_ascii: bool,
-    sort_keys: bool,
-}
-
-impl Writer<'_> {
-    fn value(&mut self, value: &Json, depth: usize) {
-        match value {
-            Json::Null | Json::Bool(_) => _ = write!(self.out, "{value}"),
-            Json::Number(number) => self.number(number),
-            Json::String(text) => self.string(text),
-            Json::Array(items) if items.is_empty() => self.out.push_str("[]"),
-            Json::Array(items) => {
-                self.out.push('[');
-                for (i, item) in items.iter().enumerate() {
-                    self.next(i, depth + 1);
-                    self.value(item, depth + 1);
-                }
-                self.line(depth);
-                self.out.push(']');
-            }
-            Json::Object(fields) if fields.is_empty() => self.out.push_str("{}"),
-            Json::Object(fields) => {
-                self.out.push('{');
-                let mut fields: Vec<_> = fields.iter().collect();
-                if self.sort_keys {
-                    fields.sort_by_key(|(key, _)| key.as_str());
-                }
-                for (i, (key, field)) in fields.into_iter().enumerate() {
-                    self.next(i, depth + 1);
-                    self.string(key);
-                    self.out.push_str(self.key);
-                    self.value(field, depth + 1);
-                }
-                self.line(depth);
-                self.out.push('}');
-            }
-        }
-    }
-
-    fn next(&mut self, index: usize, depth: usize) {
-        if index > 0 {
-            self.out.push_str(self.item);
-        }
-        self.line(depth);
-    }
-
-    fn line(&mut self, depth: usize) {
-        if let Some(indent) = self.indent {
-            self.out.push('\n');
-            self.out.extend(std::iter::repeat_n(' ', indent * depth));
-        }
-    }
-
-    /// Whole floats keep their `.0` and exponents are written as Python writes them.
-    fn number(&mut self, number: &serde_json::Number) {
-        match number.as_f64() {
-            Some(x) if number.is_f64() => {
-                let size = x.abs();
-                if x == 0.0 || (1e-4..1e16).contains(&size) {
-                    _ = write!(self.out, "{x:?}");
-                } else {
-                    let text = format!("{x:e}");
-                    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-                    let (sign, exponent) = match exponent.strip_prefix('-') {
-                        Some(exponent) => ('-', exponent),
-                        None => ('+', exponent),
-                    };
-                    _ = write!(self.out, "{digits}e{sign}{exponent:0>2}");
-                }
-            }
-            _ => _ = write!(self.out, "{number}"),
-        }
-    }
-
-    fn string(&mut self, text: &str) {
-        self.out.push('"');
-        for c in text.chars() {
-            match c {
-                '"' => self.out.push_str("\\\""),
-                '\\' => self.out.push_str("\\\\"),
-                '\n' => self.out.push_str("\\n"),
-                '\r' => self.out.push_str("\\r"),
-                '\t' => self.out.push_str("\\t"),
-                '\u{8}' => self.out.push_str("\\b"),
-                '\u{c}' => self.out.push_str("\\f"),
-                c if (c as u32) < 0x20 || (self.ensure_ascii && !(' '..='~').contains(&c)) => {
-                    for unit in c.encode_utf16(&mut [0; 2]) {
-                        _ = write!(self.out, "\\u{unit:04x}");
-                    }
-                }
-                c => self.out.push(c),
-            }
-        }
-        self.out.push('"');
     }
 }
 
