@@ -144,8 +144,17 @@ fn config() -> Seeds {
 fn tokenizer() -> Seeds {
     let byte_level = r#"{"version":"1.0","added_tokens":[{"id":8,"content":"<|im_start|>","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}],"normalizer":{"type":"NFC"},"pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"Split","pattern":{"Regex":"\\p{N}|\\s+|\\p{L}+"},"behavior":"Isolated","invert":false},{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":false,"use_regex":false}]},"post_processor":null,"decoder":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":false,"use_regex":false},"model":{"type":"BPE","dropout":null,"unk_token":null,"continuing_subword_prefix":"","end_of_word_suffix":"","fuse_unk":false,"byte_fallback":false,"vocab":{"H":0,"e":1,"l":2,"o":3,"Ġ":4,"1":5,"He":6,"ll":7},"merges":["H e",["l","l"]]}}"#;
     let unigram = r#"{"added_tokens":[],"model":{"type":"Unigram","vocab":[["a",0.0]]}}"#;
+    let pieces = r#"{"added_tokens":[{"id":0,"content":"<s>","single_word":false,"lstrip":false,"rstrip":true,"normalized":false,"special":true}],"normalizer":{"type":"Sequence","normalizers":[{"type":"Prepend","prepend":"▁"},{"type":"Replace","pattern":{"String":" "},"content":"▁"}]},"pre_tokenizer":null,"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<s>","type_id":0}},{"Sequence":{"id":"A","type_id":0}}],"special_tokens":{"<s>":{"id":"<s>","ids":[0],"tokens":["<s>"]}}},"decoder":{"type":"Sequence","decoders":[{"type":"Replace","pattern":{"String":"▁"},"content":" "},{"type":"ByteFallback"},{"type":"Fuse"},{"type":"Strip","content":" ","start":1,"stop":0}]},"model":{"type":"BPE","fuse_unk":true,"byte_fallback":true,"vocab":{"<s>":0,"▁":1,"H":2,"e":3,"<0x41>":4,"▁H":5,"▁He":6},"merges":["▁ H","▁H e"]}}"#;
+    // What made the `tokenizers` crate panic.
+    let precompiled = r#"{"added_tokens":[],"normalizer":{"type":"Sequence","normalizers":[{"type":"Precompiled","precompiled_charsmap":"%%%"}]},"decoder":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":false,"use_regex":false},"model":{"type":"BPE","vocab":{"H":0," ":1,"<s>":2},"merges":[]}}"#;
+    let fixed_length = r#"{"added_tokens":[],"pre_tokenizer":{"type":"FixedLength","length":0},"decoder":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":false,"use_regex":false},"model":{"type":"BPE","vocab":{"H":0," ":1,"<s>":2},"merges":[]}}"#;
+    let stripping = r#"{"added_tokens":[{"id":2,"content":"<s>","single_word":false,"lstrip":false,"rstrip":true,"normalized":false,"special":true},{"id":1,"content":" ","single_word":false,"lstrip":true,"rstrip":false,"normalized":false,"special":false}],"decoder":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":false,"use_regex":false},"model":{"type":"BPE","vocab":{"H":0," ":1,"<s>":2},"merges":[]}}"#;
     vec![
         ("ok-byte-level.json", byte_level.as_bytes().to_vec()),
+        ("ok-sentencepiece.json", pieces.as_bytes().to_vec()),
+        ("bad-precompiled.json", precompiled.as_bytes().to_vec()),
+        ("bad-fixed-length.json", fixed_length.as_bytes().to_vec()),
+        ("bad-stripping-space.json", stripping.as_bytes().to_vec()),
         ("bad-unigram.json", unigram.as_bytes().to_vec()),
         ("bad-empty.json", b"{}".to_vec()),
     ]

@@ -449,6 +449,52 @@ fn damaged_tokenizer_json_is_named() {
 }
 
 #[test]
+fn kinds_of_steps_that_are_not_built_are_named() {
+    let good = data("tokenizer-tiny.json")["llama3"]["tokenizer"].clone();
+    let precompiled = serde_json::json!({"type": "Precompiled", "precompiled_charsmap": "%%%"});
+    let empty = serde_json::json!({"type": "Precompiled", "precompiled_charsmap": ""});
+    let fixed = serde_json::json!({"type": "FixedLength", "length": 0});
+    let within =
+        |list: &str, step: &Value| serde_json::json!({"type": "Sequence", list: [{"type": "Sequence", list: [step]}]});
+    for (part, value, kind) in [
+        ("normalizer", precompiled.clone(), "Precompiled"),
+        ("normalizer", empty, "Precompiled"),
+        ("normalizer", within("normalizers", &precompiled), "Precompiled"),
+        ("pre_tokenizer", fixed.clone(), "FixedLength"),
+        ("pre_tokenizer", within("pretokenizers", &fixed), "FixedLength"),
+        ("pre_tokenizer", serde_json::json!({"length": 0}), "none"),
+        ("decoder", serde_json::json!({"type": "CTC"}), "CTC"),
+    ] {
+        let mut json = good.clone();
+        json[part] = value;
+        let error = Tokenizer::from_json(&json.to_string(), None, None).expect_err(kind);
+        assert!(matches!(&error, TokenizerError::Unsupported { found, .. } if found == kind), "{part}: {error}");
+    }
+}
+
+#[test]
+fn added_tokens_of_white_space_take_in_none_beside_them() {
+    let mut json = data("tokenizer-tiny.json")["llama3"]["tokenizer"].clone();
+    json["added_tokens"][0]["rstrip"] = true.into();
+    let added = |content: &str, normalized: bool| {
+        serde_json::json!({"id": 605, "content": content, "single_word": false, "lstrip": true, "rstrip": false,
+            "normalized": normalized, "special": false})
+    };
+    let build = |json: &Value| Tokenizer::from_json(&json.to_string(), None, None);
+    for (content, normalized) in [("  ", false), ("\u{3000}", true), ("§§", true)] {
+        let mut json = json.clone();
+        // Normalised, the last one is white space too.
+        json["normalizer"] = serde_json::json!({"type": "Replace", "pattern": {"String": "§§"}, "content": " "});
+        json["added_tokens"].as_array_mut().expect("tokens").push(added(content, normalized));
+        let error = build(&json).expect_err(content).to_string();
+        assert!(error.contains("strip"), "{error}");
+    }
+    json["added_tokens"].as_array_mut().expect("tokens").push(added(" x", false));
+    let tokenizer = build(&json).expect("a tokenizer");
+    tokenizer.encode("<|begin_of_text|>    x   x  <|begin_of_text|>  ", true).expect("ids");
+}
+
+#[test]
 fn a_folder_without_a_tokenizer_says_so() {
     let folder = tempfile::tempdir().expect("a folder");
     let error = Tokenizer::from_folder(folder.path()).expect_err("nothing there");

@@ -56,6 +56,7 @@ impl Tokenizer {
             }
         }
 
+        check_steps(&json)?;
         let added = added_tokens(&json["added_tokens"])?;
         let mut vocab = vocabulary(&model["vocab"])?;
         for (id, token) in &added {
@@ -124,6 +125,32 @@ fn part<T: DeserializeOwned>(value: &Value, name: &str) -> Result<Option<T>, Tok
         return Ok(None);
     }
     T::deserialize(value).map(Some).map_err(|e| TokenizerError::Json(format!("{name}: {e}")))
+}
+
+/// The parts of the pipeline: name, list of a sequence's steps, what it is, and the kinds that are built.
+type PipelinePart = (&'static str, &'static str, &'static str, &'static [&'static str]);
+/// Only kinds that the supported families use: others are untried here, and the `tokenizers` crate panics on some that
+/// are damaged (`Precompiled`, `FixedLength`).
+const PIPELINE: &[PipelinePart] = &[
+    ("normalizer", "normalizers", "the normalizer", &["Prepend", "Replace", "NFC", "NFD", "NFKC", "NFKD"]),
+    ("pre_tokenizer", "pretokenizers", "the pre-tokenizer", &["ByteLevel", "Digits", "Metaspace", "Split"]),
+    ("decoder", "decoders", "the decoder", &["ByteLevel", "ByteFallback", "Fuse", "Metaspace", "Replace", "Strip"]),
+];
+
+/// Every step must be of a kind that is built, steps inside of sequences too.
+fn check_steps(json: &Value) -> Result<(), TokenizerError> {
+    fn check(value: &Value, part: &PipelinePart) -> Result<(), TokenizerError> {
+        let (_, list, what, kinds) = *part;
+        if value.is_null() {
+            return Ok(());
+        }
+        match value["type"].as_str().unwrap_or("none") {
+            "Sequence" => value[list].as_array().into_iter().flatten().try_for_each(|step| check(step, part)),
+            kind if kinds.contains(&kind) => Ok(()),
+            other => Err(TokenizerError::Unsupported { what, found: other.to_owned(), supported: kinds.join(", ") }),
+        }
+    }
+    PIPELINE.iter().try_for_each(|part| check(&json[part.0], part))
 }
 
 fn id(value: &Value, what: &str) -> Result<u32, TokenizerError> {

@@ -25,7 +25,9 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use tokenizers::models::bpe::{BPE, Vocab};
-use tokenizers::{AddedToken, AddedVocabulary, Model, NormalizerWrapper, PreTokenizerWrapper};
+use tokenizers::{
+    AddedToken, AddedVocabulary, Model, NormalizedString, Normalizer, NormalizerWrapper, PreTokenizerWrapper,
+};
 
 use encode::Step;
 pub use encode::{Before, Part};
@@ -106,6 +108,7 @@ impl Tokenizer {
     fn from_parts(parts: Parts) -> Result<Self, TokenizerError> {
         let fail = |e: tokenizers::Error| TokenizerError::Json(e.to_string());
         check_merges(&parts.vocab, &parts.merges)?;
+        check_added(&parts.added, parts.normalizer.as_ref())?;
         let vocab: Vocab = parts.vocab.into_iter().collect();
         let mut builder = BPE::builder()
             .vocab_and_merges(vocab, parts.merges)
@@ -271,6 +274,23 @@ fn check_merges(vocab: &HashMap<String, u32>, merges: &[(String, String)]) -> Re
         joined.push_str(right);
         if [left, right, &joined].into_iter().any(|token| !vocab.contains_key(token)) {
             return Err(TokenizerError::Merge { index, merge: format!("{left} {right}") });
+        }
+    }
+    Ok(())
+}
+
+/// Added tokens of white space alone must not take in the white space beside them: where one stands in what another took
+/// in, the `tokenizers` crate panics.
+fn check_added(added: &[AddedToken], normalizer: Option<&NormalizerWrapper>) -> Result<(), TokenizerError> {
+    for token in added.iter().filter(|token| token.lstrip || token.rstrip) {
+        let mut content = NormalizedString::from(token.content.as_str());
+        if let Some(normalizer) = normalizer {
+            normalizer.normalize(&mut content).map_err(|e| TokenizerError::Json(e.to_string()))?;
+        }
+        if [token.content.as_str(), content.get()].iter().any(|text| text.chars().all(char::is_whitespace)) {
+            let found = format!("{:?}", token.content);
+            let supported = "tokens with a character that is seen".into();
+            return Err(TokenizerError::Unsupported { what: "lstrip or rstrip of the added token", found, supported });
         }
     }
     Ok(())
