@@ -409,3 +409,35 @@ fn a_cached_repository_can_be_listed_verified_and_removed() {
     assert!(!chelsea_hub::list(&options).iter().any(|e| e.name == "org/name"));
     assert!(matches!(chelsea_hub::remove("org/name", &options), Err(HubError::UnknownName { .. })));
 }
+
+#[test]
+fn a_complete_model_needs_no_cache_to_write_to() {
+    let server = Server::start(hub(&[("m.gguf", &bytes(1_000))]));
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(&dir, &server);
+    let path = resolve("org/name", &options, &mut Silent).unwrap().path;
+    let refs = dir.path().join("hub/models--org--name/refs");
+    // What another client wrote is left as it is where it says the same.
+    std::fs::write(refs.join("main"), format!("{COMMIT}\n")).unwrap();
+    assert_eq!(resolve("org/name", &options, &mut Silent).unwrap().path, path);
+    assert_eq!(std::fs::read_to_string(refs.join("main")).unwrap(), format!("{COMMIT}\n"));
+    // Permissions do not stop every user; a file in the folder's place does.
+    std::fs::remove_dir_all(&refs).unwrap();
+    std::fs::write(&refs, "").unwrap();
+    assert_eq!(resolve("org/name", &options, &mut Silent).unwrap().path, path);
+}
+
+#[test]
+fn an_empty_reference_is_none_and_is_written_anew() {
+    let server = Server::start(hub(&[("m.gguf", &bytes(1_000))]));
+    let dir = tempfile::tempdir().unwrap();
+    let online = options(&dir, &server);
+    let path = resolve("org/name", &online, &mut Silent).unwrap().path;
+    let refs = dir.path().join("hub/models--org--name/refs");
+    std::fs::write(refs.join("main"), "").unwrap();
+    let offline = Options { offline: true, ..online.clone() };
+    assert!(matches!(error("org/name", &offline), HubError::Offline { .. }));
+    assert_eq!(resolve("org/name", &online, &mut Silent).unwrap().path, path);
+    assert_eq!(std::fs::read_to_string(refs.join("main")).unwrap(), COMMIT);
+    assert_eq!(std::fs::read_dir(&refs).unwrap().count(), 1, "nothing is left beside it");
+}

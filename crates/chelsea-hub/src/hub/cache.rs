@@ -49,19 +49,30 @@ impl RepoCache {
 
     /// The commit known for a revision: the noted one, or the revision itself if it is a commit with a snapshot.
     pub(crate) fn commit(&self, id: &HubId) -> Option<String> {
-        let noted = std::fs::read_to_string(self.root.join("refs").join(&id.revision)).ok();
-        let commit = noted.map(|text| text.trim().to_owned()).unwrap_or_else(|| id.revision.clone());
+        let commit = self.noted(&id.revision).unwrap_or_else(|| id.revision.clone());
         self.snapshot(&commit).is_dir().then_some(commit)
+    }
+
+    /// What is noted for a revision. An empty note is what a full disk or a crash left, and says nothing.
+    fn noted(&self, revision: &str) -> Option<String> {
+        let text = std::fs::read_to_string(self.root.join("refs").join(revision)).ok()?;
+        Some(text.trim().to_owned()).filter(|commit| !commit.is_empty())
     }
 
     /// Notes that `revision` stands for `commit`.
     pub(crate) fn note_commit(&self, revision: &str, commit: &str) -> Result<(), HubError> {
-        let path = self.root.join("refs").join(revision);
-        if revision == commit {
+        // A note that is right already is left alone: the cache may be one to read only.
+        if revision == commit || self.noted(revision).as_deref() == Some(commit) {
             return Ok(());
         }
+        let path = self.root.join("refs").join(revision);
         make_parent(&path)?;
-        std::fs::write(&path, commit).map_err(HubError::io("write", path))
+        let beside = beside(&path);
+        let written = std::fs::write(&beside, commit).and_then(|()| std::fs::rename(&beside, &path));
+        if written.is_err() {
+            crate::install::remove_if_there(&beside)?;
+        }
+        written.map_err(HubError::io("write", path))
     }
 
     /// The files of a snapshot that are really there, as paths inside the repository.
@@ -79,10 +90,7 @@ impl RepoCache {
         make_parent(&pointer)?;
         // Made beside and renamed: others may be linking the same file, and a copy onto their link would go through
         // it into the blob.
-        static MADE: AtomicUsize = AtomicUsize::new(0);
-        let mut beside = pointer.clone().into_os_string();
-        beside.push(format!(".{}-{}.new", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed)));
-        let beside = PathBuf::from(beside);
+        let beside = beside(&pointer);
         let up = "../".repeat(file.split('/').count() + 1);
         let relative = format!("{up}blobs/{etag}");
         if symlink(Path::new(&relative), &beside).is_err() && std::fs::hard_link(&blob, &beside).is_err() {
@@ -94,6 +102,14 @@ impl RepoCache {
         placed.map_err(HubError::io("replace", &pointer))?;
         Ok(pointer)
     }
+}
+
+/// A name beside `path` that nobody else uses.
+fn beside(path: &Path) -> PathBuf {
+    static MADE: AtomicUsize = AtomicUsize::new(0);
+    let mut beside = path.to_path_buf().into_os_string();
+    beside.push(format!(".{}-{}.new", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed)));
+    PathBuf::from(beside)
 }
 
 pub(crate) fn make_parent(path: &Path) -> Result<(), HubError> {

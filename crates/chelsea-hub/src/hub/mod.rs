@@ -60,11 +60,13 @@ fn online(
     let listing = client.listing(id)?;
     let choice = select::choose(&id.repo, &listing.files, id.file.as_deref())?;
     let commit = listing.commit.as_str();
+    let mut all_here = true;
     let mut get = |file: &str| -> Result<PathBuf, HubError> {
         let pointer = cache.snapshot(commit).join(file);
         if pointer.is_file() {
             return Ok(pointer);
         }
+        all_here = false;
         let wanted = Wanted { repo: &id.repo, commit, file };
         let meta = client.metadata(wanted.repo, commit, file)?;
         transfer::fetch(&client, cache, wanted, &meta, options, progress)?;
@@ -83,7 +85,11 @@ fn online(
         }
     }
     // Only now does the branch stand for this commit: an offline start finds all of it.
-    cache.note_commit(&id.revision, commit)?;
+    match cache.note_commit(&id.revision, commit) {
+        // A complete model in a cache that cannot be written to is as good as any.
+        Err(error) if all_here => tracing::warn!("{error}"),
+        noted => noted?,
+    }
     Ok(model(id, cache, commit, &choice))
 }
 
