@@ -70,7 +70,7 @@ pub struct ResolvedModel {
     pub path: PathBuf,
     /// What `path` holds.
     pub format: Format,
-    /// A name to show.
+    /// A name to show; of a hub's GGUF files, with the file that was taken.
     pub name: String,
     /// Where it was found.
     pub source: Source,

@@ -293,7 +293,7 @@ fn a_server_that_is_down_leaves_the_cached_copy_usable() {
     drop(server);
     let mut progress = Recorder::default();
     assert_eq!(resolve("org/name", &options, &mut progress).unwrap().path, path);
-    assert!(progress.notes[0].contains("cached copy"), "{:?}", progress.notes);
+    assert!(progress.notes[0].contains("cached copy of org/name:m.gguf"), "{:?}", progress.notes);
     let text = error("org/absent", &options).to_string();
     assert!(text.contains("could not reach the hub") && text.contains("HF_ENDPOINT"), "{text}");
 }
@@ -440,4 +440,17 @@ fn an_empty_reference_is_none_and_is_written_anew() {
     assert_eq!(resolve("org/name", &online, &mut Silent).unwrap().path, path);
     assert_eq!(std::fs::read_to_string(refs.join("main")).unwrap(), COMMIT);
     assert_eq!(std::fs::read_dir(&refs).unwrap().count(), 1, "nothing is left beside it");
+}
+
+#[test]
+fn another_quantisation_from_the_cache_is_named() {
+    let server = Server::start(hub(&[("m-Q4_K_M.gguf", b"four"), ("m-Q8_0.gguf", b"eight")]));
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(&dir, &server);
+    assert_eq!(resolve("org/name:q8_0", &options, &mut Silent).unwrap().name, "org/name:m-Q8_0.gguf");
+    drop(server);
+    // Online it would be Q4_K_M.
+    let mut progress = Recorder::default();
+    assert_eq!(resolve("org/name", &options, &mut progress).unwrap().name, "org/name:m-Q8_0.gguf");
+    assert!(progress.notes[0].contains("m-Q8_0.gguf"), "{:?}", progress.notes);
 }

@@ -34,7 +34,8 @@ pub(crate) fn resolve(id: &HubId, options: &Options, progress: &mut dyn Progress
     match online(id, &cache, options, progress) {
         Err(error @ HubError::Unreachable { .. }) => match cached(id, &cache) {
             Ok(Some(model)) => {
-                progress.note(&format!("using the cached copy of {}: {error}", id.repo));
+                // Another quantisation may be cached than the hub would give: say which.
+                progress.note(&format!("using the cached copy of {}: {error}", model.name));
                 Ok(model)
             }
             _ => Err(error),
@@ -136,7 +137,12 @@ fn model(id: &HubId, cache: &RepoCache, commit: &str, choice: &Choice) -> Resolv
         }
     };
     let source = Source::Hub { repo: id.repo.clone(), commit: commit.to_owned() };
-    ResolvedModel { path, format, name: shown(id), source }
+    let name = match choice {
+        // Whatever was asked for, one file of several was taken.
+        Choice::Gguf(file) => format!("{}:{file}", id.repo),
+        _ => shown(id),
+    };
+    ResolvedModel { path, format, name, source }
 }
 
 /// Hashes every blob of a cached repository whose name is a hash.
