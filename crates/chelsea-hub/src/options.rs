@@ -33,7 +33,8 @@ impl Options {
     ///
     /// - `CHELSEA_HOME`: Chelsea's folder; otherwise `chelsea` in the platform's cache folder
     ///   (`$XDG_CACHE_HOME` or `~/.cache` on Linux).
-    /// - `HF_HUB_CACHE`, else `HF_HOME` + `/hub`, else `~/.cache/huggingface/hub`: the hub's cache.
+    /// - `HF_HUB_CACHE`, else `HF_HOME` + `/hub`, else `huggingface/hub` in `$XDG_CACHE_HOME` or `~/.cache`: the hub's
+    ///   cache. The platform does not matter here: other hub clients look there on all of them.
     /// - `HF_ENDPOINT`, `HF_HUB_OFFLINE` (1, true, yes or on).
     /// - `HF_TOKEN`, else the file in `HF_TOKEN_PATH`, else the file `token` in the hub's home.
     /// - `CHELSEA_PYTHON`: the Python to run pip with.
@@ -53,8 +54,10 @@ impl Options {
             };
             base.join("chelsea")
         });
-        let hub_home =
-            var("HF_HOME").map(PathBuf::from).unwrap_or_else(|| user_home.join(".cache").join("huggingface"));
+        let hub_home = var("HF_HOME").map(PathBuf::from).unwrap_or_else(|| {
+            let base = var("XDG_CACHE_HOME").map_or_else(|| user_home.join(".cache"), PathBuf::from);
+            base.join("huggingface")
+        });
         let hub_cache = var("HF_HUB_CACHE").map(PathBuf::from).unwrap_or_else(|| hub_home.join("hub"));
         let token = var("HF_TOKEN").or_else(|| {
             let file = var("HF_TOKEN_PATH").map(PathBuf::from).unwrap_or_else(|| hub_home.join("token"));
@@ -134,6 +137,18 @@ mod tests {
     #[test]
     fn the_xdg_cache_folder_is_used_without_a_home_variable() {
         assert_eq!(options(&[("XDG_CACHE_HOME", "/x")]).home, PathBuf::from("/x/chelsea"));
+    }
+
+    #[test]
+    fn the_hubs_cache_and_token_follow_the_xdg_cache_folder_too() {
+        let dir = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(dir.path().join("huggingface")).expect("created");
+        std::fs::write(dir.path().join("huggingface/token"), "t").expect("written");
+        let xdg = dir.path().to_str().expect("utf-8");
+        let o = options(&[("XDG_CACHE_HOME", xdg)]);
+        assert_eq!(o.hub_cache, dir.path().join("huggingface/hub"));
+        assert_eq!(o.token.as_deref(), Some("t"));
+        assert_eq!(options(&[("XDG_CACHE_HOME", xdg), ("HF_HOME", "/h")]).hub_cache, PathBuf::from("/h/hub"));
     }
 
     #[test]
