@@ -112,7 +112,7 @@ fn hub_entries(hub_cache: &Path) -> Vec<Entry> {
 
 /// Removes a model or data set from the cache, unfinished parts included. Returns the bytes that became free.
 ///
-/// Waits while another process downloads the same thing. Models given as files are the user's own and are refused.
+/// Waits while another process downloads the same thing, or anything of the same repository. Models given as files are the user's own and are refused.
 pub fn remove(name: &str, options: &Options) -> Result<u64, HubError> {
     if let Some((name, path)) = named_path(name, options) {
         let _lock = Lock::take(&install::lock_path(options, name), name, &mut Silent)?;
@@ -130,6 +130,10 @@ pub fn remove(name: &str, options: &Options) -> Result<u64, HubError> {
         return Ok(free);
     }
     let cache = hub_cache_of(name, options)?;
+    // Every download into the repository holds one of these.
+    let locks: Result<Vec<Lock>, HubError> =
+        cache.known_locks().iter().map(|lock| Lock::take(lock, name, &mut Silent)).collect();
+    let _locks = locks?;
     let free = size_below(cache.root());
     install::remove_folder(cache.root())?;
     Ok(free)

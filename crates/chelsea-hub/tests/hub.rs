@@ -454,3 +454,21 @@ fn another_quantisation_from_the_cache_is_named() {
     assert_eq!(resolve("org/name", &options, &mut progress).unwrap().name, "org/name:m-Q8_0.gguf");
     assert!(progress.notes[0].contains("m-Q8_0.gguf"), "{:?}", progress.notes);
 }
+
+#[test]
+fn removing_waits_for_a_download_that_is_under_way() {
+    let server = Server::start(hub(&[("m.gguf", &bytes(1_000))]));
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(&dir, &server);
+    let path = resolve("org/name", &options, &mut Silent).unwrap().path;
+    let lock = std::fs::File::create(dir.path().join("hub/.locks/models--org--name/0a1b.lock")).unwrap();
+    lock.lock().unwrap();
+    std::thread::scope(|scope| {
+        let remover = scope.spawn(|| chelsea_hub::remove("org/name", &options).unwrap());
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        assert!(path.is_file() && !remover.is_finished());
+        lock.unlock().unwrap();
+        assert!(remover.join().unwrap() >= 1_000);
+    });
+    assert!(!path.exists());
+}

@@ -43,6 +43,14 @@ impl RepoCache {
         self.locks.join(format!("{etag}.lock"))
     }
 
+    /// The locks of everything that was ever downloaded into this repository, in an order that is the same for all.
+    pub(crate) fn known_locks(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(&self.locks).into_iter().flatten().flatten().map(|entry| entry.path());
+        let mut locks: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|e| e == "lock")).collect();
+        locks.sort();
+        locks
+    }
+
     pub(crate) fn snapshot(&self, commit: &str) -> PathBuf {
         self.root.join("snapshots").join(commit)
     }
