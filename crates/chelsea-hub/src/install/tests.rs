@@ -248,16 +248,35 @@ fn two_at_once_download_once() {
     assert_eq!(bench.asked_for().len(), 2);
 }
 
-#[test]
-fn a_data_set_is_the_files_of_one_folder() {
-    let bench = Bench::new();
+/// A data set of one file.
+fn texts(bench: &Bench) -> NamedData {
     let (bytes, hash) = wheel(&bench.shelf("texts==1.0"), "texts/all/a.txt", b"hello");
     let folder = bench.dir.path().join("expected");
     std::fs::create_dir(&folder).expect("created");
     std::fs::write(folder.join("a.txt"), b"hello").expect("written");
     let (_, sha256) = digest::folder(&folder).expect("hashed");
     let package = Package { name: "texts", version: "1.0", bytes, sha256: leak(hash) };
-    let set = NamedData { name: "texts", title: "", package, folder: "texts/all/", files: 1, sha256: leak(sha256) };
+    NamedData { name: "texts", title: "", package, folder: "texts/all/", files: 1, sha256: leak(sha256) }
+}
+
+#[test]
+fn a_damaged_wheel_of_a_data_set_is_thrown_away() {
+    let bench = Bench::new();
+    let set = texts(&bench);
+    let parts = bench.options.parts_dir("texts");
+    std::fs::create_dir_all(&parts).expect("created");
+    // As long as it should be: a crash can leave that.
+    std::fs::write(parts.join("texts-1.0.whl"), vec![0; set.package.bytes as usize]).expect("written");
+    let error = data(&set, &bench.options, &mut Silent).expect_err("it is no archive");
+    assert!(matches!(error, HubError::WrongContent { .. }), "{error}");
+    assert!(!parts.exists() && !partial_path(&bench.options.data_dir().join("texts")).exists());
+    data(&set, &bench.options, &mut Silent).expect("the next run brings it again");
+}
+
+#[test]
+fn a_data_set_is_the_files_of_one_folder() {
+    let bench = Bench::new();
+    let set = texts(&bench);
     let path = data(&set, &bench.options, &mut Silent).expect("installed");
     assert_eq!(std::fs::read(path.join("a.txt")).expect("there"), b"hello");
     data(&set, &bench.options, &mut Silent).expect("there already");
