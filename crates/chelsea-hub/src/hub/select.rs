@@ -9,6 +9,9 @@ use crate::spec::is_safe_path;
 /// The quantisation taken when nothing else is asked for: the common middle of size and quality.
 const PREFERRED: &str = "q4_k_m";
 
+/// The table of shards, under the only name by which a loader finds it in a folder.
+const INDEX: &str = "model.safetensors.index.json";
+
 /// Small files that a safetensors model is read with, where the repository has them.
 const COMPANIONS: &[&str] = &[
     "config.json",
@@ -52,10 +55,10 @@ fn choose_named(repo: &str, files: &[String], wanted: &str) -> Result<Choice, Hu
         } else if lower.ends_with(".safetensors") {
             let companions = companions(repo, files, folder_of(exact))?;
             Ok(Choice::Safetensors { weights: exact.clone(), companions, whole_folder: false })
-        } else if lower.ends_with(".safetensors.index.json") {
+        } else if name_of(exact) == INDEX {
             Ok(Choice::Sharded { index: exact.clone(), companions: companions(repo, files, folder_of(exact))? })
         } else {
-            Err(no_model(format!("{wanted} is neither a .gguf nor a .safetensors file")))
+            Err(no_model(format!("{wanted} is neither a .gguf nor a .safetensors file, nor a {INDEX}")))
         };
     }
     let models = ggufs(files);
@@ -83,9 +86,8 @@ fn choose_default(repo: &str, files: &[String]) -> Result<Choice, HubError> {
         ([], several) | (several, _) => return Err(ambiguous(repo, several)),
     }
     let has = |name: &str| files.iter().any(|f| f == name);
-    if has("model.safetensors.index.json") {
-        let companions = companions(repo, files, "")?;
-        return Ok(Choice::Sharded { index: "model.safetensors.index.json".into(), companions });
+    if has(INDEX) {
+        return Ok(Choice::Sharded { index: INDEX.into(), companions: companions(repo, files, "")? });
     }
     let tensors: Vec<&String> = files.iter().filter(|f| f.ends_with(".safetensors") && !f.contains('/')).collect();
     let weights = match tensors.as_slice() {
@@ -151,6 +153,10 @@ pub(crate) fn folder_of(file: &str) -> &str {
     file.rsplit_once('/').map_or("", |(folder, _)| folder)
 }
 
+fn name_of(file: &str) -> &str {
+    file.rsplit_once('/').map_or(file, |(_, name)| name)
+}
+
 fn join(folder: &str, name: &str) -> String {
     if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
 }
@@ -176,7 +182,9 @@ pub(crate) fn shards(index: &str, text: &str) -> Result<Vec<String>, String> {
     if names.is_empty() {
         return Err("it names no shards".into());
     }
-    match names.iter().find(|name| !is_safe_path(name) || !name.ends_with(".safetensors")) {
+    // Loaders take shards that lie beside their index only.
+    let plain = |name: &str| is_safe_path(name) && !name.contains('/') && name.ends_with(".safetensors");
+    match names.iter().find(|name| !plain(name)) {
         Some(name) => Err(format!("it names {name:?} as a shard")),
         None => Ok(names.iter().map(|name| join(folder_of(index), name)).collect()),
     }
@@ -246,8 +254,18 @@ mod tests {
         let text =
             r#"{"metadata":{},"weight_map":{"a":"m-2.safetensors","b":"m-1.safetensors","c":"m-2.safetensors"}}"#;
         assert_eq!(shards("d/i.json", text).expect("two"), files(&["d/m-1.safetensors", "d/m-2.safetensors"]));
-        for bad in [r#"{"weight_map":{"a":"../x.safetensors"}}"#, r#"{"weight_map":{}}"#, "[]"] {
+        let below = r#"{"weight_map":{"a":"shards/x.safetensors"}}"#;
+        for bad in [r#"{"weight_map":{"a":"../x.safetensors"}}"#, below, r#"{"weight_map":{}}"#, "[]"] {
             assert!(shards("i.json", bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_index_by_another_name_is_refused_before_anything_is_fetched() {
+        let all = files(&["d/config.json", "d/model.fp16.safetensors.index.json", "d/model.safetensors.index.json"]);
+        let error = choose("o/n", &all, Some("d/model.fp16.safetensors.index.json")).expect_err("no loader opens it");
+        assert!(matches!(error, HubError::NoModel { .. }), "{error}");
+        let usual = choose("o/n", &all, Some("d/model.safetensors.index.json")).expect("an index");
+        assert!(matches!(usual, Choice::Sharded { .. }));
     }
 }
