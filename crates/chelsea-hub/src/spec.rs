@@ -47,7 +47,10 @@ impl Spec {
         }
         match HubId::parse(trimmed) {
             Some(id) => Ok(Spec::Hub(id)),
-            None => Err(bad("no file, folder or short name is called so, and it is not of the form org/name[:file]")),
+            None => Err(bad(
+                "no file, folder or short name is called so, and it is not of the form org/name[@revision][:file], where \
+                 org and name are letters, digits, `.`, `_` and `-`",
+            )),
         }
     }
 }
@@ -61,7 +64,9 @@ impl HubId {
         };
         let (repo, revision) = place.split_once('@').unwrap_or((place, "main"));
         let (org, name) = repo.split_once('/')?;
-        let is_name = |part: &str| is_safe_path(part) && !part.contains('/');
+        // What the hub allows; anything else would not survive being put into a URL.
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        let is_name = |part: &str| is_safe_path(part) && part.chars().all(plain);
         if !is_name(org) || !is_name(name) || !is_safe_path(revision) || !file.is_none_or(is_safe_path) {
             return None;
         }
@@ -106,6 +111,16 @@ mod tests {
         for text in ["name", "/name", "org/", "a/b/c", "../name", "org/..", "org/name:../x", "org/name:/x", "org/name:"]
         {
             assert_eq!(HubId::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn organisations_and_names_are_plain() {
+        assert!(HubId::parse("Org-1/na_me.v2").is_some());
+        for text in ["org/na me", "org/name#x", "org/näme", "o%2Fx/name", "org/name&x=1", "o;rg/name"] {
+            assert_eq!(HubId::parse(text), None, "{text}");
+            let error = Spec::parse(text).expect_err(text).to_string();
+            assert!(error.contains("letters, digits"), "{error}");
         }
     }
 

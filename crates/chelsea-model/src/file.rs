@@ -57,7 +57,7 @@ impl ModelFile {
         if metadata.is_dir() {
             return ModelFile::open_folder(path);
         }
-        if path.extension().is_some_and(|extension| extension == "safetensors") {
+        if has_extension(path, "safetensors") {
             let folder = path.parent().unwrap_or(Path::new("."));
             return ModelFile::open_safetensors(path, folder);
         }
@@ -71,7 +71,7 @@ impl ModelFile {
         let entries = fs::read_dir(path).map_err(|source| ModelError::Io { path: path.to_path_buf(), source })?;
         let mut found: Vec<PathBuf> = entries
             .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-            .filter(|file| file.extension().is_some_and(|extension| extension == "gguf"))
+            .filter(|file| has_extension(file, "gguf"))
             .collect();
         match (found.pop(), found.len()) {
             (Some(file), 0) => ModelFile::open_gguf(&file),
@@ -228,6 +228,10 @@ impl ModelFile {
         }
         hash.digest128().to_le_bytes()
     }
+}
+
+fn has_extension(path: &Path, wanted: &str) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(wanted))
 }
 
 fn map(path: &Path) -> Result<Mapped, ModelError> {

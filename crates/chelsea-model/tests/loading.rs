@@ -141,6 +141,20 @@ fn a_safetensors_file_is_opened_with_the_configuration_beside_it() {
 }
 
 #[test]
+fn endings_are_compared_without_case() {
+    let tiny = Tiny::llama().fill(1);
+    let folder = tempfile::tempdir().unwrap();
+    let upper = folder.path().join("TINY.GGUF");
+    fs::write(&upper, tiny.gguf().build()).unwrap();
+    assert!(ModelFile::open(folder.path()).unwrap().gguf().is_some());
+    fs::remove_file(&upper).unwrap();
+    tiny.write_safetensors(folder.path(), 1, "F32");
+    let tensors = folder.path().join("M.SafeTensors");
+    fs::rename(folder.path().join("model.safetensors"), &tensors).unwrap();
+    assert!(ModelFile::open(&tensors).unwrap().gguf().is_none());
+}
+
+#[test]
 fn broken_indexes_and_shards_are_named() {
     let folder = tempfile::tempdir().unwrap();
     Tiny::llama().fill(1).write_safetensors(folder.path(), 2, "F32");
