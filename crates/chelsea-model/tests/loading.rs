@@ -94,6 +94,24 @@ fn missing_misshapen_and_unknown_tensors_are_named() {
 }
 
 #[test]
+fn a_part_of_a_split_file_says_how_to_join_it() {
+    let tiny = Tiny::llama().fill(1);
+    let split = |parts: u32| {
+        load_changed(&tiny, |w| {
+            w.set("split.count", Meta::U32(parts)).set("split.no", Meta::U32(0));
+        })
+    };
+    let text = error_text(split(3));
+    assert!(text.contains("3 parts") && text.contains("llama-gguf-split --merge"), "{text}");
+    split(1).unwrap();
+    // The other parts have no key but these.
+    let mut later = GgufWriter::new();
+    later.set("split.count", Meta::U32(3)).set("split.no", Meta::U32(1));
+    let folder = tempfile::tempdir().unwrap();
+    assert!(error_text(load(&write(&folder, &later.build()))).contains("3 parts"));
+}
+
+#[test]
 fn vectors_that_are_not_finite_are_refused() {
     let text = error_text(load_changed(&Tiny::llama().fill(1), |file| {
         let norm = file.tensors.iter_mut().find(|tensor| tensor.name == "blk.1.attn_norm.weight").unwrap();

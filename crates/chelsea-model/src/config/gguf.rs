@@ -43,6 +43,10 @@ impl Config {
     /// forward pass does not have.
     pub fn from_gguf(gguf: &Gguf, divisors: Option<Vec<f32>>) -> Result<Config, ConfigError> {
         let metadata = &gguf.metadata;
+        // Before anything else: only the first part says what the model is, and no part has all tensors.
+        if let Some(parts) = metadata.u32("split.count")?.filter(|&parts| parts > 1) {
+            return Err(ConfigError::Split { parts });
+        }
         let found = metadata.need("general.architecture", Metadata::str)?;
         let architecture = Architecture::from_gguf(found).ok_or_else(|| ConfigError::Architecture(found.to_owned()))?;
         let keys = Keys { metadata, prefix: architecture.name() };
