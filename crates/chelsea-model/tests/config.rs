@@ -139,7 +139,15 @@ fn the_sliding_window_counts_only_where_layers_use_it() {
     let mistral = with(with(llama32(), "model_type", json!("mistral")), "sliding_window", json!(4096));
     let config = parse(&mistral);
     assert_eq!((config.architecture, config.window, config.max_positions()), (Architecture::Llama, Some(4096), 4096));
-    assert_eq!(parse(&with(mistral, "sliding_window", Value::Null)).window, None);
+    assert_eq!(parse(&with(mistral.clone(), "sliding_window", Value::Null)).window, None);
+    assert_eq!(parse(&without(mistral, "sliding_window")).window, Some(4096), "the default of its class");
+    assert_eq!(parse(&llama32()).window, None);
+    let unsaid = without(qwen25(), "sliding_window");
+    assert_eq!(parse(&unsaid).window, None, "switched off");
+    let on = with(without(unsaid, "max_window_layers"), "use_sliding_window", json!(true));
+    assert_eq!(parse(&on).window, None, "28 layers, and the first 28 see everything unless it is said");
+    assert_eq!(parse(&with(on.clone(), "num_hidden_layers", json!(36))).window, Some(4096));
+    assert_eq!(parse(&with(on, "max_window_layers", json!(20))).window, Some(4096));
 }
 
 #[test]

@@ -115,20 +115,27 @@ impl Config {
 }
 
 /// The sliding window, if any layer has one.
+///
+/// A key that is missing has the default of `transformers`' configuration classes, a `null` says that there is none:
+/// Mistral 7B v0.1 has its window by default, v0.2 has none by `null`.
 fn window(keys: &Keys<'_>, model_type: &str) -> Result<Option<usize>, ConfigError> {
-    let Some(window) = keys.size("sliding_window")? else { return Ok(None) };
+    const DEFAULT: usize = 4096;
+    const DEFAULT_FIRST_LAYER: usize = 28;
+    let window = match keys.size("sliding_window")? {
+        Some(window) => window,
+        None if keys.0.contains_key("sliding_window") || model_type == "llama" => return Ok(None),
+        None => DEFAULT,
+    };
     if let Some(kinds) = keys.typed("layer_types", "an array", Value::as_array)? {
         let slides = kinds.iter().any(|kind| kind.as_str() == Some("sliding_attention"));
         return Ok(slides.then_some(window));
     }
-    let uses = match keys.bool("use_sliding_window")? {
-        Some(uses) => uses,
-        // Only Mistral has the window without the switch.
-        None => model_type == "mistral",
-    };
+    // Only Mistral has the window without the switch, and on all layers.
+    let is_mistral = model_type == "mistral";
+    let uses = keys.bool("use_sliding_window")?.unwrap_or(is_mistral);
     // Layers below `max_window_layers` see everything.
     let layers = keys.need_size("num_hidden_layers")?;
-    let first = keys.size("max_window_layers")?.unwrap_or(0);
+    let first = keys.size("max_window_layers")?.unwrap_or(if is_mistral { 0 } else { DEFAULT_FIRST_LAYER });
     Ok((uses && first < layers).then_some(window))
 }
 
