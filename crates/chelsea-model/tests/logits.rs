@@ -219,3 +219,16 @@ fn qwen_05b_perplexity_with_fast_products_is_that_of_f32() {
 fn qwen_15b_perplexity_with_fast_products_is_that_of_f32() {
     perplexity_agrees(QWEN_15B);
 }
+
+#[test]
+fn no_measure_passes_over_logits_that_are_not_finite() {
+    let row = support::golden::Row { lse: 2f32.ln(), top: vec![(0, 0.0)], probes: vec![0.0] };
+    assert!(row.max_difference(&[0.0, 0.0], &[1]) < 1e-6);
+    for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for logits in [[odd, 0.0, 0.0], [0.0, 0.0, odd]] {
+            assert!(std::panic::catch_unwind(|| row.max_difference(&logits, &[1])).is_err());
+            assert!(std::panic::catch_unwind(|| row.kl(&logits)).is_err());
+            assert!(std::panic::catch_unwind(|| kl(&[0.0; 3], &logits)).is_err());
+        }
+    }
+}

@@ -73,8 +73,11 @@ impl Row {
     }
 }
 
-/// Log of the sum of all exponentials.
+/// Log of the sum of all exponentials. Every measure here takes it: maxima and sums of differences would pass over a NaN
+/// without a word.
 pub fn log_sum_exp(logits: &[f32]) -> f64 {
+    let odd = logits.iter().position(|logit| !logit.is_finite());
+    assert_eq!(odd, None, "the logit of this id is not finite");
     let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
     max + logits.iter().map(|&x| (f64::from(x) - max).exp()).sum::<f64>().ln()
 }
