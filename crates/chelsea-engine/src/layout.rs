@@ -121,8 +121,10 @@ impl<'a> Layout<'a> {
         let (_, after) = rendered.split_once(ANSWER).ok_or(EngineError::Template("the model's answers"))?;
         let (mut middle, tail) = after.split_once(QUESTION).ok_or(EngineError::Template("the user's message"))?;
         let mut ends = self.tokenizer.turn_ends().iter().filter_map(|&id| self.tokenizer.token_text(id));
-        if closed && let Some(end) = ends.find(|text| middle.starts_with(text)) {
-            middle = &middle[end.len()..];
+        // Some templates have a space before the end; models do not say it.
+        let rest = middle.trim_start();
+        if closed && let Some(end) = ends.find(|text| rest.starts_with(text)) {
+            middle = &rest[end.len()..];
         }
         let parts = [self.words(middle), vec![Part::Foreign(text)], self.words(tail)].concat();
         Ok(self.tokenizer.encode_parts(before, &parts)?)

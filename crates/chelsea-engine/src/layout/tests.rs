@@ -68,9 +68,10 @@ fn the_next_turn_goes_on_from_the_answer() {
     let (tokenizer, template) = llama2();
     let layout = Layout::new(&tokenizer, Some(&template), None);
     let asked = whole(&tokenizer, "<s>[INST] A? [/INST]");
-    // The template has a space before the end of an answer, so that it is no turn's end to the letter.
     let open = [&asked[..], &layout.next_turn("B?", false).expect("ids")].concat();
     assert_eq!(tokenizer.decode(&open, false), "<s> [INST] A? [/INST] </s><s> [INST] B? [/INST]");
+    // The end of the turn was read already, and with it the space that the template has before it.
+    assert_eq!(layout.next_turn("B?", true).expect("ids"), whole(&tokenizer, "<s>[INST] B? [/INST]"));
     let (tokenizer, template) = llama3();
     let layout = Layout::new(&tokenizer, Some(&template), None);
     let asked = whole(&tokenizer, "<|start_header_id|>user<|end_header_id|>\n\nA?<|eot_id|>");
