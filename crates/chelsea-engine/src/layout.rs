@@ -3,7 +3,8 @@
 //! The document comes first and the question last, so that everything before the question can be
 //! read, clustered and saved before any question is known. Only the template's own words may form
 //! special tokens; the user's text never does. Apart from that a prompt has the tokens of the whole rendered
-//! text: no spaces come in where its parts meet.
+//! text: no spaces come in where its parts meet. A template is rendered with stand-ins for documents, questions and
+//! the system message, so what it would do to their contents (trimming them, asking what they say) is not done.
 
 use crate::{EngineError, Repetition};
 use chelsea_model::chat::{ChatTemplate, Message, RenderOptions};

@@ -59,6 +59,14 @@ pub fn chat(session: Session, loaded: &Loaded, layout: &Layout<'_>, args: &RunAr
         }
         setup::rearm();
         let (generation, _) = answer(&mut turn, &tokens, loaded, &args.generate_options(), true)?;
+        if generation.finish == Finish::Cancelled && generation.tokens.is_empty() {
+            // Half a question cannot be taken out of a clustered cache again.
+            eprintln!("The question was not read to its end: the conversation starts anew, as after /clear.");
+            setup::rearm();
+            turn = start.fork();
+            first = true;
+            continue;
+        }
         first = false;
         // The end-of-turn token was sampled but not read; the next turn must begin after it.
         closed = generation.finish == Finish::EndOfTurn;

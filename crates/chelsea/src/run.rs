@@ -91,6 +91,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
         {
             // What was read may have taken minutes: the questions are still answered.
             tracing::error!("{error:#}");
+            setup::note_failure();
         }
     }
     let stopped = session.cancelled();

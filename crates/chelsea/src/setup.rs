@@ -95,9 +95,17 @@ pub fn cancelled() -> bool {
     CANCEL.get().is_some_and(|flag| flag.load(Ordering::Relaxed))
 }
 
+/// Whether something failed that the command goes on after.
+static FAILED: AtomicBool = AtomicBool::new(false);
+
+/// Has the command end as one that failed, however it goes on: a closed pipe may end it before it can say so.
+pub fn note_failure() {
+    FAILED.store(true, Ordering::Relaxed);
+}
+
 /// What the command exits with: 130 once Ctrl-C was pressed, whatever it came to.
 pub fn exit_code(ok: bool) -> u8 {
-    if cancelled() { 130 } else { u8::from(!ok) }
+    if cancelled() { 130 } else { u8::from(!ok || FAILED.load(Ordering::Relaxed)) }
 }
 
 /// Forgets an earlier Ctrl-C, so that a chat can go on after it.

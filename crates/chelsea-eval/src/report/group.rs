@@ -62,7 +62,11 @@ impl<'a> Section<'a> {
 
     fn new(Group { setup, seed, records, contradictions, .. }: &Group<'a>) -> Section<'a> {
         let usual = usual_type(records);
-        let other = |r: &&'a Record| Some(stored(r)).filter(|other| *other != usual && !is_of_budget(r));
+        let other = |r: &&'a Record| {
+            let Setting { of, keep, .. } = r.setting;
+            let expected = if of == Of::Bytes && keep < 1.0 { is_of_budget(r) } else { stored(r) == usual };
+            (!expected).then(|| stored(r))
+        };
         let several = records.iter().any(|r| other(r).is_some());
         let budgets = records.iter().any(|r| stored(r) != usual && is_of_budget(r));
         let stored = match (several, budgets) {

@@ -111,6 +111,7 @@ fn add(section: &Section<'_>, prefix: &str, blocks: &mut Vec<Block>) -> Result<(
     }
     if let Some(table) = tables::by_task(section) {
         heading(blocks, "By task");
+        blocks.extend(legend(&table));
         blocks.push(table);
         for task in &section.tasks {
             let name = format!("{prefix}-task-{}", charts::slug(task));
@@ -125,7 +126,9 @@ fn add(section: &Section<'_>, prefix: &str, blocks: &mut Vec<Block>) -> Result<(
         if groups.len() > 1 {
             blocks.push(Block::Text(format!("Tasks: {}.", Vec::from_iter(tasks.iter().copied()).join(", "))));
         }
-        blocks.extend(tables::by_length(section, lengths, tasks));
+        let table = tables::by_length(section, lengths, tasks);
+        blocks.extend(table.as_ref().and_then(legend));
+        blocks.extend(table);
         let mut shares: Vec<(Of, f32)> = section.cells.iter().map(|c| (c.setting.of, c.setting.keep)).collect();
         shares.retain(|(_, keep)| *keep < 1.0);
         shares.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)));
@@ -142,6 +145,13 @@ fn add(section: &Section<'_>, prefix: &str, blocks: &mut Vec<Block>) -> Result<(
         blocks.extend(maps);
     }
     Ok(())
+}
+
+/// What a star in a table of parts means, where there is one.
+fn legend(table: &Block) -> Option<Block> {
+    let Block::Table { rows, .. } = table else { return None };
+    let starred = rows.iter().flatten().any(|cell| cell.ends_with('*'));
+    starred.then(|| Block::Text("A score with * is over other samples than those that it stands beside.".into()))
 }
 
 fn overview(section: &Section<'_>) -> String {

@@ -131,12 +131,16 @@ fn budgets_of_bytes_are_one_series_whatever_type_they_ask_for() {
     records.extend(self::records());
     let text = Report::new(&records, &[]).unwrap().markdown();
     assert!(text.contains("| chelsea --kv-budget 25% |") && text.contains("| chelsea 25% |"), "{text}");
-    // A type that was asked for beside a budget is said.
-    for r in records.iter_mut().filter(|r| r.setting.of == Of::Bytes) {
-        r.setup = "bf16".into();
+    // A type that was asked for beside a budget is said, also where it is that of the full cache, and is no duplicate.
+    let mut asked: Vec<Record> = records.iter().filter(|r| r.setting.of == Of::Bytes).cloned().collect();
+    for r in &mut asked {
+        (r.setup, r.score) = ("f16".into(), 0.5);
     }
+    records.extend(asked);
     let text = Report::new(&records, &[]).unwrap().markdown();
-    assert!(text.contains("| chelsea in bf16 --kv-budget 25% |"), "{text}");
+    let row = |start: &str| text.lines().find(|l| l.starts_with(&format!("| {start} |"))).unwrap_or_default();
+    assert!(row("chelsea in f16 --kv-budget 25%").contains("| 24 | 50.0 ["), "{text}");
+    assert!(row("chelsea --kv-budget 25%").contains("| 24 | 100.0 ["), "{text}");
 }
 
 #[test]

@@ -42,23 +42,25 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let subject = unloaded.load(args, cancel, quiet)?;
     let mut report = Report::new(args, &subject);
     for what in args.wanted() {
-        let measured = measure(what, args, &subject, &mut report, quiet);
-        if setup::cancelled() {
+        if let Err(error) = measure(what, args, &subject, &mut report, quiet) {
+            if !setup::cancelled() {
+                return Err(error);
+            }
             report.cancelled = true;
+            tracing::debug!("{error:#}");
             eprintln!("stopped before the end: what was measured until then follows");
             break;
         }
-        measured?;
     }
+    // Before anything is printed: a closed pipe ends the command.
+    let drawn = args.plots.as_ref().map_or(Ok(Vec::new()), |folder| plots::write(&report, folder))?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         print!("{}", report.text());
     }
-    if let Some(folder) = &args.plots {
-        for path in plots::write(&report, folder)? {
-            eprintln!("drawn: {}", path.display());
-        }
+    for path in drawn {
+        eprintln!("drawn: {}", path.display());
     }
     Ok(())
 }

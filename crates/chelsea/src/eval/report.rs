@@ -28,11 +28,10 @@ pub fn run(args: &ReportArgs) -> Result<()> {
     for (path, svg) in report.plots() {
         write(&args.out.join(path), svg)?;
     }
-    for (name, text) in [("report.md", report.markdown()), ("report.html", report.html())] {
-        let path = args.out.join(name);
-        write(&path, &text)?;
-        println!("{}", path.display());
-    }
+    let pages = ["report.md", "report.html"].map(|name| args.out.join(name));
+    write(&pages[0], &report.markdown())?;
+    write(&pages[1], &report.html())?;
+    pages.iter().for_each(|page| println!("{}", page.display()));
     Ok(())
 }
 
