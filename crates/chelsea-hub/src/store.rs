@@ -112,7 +112,8 @@ fn hub_entries(hub_cache: &Path) -> Vec<Entry> {
 
 /// Removes a model or data set from the cache, unfinished parts included. Returns the bytes that became free.
 ///
-/// Waits while another process downloads the same thing, or anything of the same repository. Models given as files are the user's own and are refused.
+/// Waits while another process downloads the same thing, or anything of the same repository. Models given as files are
+/// the user's own and are refused.
 pub fn remove(name: &str, options: &Options) -> Result<u64, HubError> {
     if let Some((name, path)) = named_path(name, options) {
         let _lock = Lock::take(&install::lock_path(options, name), name, &mut Silent)?;

@@ -62,13 +62,9 @@ impl<'a> Section<'a> {
 
     fn new(Group { setup, seed, records, contradictions, .. }: &Group<'a>) -> Section<'a> {
         let usual = usual_type(records);
-        let other = |r: &&'a Record| {
-            let Setting { of, keep, .. } = r.setting;
-            let expected = if of == Of::Bytes && keep < 1.0 { is_of_budget(r) } else { stored(r) == usual };
-            (!expected).then(|| stored(r))
-        };
+        let other = |r: &&'a Record| Some(stored(r)).filter(|stored| *stored != expected_type(r, usual));
         let several = records.iter().any(|r| other(r).is_some());
-        let budgets = records.iter().any(|r| stored(r) != usual && is_of_budget(r));
+        let budgets = records.iter().any(|r| stored(r) != usual && other(r).is_none());
         let stored = match (several, budgets) {
             (false, false) => usual.to_owned(),
             (true, false) => format!("{usual} unless said"),
@@ -229,11 +225,11 @@ fn usual_type<'a>(records: &[&'a Record]) -> &'a str {
     sixteen.or(full().next()).or(records.first().map(|r| stored(r))).unwrap_or("")
 }
 
-/// Whether a record's budget is one of bytes and its type what such a budget makes it.
-fn is_of_budget(record: &Record) -> bool {
+/// The type that a record has unless another was asked for: what a budget of bytes makes it, else the usual one.
+fn expected_type<'a>(record: &Record, usual: &'a str) -> &'a str {
     let Setting { of, keep, .. } = record.setting;
     // A share of the bytes does not ask for the model's own type.
-    of == Of::Bytes && keep < 1.0 && stored(record) == dtype_for(record.setting.budget(), Dtype::F16).name()
+    if of == Of::Bytes && keep < 1.0 { dtype_for(record.setting.budget(), Dtype::F16).name() } else { usual }
 }
 
 /// Names of schedules, as a setup has them.

@@ -5,14 +5,14 @@
 //! business, and kernels that run over whole tiles meet finite numbers there.
 
 use super::header::{Header, ensure};
-use super::{ALIGN, SnapshotError};
+use super::{ALIGN, SnapshotError, hash_of};
 use crate::page::Lines;
 use crate::{Dtype, Head, PAGE, Page, TILE};
 use std::borrow::Cow;
 use std::io::{self, Write};
 use std::ops::Range;
 use std::sync::Arc;
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Bytes of a page's keys, values and scales that belong to slots `used..`, with the bits of each that do.
 fn unused(head_dim: usize, dtype: Dtype, used: usize) -> impl Iterator<Item = (Range<usize>, u8)> {
@@ -71,13 +71,7 @@ fn pieces(head: &Head, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Res
 
 /// XXH3 of the block of `head`.
 pub(super) fn hash(head: &Head) -> u64 {
-    let mut hash = Xxh3::new();
-    let infallible = pieces(head, |piece| {
-        hash.update(piece);
-        Ok(())
-    });
-    debug_assert!(infallible.is_ok());
-    hash.digest()
+    hash_of(|take| pieces(head, take))
 }
 
 /// Writes the block of `head`.

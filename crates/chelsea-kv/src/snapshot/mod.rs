@@ -35,6 +35,7 @@ use header::{HeadRecord, Header};
 use rayon::prelude::*;
 use statistics::Found;
 use std::io::{self, Write};
+use xxhash_rust::xxh3::Xxh3;
 
 #[cfg(target_endian = "big")]
 compile_error!("snapshots are little-endian and are used as they lie: big-endian machines are not supported");
@@ -131,6 +132,17 @@ impl SnapshotSummary {
 struct Ready<'a> {
     cache: &'a SequenceCache,
     header: Vec<u8>,
+}
+
+/// XXH3 of what `pieces` hands out, one after the other.
+fn hash_of(pieces: impl FnOnce(&mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()>) -> u64 {
+    let mut hash = Xxh3::new();
+    let infallible = pieces(&mut |piece| {
+        hash.update(piece);
+        Ok(())
+    });
+    debug_assert!(infallible.is_ok());
+    hash.digest()
 }
 
 impl<'a> Ready<'a> {

@@ -9,13 +9,13 @@
 
 use super::fields::{Reader, Writer};
 use super::header::{Header, ensure};
-use super::{ALIGN, SnapshotError};
+use super::{ALIGN, SnapshotError, hash_of};
 use crate::cache::{Importance, Statistics};
 use crate::policy::Needs;
 use crate::query::{QueryMoments, RecentQueries};
 use crate::{CacheShape, SequenceCache};
 use std::io::{self, Write};
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// What the header says of the section.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -131,13 +131,7 @@ fn pieces(cache: &SequenceCache, mut take: impl FnMut(&[u8]) -> io::Result<()>) 
 
 /// XXH3 of the section of `cache`.
 fn hash(cache: &SequenceCache) -> u64 {
-    let mut hash = Xxh3::new();
-    let infallible = pieces(cache, |piece| {
-        hash.update(piece);
-        Ok(())
-    });
-    debug_assert!(infallible.is_ok());
-    hash.digest()
+    hash_of(|take| pieces(cache, take))
 }
 
 /// Writes the section of `cache`.
