@@ -42,7 +42,8 @@ pub fn gguf(bytes: &[u8]) -> bool {
         // Whatever the header says, the data lies inside the file.
         assert_eq!(tensor.data(bytes).len() as u64, tensor.bytes);
     }
-    let is_model = Config::from_gguf(&gguf, None).is_ok() && opens(|folder| folder.join("m.gguf"), bytes, None);
+    let config = Config::from_gguf(&gguf.metadata, gguf.embedding_rows(), None);
+    let is_model = config.is_ok() && opens(|folder| folder.join("m.gguf"), bytes, None);
     if let Ok(tokenizer) = Tokenizer::from_gguf(&gguf) {
         use_tokenizer(&tokenizer);
         if let Ok(Some(template)) = ChatTemplate::from_gguf(&gguf, &tokenizer) {

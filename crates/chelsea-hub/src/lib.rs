@@ -28,6 +28,7 @@ mod options;
 mod pip;
 mod progress;
 mod spec;
+mod split;
 mod store;
 
 use std::path::PathBuf;
@@ -41,7 +42,7 @@ pub use store::{Entry, Kind, State, list, remove, verify};
 /// The format of a model's weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// One GGUF file with weights, configuration and tokenizer.
+    /// GGUF, with weights, configuration and tokenizer in one file or in numbered parts.
     Gguf,
     /// safetensors files with `config.json` and the tokenizer's files beside them.
     Safetensors,
@@ -66,7 +67,7 @@ pub enum Source {
 /// A model that can be opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResolvedModel {
-    /// The `.gguf` file; for [`Format::Safetensors`] the folder, or the one file that was asked for by name.
+    /// The `.gguf` file, or the first of its parts; for [`Format::Safetensors`] the folder, or the one file that was asked for by name.
     pub path: PathBuf,
     /// What `path` holds.
     pub format: Format,

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::error::HubError;
+use crate::split::Part;
 use crate::{Format, ResolvedModel, Source};
 
 /// A file or folder as a model. Only names and first bytes are looked at; reading it is the loader's work.
@@ -33,7 +34,10 @@ fn folder(path: &Path) -> Result<(PathBuf, Format), HubError> {
     let with = |ending: &str| -> Vec<&PathBuf> {
         files.iter().filter(|p| p.extension().is_some_and(|e| e.eq_ignore_ascii_case(ending))).collect()
     };
-    let (safetensors, gguf) = (with("safetensors"), with("gguf"));
+    // A part brings its later ones with it.
+    let is_later = |p: &PathBuf| p.to_str().and_then(Part::of).is_some_and(|part| !part.is_first());
+    let (safetensors, mut gguf) = (with("safetensors"), with("gguf"));
+    gguf.retain(|p| !is_later(p));
     let has = |name: &str| path.join(name).is_file();
     match (safetensors.is_empty(), has("config.json"), gguf.as_slice()) {
         (false, true, _) if has("model.safetensors") || has("model.safetensors.index.json") => {
@@ -102,6 +106,12 @@ mod tests {
         write(dir.path(), "two.gguf", b"GGUF");
         let error = resolve(dir.path()).expect_err("two").to_string();
         assert!(error.contains("one.gguf") && error.contains("two.gguf"), "{error}");
+        std::fs::remove_file(one).expect("removed");
+        let first = write(dir.path(), "m-00001-of-00002.gguf", b"GGUF");
+        write(dir.path(), "m-00002-of-00002.gguf", b"GGUF");
+        assert!(resolve(dir.path()).is_err(), "beside another");
+        std::fs::remove_file(dir.path().join("two.gguf")).expect("removed");
+        assert_eq!(resolve(dir.path()).expect("parts of one").path, first);
         write(dir.path(), "model.safetensors", b"");
         assert!(resolve(dir.path()).expect_err("no config").to_string().contains("config.json"));
         write(dir.path(), "config.json", b"{}");

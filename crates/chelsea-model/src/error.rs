@@ -40,6 +40,18 @@ pub enum ModelError {
         /// What is wrong with it.
         source: GgufError,
     },
+    /// A model in several GGUF files that cannot be put together.
+    #[error("{} is part {} of {parts} of a split model: {why}", path.display(), u64::from(*part) + 1)]
+    Split {
+        /// The part that was opened.
+        path: PathBuf,
+        /// Its number, from 0.
+        part: u32,
+        /// How many there are.
+        parts: u32,
+        /// What is wrong.
+        why: String,
+    },
     /// A damaged or unsupported safetensors file or index.
     #[error("{}: {why}", path.display())]
     Safetensors {

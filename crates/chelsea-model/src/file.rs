@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::config::{Config, ConfigError, ROPE_DIVISORS};
 use crate::error::ModelError;
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, Split, is_later_part};
 use crate::safetensors;
 
 /// A tensor of the model.
@@ -47,8 +47,8 @@ pub struct ModelFile {
 }
 
 impl ModelFile {
-    /// Opens a `.gguf` file, a `.safetensors` file beside its `config.json`, or a folder with one of them.
-    /// Reads headers only.
+    /// Opens a `.gguf` file, a `.safetensors` file beside its `config.json`, or a folder with one of them. Of a GGUF
+    /// model that was split, any part opens all of them. Reads headers only.
     ///
     /// # Errors
     /// [`ModelError`] for files that are missing, damaged, or of an unsupported kind.
@@ -71,7 +71,7 @@ impl ModelFile {
         let entries = fs::read_dir(path).map_err(|source| ModelError::Io { path: path.to_path_buf(), source })?;
         let mut found: Vec<PathBuf> = entries
             .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-            .filter(|file| has_extension(file, "gguf"))
+            .filter(|file| has_extension(file, "gguf") && !is_later_part(file))
             .collect();
         match (found.pop(), found.len()) {
             (Some(file), 0) => ModelFile::open_gguf(&file),
@@ -91,29 +91,19 @@ impl ModelFile {
     }
 
     fn open_gguf(path: &Path) -> Result<ModelFile, ModelError> {
-        let mapped = map(path)?;
-        let gguf = Gguf::parse(&mapped).map_err(|source| ModelError::Gguf { path: path.to_path_buf(), source })?;
-        let tensors: Vec<TensorEntry> = gguf
-            .tensors()
-            .iter()
-            .map(|tensor| TensorEntry {
-                name: tensor.name.clone(),
-                canonical: tensor.name.clone(),
-                // Sizes and offsets lie inside the mapped file, so they fit.
-                shape: tensor.dims.iter().rev().map(|&dim| dim as usize).collect(),
-                ty: tensor.ty,
-                bytes: tensor.bytes as usize,
-                file: 0,
-                offset: tensor.offset as usize,
-            })
-            .collect();
+        let parts = gguf_parts(path)?;
+        let tensors: Vec<TensorEntry> = parts.iter().enumerate().flat_map(|(file, part)| part.entries(file)).collect();
         let divisors = match tensors.iter().find(|tensor| tensor.canonical == ROPE_DIVISORS) {
-            Some(tensor) => Some(decode(tensor, data_of(tensor, &mapped))?),
+            Some(tensor) => Some(decode(tensor, data_of(tensor, &parts[tensor.file].mapped))?),
             None => None,
         };
-        let config = Config::from_gguf(&gguf, divisors)
+        let (mut headers, files): (Vec<Gguf>, Vec<Mapped>) = parts.into_iter().map(|p| (p.gguf, p.mapped)).unzip();
+        let vocab = headers.iter().find_map(Gguf::embedding_rows);
+        // Only the first part says what the model is.
+        let gguf = headers.swap_remove(0);
+        let config = Config::from_gguf(&gguf.metadata, vocab, divisors)
             .map_err(|source| ModelError::Config { path: path.to_path_buf(), source })?;
-        ModelFile::assemble(path, vec![mapped], Some(gguf), config, tensors)
+        ModelFile::assemble(path, files, Some(gguf), config, tensors)
     }
 
     fn open_safetensors(path: &Path, folder: &Path) -> Result<ModelFile, ModelError> {
@@ -163,7 +153,7 @@ impl ModelFile {
         &self.path
     }
 
-    /// Header of the GGUF file, with the tokenizer's metadata; `None` for safetensors.
+    /// Header of the GGUF file, or of the first of several, with the tokenizer's metadata; `None` for safetensors.
     pub fn gguf(&self) -> Option<&Gguf> {
         self.gguf.as_ref()
     }
@@ -227,6 +217,67 @@ impl ModelFile {
             }
         }
         hash.digest128().to_le_bytes()
+    }
+}
+
+/// A GGUF file: a model, or a part of one.
+struct GgufFile {
+    gguf: Gguf,
+    mapped: Mapped,
+    split: Option<Split>,
+}
+
+impl GgufFile {
+    fn open(path: &Path) -> Result<GgufFile, ModelError> {
+        let mapped = map(path)?;
+        let broken = |source| ModelError::Gguf { path: path.to_path_buf(), source };
+        let gguf = Gguf::parse(&mapped).map_err(broken)?;
+        let split = Split::of(&gguf).map_err(broken)?;
+        Ok(GgufFile { gguf, mapped, split })
+    }
+
+    /// The tensors, of the model's file number `file`.
+    fn entries(&self, file: usize) -> impl Iterator<Item = TensorEntry> {
+        self.gguf.tensors().iter().map(move |tensor| TensorEntry {
+            name: tensor.name.clone(),
+            canonical: tensor.name.clone(),
+            // Sizes and offsets lie inside the mapped file, so they fit.
+            shape: tensor.dims.iter().rev().map(|&dim| dim as usize).collect(),
+            ty: tensor.ty,
+            bytes: tensor.bytes as usize,
+            file,
+            offset: tensor.offset as usize,
+        })
+    }
+}
+
+/// The model's GGUF files, in order, given any of them.
+fn gguf_parts(path: &Path) -> Result<Vec<GgufFile>, ModelError> {
+    let given = GgufFile::open(path)?;
+    let Some(split) = given.split else { return Ok(vec![given]) };
+    let Split { part, parts, .. } = split;
+    let wrong = |why: String| ModelError::Split { path: path.to_path_buf(), part, parts, why };
+    let (mut given, mut all) = (Some(given), Vec::new());
+    for number in 0..parts {
+        let Some(file) = split.file_of(path, number) else {
+            return Err(wrong(format!("its name should end in -{:05}-of-{parts:05}.gguf", u64::from(part) + 1)));
+        };
+        let opened = match given.take_if(|_| number == part) {
+            Some(given) => given,
+            None if !file.is_file() => return Err(wrong(format!("{} is missing", file.display()))),
+            None => GgufFile::open(&file)?,
+        };
+        if opened.split.is_none_or(|other| (other.part, other.parts) != (number, parts)) {
+            return Err(wrong(format!("{} is not part {} of it", file.display(), number + 1)));
+        }
+        all.push(opened);
+    }
+    let found: u64 = all.iter().map(|part| part.gguf.tensors().len() as u64).sum();
+    match split.tensors {
+        Some(announced) if announced != found => {
+            Err(wrong(format!("the parts have {found} tensors together and should have {announced}")))
+        }
+        _ => Ok(all),
     }
 }
 

@@ -192,7 +192,8 @@ fn gguf(tiny: &Tiny, divisors: Option<Vec<f32>>, changes: &[(&str, Option<Meta>)
             None => writer.remove(key),
         }
     }
-    Config::from_gguf(&Gguf::parse(&writer.build()).unwrap(), divisors)
+    let gguf = Gguf::parse(&writer.build()).unwrap();
+    Config::from_gguf(&gguf.metadata, gguf.embedding_rows(), divisors)
 }
 
 #[test]

@@ -93,22 +93,76 @@ fn missing_misshapen_and_unknown_tensors_are_named() {
     assert!(text.contains("blk.1."), "a layer too many: {text}");
 }
 
-#[test]
-fn a_part_of_a_split_file_says_how_to_join_it() {
-    let tiny = Tiny::llama().fill(1);
-    let split = |parts: u32| {
-        load_changed(&tiny, |w| {
-            w.set("split.count", Meta::U32(parts)).set("split.no", Meta::U32(0));
-        })
+/// Writes the model in `parts` files, as `llama-gguf-split` does, the first of them with all metadata.
+fn write_split(folder: &Path, whole: &GgufWriter, parts: usize) -> Vec<PathBuf> {
+    let each = whole.tensors.len().div_ceil(parts);
+    let part = |part: usize| {
+        let mut writer = if part == 0 { whole.clone() } else { GgufWriter::new() };
+        writer.tensors = whole.tensors.iter().skip(part * each).take(each).cloned().collect();
+        writer
+            .set("split.no", Meta::U32(part as u32))
+            .set("split.count", Meta::U32(parts as u32))
+            .set("split.tensors.count", Meta::I32(whole.tensors.len() as i32));
+        let path = folder.join(format!("tiny-{:05}-of-{parts:05}.gguf", part + 1));
+        fs::write(&path, writer.build()).unwrap();
+        path
     };
-    let text = error_text(split(3));
-    assert!(text.contains("3 parts") && text.contains("llama-gguf-split --merge"), "{text}");
-    split(1).unwrap();
-    // The other parts have no key but these.
-    let mut later = GgufWriter::new();
-    later.set("split.count", Meta::U32(3)).set("split.no", Meta::U32(1));
+    (0..parts).map(part).collect()
+}
+
+#[test]
+fn parts_of_a_split_file_make_the_same_model_as_one_file() {
+    let whole = Tiny::llama().fill(1).gguf();
     let folder = tempfile::tempdir().unwrap();
-    assert!(error_text(load(&write(&folder, &later.build()))).contains("3 parts"));
+    let expected = load(&write(&folder, &whole.build())).unwrap().fingerprint();
+    for parts in [2, 3, whole.tensors.len() + 1] {
+        let folder = tempfile::tempdir().unwrap();
+        let files = write_split(folder.path(), &whole, parts);
+        for any in [folder.path(), files.first().unwrap(), files.last().unwrap()] {
+            assert_eq!(load(any).unwrap().fingerprint(), expected, "{parts} parts by {}", any.display());
+        }
+    }
+    let alone = load_changed(&Tiny::llama().fill(1), |file| {
+        file.set("split.count", Meta::U32(1)).set("split.no", Meta::U32(0));
+    });
+    assert_eq!(alone.unwrap().fingerprint(), expected);
+}
+
+#[test]
+fn parts_that_do_not_belong_together_are_named() {
+    let whole = Tiny::llama().fill(1).gguf();
+    let refused = |spoil: &dyn Fn(&[PathBuf])| {
+        let folder = tempfile::tempdir().unwrap();
+        let files = write_split(folder.path(), &whole, 3);
+        spoil(&files);
+        error_text(load(&files[0]))
+    };
+    let text = refused(&|files| fs::remove_file(&files[2]).unwrap());
+    assert!(text.contains("part 1 of 3") && text.contains("tiny-00003-of-00003.gguf is missing"), "{text}");
+    let text = refused(&|files| {
+        fs::copy(&files[1], &files[2]).unwrap();
+    });
+    assert!(text.contains("tiny-00003-of-00003.gguf is not part 3"), "{text}");
+    let text = refused(&|files| fs::write(&files[1], whole.build()).unwrap());
+    assert!(text.contains("tiny-00002-of-00003.gguf is not part 2"), "{text}");
+    let text = refused(&|files| fs::write(&files[1], b"GGUF").unwrap());
+    assert!(text.contains("tiny-00002-of-00003.gguf") && text.contains("truncated"), "{text}");
+    let text = refused(&|files| {
+        let mut fewer = GgufWriter::new();
+        fewer.set("split.no", Meta::U32(2)).set("split.count", Meta::U32(3));
+        fs::write(&files[2], fewer.build()).unwrap();
+    });
+    assert!(text.contains("tensors together and should have"), "{text}");
+    let folder = tempfile::tempdir().unwrap();
+    let files = write_split(folder.path(), &whole, 3);
+    let renamed = folder.path().join("model.gguf");
+    fs::rename(&files[1], &renamed).unwrap();
+    let text = error_text(load(&renamed));
+    assert!(text.contains("part 2 of 3") && text.contains("-00002-of-00003.gguf"), "{text}");
+    let many = load_changed(&Tiny::llama().fill(1), |file| {
+        file.set("split.count", Meta::U32(u32::MAX)).set("split.no", Meta::U32(u32::MAX));
+    });
+    assert!(error_text(many).contains("should end in"));
 }
 
 #[test]

@@ -113,7 +113,7 @@ fn cached(id: &HubId, cache: &RepoCache) -> Result<Option<ResolvedModel>, HubErr
 
 fn files_of(choice: &Choice) -> Vec<&str> {
     match choice {
-        Choice::Gguf(file) => vec![file],
+        Choice::Gguf(parts) => parts.iter().map(String::as_str).collect(),
         // Small files first: a refusal or a typo shows before the long download.
         Choice::Safetensors { weights, companions, .. } | Choice::Sharded { index: weights, companions } => {
             companions.iter().chain(std::iter::once(weights)).map(String::as_str).collect()
@@ -130,7 +130,7 @@ fn read_index(repo: &str, index: &str, snapshot: &std::path::Path) -> Result<Vec
 fn model(id: &HubId, cache: &RepoCache, commit: &str, choice: &Choice) -> ResolvedModel {
     let snapshot = cache.snapshot(commit);
     let (path, format) = match choice {
-        Choice::Gguf(file) => (snapshot.join(file), Format::Gguf),
+        Choice::Gguf(parts) => (snapshot.join(&parts[0]), Format::Gguf),
         Choice::Safetensors { weights, whole_folder: false, .. } => (snapshot.join(weights), Format::Safetensors),
         Choice::Safetensors { weights: file, .. } | Choice::Sharded { index: file, .. } => {
             (snapshot.join(select::folder_of(file)), Format::Safetensors)
@@ -139,7 +139,7 @@ fn model(id: &HubId, cache: &RepoCache, commit: &str, choice: &Choice) -> Resolv
     let source = Source::Hub { repo: id.repo.clone(), commit: commit.to_owned() };
     let name = match choice {
         // Whatever was asked for, one file of several was taken.
-        Choice::Gguf(file) => format!("{}:{file}", id.repo),
+        Choice::Gguf(parts) => format!("{}:{}", id.repo, parts[0]),
         _ => shown(id),
     };
     ResolvedModel { path, format, name, source }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::HubError;
 use crate::spec::is_safe_path;
+use crate::split::Part;
 
 /// The quantisation taken when nothing else is asked for: the common middle of size and quality.
 const PREFERRED: &str = "q4_k_m";
@@ -30,8 +31,8 @@ const COMPANIONS: &[&str] = &[
 /// The model's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Choice {
-    /// One GGUF file.
-    Gguf(String),
+    /// One GGUF file, or all parts of one, in order.
+    Gguf(Vec<String>),
     /// One safetensors file and its companions.
     Safetensors { weights: String, companions: Vec<String>, whole_folder: bool },
     /// An index that names the shards, and its companions.
@@ -51,8 +52,12 @@ fn choose_named(repo: &str, files: &[String], wanted: &str) -> Result<Choice, Hu
     if let Some(exact) = files.iter().find(|f| *f == wanted) {
         let lower = exact.to_ascii_lowercase();
         return if lower.ends_with(".gguf") {
-            whole_gguf(repo, exact)
+            whole_gguf(repo, files, exact)
         } else if lower.ends_with(".safetensors") {
+            if let Some(part) = Part::of(exact) {
+                let reason = format!("{exact} is one of {} shards; without a file name all are taken", part.parts());
+                return Err(no_model(reason));
+            }
             let companions = companions(repo, files, folder_of(exact))?;
             Ok(Choice::Safetensors { weights: exact.clone(), companions, whole_folder: false })
         } else if name_of(exact) == INDEX {
@@ -65,7 +70,7 @@ fn choose_named(repo: &str, files: &[String], wanted: &str) -> Result<Choice, Hu
     let needle = wanted.to_ascii_lowercase();
     let matching: Vec<&String> = models.iter().copied().filter(|f| f.to_ascii_lowercase().contains(&needle)).collect();
     match matching.as_slice() {
-        [one] => whole_gguf(repo, one),
+        [one] => whole_gguf(repo, files, one),
         [] => {
             let mut all: Vec<&str> = files.iter().map(String::as_str).filter(|f| is_model_file(f)).collect();
             all.sort_unstable();
@@ -81,7 +86,7 @@ fn choose_default(repo: &str, files: &[String]) -> Result<Choice, HubError> {
     let preferred: Vec<&String> =
         models.iter().copied().filter(|f| f.to_ascii_lowercase().contains(PREFERRED)).collect();
     match (preferred.as_slice(), models.as_slice()) {
-        ([one], _) | ([], [one]) => return whole_gguf(repo, one),
+        ([one], _) | ([], [one]) => return whole_gguf(repo, files, one),
         ([], []) => {}
         ([], several) | (several, _) => return Err(ambiguous(repo, several)),
     }
@@ -113,30 +118,23 @@ fn ggufs(files: &[String]) -> Vec<&String> {
         .filter(|f| {
             let lower = f.to_ascii_lowercase();
             let extra = lower.contains("mmproj") || lower.contains("imatrix");
-            lower.ends_with(".gguf") && !extra && split_of(f).is_none_or(|(part, _)| part == 1)
+            lower.ends_with(".gguf") && !extra && Part::of(f).is_none_or(|part| part.is_first())
         })
         .collect();
     models.sort();
     models
 }
 
-/// `(part, parts)` of a name such as `x-00001-of-00003.gguf`.
-fn split_of(file: &str) -> Option<(u32, u32)> {
-    let stem = file.strip_suffix(".gguf")?;
-    let (head, parts) = stem.rsplit_once("-of-")?;
-    let (_, part) = head.rsplit_once('-')?;
-    Some((part.parse().ok()?, parts.parse().ok()?))
-}
-
-fn whole_gguf(repo: &str, file: &str) -> Result<Choice, HubError> {
-    match split_of(file) {
-        Some((_, parts)) if parts > 1 => Err(HubError::NoModel {
-            repo: repo.to_owned(),
-            reason: format!(
-                "{file} is one of {parts} parts of a split GGUF; name a file in one piece or join the parts"
-            ),
-        }),
-        _ => Ok(Choice::Gguf(file.to_owned())),
+/// The file, or all parts of the model that it is a part of.
+fn whole_gguf(repo: &str, files: &[String], file: &str) -> Result<Choice, HubError> {
+    let Some(part) = Part::of(file) else { return Ok(Choice::Gguf(vec![file.to_owned()])) };
+    // Few are there, whatever number the name claims: the first that is missing ends it.
+    match part.all().find(|part| !files.contains(part)) {
+        Some(missing) => {
+            let reason = format!("{file} is one of {} parts, and {missing} is not there", part.parts());
+            Err(HubError::NoModel { repo: repo.to_owned(), reason })
+        }
+        None => Ok(Choice::Gguf(part.all().collect())),
     }
 }
 
@@ -199,7 +197,7 @@ mod tests {
     }
 
     fn gguf(name: &str) -> Choice {
-        Choice::Gguf(name.into())
+        Choice::Gguf(files(&[name]))
     }
 
     #[test]
@@ -229,10 +227,23 @@ mod tests {
     }
 
     #[test]
-    fn split_ggufs_are_refused_by_name() {
-        let all = files(&["m-Q4_K_M-00001-of-00002.gguf", "m-Q4_K_M-00002-of-00002.gguf"]);
-        let error = choose("o/n", &all, None).expect_err("split").to_string();
-        assert!(error.contains("2 parts"), "{error}");
+    fn all_parts_of_a_split_gguf_are_taken_whichever_is_named() {
+        let parts = files(&["q4/m-Q4_K_M-00001-of-00002.gguf", "q4/m-Q4_K_M-00002-of-00002.gguf"]);
+        let all = [parts.clone(), files(&["m-Q8_0.gguf"])].concat();
+        for wanted in [None, Some("q4_k_m"), Some(parts[0].as_str()), Some(parts[1].as_str())] {
+            assert_eq!(choose("o/n", &all, wanted).expect("two parts"), Choice::Gguf(parts.clone()), "{wanted:?}");
+        }
+        let error = choose("o/n", &all[..1], None).expect_err("half of it").to_string();
+        assert!(error.contains("2 parts") && error.contains(&parts[1]), "{error}");
+    }
+
+    #[test]
+    fn one_shard_of_a_model_is_refused_before_anything_is_fetched() {
+        let shard = "model-00001-of-00002.safetensors";
+        let all = files(&["config.json", shard, "model-00002-of-00002.safetensors", "model.safetensors.index.json"]);
+        let error = choose("o/n", &all, Some(shard)).expect_err("a half").to_string();
+        assert!(error.contains("one of 2 shards"), "{error}");
+        assert!(matches!(choose("o/n", &all, None), Ok(Choice::Sharded { .. })));
     }
 
     #[test]

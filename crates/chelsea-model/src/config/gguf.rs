@@ -1,7 +1,7 @@
 //! A [`Config`] from GGUF metadata.
 
 use super::{Architecture, Config, ConfigError, Rope, Scaling, yarn_attention_factor};
-use crate::gguf::{Gguf, GgufError, Metadata};
+use crate::gguf::{EMBEDDING, GgufError, Metadata};
 
 /// Divisors of the rotary frequencies that Llama 3 files carry as a tensor.
 pub(crate) const ROPE_DIVISORS: &str = "rope_freqs.weight";
@@ -35,18 +35,17 @@ impl Keys<'_> {
 }
 
 impl Config {
-    /// Reads the configuration of a GGUF file. `divisors` are the values of the tensor `rope_freqs.weight`,
-    /// where the file has one.
+    /// Reads the configuration of a GGUF file, or of the first of several. `vocab` are the rows of the embedding
+    /// ([`embedding_rows`](crate::gguf::Gguf::embedding_rows)), `divisors` the values of the tensor `rope_freqs.weight`, where a file has one.
     ///
     /// # Errors
     /// [`ConfigError`] for another architecture, missing or contradictory keys, and features that the
     /// forward pass does not have.
-    pub fn from_gguf(gguf: &Gguf, divisors: Option<Vec<f32>>) -> Result<Config, ConfigError> {
-        let metadata = &gguf.metadata;
-        // Before anything else: only the first part says what the model is, and no part has all tensors.
-        if let Some(parts) = metadata.u32("split.count")?.filter(|&parts| parts > 1) {
-            return Err(ConfigError::Split { parts });
-        }
+    pub fn from_gguf(
+        metadata: &Metadata,
+        vocab: Option<usize>,
+        divisors: Option<Vec<f32>>,
+    ) -> Result<Config, ConfigError> {
         let found = metadata.need("general.architecture", Metadata::str)?;
         let architecture = Architecture::from_gguf(found).ok_or_else(|| ConfigError::Architecture(found.to_owned()))?;
         let keys = Keys { metadata, prefix: architecture.name() };
@@ -72,9 +71,8 @@ impl Config {
         let dims = keys.size("rope.dimension_count")?.unwrap_or(head_dim);
         let (scaling, context) = scaling(&keys, divisors, context)?;
 
-        // Rows of the embedding; a list of token strings must not be longer.
-        let embedding = gguf.need_tensor("token_embd.weight")?;
-        let vocab = embedding.dims.get(1).map_or(0, |&rows| rows as usize);
+        // A list of token strings must not be longer than the embedding.
+        let vocab = vocab.ok_or_else(|| GgufError::MissingTensor(EMBEDDING.to_owned()))?;
         let listed = metadata.strings("tokenizer.ggml.tokens")?.map_or(0, |tokens| tokens.len());
         if listed > vocab {
             return Err(ConfigError::Invalid(format!(

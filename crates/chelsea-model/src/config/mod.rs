@@ -32,15 +32,6 @@ pub enum ConfigError {
     /// Something the architecture may have, but this implementation has not.
     #[error("{0} is not supported")]
     Unsupported(String),
-    /// A part of a GGUF file that was split.
-    #[error(
-        "this is one of the {parts} parts of a split GGUF; join them into one file with \
-         `llama-gguf-split --merge FIRST-PART OUTPUT.gguf`"
-    )]
-    Split {
-        /// How many there are.
-        parts: u32,
-    },
     /// A value that makes no sense.
     #[error("the model's configuration is not usable: {0}")]
     Invalid(String),

@@ -10,6 +10,7 @@
 mod cursor;
 mod error;
 mod metadata;
+mod split;
 
 use std::collections::HashMap;
 
@@ -18,10 +19,13 @@ use chelsea_linear::GgmlType;
 use cursor::Cursor;
 pub use error::GgufError;
 pub use metadata::{Metadata, Numbers, Scalar, Strings, Value};
+pub(crate) use split::{Split, is_later_part};
 
 const MAGIC: &[u8] = b"GGUF";
 const DEFAULT_ALIGNMENT: u64 = 32;
 const MAX_ALIGNMENT: u64 = 1 << 20;
+/// The tensor whose rows are the vocabulary.
+pub(crate) const EMBEDDING: &str = "token_embd.weight";
 /// The format allows four dimensions.
 const MAX_DIMS: u32 = 4;
 
@@ -121,12 +125,9 @@ impl Gguf {
         self.by_name.get(name).map(|&index| &self.tensors[index])
     }
 
-    /// The tensor of this name, which must be there.
-    ///
-    /// # Errors
-    /// [`GgufError::MissingTensor`].
-    pub fn need_tensor(&self, name: &str) -> Result<&TensorInfo, GgufError> {
-        self.tensor(name).ok_or_else(|| GgufError::MissingTensor(name.to_owned()))
+    /// Rows of the embedding, if this file has it.
+    pub fn embedding_rows(&self) -> Option<usize> {
+        self.tensor(EMBEDDING).map(|embedding| embedding.dims.get(1).map_or(0, |&rows| rows as usize))
     }
 }
 
