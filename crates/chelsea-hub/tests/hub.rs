@@ -336,6 +336,24 @@ fn sharded_safetensors_arrive_with_all_that_belongs_to_them() {
 }
 
 #[test]
+fn all_parts_of_a_split_gguf_arrive() {
+    let parts = ["m-q4_k_m-00001-of-00002.gguf", "m-q4_k_m-00002-of-00002.gguf"];
+    let bodies = [bytes(90_000), bytes(70_000)];
+    let server = Server::start(hub(&[(parts[0], &bodies[0]), (parts[1], &bodies[1]), ("m-q8_0.gguf", b"x")]));
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(&dir, &server);
+    let model = resolve("org/name", &options, &mut Silent).unwrap();
+    assert!(model.path.ends_with(parts[0]) && model.name.ends_with(parts[0]), "{model:?}");
+    for (part, body) in parts.iter().zip(&bodies) {
+        assert_eq!(&std::fs::read(model.path.with_file_name(part)).unwrap(), body);
+    }
+    let offline = Options { offline: true, ..options };
+    assert_eq!(resolve("org/name:q4_k_m", &offline, &mut Silent).unwrap().path, model.path);
+    std::fs::remove_file(model.path.with_file_name(parts[1])).unwrap();
+    assert!(matches!(error("org/name", &offline), HubError::Offline { .. }), "half a model is none");
+}
+
+#[test]
 fn a_small_file_needs_no_hash_in_its_etag() {
     let server = Server::start(|request| match request.path.as_str() {
         path if path.starts_with("/api/") => listing(&["config.json", "model.safetensors"]),
