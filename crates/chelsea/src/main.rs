@@ -9,6 +9,7 @@ mod cache;
 mod chat;
 mod cli;
 mod eval;
+mod files;
 mod inspect;
 mod models;
 mod output;

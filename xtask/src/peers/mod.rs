@@ -131,7 +131,9 @@ fn write(comparisons: &[Comparison]) -> Result<()> {
 /// Writes beside the file first, so that it is whole or as it was.
 fn replace_file(path: &Path, text: &str) -> Result<()> {
     let part = path.with_extension("part");
-    std::fs::write(&part, text)
-        .and_then(|()| std::fs::rename(&part, path))
-        .with_context(|| format!("cannot write {}", path.display()))
+    let written = std::fs::write(&part, text).and_then(|()| std::fs::rename(&part, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&part);
+    }
+    written.with_context(|| format!("cannot write {}", path.display()))
 }

@@ -3,20 +3,17 @@
 use super::report::Report;
 use super::split;
 use super::trials::Spread;
-use anyhow::{Context as _, Result};
+use crate::files::replace_file;
+use anyhow::Result;
 use chelsea_plot::{Axis, BarChart, BarSeries, Layout, LineChart, Point, Scale, Series, Unit};
 use std::path::{Path, PathBuf};
 
 /// Draws everything that the report holds into `folder`. Returns the files.
 pub fn write(report: &Report, folder: &Path) -> Result<Vec<PathBuf>> {
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     let mut paths = Vec::new();
     for (name, svg) in charts(report)? {
         let path = folder.join(format!("{name}.svg"));
-        let part = folder.join(format!("{name}.svg.part"));
-        std::fs::write(&part, svg)
-            .and_then(|()| std::fs::rename(&part, &path))
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        replace_file(&path, &svg)?;
         paths.push(path);
     }
     Ok(paths)
