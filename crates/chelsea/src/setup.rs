@@ -60,14 +60,8 @@ pub fn load(args: &ModelArgs, quiet: bool) -> Result<Loaded> {
 
 /// The tokenizer and the chat template that lie inside a model file, or beside it.
 pub fn words(file: &ModelFile) -> Result<(Tokenizer, Option<ChatTemplate>)> {
-    if let Some(gguf) = file.gguf() {
-        let tokenizer = Tokenizer::from_gguf(gguf)?;
-        let template = ChatTemplate::from_gguf(gguf, &tokenizer)?;
-        return Ok((tokenizer, template));
-    }
-    let folder = file.folder().context("the model has no tokenizer")?;
-    let tokenizer = Tokenizer::from_folder(folder)?;
-    let template = ChatTemplate::from_folder(folder, &tokenizer)?;
+    let tokenizer = Tokenizer::open(file)?;
+    let template = ChatTemplate::open(file, &tokenizer)?;
     Ok((tokenizer, template))
 }
 
