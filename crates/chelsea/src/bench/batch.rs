@@ -3,15 +3,13 @@
 //! Every sequence has a cache of its own: forks of one cache would share its pages, and their attention would read
 //! them from the processor's cache.
 
-use super::subject::{Subject, label};
+use super::subject::{DECODE_BLOCK, Subject, label, step_time};
 use super::trials::{Samples, Spread, interleaved};
 use crate::cli::BenchArgs;
-use crate::output;
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use chelsea_engine::Session;
 use chelsea_model::Workspace;
 use serde::Serialize;
-use std::time::Instant;
 
 /// So many sequences at one depth under one budget.
 #[derive(Debug, Serialize)]
@@ -32,7 +30,7 @@ pub fn run(args: &BenchArgs, subject: &Subject, rows: &mut Vec<Row>, quiet: bool
     for &depth in &args.depths {
         for budget in args.budgets() {
             let sessions: Vec<Session> = (0..most)
-                .map(|i| subject.session(args, depth, budget, args.decode, i as u64))
+                .map(|i| subject.session(args, depth, budget, args.decode.next_multiple_of(DECODE_BLOCK), i as u64))
                 .collect::<Result<_>>()?;
             let mut cases: Vec<(usize, Samples)> =
                 args.batches.iter().map(|&n| (n as usize, Samples::default())).collect();
@@ -61,15 +59,11 @@ pub fn run(args: &BenchArgs, subject: &Subject, rows: &mut Vec<Row>, quiet: bool
     Ok(())
 }
 
-/// Seconds of a step of all sessions together, the median of `steps`.
+/// Seconds of a step of all sessions together.
 fn step(sessions: &[Session], steps: usize, subject: &Subject, workspace: &mut Workspace) -> Result<f64> {
     let mut forks: Vec<Session> = sessions.iter().map(Session::fork).collect();
     let mut batch: Vec<&mut Session> = forks.iter_mut().collect();
-    let mut times = Vec::with_capacity(steps);
-    for tokens in subject.tokens(steps * batch.len(), 3).chunks(batch.len()) {
-        let start = Instant::now();
-        Session::step_many(&mut batch, tokens, workspace)?;
-        times.push(start.elapsed().as_secs_f64());
-    }
-    output::median(&mut times).context("no step was timed")
+    let n = batch.len();
+    let tokens = subject.tokens(steps * n, 3);
+    step_time(&mut batch, steps, |all, i| Session::step_many(all, &tokens[i * n..][..n], workspace))
 }

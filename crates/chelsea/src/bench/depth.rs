@@ -52,7 +52,7 @@ pub fn run(args: &BenchArgs, subject: &Subject, quiet: bool) -> Result<Vec<Row>>
             }
         }
         if !answer.is_empty() {
-            let step = step_time(&mut case.session.fork(), &answer)?;
+            let step = step_time(&mut [&mut case.session.fork()], answer.len(), |all, i| all[0].step(answer[i]))?;
             if counts {
                 case.decode.push(1e3 * step);
             }

@@ -6,14 +6,14 @@
 use crate::cli::{BenchArgs, DtypeArg, What};
 use crate::{output, setup};
 use anyhow::{Context as _, Result, bail, ensure};
-use chelsea_engine::{Session, SessionOptions, cache_config, dtype_for};
+use chelsea_engine::{EngineError, Session, SessionOptions, cache_config, dtype_for};
 use chelsea_kv::{Budget, CacheConfig, Dtype, MAX_TOKENS, Page, SequenceCache};
 use chelsea_model::{Config, Model, ModelFile, RandomModel};
 use rayon::ThreadPool;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Seed of weights, tokens and entries: the same command measures the same work.
 const SEED: u64 = 1;
@@ -183,26 +183,31 @@ pub fn random_tokens(n: usize, vocab: usize, seed: u64) -> Vec<u32> {
         .collect()
 }
 
-/// Seconds of a decode step: the median of `tokens` in turn, and a step's share of the clustering that comes once in so
-/// many tokens. Where `tokens` are too few for one, they are taken once more, without being timed, until it came.
-pub fn step_time(session: &mut Session, tokens: &[u32]) -> Result<f64> {
-    let before = session.times().clustering;
-    let clustered = |session: &Session| session.times().clustering - before;
-    let mut times = Vec::with_capacity(tokens.len());
-    for &token in tokens {
-        let (start, earlier) = (Instant::now(), clustered(session));
-        session.step(token)?;
-        times.push((start.elapsed() - (clustered(session) - earlier)).as_secs_f64());
+/// Seconds of a decode step of all `sessions` together: the median of `steps`, and a step's share of the clustering that
+/// comes once in so many tokens. `step` takes the number of a step below `steps`. Where they are too few for a compaction,
+/// they are taken once more, without being timed, until it came.
+pub fn step_time(
+    sessions: &mut [&mut Session],
+    steps: usize,
+    mut step: impl FnMut(&mut [&mut Session], usize) -> Result<(), EngineError>,
+) -> Result<f64> {
+    let clustered = |sessions: &[&mut Session]| -> Duration { sessions.iter().map(|s| s.times().clustering).sum() };
+    let before = clustered(sessions);
+    let mut times = Vec::with_capacity(steps);
+    for i in 0..steps {
+        let (start, earlier) = (Instant::now(), clustered(sessions));
+        step(sessions, i)?;
+        times.push((start.elapsed() - (clustered(sessions) - earlier)).as_secs_f64());
     }
-    let mut steps = tokens.len();
-    if session.cache().config().budget != Budget::Keep(1.0) {
+    let mut taken = steps;
+    if sessions.iter().any(|session| session.cache().config().budget != Budget::Keep(1.0)) {
         let all = steps.next_multiple_of(DECODE_BLOCK);
-        for &token in tokens.iter().cycle().take(all - steps) {
-            session.step(token)?;
+        for i in (0..steps).cycle().take(all - steps) {
+            step(sessions, i)?;
         }
-        steps = all;
+        taken = all;
     }
-    let share = clustered(session).as_secs_f64() / steps.max(1) as f64;
+    let share = (clustered(sessions) - before).as_secs_f64() / taken.max(1) as f64;
     Ok(output::median(&mut times).context("no step was timed")? + share)
 }
 
@@ -312,7 +317,7 @@ fn room_of(
         }
         What::Batch => {
             let most = args.batches.iter().max().copied().unwrap_or(1) as usize;
-            kept(depth).saturating_add(block).saturating_mul(most)
+            kept(depth).saturating_add(fork).saturating_add(block).saturating_mul(most)
         }
         What::EndToEnd => {
             let tokens = prompt.saturating_add(args.generate);
