@@ -67,7 +67,8 @@ pub enum Source {
 /// A model that can be opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResolvedModel {
-    /// The `.gguf` file, or the first of its parts; for [`Format::Safetensors`] the folder, or the one file that was asked for by name.
+    /// The `.gguf` file, or the first of its parts; for [`Format::Safetensors`] the folder, or the one file that was
+    /// asked for by name.
     pub path: PathBuf,
     /// What `path` holds.
     pub format: Format,

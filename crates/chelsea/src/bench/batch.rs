@@ -3,7 +3,7 @@
 //! Every sequence has a cache of its own: forks of one cache would share its pages, and their attention would read
 //! them from the processor's cache.
 
-use super::subject::{DECODE_BLOCK, Subject, label, step_time};
+use super::subject::{Subject, label, step_time, steps};
 use super::trials::{Samples, Spread, interleaved};
 use crate::cli::BenchArgs;
 use anyhow::Result;
@@ -30,7 +30,7 @@ pub fn run(args: &BenchArgs, subject: &Subject, rows: &mut Vec<Row>, quiet: bool
     for &depth in &args.depths {
         for budget in args.budgets() {
             let sessions: Vec<Session> = (0..most)
-                .map(|i| subject.session(args, depth, budget, args.decode.next_multiple_of(DECODE_BLOCK), i as u64))
+                .map(|i| subject.session(args, depth, budget, steps(args), i as u64))
                 .collect::<Result<_>>()?;
             let mut cases: Vec<(usize, Samples)> =
                 args.batches.iter().map(|&n| (n as usize, Samples::default())).collect();

@@ -1,6 +1,6 @@
 //! Prefill and decode speed, and cache bytes, at each depth.
 
-use super::subject::{DECODE_BLOCK, Subject, label, step_time};
+use super::subject::{Subject, label, step_time, steps};
 use super::trials::{Samples, Spread, interleaved};
 use crate::cli::BenchArgs;
 use anyhow::Result;
@@ -36,8 +36,7 @@ pub fn run(args: &BenchArgs, subject: &Subject, quiet: bool) -> Result<Vec<Row>>
     let mut cases = Vec::new();
     for &depth in &args.depths {
         for budget in args.budgets() {
-            let steps = args.decode.next_multiple_of(DECODE_BLOCK);
-            let session = subject.session(args, depth, budget, args.prefill.max(steps), 0)?;
+            let session = subject.session(args, depth, budget, args.prefill.max(steps(args)), 0)?;
             cases.push(Case { depth, budget, session, prefill: Samples::default(), decode: Samples::default() });
         }
     }

@@ -281,7 +281,7 @@ fn room(config: &Config, args: &BenchArgs, prompt: usize) -> Result<usize> {
 pub const DECODE_BLOCK: usize = 64;
 
 /// Steps that are decoded, those that lead up to a compaction included.
-fn steps(args: &BenchArgs) -> usize {
+pub fn steps(args: &BenchArgs) -> usize {
     args.decode.max(1).checked_next_multiple_of(DECODE_BLOCK).unwrap_or(usize::MAX)
 }
 
