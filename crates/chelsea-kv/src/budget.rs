@@ -94,6 +94,11 @@ impl Length {
         self.tokens.max(self.expected)
     }
 
+    /// Tokens that are still to come, as far as known.
+    pub fn to_come(&self) -> usize {
+        self.end() - self.tokens
+    }
+
     /// Entries of each head that may stay beyond the budget now.
     pub fn beyond(&self) -> usize {
         if self.tokens < self.expected { self.recent } else { 0 }

@@ -6,9 +6,14 @@ use std::sync::Arc;
 
 /// The entries of one KV head, in sequence order. Cloning shares the pages; a shared page is copied
 /// only when one of the owners writes to it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Head {
     pages: Vec<Arc<Page>>,
+    /// Pages that were given up and wait for the next entries. Returned to the system's allocator they would come back
+    /// to the heap of the thread that had asked for them, and the next thread's would grow instead.
+    idle: Vec<Arc<Page>>,
+    /// How many may wait.
+    idle_limit: usize,
     len: usize,
     head_dim: usize,
     dtype: Dtype,
@@ -16,16 +21,24 @@ pub struct Head {
     balance: Option<Balance>,
 }
 
+impl Clone for Head {
+    /// Shares the pages that hold entries; those that wait for some stay here.
+    fn clone(&self) -> Self {
+        let Head { pages, len, head_dim, dtype, balance, .. } = self;
+        Head { balance: balance.clone(), ..Head::from_pages(pages.clone(), *len, *head_dim, *dtype) }
+    }
+}
+
 impl Head {
     /// A head without entries.
     pub fn new(head_dim: usize, dtype: Dtype) -> Self {
-        Head { pages: Vec::new(), len: 0, head_dim, dtype, balance: None }
+        Head::from_pages(Vec::new(), 0, head_dim, dtype)
     }
 
     /// A head of `len` entries in `pages`, of which all but the last are full.
     pub(crate) fn from_pages(pages: Vec<Arc<Page>>, len: usize, head_dim: usize, dtype: Dtype) -> Self {
         debug_assert_eq!(pages.len(), len.div_ceil(PAGE));
-        Head { pages, len, head_dim, dtype, balance: None }
+        Head { pages, idle: Vec::new(), idle_limit: 0, len, head_dim, dtype, balance: None }
     }
 
     /// Number of entries.
@@ -51,6 +64,17 @@ impl Head {
     /// The pages; all but the last are full.
     pub fn pages(&self) -> &[Arc<Page>] {
         &self.pages
+    }
+
+    /// Pages without entries that are held for the next ones.
+    pub(crate) fn idle_pages(&self) -> usize {
+        self.idle.len()
+    }
+
+    /// Has at most `limit` pages wait for the next entries from now on, of those that entries leave.
+    pub(crate) fn limit_idle_pages(&mut self, limit: usize) {
+        self.idle_limit = limit;
+        self.idle.truncate(limit);
     }
 
     /// What keys are stored divided by, so that queries must be multiplied by it.
@@ -84,11 +108,16 @@ impl Head {
         }
     }
 
+    fn add_page(&mut self) {
+        let page = self.idle.pop().unwrap_or_else(|| Arc::new(Page::new(self.head_dim, self.dtype)));
+        self.pages.push(page);
+    }
+
     /// Adds an entry at the end.
     pub fn push(&mut self, key: &[f32], value: &[f32], count: u32, position: f32) {
         assert!(key.len() == self.head_dim && value.len() == self.head_dim, "a key and a value have head_dim numbers");
         if self.len == self.pages.len() * PAGE {
-            self.pages.push(Arc::new(Page::new(self.head_dim, self.dtype)));
+            self.add_page();
         }
         self.len += 1;
         self.set(self.len - 1, key, value, count, position);
@@ -101,7 +130,7 @@ impl Head {
         let mut t = 0;
         while t < n {
             if self.len == self.pages.len() * PAGE {
-                self.pages.push(Arc::new(Page::new(dim, self.dtype)));
+                self.add_page();
             }
             let slot = self.len % PAGE;
             let here = (PAGE - slot).min(n - t);
@@ -138,13 +167,17 @@ impl Head {
         }
     }
 
-    /// Drops entries `len..` and gives their pages back.
+    /// Drops entries `len..` and gives their pages back, but for those that may wait for the next entries.
     pub fn truncate(&mut self, len: usize) {
         if len >= self.len {
             return;
         }
         self.len = len;
-        self.pages.truncate(len.div_ceil(PAGE));
+        for mut page in self.pages.drain(len.div_ceil(PAGE)..) {
+            if self.idle.len() < self.idle_limit && Arc::get_mut(&mut page).is_some_and(Page::clear) {
+                self.idle.push(page);
+            }
+        }
         if !len.is_multiple_of(PAGE)
             && let Some(last) = self.pages.last_mut()
         {
@@ -312,5 +345,29 @@ mod tests {
         assert_entry(&head, 80, 7);
         (0..100).for_each(|i| assert_entry(&copy, i, i));
         assert_eq!(head.pages()[1].counts()[17], 0, "slots past the end hold no entry");
+    }
+
+    #[test]
+    fn pages_that_wait_are_as_new_and_no_more_than_may() {
+        let mut head = filled(500, 8, Dtype::Q8);
+        let copy = head.clone();
+        head.limit_idle_pages(3);
+        head.truncate(450);
+        assert_eq!(head.idle_pages(), 0, "a page that a copy reads is not given away");
+        drop(copy);
+        head.truncate(70);
+        assert_eq!((head.pages().len(), head.idle_pages()), (2, 3));
+        assert_eq!(head.clone().idle_pages(), 0);
+        let mut anew = filled(70, 8, Dtype::Q8);
+        for head in [&mut head, &mut anew] {
+            head.push(&row(7, 8), &row(1007, 8), 8, 7.0);
+            (0..60).for_each(|i| head.push(&row(i, 8), &row(i + 1000, 8), 1, i as f32));
+        }
+        assert_eq!(head.idle_pages(), 2);
+        let (page, new) = (head.pages().last().unwrap(), anew.pages().last().unwrap());
+        assert_eq!((page.kv(), page.counts(), page.ln_counts()), (new.kv(), new.counts(), new.ln_counts()));
+        assert_eq!(page.positions(), new.positions());
+        head.limit_idle_pages(1);
+        assert_eq!(head.idle_pages(), 1);
     }
 }

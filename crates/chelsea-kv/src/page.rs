@@ -275,6 +275,15 @@ impl Page {
         self.count[from..].fill(0);
     }
 
+    /// Makes the page as new, where its memory is its own; says whether it is.
+    pub(crate) fn clear(&mut self) -> bool {
+        let Lines::Owned(lines) = &mut self.lines else { return false };
+        lines.fill(Line([0; 64]));
+        self.clear_from(0);
+        self.position.fill(0.0);
+        true
+    }
+
     /// Reads the key of entry `slot` into `out` (`head_dim` numbers).
     pub fn read_key(&self, slot: usize, dtype: Dtype, out: &mut [f32]) {
         fn get<F: Format>(page: &Page, slot: usize, out: &mut [f32]) {

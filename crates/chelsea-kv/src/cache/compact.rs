@@ -5,7 +5,7 @@ use crate::budget::{Budget, Length};
 use crate::merge::merge_head;
 use crate::policy::{HeadView, Plan, View};
 use crate::scratch::Gauge;
-use crate::{CacheShape, Head};
+use crate::{CacheShape, Head, PAGE};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -195,7 +195,10 @@ impl SequenceCache {
 
     fn carry_out(&mut self, ranges: &[Range<usize>], plan: &Plan, gauge: &Gauge) {
         assert_eq!(plan.heads(), self.heads.len(), "policy `{}` plans for every head", self.config.policy.name());
+        // What is given up now is taken again by the tokens of the text that are still to come.
+        let idle = (self.tokens() - self.compacted_at).min(self.length().to_come()) / PAGE;
         self.heads.par_iter_mut().zip(ranges).enumerate().for_each(|(g, (head, range))| {
+            head.limit_idle_pages(idle);
             let roots = plan.roots(g);
             if !roots.is_empty() {
                 merge_head(head, range.clone(), roots, gauge);

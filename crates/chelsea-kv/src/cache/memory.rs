@@ -24,7 +24,8 @@ pub struct MemoryReport {
     pub ln_counts: usize,
     /// Mean positions of entries.
     pub positions: usize,
-    /// Room in pages that no entry uses yet, and what pages cost beside their entries.
+    /// Room in pages that no entry uses yet, whole pages that wait for the next entries, and what pages cost beside
+    /// their entries.
     pub slack: usize,
     /// Statistics of queries and of the attention that entries draw, and the heads themselves.
     pub fixed: usize,
@@ -64,7 +65,7 @@ impl SequenceCache {
             counts: entries * 4,
             ln_counts: entries * 4,
             positions: entries * 4,
-            slack: pages * page_bytes - dtype.bytes(entries, head_dim) - entries * 12,
+            slack: (pages + self.idle_pages()) * page_bytes - dtype.bytes(entries, head_dim) - entries * 12,
             fixed: fixed_bytes(&self.config, self.needs) + pages * Statistics::page_bytes(self.needs),
             shared: shared * page_bytes,
             scratch_peak: self.scratch_peak,
@@ -87,6 +88,11 @@ impl SequenceCache {
         self.peak = self.peak.max(self.bytes_held() + fork.bytes_held() - shared);
     }
 
+    /// Pages that wait for entries.
+    fn idle_pages(&self) -> usize {
+        self.heads.iter().map(Head::idle_pages).sum()
+    }
+
     /// Bytes that the keys and values of all tokens seen would take in a cache that keeps everything in 16
     /// bits: what this cache is compared with, whatever it is stored in.
     pub fn full_bytes(&self) -> usize {
@@ -95,7 +101,8 @@ impl SequenceCache {
 
     /// Bytes of all pages and of what is fixed: [`MemoryReport::total`], from the count of pages alone.
     pub(super) fn bytes_held(&self) -> usize {
-        let page = Page::bytes(self.config.shape.head_dim, self.config.dtype) + Statistics::page_bytes(self.needs);
-        self.pages * page + fixed_bytes(&self.config, self.needs)
+        let page = Page::bytes(self.config.shape.head_dim, self.config.dtype);
+        let pages = (self.pages + self.idle_pages()) * page + self.pages * Statistics::page_bytes(self.needs);
+        pages + fixed_bytes(&self.config, self.needs)
     }
 }
