@@ -141,7 +141,10 @@ impl SequenceCache {
             ranges = self.candidates(&self.sinks());
         }
         let target = (allowed + candidates(&ranges)).saturating_sub(before);
-        let gauge = Gauge::with_spare(self.spare(allowed));
+        // While a text is read, this is when most is held, and what is promised holds for however many threads. Later, and
+        // after a text was read in full, more was held before.
+        let spare = self.spare(allowed);
+        let gauge = if self.length().to_come() > 0 { Gauge::bounded(spare) } else { Gauge::with_spare(spare) };
         self.take_value_scales(&ranges);
         let plan = self.config.policy.plan(&self.view(&ranges, &gauge), target);
         self.carry_out(&ranges, &plan, &gauge);
