@@ -57,6 +57,7 @@ fn the_process_takes_what_the_cache_accounts_for() {
         (cache, before)
     });
     let peak = status("VmHWM:") - before;
+    let swapped = status("VmSwap:");
     assert_eq!(cache.tokens(), TOKENS);
     assert_eq!(cache.full_bytes(), TOKENS * SHAPE.bytes_per_token(Dtype::F16));
 
@@ -68,7 +69,11 @@ fn the_process_takes_what_the_cache_accounts_for() {
 
     // By the process: no more than that, and not much less, so that nothing is counted that is not there.
     assert!(peak <= cache.peak() + ALLOWANCE, "the process took {peak} bytes, the cache says {}", cache.peak());
-    assert!(peak + ALLOWANCE >= cache.peak(), "the process took {peak} bytes, the cache says {}", cache.peak());
+    assert!(
+        peak + swapped + ALLOWANCE >= cache.peak(),
+        "the process took {peak} bytes, the cache says {}",
+        cache.peak()
+    );
     assert!(peak < cache.full_bytes() / 2);
     println!("process {peak}, cache {}, full {}", cache.peak(), cache.full_bytes());
     cache.compact_now(None).expect("nothing to do");

@@ -147,6 +147,8 @@ impl SequenceCache {
         let gauge = if self.length().to_come() > 0 { Gauge::bounded(spare) } else { Gauge::with_spare(spare) };
         self.take_value_scales(&ranges);
         let plan = self.config.policy.plan(&self.view(&ranges, &gauge), target);
+        let idle = self.pages_to_come(allowed);
+        self.heads.iter_mut().for_each(|head| head.limit_idle_pages(idle));
         self.carry_out(&ranges, &plan, &gauge);
         self.compacted_at = self.tokens();
         let window = self.window();
@@ -167,6 +169,13 @@ impl SequenceCache {
         let CacheConfig { shape, dtype, .. } = &self.config;
         let promised = dtype.bytes(allowed + 3 * self.recent * self.heads.len() / 5, shape.head_dim);
         promised.saturating_sub(self.bytes_held())
+    }
+
+    /// Pages that each head is going to fill, once `allowed` entries are left, before the next compaction can be due: no
+    /// head needs more of those it gives up, and what is held then is pages with entries alone.
+    fn pages_to_come(&self, allowed: usize) -> usize {
+        let room = self.ceiling().saturating_sub(allowed) / self.heads.len();
+        room.max(self.config.decode_block).min(self.length().to_come()) / PAGE
     }
 
     fn view<'a>(&'a self, ranges: &[Range<usize>], scratch: &'a Gauge) -> View<'a> {
@@ -198,10 +207,7 @@ impl SequenceCache {
 
     fn carry_out(&mut self, ranges: &[Range<usize>], plan: &Plan, gauge: &Gauge) {
         assert_eq!(plan.heads(), self.heads.len(), "policy `{}` plans for every head", self.config.policy.name());
-        // What is given up now is taken again by the tokens of the text that are still to come.
-        let idle = (self.tokens() - self.compacted_at).min(self.length().to_come()) / PAGE;
         self.heads.par_iter_mut().zip(ranges).enumerate().for_each(|(g, (head, range))| {
-            head.limit_idle_pages(idle);
             let roots = plan.roots(g);
             if !roots.is_empty() {
                 merge_head(head, range.clone(), roots, gauge);
