@@ -73,6 +73,9 @@ impl Client {
             .timeout_connect(Some(CONNECT))
             .timeout_recv_response(Some(options.stall))
             .timeout_per_read(Some(options.stall));
+        if is_this_machine(&endpoint) {
+            config = config.proxy(None);
+        }
         if let Some(file) = &options.ca_file {
             let pem = std::fs::read(file).map_err(HubError::io("read the certificates", file))?;
             let certs = parse_pem(&pem).filter_map(|item| match item {
@@ -325,6 +328,13 @@ fn same_server(a: &str, b: &str) -> bool {
     parts(a).is_some() && parts(a) == parts(b)
 }
 
+/// Whether a server runs on this machine, where no proxy leads to.
+fn is_this_machine(url: &str) -> bool {
+    let uri: Option<Uri> = url.parse().ok();
+    let host = uri.as_ref().and_then(Uri::host).map(|host| host.trim_matches(['[', ']']).to_ascii_lowercase());
+    host.is_some_and(|host| host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback()))
+}
+
 fn encode(path: &str, keep_slash: bool) -> String {
     use std::fmt::Write;
     path.bytes().fold(String::with_capacity(path.len()), |mut out, byte| {
@@ -363,6 +373,16 @@ mod tests {
         assert!(same_server("https://Hub/x", "https://hub:443"));
         for other in ["http://hub", "https://hub:444", "https://hub.evil", "hub"] {
             assert!(!same_server(other, "https://hub"), "{other}");
+        }
+    }
+
+    #[test]
+    fn this_machine_is_told_from_others() {
+        for this in ["http://127.0.0.1:80", "http://LocalHost/x", "http://[::1]:8080/x"] {
+            assert!(is_this_machine(this), "{this}");
+        }
+        for other in ["http://localhost.evil", "https://10.0.0.1", "localhost:80:80", ""] {
+            assert!(!is_this_machine(other), "{other}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! Installation from package parts, with a shell script in the place of Python.
 
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use super::*;
 use crate::progress::Silent;
@@ -74,7 +75,11 @@ impl Bench {
     fn python(&self, script: &str) {
         let path = self.dir.path().join("python");
         let text = format!("#!/bin/sh\nHERE='{}'\n{script}\n", self.dir.path().display());
-        std::fs::write(&path, text).expect("written");
+        // Copied by another process: a file that this one has open for writing, or a child that another test has just
+        // forked from it, could not be run.
+        let draft = path.with_extension("txt");
+        std::fs::write(&draft, text).expect("written");
+        assert!(Command::new("cp").args([&draft, &path]).status().expect("run").success());
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("executable");
     }
 
@@ -147,6 +152,9 @@ fn a_damaged_file_is_reported_with_what_to_do() {
     let mut bytes = std::fs::read(&path).expect("there");
     bytes[3] ^= 1;
     std::fs::write(&path, &bytes).expect("written");
+    // Some file systems tell times apart by a hundredth of a second only.
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(2);
+    File::options().write(true).open(&path).and_then(|file| file.set_modified(later)).expect("set");
     let error = bench.install().expect_err("same size, other contents").to_string();
     assert!(error.contains("SHA-256") && error.contains("chelsea models remove tiny"), "{error}");
     std::fs::write(&path, b"short").expect("written");

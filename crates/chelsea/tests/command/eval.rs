@@ -1,6 +1,6 @@
 //! `chelsea eval` on the real small model.
 
-use crate::support::{chelsea, error, essays, model};
+use crate::support::{chelsea, error, essays, interrupt, model};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -119,8 +119,7 @@ fn ctrl_c_ends_a_run_in_good_order() {
     while !begun() && waits.next().is_some() {
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
-    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(kill.success());
+    interrupt(&child);
     let out = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(130), "{said}");

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 
 /// The small model; none, with a loud word, where `CHELSEA_TEST_MODELS` does not name a folder with it.
 pub fn model() -> Option<PathBuf> {
@@ -52,4 +52,10 @@ pub fn error(args: &[&str]) -> String {
     assert!(!said.contains("panicked"), "{args:?} panicked: {said}");
     assert!(out.status.code().is_some(), "{args:?} was killed: {said}");
     said
+}
+
+/// By the shell's own `kill`: the program of that name is not everywhere.
+pub fn interrupt(child: &Child) {
+    let status = Command::new("sh").args(["-c", "kill -INT \"$1\"", "sh", &child.id().to_string()]).status();
+    assert!(status.unwrap().success());
 }
