@@ -137,7 +137,8 @@ fn the_peak_of_a_run_is_budget_plus_one_block_however_many_threads() {
 fn peak_is_budget_plus_one_block() {
     let (block, tokens) = (128, 16_384);
     for schedule in [Schedule::Once, Schedule::Remerge] {
-        let mut cache = SequenceCache::new(CacheConfig { schedule, ..config("chelsea", Budget::Keep(0.2)) }).unwrap();
+        let mut cache =
+            SequenceCache::new(CacheConfig { schedule, ..config("chelsea", Budget::Keep(0.2)) }).expect("valid");
         cache.expect_tokens(tokens, 0);
         for b in 0..(tokens / block) as u64 {
             feed(&mut cache, block, b);
