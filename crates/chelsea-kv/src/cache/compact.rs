@@ -141,10 +141,7 @@ impl SequenceCache {
             ranges = self.candidates(&self.sinks());
         }
         let target = (allowed + candidates(&ranges)).saturating_sub(before);
-        // While a text is read, this is when most is held, and what is promised holds for however many threads. Later, and
-        // after a text was read in full, more was held before.
-        let spare = self.spare(allowed);
-        let gauge = if self.length().to_come() > 0 { Gauge::bounded(spare) } else { Gauge::with_spare(spare) };
+        let gauge = Gauge::with_spare(self.spare(allowed));
         self.take_value_scales(&ranges);
         let plan = self.config.policy.plan(&self.view(&ranges, &gauge), target);
         let idle = self.pages_to_come(allowed);

@@ -100,18 +100,13 @@ impl Chelsea {
         (512 / self.chunk).max(1) * self.chunk
     }
 
-    /// Most that matching one head takes.
-    fn working_bytes(&self, view: &View<'_>) -> usize {
+    /// Lets heads keep their rows where there is room: the more its keys were merged, the less room a head needs and the
+    /// more it saves. Returns the bytes of all rows kept.
+    fn choose_kept(&self, states: &mut [State], view: &View<'_>) -> usize {
         let dim = self.dim(view.shape.head_dim);
         let longest = view.heads.iter().map(HeadView::len).max().unwrap_or(0);
-        Rows::bytes(self.part(), longest, longest, dim) + Scratch::bytes(dim, self.chunk)
-    }
-
-    /// Lets heads keep their rows where there is room beside `working` bytes: the more its keys were merged, the less room
-    /// a head needs and the more it saves. Returns the bytes of all rows kept.
-    fn choose_kept(&self, states: &mut [State], view: &View<'_>, working: usize) -> usize {
-        let dim = self.dim(view.shape.head_dim);
-        let room = view.scratch.spare().saturating_sub(working);
+        let working = Rows::bytes(self.part(), longest, longest, dim) + Scratch::bytes(dim, self.chunk);
+        let room = view.scratch.spare().saturating_sub(working * rayon::current_num_threads());
         let mut order: Vec<usize> = (0..states.len()).collect();
         order.sort_by_key(|&g| (!states[g].keep, states[g].clusters.len()));
         let mut bytes = 0;
@@ -203,7 +198,6 @@ impl Chelsea {
         let steps = view.heads[0].rotary().steps();
         let state = |(head, clusters)| State::new(head, clusters, &steps);
         let mut states: Vec<State> = view.heads.par_iter().zip(clusters).map(state).collect();
-        let working = self.working_bytes(view);
         // Roots, and half as many edges of 12 bytes with their sort keys: no more than this.
         let _held = view.scratch.hold(states.iter().map(|s| 3 * s.clusters.bytes()).sum());
         loop {
@@ -212,24 +206,19 @@ impl Chelsea {
             if merges == 0 {
                 break;
             }
-            let threads = view.scratch.threads(working);
-            let _kept = view.scratch.hold(self.choose_kept(&mut states, view, threads * working));
-            let mut stale: Vec<_> = states.iter_mut().zip(&view.heads).filter(|(state, _)| state.stale).collect();
-            // Where all threads may work, shares are small enough that none of them waits long for another.
-            let shares = if threads < rayon::current_num_threads() { threads } else { 4 * threads };
-            let share = stale.len().div_ceil(shares).max(1);
-            stale.par_chunks_mut(share).for_each(|share| {
-                let (mut rows, mut scratch) = (Rows::default(), Scratch::default());
-                for (state, head) in share {
+            let _kept = view.scratch.hold(self.choose_kept(&mut states, view));
+            states.par_iter_mut().zip(&view.heads).filter(|(state, _)| state.stale).for_each_init(
+                || (Rows::default(), Scratch::default()),
+                |(rows, scratch), (state, head)| {
                     let dim = self.dim(head.dim());
                     let clusters = state.clusters.len();
                     // The rows of a head that keeps them are counted already.
                     let part = if state.keep { 0 } else { clusters.min(self.part()) };
                     let made = Rows::bytes(part, clusters, head.len(), dim);
                     let _held = view.scratch.hold(made + Scratch::bytes(dim, self.chunk));
-                    self.offer(head, &steps, state, least, (&mut rows, &mut scratch));
-                }
-            });
+                    self.offer(head, &steps, state, least, (rows, scratch));
+                },
+            );
             let mut cut = Cut::cheapest(states.iter().flat_map(|s| &s.edges), merges);
             let mut merged = false;
             for State { clusters, edges, stale, .. } in &mut states {
