@@ -103,10 +103,10 @@ fn check(target: &Target, bytes: &[u8], limits: Limits, scratch: &Path) -> Resul
         let (outcome, peak) = peak_of(|| catch_unwind(AssertUnwindSafe(|| (target.run)(bytes))));
         (outcome, peak, start.elapsed())
     };
-    let (mut outcome, mut peak, mut time) = run();
+    let (outcome, peak, mut time) = run();
     if time > limits.time {
         // A disk or a machine that stood still is no fault of the input.
-        (outcome, peak, time) = run();
+        time = run().2;
     }
     let what = match outcome {
         Err(payload) => format!("panic: {}", message(payload.as_ref())),

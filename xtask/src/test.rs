@@ -55,29 +55,17 @@ impl Steps {
     }
 }
 
-/// Tries again after a while, twice: networks fail now and then.
-fn patiently<T>(fetch: impl Fn() -> Result<T>) -> Result<T> {
-    for wait in [5, 30] {
-        match fetch() {
-            Err(error) => eprintln!("warning: {error:#}; trying again in {wait} s"),
-            fetched => return fetched,
-        }
-        std::thread::sleep(Duration::from_secs(wait));
-    }
-    fetch()
-}
-
 /// Runs all steps; false if one failed.
 pub fn run(args: &Args) -> Result<bool> {
     let mut steps = Steps { rows: Vec::new() };
     let mut env = Vec::new();
     if !args.quick {
         for name in fetch::TEST_MODELS {
-            steps.step(&format!("fetch {name}"), || patiently(|| fetch::one(name)).map(|_| true));
+            steps.step(&format!("fetch {name}"), || fetch::one(name).map(|_| true));
         }
         let mut essays = None;
         steps.step(&format!("fetch {}", fetch::TEXTS), || {
-            essays = Some(patiently(|| fetch::one(fetch::TEXTS))?);
+            essays = Some(fetch::one(fetch::TEXTS)?);
             Ok(true)
         });
         let models = Options::from_env().models_dir();

@@ -101,7 +101,7 @@ impl Length {
 
     /// Entries of each head that may stay beyond the budget now.
     pub fn beyond(&self) -> usize {
-        if self.tokens < self.expected { self.recent } else { 0 }
+        if self.to_come() > 0 { self.recent } else { 0 }
     }
 }
 
