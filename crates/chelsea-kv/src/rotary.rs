@@ -83,7 +83,7 @@ fn tile_to_rows_avx512(way: Way<'_>, tile: &mut [f32], positions: &[f32; TILE], 
     if !dim.is_multiple_of(TILE) {
         return tile_to_rows_any(way, tile, positions, rows);
     }
-    go_along(way, tile, positions);
+    turn_tile_back(way, tile, positions);
     for (block, columns) in tile.chunks_exact(TILE * TILE).enumerate() {
         // SAFETY: `columns` holds 16 vectors of 16.
         let columns = std::array::from_fn(|k| unsafe { _mm512_loadu_ps(columns[k * TILE..].as_ptr()) });
@@ -92,6 +92,7 @@ fn tile_to_rows_avx512(way: Way<'_>, tile: &mut [f32], positions: &[f32; TILE], 
             unsafe { _mm512_storeu_ps(out[block * TILE..].as_mut_ptr(), row) };
         }
     }
+    centre_rows(way, dim, rows);
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -102,16 +103,27 @@ fn tile_to_rows_avx2(way: Way<'_>, tile: &mut [f32], positions: &[f32; TILE], ro
 
 #[inline(always)]
 fn tile_to_rows_any(way: Way<'_>, tile: &mut [f32], positions: &[f32; TILE], rows: &mut [f32]) {
-    go_along(way, tile, positions);
+    turn_tile_back(way, tile, positions);
     let dim = tile.len() / TILE;
     let column = |k: usize| if k < dim { &tile[k * TILE..][..TILE] } else { &[] };
     for k in (0..dim).step_by(4) {
         interleave(&[column(k), column(k + 1), column(k + 2), column(k + 3)], rows, dim, k);
     }
+    centre_rows(way, dim, rows);
+}
+
+/// Row by row and not in the tile, where the compiler would gather a number from each of 16 columns to make a vector.
+#[inline(always)]
+fn centre_rows(way: Way<'_>, dim: usize, rows: &mut [f32]) {
+    for row in rows.chunks_exact_mut(dim) {
+        for ((x, &centre), &scale) in row.iter_mut().zip(way.centre).zip(way.scale) {
+            *x = (*x - centre) * scale;
+        }
+    }
 }
 
 #[inline(always)]
-fn go_along(way: Way<'_>, tile: &mut [f32], positions: &[f32; TILE]) {
+fn turn_tile_back(way: Way<'_>, tile: &mut [f32], positions: &[f32; TILE]) {
     if let Some((rotary, Steps(steps))) = way.rotary {
         let (xs, ys) = tile.split_at_mut(rotary.inv_freq.len() * TILE);
         let follow = (0..TILE).all(|lane| positions[lane] == positions[0] + lane as f32);
@@ -120,9 +132,6 @@ fn go_along(way: Way<'_>, tile: &mut [f32], positions: &[f32; TILE]) {
         } else {
             turn_back_each(&rotary.inv_freq, xs, ys, positions);
         }
-    }
-    for ((xs, &centre), &scale) in tile.as_chunks_mut::<TILE>().0.iter_mut().zip(way.centre).zip(way.scale) {
-        *xs = xs.map(|x| (x - centre) * scale);
     }
 }
 
