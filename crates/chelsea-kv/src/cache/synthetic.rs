@@ -18,8 +18,8 @@ impl CacheConfig {
 
 impl SequenceCache {
     /// A cache as a sequence of `tokens` tokens might leave it: every head holds `entries` random
-    /// entries whose counts add up to `tokens`. Speed and memory are those of a real one; what attention
-    /// finds in it means nothing.
+    /// entries whose counts add up to `tokens`, all but the recent ones clustered. Speed and memory are those of a real
+    /// one; what attention finds in it means nothing.
     ///
     /// # Errors
     /// If `config` makes no cache, or `entries` tokens do not fit into `tokens`, or those into a sequence.
@@ -59,6 +59,9 @@ impl SequenceCache {
         });
         let mut cache = Self::from_heads(config, heads, tokens, Statistics::default());
         cache.compacted_at = tokens;
+        if entries < tokens {
+            cache.frozen.fill(middle.end);
+        }
         Ok(cache)
     }
 
@@ -101,6 +104,23 @@ mod tests {
             }
             assert_eq!(cache.tokens(), tokens);
         }
+    }
+
+    #[test]
+    fn the_next_compaction_clusters_what_is_new() {
+        let config = CacheConfig { budget: Budget::Keep(0.3), ..config() };
+        let mut cache = SequenceCache::synthetic(config.clone(), 1000, 300, 3).unwrap();
+        let clustered = |cache: &SequenceCache| -> Vec<u32> {
+            cache.heads().iter().flat_map(|head| (0..300 - config.window).map(|i| head.count(i))).collect()
+        };
+        let before = clustered(&cache);
+        let rows: Vec<f32> = (0..64 * 2 * 8).map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0).collect();
+        for layer in 0..2 {
+            cache.append(layer, &rows, &rows).unwrap();
+        }
+        assert!(cache.compact().compacted);
+        assert!(cache.entries() < 4 * 364);
+        assert_eq!(clustered(&cache), before);
     }
 
     #[test]
