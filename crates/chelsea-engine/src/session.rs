@@ -7,7 +7,7 @@ mod batch;
 
 use crate::EngineError;
 use chelsea_kv::{Budget, CacheConfig, CompactReport, Dtype, MemoryReport, PAGE, Schedule, SequenceCache};
-use chelsea_model::{Chunk, Model, Spent, Wanted, Workspace};
+use chelsea_model::{Chunk, Model, ModelError, Spent, Wanted, Workspace};
 use rayon::ThreadPool;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -170,12 +170,26 @@ impl Session {
         }
     }
 
+    /// Whether `tokens` more would fit.
+    ///
+    /// # Errors
+    /// If they would not: with what limits the sequence.
+    pub fn check_room(&self, tokens: usize) -> Result<(), EngineError> {
+        let (needed, limit) = (self.history.len().saturating_add(tokens), self.limit);
+        if needed <= limit {
+            return Ok(());
+        }
+        Err(match self.model.config().window {
+            // No wider context would help.
+            Some(window) if window <= limit => ModelError::Window { window, needed }.into(),
+            _ => EngineError::ContextFull { needed, limit },
+        })
+    }
+
     /// Reads `tokens` in blocks. Stops early, with what was read so far, when cancelled.
     pub fn read(&mut self, tokens: &[u32], mut progress: impl FnMut(Progress)) -> Result<ReadStats, EngineError> {
+        self.check_room(tokens.len())?;
         let needed = self.history.len() + tokens.len();
-        if needed > self.limit {
-            return Err(EngineError::ContextFull { needed, limit: self.limit });
-        }
         let start = Instant::now();
         let mut stats = ReadStats::default();
         self.cache.expect_tokens(needed, self.recent_tokens());
@@ -220,9 +234,7 @@ impl Session {
 
     /// Takes one more token in and makes the logits of the one after it.
     pub fn step(&mut self, token: u32) -> Result<(), EngineError> {
-        if self.history.len() >= self.limit {
-            return Err(EngineError::ContextFull { needed: self.history.len() + 1, limit: self.limit });
-        }
+        self.check_room(1)?;
         self.forward(&[token], Wanted::Last)?;
         self.compact();
         Ok(())
@@ -238,10 +250,7 @@ impl Session {
     /// Reads `tokens`; `each` is given every one of them with the logits that predicted it. Something must have
     /// been read.
     pub fn score_each(&mut self, tokens: &[u32], mut each: impl FnMut(&[f32], u32)) -> Result<(), EngineError> {
-        let needed = self.history.len() + tokens.len();
-        if needed > self.limit {
-            return Err(EngineError::ContextFull { needed, limit: self.limit });
-        }
+        self.check_room(tokens.len())?;
         if self.logits().is_empty() {
             return Err(EngineError::NothingRead);
         }

@@ -4,6 +4,7 @@ use crate::results::ResultsError;
 use crate::tasks::HaystackError;
 use crate::tasks::jsonl::ReadError;
 use chelsea_engine::EngineError;
+use chelsea_model::ModelError;
 use thiserror::Error;
 
 /// What can go wrong in an evaluation.
@@ -46,7 +47,7 @@ impl EvalError {
             self,
             EvalError::TooLong { .. }
                 | EvalError::Read(ReadError::Line { .. })
-                | EvalError::Engine(EngineError::ContextFull { .. })
+                | EvalError::Engine(EngineError::ContextFull { .. } | EngineError::Model(ModelError::Window { .. }))
         )
     }
 }

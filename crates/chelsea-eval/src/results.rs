@@ -95,6 +95,10 @@ pub struct Key {
     setup: String,
 }
 
+/// Begins the part of a setup that says how the full cache is stored which results are held against, where that is not
+/// how their own is.
+pub(crate) const AGAINST: &str = "against=";
+
 impl Record {
     /// The current version.
     pub const VERSION: u32 = VERSION;

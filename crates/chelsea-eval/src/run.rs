@@ -6,8 +6,8 @@
 
 use crate::error::EvalError;
 use crate::probe::{self, Prepared, Said, Standing};
-use crate::results::Record;
-use crate::sample::{Document, Judge, Probe, Sample};
+use crate::results::{AGAINST, Record};
+use crate::sample::{Document, Sample};
 use crate::setting::Setting;
 use chelsea_engine::{Compression, EngineError, Layout, Session, SessionOptions, dtype_for};
 use chelsea_kv::policy::{Needs, Policy};
@@ -71,6 +71,10 @@ impl Subject<'_> {
         let o = &self.options;
         let stored = self.stored(setting).name();
         let mut setup = format!("sinks={},window={},block={},{stored}", o.sinks, o.window, o.block);
+        // What is held against the full cache depends on how that is stored, too.
+        if self.own().name() != stored && sample.compares_with_full() {
+            setup += &format!(",{AGAINST}{}", self.own().name());
+        }
         if setting.mode.online() {
             setup += &format!(",{:?}", o.schedule);
         }
@@ -118,7 +122,7 @@ impl Subject<'_> {
         done: &mut dyn FnMut(Record) -> Result<(), EvalError>,
     ) -> Result<(), EvalError> {
         let tokens = self.prepare(sample, settings)?;
-        let compared = sample.probes.iter().any(|p| matches!(p, Probe::Continue(c) if c.judge == Judge::Full));
+        let compared = sample.compares_with_full();
         let mut references = vec![None; tokens.probes.len()];
         // What a full cache says comes from one that is stored as full caches are, and so comes first.
         let mut types = if compared { vec![self.own()] } else { Vec::new() };

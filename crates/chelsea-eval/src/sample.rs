@@ -116,6 +116,11 @@ impl fmt::Display for Source {
 }
 
 impl Sample {
+    /// Whether anything is held against what the full cache predicts.
+    pub fn compares_with_full(&self) -> bool {
+        self.probes.iter().any(|p| matches!(p, Probe::Continue(c) if c.judge == Judge::Full))
+    }
+
     /// The name under which results are recorded: the id, and a digest of all that is read and asked, so that a
     /// changed file is not taken for the one measured before.
     pub fn key(&self) -> String {

@@ -9,7 +9,7 @@ use crate::install;
 use crate::lock::Lock;
 use crate::options::Options;
 use crate::pip::size_below;
-use crate::progress::{Progress, Silent};
+use crate::progress::Progress;
 use crate::spec::HubId;
 
 /// What kind of thing an [`Entry`] is.
@@ -114,9 +114,9 @@ fn hub_entries(hub_cache: &Path) -> Vec<Entry> {
 ///
 /// Waits while another process downloads the same thing, or anything of the same repository. Models given as files are
 /// the user's own and are refused.
-pub fn remove(name: &str, options: &Options) -> Result<u64, HubError> {
+pub fn remove(name: &str, options: &Options, progress: &mut dyn Progress) -> Result<u64, HubError> {
     if let Some((name, path)) = named_path(name, options) {
-        let _lock = Lock::take(&install::lock_path(options, name), name, &mut Silent)?;
+        let _lock = Lock::take(&install::lock_path(options, name), name, progress)?;
         let parts = options.parts_dir(name);
         let free = disk_size(&path).unwrap_or(0) + size_below(&parts);
         install::remove_folder(&parts)?;
@@ -132,9 +132,10 @@ pub fn remove(name: &str, options: &Options) -> Result<u64, HubError> {
     }
     let cache = hub_cache_of(name, options)?;
     // Every download into the repository holds one of these.
-    let locks: Result<Vec<Lock>, HubError> =
-        cache.known_locks().iter().map(|lock| Lock::take(lock, name, &mut Silent)).collect();
-    let _locks = locks?;
+    let mut locks = Vec::new();
+    for lock in cache.known_locks() {
+        locks.push(Lock::take(&lock, name, progress)?);
+    }
     let free = size_below(cache.root());
     install::remove_folder(cache.root())?;
     Ok(free)

@@ -423,9 +423,9 @@ fn a_cached_repository_can_be_listed_verified_and_removed() {
     assert_eq!(chelsea_hub::verify("org/name", &options, &mut Silent).unwrap(), 5_000);
     std::fs::write(&model.path, bytes(4_999)).unwrap();
     assert!(matches!(chelsea_hub::verify("org/name", &options, &mut Silent), Err(HubError::CacheDamaged { .. })));
-    assert!(chelsea_hub::remove("org/name", &options).unwrap() >= 4_999);
+    assert!(chelsea_hub::remove("org/name", &options, &mut Silent).unwrap() >= 4_999);
     assert!(!chelsea_hub::list(&options).iter().any(|e| e.name == "org/name"));
-    assert!(matches!(chelsea_hub::remove("org/name", &options), Err(HubError::UnknownName { .. })));
+    assert!(matches!(chelsea_hub::remove("org/name", &options, &mut Silent), Err(HubError::UnknownName { .. })));
 }
 
 #[test]
@@ -482,7 +482,7 @@ fn removing_waits_for_a_download_that_is_under_way() {
     let lock = std::fs::File::create(dir.path().join("hub/.locks/models--org--name/0a1b.lock")).unwrap();
     lock.lock().unwrap();
     std::thread::scope(|scope| {
-        let remover = scope.spawn(|| chelsea_hub::remove("org/name", &options).unwrap());
+        let remover = scope.spawn(|| chelsea_hub::remove("org/name", &options, &mut Silent).unwrap());
         std::thread::sleep(std::time::Duration::from_millis(300));
         assert!(path.is_file() && !remover.is_finished());
         lock.unlock().unwrap();

@@ -6,6 +6,7 @@ use crate::{run, saved, setup};
 use anyhow::{Context as _, Result, bail};
 use chelsea_engine::{Layout, Session};
 use chelsea_kv::Schedule;
+use chelsea_kv::snapshot::{self, SnapshotSummary};
 use std::io::IsTerminal as _;
 use std::path::Path;
 
@@ -13,12 +14,12 @@ use std::path::Path;
 pub fn run(args: &CacheCmdArgs) -> Result<()> {
     match &args.action {
         CacheAction::Build(args) => build(args),
-        CacheAction::Show { file, json } => show(file, *json),
+        CacheAction::Show { file, json } => show(file, &snapshot::verify(file)?, *json),
     }
 }
 
 fn build(args: &BuildArgs) -> Result<()> {
-    saved::check_folder(&args.output)?;
+    saved::check(&args.output, args.system.as_deref(), args.no_chat_template)?;
     let text = run::documents(&args.file)?.context("no document was given: use -f FILE")?;
     let quiet = !std::io::stderr().is_terminal();
     let cancel = setup::cancel_flag()?;
@@ -29,7 +30,9 @@ fn build(args: &BuildArgs) -> Result<()> {
     let layout = Layout::new(&loaded.tokenizer, template, args.system.as_deref());
     let mut session = Session::new(loaded.model.clone(), loaded.pool.clone(), cancel, &options)?;
     let words = run::one_shot(&args.cache, &layout)?;
-    run::read(&mut session, &layout.document(&text)?, words.as_ref(), quiet)?;
+    let document = layout.document(&text)?;
+    run::check_room(&session, document.len(), 0, words.as_ref())?;
+    run::read(&mut session, &document, words.as_ref(), quiet)?;
     if session.cancelled() {
         bail!("stopped before the end: nothing was written");
     }
@@ -40,12 +43,11 @@ fn build(args: &BuildArgs) -> Result<()> {
 
 /// Whether a path is a file that begins like a saved cache.
 pub fn is_snapshot(path: &Path) -> bool {
-    chelsea_kv::snapshot::is_snapshot(path)
+    snapshot::is_snapshot(path)
 }
 
 /// Prints what a cache file holds.
-pub fn show(path: &Path, json: bool) -> Result<()> {
-    let s = chelsea_kv::snapshot::inspect(path)?;
+pub fn show(path: &Path, s: &SnapshotSummary, json: bool) -> Result<()> {
     let bytes = std::fs::metadata(path)?.len();
     let full = s.tokens * s.shape.full_bytes_per_token();
     let schedule = match s.schedule {

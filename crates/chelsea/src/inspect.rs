@@ -70,7 +70,8 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         if args.tensors || args.kv_budget.is_some() {
             bail!("{} is a saved cache: --tensors and --kv-budget are for models", args.what);
         }
-        return cache::show(Path::new(&args.what), args.json);
+        let path = Path::new(&args.what);
+        return cache::show(path, &chelsea_kv::snapshot::inspect(path)?, args.json);
     }
     setup::cancel_flag()?;
     let file = ModelFile::open(&setup::resolve(&args.what, quiet)?)?;

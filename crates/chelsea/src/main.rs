@@ -33,6 +33,8 @@ fn main() -> std::process::ExitCode {
         .with_writer(std::io::stderr)
         .with_target(false)
         .without_time()
+        // Said on standard error, too, and in a way that panics where that is closed.
+        .log_internal_errors(false)
         .init();
     let result = match &cli.command {
         Command::Run(args) => run::run(args),

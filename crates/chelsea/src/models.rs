@@ -20,7 +20,7 @@ pub fn run(args: &ModelsArgs) -> Result<()> {
             Ok(())
         }
         ModelsAction::Remove { model } => {
-            let freed = chelsea_hub::remove(model, &options)?;
+            let freed = chelsea_hub::remove(model, &options, &mut output::Downloads::new(true))?;
             println!("removed {model}: {} freed", output::bytes(usize::try_from(freed)?));
             Ok(())
         }

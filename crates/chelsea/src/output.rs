@@ -133,7 +133,7 @@ impl chelsea_hub::Progress for Downloads {
     }
 
     fn note(&mut self, message: &str) {
-        tracing::info!("{message}");
+        tracing::warn!("{message}");
     }
 
     fn cancelled(&self) -> bool {

@@ -65,27 +65,34 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let layout = Layout::new(&loaded.tokenizer, template, args.system.as_deref());
 
     let mut stats = ReadStats::default();
-    let mut session = match &args.load_cache {
+    let (mut session, system) = match &args.load_cache {
         Some(file) => {
             saved::load(file, &loaded, &args.cache, cancel.clone(), args.system.as_deref(), args.no_chat_template)?
         }
-        None => Session::new(loaded.model.clone(), loaded.pool.clone(), cancel.clone(), &options)?,
+        None => {
+            (Session::new(loaded.model.clone(), loaded.pool.clone(), cancel.clone(), &options)?, args.system.clone())
+        }
     };
     let words = one_shot(&args.cache, &layout)?;
+    let has_document = text.is_some() || args.load_cache.is_some();
+    let document = text.map(|text| layout.document(&text)).transpose()?;
+    let question = |prompt: &String| if has_document { layout.question(prompt) } else { layout.prompt(prompt) };
+    let questions: Vec<Vec<u32>> = args.prompt.iter().map(question).collect::<Result<_, _>>()?;
+    let longest = questions.iter().map(Vec::len).max().unwrap_or(0);
+    check_room(&session, document.as_ref().map_or(0, Vec::len), longest, words.as_ref())?;
     if let (Some(_), Some(words)) = (&args.load_cache, &words) {
         session.compress_with(words)?;
     }
-    if let Some(text) = &text {
-        stats = read(&mut session, &layout.document(text)?, words.as_ref(), quiet)?;
+    if let Some(document) = &document {
+        stats = read(&mut session, document, words.as_ref(), quiet)?;
     }
-    let has_document = text.is_some() || args.load_cache.is_some();
     let mut not_saved = None;
     let saved = args.save_cache.as_ref().filter(|_| !session.cancelled());
     if let Some(file) = saved {
         if !has_document {
             bail!("there is nothing to save: give documents with -f");
         }
-        not_saved = saved::save(file, &session, args.system.as_deref(), args.no_chat_template).err();
+        not_saved = saved::save(file, &session, system.as_deref(), args.no_chat_template).err();
         if let Some(error) = &not_saved
             && !args.prompt.is_empty()
         {
@@ -107,7 +114,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
         }
         return chat::chat(session, &loaded, &layout, args, has_document);
     }
-    let (answers, peak, session) = answer_all(args, session, &loaded, &layout, has_document, stats)?;
+    let (answers, peak, session) = answer_all(args, session, &loaded, &questions, stats)?;
     let report = report(&loaded, &session, peak, answers, stats);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
@@ -133,7 +140,7 @@ fn options_check(args: &RunArgs) -> Result<()> {
         bail!("--max-tokens is 0: an answer needs at least one token");
     }
     if let Some(file) = &args.save_cache {
-        saved::check_folder(file)?;
+        saved::check(file, args.system.as_deref(), args.no_chat_template)?;
     }
     if args.load_cache.is_some() && args.cache.quality == QualityArg::Best {
         bail!(
@@ -180,6 +187,22 @@ pub fn one_shot(args: &CacheArgs, layout: &Layout<'_>) -> Result<Option<Repetiti
     Ok(if args.compression() == Compression::OneShot { Some(layout.repetition()?) } else { None })
 }
 
+/// Refuses a document of `document` tokens and a question of `question` that do not fit after what was read, before any of it
+/// is read; and a document that leaves no room to be repeated by a policy that has to read it twice.
+pub fn check_room(session: &Session, document: usize, question: usize, words: Option<&Repetition>) -> Result<()> {
+    session.check_room(document + question)?;
+    let config = session.cache().config();
+    let all = session.history().len() + document;
+    if let (Some(words), Some(chunk)) = (words, config.policy.needs().repetition)
+        && config.allowed(all) < all * config.shape.heads()
+    {
+        session.check_room(document + words.longest(chunk.min(all))).with_context(|| {
+            format!("policy `{}` has the model repeat the text after it, part by part", config.policy.name())
+        })?;
+    }
+    Ok(())
+}
+
 /// Reads a document with a progress bar, and clusters it afterwards if there are words for that.
 pub fn read(session: &mut Session, tokens: &[u32], one_shot: Option<&Repetition>, quiet: bool) -> Result<ReadStats> {
     let bar = output::bar(tokens.len() as u64, "reading", false, quiet);
@@ -201,24 +224,22 @@ fn answer_all(
     args: &RunArgs,
     mut session: Session,
     loaded: &Loaded,
-    layout: &Layout<'_>,
-    has_document: bool,
+    questions: &[Vec<u32>],
     read: ReadStats,
 ) -> Result<(Vec<Answer>, usize, Session)> {
     let mut answers = Vec::new();
     let mut peak = session.cache().peak();
-    for (i, prompt) in args.prompt.iter().enumerate() {
+    for (i, (prompt, tokens)) in args.prompt.iter().zip(questions).enumerate() {
         if session.cancelled() {
             break;
         }
         // A fork that is clustered has pages of its own: while it lives, the document's are held beside them.
         let mut fork = (i + 1 < args.prompt.len()).then(|| session.fork());
         let turn = fork.as_mut().unwrap_or(&mut session);
-        let tokens = if has_document { layout.question(prompt)? } else { layout.prompt(prompt)? };
         if !args.json && args.prompt.len() > 1 {
             println!("{}> {prompt}", if i > 0 { "\n" } else { "" });
         }
-        let (generation, prefill) = answer(turn, &tokens, loaded, &args.generate_options(), !args.json)?;
+        let (generation, prefill) = answer(turn, tokens, loaded, &args.generate_options(), !args.json)?;
         let document = if i == 0 { read.time } else { Duration::ZERO };
         answers.push(Answer {
             prompt: prompt.clone(),

@@ -4,7 +4,7 @@ use crate::cli::CacheArgs;
 use crate::setup::Loaded;
 use anyhow::{Context as _, Result, bail};
 use chelsea_engine::Session;
-use chelsea_kv::snapshot::{self, Expected, SnapshotInfo};
+use chelsea_kv::snapshot::{self, Expected, MAX_NOTE, SnapshotInfo};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::Arc;
@@ -22,8 +22,14 @@ pub fn fingerprint_text(bytes: &[u8; 16]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Refuses a file whose folder does not exist, before any work is done for it.
-pub fn check_folder(file: &Path) -> Result<()> {
+impl Note {
+    fn text(system: Option<&str>, no_template: bool) -> Result<String> {
+        Ok(serde_json::to_string(&Note { chat_template: !no_template, system: system.map(Into::into) })?)
+    }
+}
+
+/// Refuses a file that cannot be written, or a system message that cannot go into it, before any work is done for it.
+pub fn check(file: &Path, system: Option<&str>, no_template: bool) -> Result<()> {
     let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !folder.is_dir() {
         bail!("cannot write {}: there is no folder {}", file.display(), folder.display());
@@ -31,21 +37,23 @@ pub fn check_folder(file: &Path) -> Result<()> {
     if file.is_dir() {
         bail!("cannot write {}: it is a folder", file.display());
     }
-    Ok(())
+    if Note::text(system, no_template)?.len() > MAX_NOTE {
+        bail!("a saved cache holds system messages of up to {} KiB: make --system a document (-f)", MAX_NOTE >> 10);
+    }
+    snapshot::can_save(file).with_context(|| format!("the cache could not be saved to {}", file.display()))
 }
 
 /// Writes the cache of what `session` has read.
 pub fn save(file: &Path, session: &Session, system: Option<&str>, no_template: bool) -> Result<u64> {
-    let note = Note { chat_template: !no_template, system: system.map(Into::into) };
     let info = SnapshotInfo {
         fingerprint: session.model().fingerprint(),
         tokens: session.history().to_vec(),
-        note: serde_json::to_string(&note)?,
+        note: Note::text(system, no_template)?,
     };
     snapshot::save(file, session.cache(), &info).with_context(|| format!("cannot save the cache to {}", file.display()))
 }
 
-/// A session that goes on from a saved cache.
+/// A session that goes on from a saved cache, and the system message that it was made with.
 pub fn load(
     file: &Path,
     loaded: &Loaded,
@@ -53,15 +61,15 @@ pub fn load(
     cancel: Arc<AtomicBool>,
     system: Option<&str>,
     no_template: bool,
-) -> Result<Session> {
+) -> Result<(Session, Option<String>)> {
     let expected = Expected {
         fingerprint: loaded.model.fingerprint(),
         shape: loaded.model.cache_shape(),
         rotary: loaded.model.rotary(),
     };
     let policy = args.policy.as_deref().map(chelsea_kv::policy).transpose()?;
-    let (mut cache, info) = snapshot::load(file, Some(&expected), policy)
-        .with_context(|| format!("cannot go on from {}", file.display()))?;
+    let (mut cache, info) =
+        snapshot::load(file, Some(&expected), None).with_context(|| format!("cannot go on from {}", file.display()))?;
     let note: Note = serde_json::from_str(&info.note).context("the cache file was not written by this command")?;
     if note.chat_template == no_template {
         let (was, flag) = if no_template { ("with", "without") } else { ("without", "with") };
@@ -70,8 +78,11 @@ pub fn load(
     if system.is_some() && note.system.as_deref() != system {
         bail!("the cache was made with another system message: leave --system out");
     }
-    if let Some(budget) = args.asked_budget() {
-        cache.set_budget(budget)?;
+    // Both at once: neither need go with what the other was.
+    let budget = args.asked_budget().unwrap_or(cache.config().budget);
+    match policy {
+        Some(policy) => cache.reconfigure(policy, budget)?,
+        None => cache.set_budget(budget)?,
     }
     let twice = cache.config().policy.needs().repetition.is_some();
     let (model, pool) = (loaded.model.clone(), loaded.pool.clone());
@@ -80,5 +91,5 @@ pub fn load(
     if !twice && !session.cache().is_within_budget() {
         session.compress()?;
     }
-    Ok(session)
+    Ok((session, note.system))
 }

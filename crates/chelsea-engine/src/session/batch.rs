@@ -29,10 +29,7 @@ impl Session {
             if !Arc::ptr_eq(&session.model, &model) {
                 return Err(EngineError::BatchModels);
             }
-            let (needed, limit) = (session.history.len() + 1, session.limit);
-            if needed > limit {
-                return Err(EngineError::ContextFull { needed, limit });
-            }
+            session.check_room(1)?;
         }
         let mut chunks: Vec<Chunk<'_>> = sessions
             .iter_mut()

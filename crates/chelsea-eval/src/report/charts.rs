@@ -203,7 +203,12 @@ pub(super) fn tokens(n: usize) -> String {
     if n >= 1024 && n.is_multiple_of(1024) { format!("{}K", n / 1024) } else { n.to_string() }
 }
 
-/// A text as part of a file's name.
+/// A text as part of a file's name: the end of it, where a path has what tells it from others.
 pub(super) fn slug(text: &str) -> String {
-    text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
+    let all: Vec<char> =
+        text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+    all[all.len().saturating_sub(LONGEST_SLUG)..].iter().collect()
 }
+
+/// Most letters of a [`slug`]: a few of them fit into the name of a file.
+const LONGEST_SLUG: usize = 60;

@@ -1,7 +1,7 @@
 //! Results sorted into what a report compares: models, ways of keeping the cache, tasks, lengths.
 
 use super::cell::{Cell, Figure, Keys, name};
-use crate::results::{Key, Record};
+use crate::results::{AGAINST, Key, Record};
 use crate::setting::{Mode, Of, Setting};
 use chelsea_engine::dtype_for;
 use chelsea_kv::Dtype;
@@ -240,9 +240,10 @@ fn schedule(record: &Record) -> Option<&'static str> {
     SCHEDULES.into_iter().find(|schedule| record.setup.split(',').any(|part| part == *schedule))
 }
 
-/// The setup without type and schedule.
+/// The setup without type, schedule and what it was held against.
 fn setup(record: &Record) -> String {
-    let parts = record.setup.split(',').filter(|part| !is_stored(part) && !SCHEDULES.contains(part));
+    let within = |part: &&str| is_stored(part) || SCHEDULES.contains(part) || part.starts_with(AGAINST);
+    let parts = record.setup.split(',').filter(|part| !within(part));
     parts.collect::<Vec<_>>().join(", ")
 }
 

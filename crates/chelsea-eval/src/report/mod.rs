@@ -113,8 +113,9 @@ fn add(section: &Section<'_>, prefix: &str, blocks: &mut Vec<Block>) -> Result<(
         heading(blocks, "By task");
         blocks.extend(legend(&table));
         blocks.push(table);
-        for task in &section.tasks {
-            let name = format!("{prefix}-task-{}", charts::slug(task));
+        for (i, task) in section.tasks.iter().enumerate() {
+            // The number tells names apart that differ in what a file's name leaves out.
+            let name = format!("{prefix}-task-{}-{}", i + 1, charts::slug(task));
             blocks.extend(charts::against_bytes(section, Figure::Score, Some(task), name)?);
         }
     }

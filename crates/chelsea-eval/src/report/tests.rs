@@ -58,7 +58,7 @@ fn tasks_lengths_and_depths_are_shown_apart() {
     assert!(text.contains("| cache | 2K | 4K |"), "{text}");
     assert!(text.contains("| bytes | 25% | 50% |"), "{text}");
     let plots: Vec<String> = report.plots().map(|(path, _)| path).collect();
-    for part in ["m-1-score", "m-1-loss", "m-1-task-easy", "m-1-length-1-0-25", "m-1-depth-hard"] {
+    for part in ["m-1-score", "m-1-loss", "m-1-task-1-easy", "m-1-length-1-0-25", "m-1-depth-hard"] {
         assert!(plots.iter().any(|p| p.contains(part)), "{part} in {plots:?}");
     }
     assert!(plots.iter().all(|p| text.contains(p.as_str())), "the Markdown shows every plot");

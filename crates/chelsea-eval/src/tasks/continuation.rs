@@ -31,7 +31,7 @@ pub fn sample(haystack: &Haystack, options: &ContinuationOptions, index: u64) ->
         return Err(HaystackError::Setting("a continuation needs at least one token to read and one to score"));
     }
     // One token is read after compression and not scored: what follows the document directly was predicted before.
-    let all = haystack.token_stretch(&mut random(seed, index), tokens + 1 + target)?;
+    let all = haystack.token_stretch(&mut random(seed, index), tokens.saturating_add(target).saturating_add(1))?;
     let probe = Continuation {
         cue: all[tokens..=tokens].to_vec(),
         target: all[tokens + 1..].to_vec(),
@@ -68,5 +68,13 @@ mod tests {
     fn nothing_to_score_is_refused() {
         let options = ContinuationOptions { target: 0, ..ContinuationOptions::default() };
         assert!(sample(&hay(), &options, 0).is_err());
+    }
+
+    #[test]
+    fn absurd_lengths_are_refused() {
+        for (tokens, target) in [(usize::MAX, 1), (1, usize::MAX), (usize::MAX, usize::MAX)] {
+            let error = sample(&hay(), &ContinuationOptions { tokens, target, seed: 0 }, 0).unwrap_err();
+            assert!(error.to_string().contains("fewer tokens"), "{error}");
+        }
     }
 }

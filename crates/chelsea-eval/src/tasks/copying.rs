@@ -39,7 +39,7 @@ pub fn sample(
     if passages == 0 || cue == 0 || target == 0 {
         return Err(HaystackError::Setting("copying needs at least one passage, one token given and one to score"));
     }
-    if passages * (cue + target) > tokens {
+    if passages.saturating_mul(cue.saturating_add(target)) > tokens {
         return Err(HaystackError::Setting("the passages to copy do not fit into the document: fewer, or more tokens"));
     }
     let mut rng = random(seed, index);
@@ -86,6 +86,8 @@ mod tests {
     fn passages_that_do_not_fit_are_refused() {
         let options = CopyingOptions { tokens: 200, ..CopyingOptions::default() };
         assert!(sample(&hay(), &options, 0, &encode).unwrap_err().to_string().contains("do not fit"));
+        let absurd = CopyingOptions { passages: 1 << 62, cue: 2, target: 2, ..options };
+        assert!(sample(&hay(), &absurd, 0, &encode).unwrap_err().to_string().contains("do not fit"));
         let options = CopyingOptions { cue: 0, ..options };
         assert!(sample(&hay(), &options, 0, &encode).is_err());
     }

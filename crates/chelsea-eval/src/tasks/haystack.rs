@@ -16,8 +16,8 @@ pub enum HaystackError {
         /// Tokens needed.
         needs: usize,
     },
-    /// More things to hide than there are names for them.
-    #[error("{asked} {what} were asked for, but there are names for {known} only")]
+    /// More things to hide than there can be.
+    #[error("{asked} {what} were asked for, but {known} are the most there can be")]
     TooMany {
         /// What was asked for.
         what: &'static str,

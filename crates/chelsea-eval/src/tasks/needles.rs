@@ -93,10 +93,9 @@ impl NeedleOptions {
     }
 
     fn check(&self) -> Result<(), HaystackError> {
-        let known = CITIES.len();
-        let keys = if self.kind == Kind::MultiValue { 1 } else { self.needles };
-        if keys > known {
-            return Err(HaystackError::TooMany { what: "needles", asked: keys, known });
+        let known = if self.kind == Kind::MultiValue { MOST } else { CITIES.len() };
+        if self.needles > known {
+            return Err(HaystackError::TooMany { what: "needles", asked: self.needles, known });
         }
         if self.needles == 0 || self.values == Values::Digits(0) {
             return Err(HaystackError::Setting("a context needs at least one needle, and a number one digit"));
@@ -169,6 +168,9 @@ const CITIES: [&str; 40] = [
     "Florence",
     "Glasgow",
 ];
+
+/// Most values of one key.
+const MOST: usize = 1000;
 
 /// Makes context number `index`.
 pub fn sample(haystack: &Haystack, options: &NeedleOptions, index: u64) -> Result<Sample, HaystackError> {
@@ -390,6 +392,8 @@ mod tests {
         let make = |options| sample(&hay(), &options, 0).unwrap_err().to_string();
         let base = NeedleOptions { tokens: 300, ..NeedleOptions::default() };
         assert!(make(NeedleOptions { needles: 41, ..base }).contains("40"));
+        let absurd = NeedleOptions { kind: Kind::MultiValue, values: Values::Uuids, needles: 1 << 60, ..base };
+        assert!(make(absurd).contains("1000 are the most"));
         assert!(make(NeedleOptions { needles: 0, ..base }).contains("at least one"));
         // Of one digit, not 0, there are nine.
         let one = NeedleOptions { values: Values::Digits(1), ..base };

@@ -30,6 +30,9 @@ const RATIO: usize = 10;
 /// Common words take about this share of the list.
 const COMMON_SHARE: f64 = 0.5;
 
+/// Most tokens of a list: it is made whole, and no model reads as much.
+const MOST: usize = 100_000_000;
+
 /// Makes list number `index`.
 pub fn sample(
     haystack: &Haystack,
@@ -40,6 +43,9 @@ pub fn sample(
     let &WordOptions { tokens, common, seed } = options;
     if common == 0 {
         return Err(HaystackError::Setting("a list needs at least one common word"));
+    }
+    if tokens > MOST {
+        return Err(HaystackError::Setting("a list of more than a hundred million tokens is not made: fewer tokens"));
     }
     let mut words = haystack.vocabulary().to_vec();
     if words.len() <= common {
@@ -113,7 +119,8 @@ mod tests {
     fn lists_that_cannot_be_made_are_refused() {
         let make = |options| sample(&hay(), &options, 0, &encode).unwrap_err().to_string();
         assert!(make(WordOptions { tokens: 20, ..WordOptions::default() }).contains("too short"));
+        assert!(make(WordOptions { tokens: usize::MAX, ..WordOptions::default() }).contains("fewer tokens"));
         assert!(make(WordOptions { common: 0, ..WordOptions::default() }).contains("at least one"));
-        assert!(make(WordOptions { common: 100_000, ..WordOptions::default() }).contains("names for"));
+        assert!(make(WordOptions { common: 100_000, ..WordOptions::default() }).contains("the most there can be"));
     }
 }

@@ -174,7 +174,7 @@ fn a_removed_download_leaves_nothing_behind() {
     std::fs::write(bench.options.models_dir().join(".smollm2.gguf.partial"), b"half").expect("written");
     let entry = |name: &str| crate::list(&bench.options).into_iter().find(|e| e.name == name).expect("listed");
     assert_eq!(entry("smollm2").state, crate::State::Partial);
-    assert!(crate::remove("smollm2", &bench.options).expect("removed") > 0);
+    assert!(crate::remove("smollm2", &bench.options, &mut Silent).expect("removed") > 0);
     assert_eq!(entry("smollm2").state, crate::State::Available);
     assert_eq!(bench.leftovers(), [bench.options.parts_dir("tiny")]);
 }

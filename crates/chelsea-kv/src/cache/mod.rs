@@ -34,9 +34,10 @@ pub(crate) use statistics::Statistics;
 use crate::Head;
 use crate::balance::Balance;
 use crate::budget::Budget;
-use crate::policy::Needs;
+use crate::policy::{Needs, Policy};
 use crate::query::QueryPower;
 use rayon::prelude::*;
+use std::sync::Arc;
 
 /// Positions are kept as `f32`, which counts exactly up to here.
 pub const MAX_TOKENS: usize = 1 << 24;
@@ -117,6 +118,20 @@ impl SequenceCache {
         let config = CacheConfig { budget, ..self.config.clone() };
         config.validate()?;
         self.config = config;
+        Ok(())
+    }
+
+    /// Changes policy and budget from here on; the next compaction acts on it. Statistics that only the
+    /// new policy needs are gathered from here on, those that it has no use for are dropped; see
+    /// [`SequenceCache::gather`].
+    ///
+    /// # Errors
+    /// If the two do not fit together or to the cache.
+    pub fn reconfigure(&mut self, policy: Arc<dyn Policy>, budget: Budget) -> Result<(), CacheError> {
+        let config = CacheConfig { policy, budget, ..self.config.clone() };
+        config.validate()?;
+        self.config = config;
+        self.gather(Needs::default());
         Ok(())
     }
 

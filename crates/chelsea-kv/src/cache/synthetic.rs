@@ -2,12 +2,10 @@
 
 use super::{CacheConfig, CacheError, MAX_TOKENS, SequenceCache, Statistics};
 use crate::Head;
-use crate::budget::{Budget, Length};
-use crate::policy::{Needs, Policy};
+use crate::budget::Length;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use rayon::prelude::*;
-use std::sync::Arc;
 
 impl CacheConfig {
     /// Entries over all heads that the budget allows a sequence of `tokens` tokens.
@@ -64,26 +62,12 @@ impl SequenceCache {
         }
         Ok(cache)
     }
-
-    /// Changes policy and budget from here on; the next compaction acts on it. Statistics that only the
-    /// new policy needs are gathered from here on, those that it has no use for are dropped; see
-    /// [`SequenceCache::gather`].
-    ///
-    /// # Errors
-    /// If the two do not fit together or to the cache.
-    pub fn reconfigure(&mut self, policy: Arc<dyn Policy>, budget: Budget) -> Result<(), CacheError> {
-        let config = CacheConfig { policy, budget, ..self.config.clone() };
-        config.validate()?;
-        self.config = config;
-        self.gather(Needs::default());
-        Ok(())
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{CacheShape, Rotary};
+    use crate::{Budget, CacheShape, Rotary};
 
     fn config() -> CacheConfig {
         let shape = CacheShape { layers: 2, kv_heads: 2, q_heads: 4, head_dim: 8 };

@@ -26,18 +26,7 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Snap
 /// seen, the note is too long, or the system refuses: no such folder, no permission, disk full.
 pub fn save(path: &Path, cache: &SequenceCache, info: &SnapshotInfo) -> Result<u64, SnapshotError> {
     let ready = Ready::new(cache, info)?;
-    // Through a link, the file it leads to is replaced, not the link.
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-    let before = fs::metadata(&target).ok();
-    if before.as_ref().is_some_and(|meta| !meta.is_file()) {
-        return Err(SnapshotError::NotAFile(target));
-    }
-    let Some(name) = target.file_name() else { return Err(SnapshotError::NotAFile(target)) };
-    let folder = match target.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
-        _ => PathBuf::from("."),
-    };
-    let file = temporary(&folder, name).map_err(io_error("create a file in", &folder))?;
+    let Place { target, folder, before, file } = Place::take(path)?;
     let refused = || io_error("write", path);
     if let Some(before) = before {
         file.as_file().set_permissions(before.permissions()).map_err(refused())?;
@@ -50,6 +39,42 @@ pub fn save(path: &Path, cache: &SequenceCache, info: &SnapshotInfo) -> Result<u
     file.persist(&target).map_err(|error| refused()(error.error))?;
     sync_folder(&folder);
     Ok(bytes)
+}
+
+/// Whether a snapshot could be written to `path` now: to be asked before work that takes long.
+///
+/// # Errors
+/// If something else is there, or the system lets no file be made beside it.
+pub fn can_save(path: &Path) -> Result<(), SnapshotError> {
+    Place::take(path).map(|_| ())
+}
+
+/// Where a snapshot is going to be.
+struct Place {
+    target: PathBuf,
+    folder: PathBuf,
+    /// What is there now.
+    before: Option<fs::Metadata>,
+    /// What will take its place, removed when dropped.
+    file: NamedTempFile,
+}
+
+impl Place {
+    fn take(path: &Path) -> Result<Place, SnapshotError> {
+        // Through a link, the file it leads to is replaced, not the link.
+        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        let before = fs::metadata(&target).ok();
+        if before.as_ref().is_some_and(|meta| !meta.is_file()) {
+            return Err(SnapshotError::NotAFile(target));
+        }
+        let Some(name) = target.file_name() else { return Err(SnapshotError::NotAFile(target)) };
+        let folder = match target.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+            _ => PathBuf::from("."),
+        };
+        let file = temporary(&folder, name).map_err(io_error("create a file in", &folder))?;
+        Ok(Place { target, folder, before, file })
+    }
 }
 
 /// A file beside the one called `name`, removed when dropped, with the permissions of any new file.
@@ -106,6 +131,15 @@ pub fn inspect(path: &Path) -> Result<SnapshotSummary, SnapshotError> {
     }
     let header = Header::decode(&bytes, &prelude)?;
     Ok(SnapshotSummary::new(&header, meta.len()))
+}
+
+/// Reads and checks all of a snapshot, and says what it is.
+///
+/// # Errors
+/// If there is no such file, or it is no sound snapshot.
+pub fn verify(path: &Path) -> Result<SnapshotSummary, SnapshotError> {
+    let file = Mapped::open(path).map_err(io_error("read", path))?;
+    Ok(parse(&file)?.summary())
 }
 
 /// Loads a cache, and what its caller kept beside it. Everything is verified once; after that, keys and

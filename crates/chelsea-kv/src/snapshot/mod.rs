@@ -27,7 +27,7 @@ mod parse;
 mod statistics;
 
 pub use error::SnapshotError;
-pub use file::{inspect, is_snapshot, load, save};
+pub use file::{can_save, inspect, is_snapshot, load, save, verify};
 pub use parse::{Parsed, parse, reseal};
 
 use crate::{Budget, CacheShape, Dtype, Rotary, Schedule, SequenceCache};

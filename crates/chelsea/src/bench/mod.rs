@@ -53,13 +53,13 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         }
     }
     // Before anything is printed: a closed pipe ends the command.
-    let drawn = args.plots.as_ref().map_or(Ok(Vec::new()), |folder| plots::write(&report, folder))?;
+    let drawn = args.plots.as_ref().map_or(Ok(Vec::new()), |folder| plots::write(&report, folder));
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         print!("{}", report.text());
     }
-    for path in drawn {
+    for path in drawn? {
         eprintln!("drawn: {}", path.display());
     }
     Ok(())

@@ -9,7 +9,7 @@ Examples:
   Ask two questions of one document; it is read once, into a quarter of the memory:
     chelsea run -m smollm2 -f report.txt -p 'Who wrote it?' -p 'When?' --kv-budget 25%
 
-  Never let the cache grow past 512 MiB, however long the text:
+  Keep the cache at 512 MiB, and one block more while reading, however long the text:
     chelsea run -m qwen2.5-coder-1.5b -f book.txt -p 'How does it end?' --kv-budget 512MiB
 
   Read once, ask again tomorrow:

@@ -53,7 +53,8 @@ pub struct CacheArgs {
     /// How entries are chosen: a name, and settings if any (chelsea:floor=0,chunk=128) [default: chelsea].
     #[arg(long, value_parser = parse_policy, long_help = policy_help())]
     pub policy: Option<String>,
-    /// How much work choosing may be: `best` is `--policy chelsea-best --compress one-shot`.
+    /// How much work choosing may be: `best` is `--policy chelsea-best --compress one-shot`. It compresses the document
+    /// once; questions and answers after it are kept whole.
     #[arg(long, value_enum, default_value_t = QualityArg::Good, conflicts_with_all = ["policy", "compress"])]
     pub quality: QualityArg,
     /// When prompts are clustered: block by block while reading, or once after it.

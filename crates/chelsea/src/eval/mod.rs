@@ -81,6 +81,10 @@ fn compared(args: &CompareArgs, shown: Shown, skipped: usize, gather: Gather<'_>
         println!("{}\n", table::heading(&args.model.model, &samples, skipped + done.skipped, shown));
         print!("{table}");
     }
+    // What was measured until then is said first.
+    if let Some(error) = done.error {
+        return Err(error.into());
+    }
     if done.records.is_empty() && !done.cancelled {
         anyhow::bail!("nothing was measured: all {} samples were left out", skipped + done.skipped);
     }

@@ -76,6 +76,8 @@ pub struct Done {
     pub skipped: usize,
     /// Whether Ctrl-C ended it.
     pub cancelled: bool,
+    /// What ended it, if it did not come to its end.
+    pub error: Option<EvalError>,
 }
 
 /// Runs what was not run before; `print` sees every result, earlier ones included.
@@ -145,7 +147,10 @@ pub fn run(
                 done.skipped += 1;
                 pace.advance(left.len() - count, &sample.task);
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                done.error = Some(error);
+                break;
+            }
         }
         if subject.cancel.load(Ordering::Relaxed) {
             done.cancelled = true;

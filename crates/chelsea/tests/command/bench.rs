@@ -98,6 +98,18 @@ fn every_measurement_has_rows_that_make_sense() {
 }
 
 #[test]
+fn what_was_measured_is_printed_where_plots_cannot_be_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = folder.path().join("taken");
+    std::fs::write(&taken, "a file").unwrap();
+    let more = ["--json", "--depths", "256", "--prefill", "0", "--decode", "4", "--plots", taken.to_str().unwrap()];
+    let out = chelsea(&[&TINY[..], &more].concat());
+    assert!(!out.status.success() && String::from_utf8_lossy(&out.stderr).contains("taken"));
+    let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(report["depth"].as_array().unwrap().len(), 2);
+}
+
+#[test]
 fn tables_are_for_people_and_plots_are_whole_files() {
     let folder = tempfile::tempdir().unwrap();
     let plots = folder.path().join("plots");

@@ -239,6 +239,9 @@ fn budgets_of_bytes_are_those_of_run_in_the_type_that_they_ask_for() {
         let kl = line["asked"][0]["kl"].as_f64().unwrap();
         assert_eq!(kl == 0.0, share == 1.0, "{line}");
     }
+    // The same budget held against a full cache in 8 bits is something else.
+    ok(&[task.as_slice(), &["--kv-budgets", "25%", "--kv-type", "q8"]].concat());
+    assert_eq!(lines(&results).len(), measured.len() + 1);
     let bad = error(&[task.as_slice(), &["--kv-budgets", "512MiB"]].concat());
     assert!(bad.contains("shares of the full cache"), "{bad}");
 }
@@ -284,6 +287,11 @@ fn files_are_scored_and_their_bad_lines_named() {
     for line in &lines {
         assert_eq!((line["task"].as_str(), line["score"].as_f64()), (Some("qa_1"), Some(1.0)), "{line}");
     }
+    // What was measured before an error ends it is shown.
+    std::fs::write(file, format!("{good}\n{long}\n")).unwrap();
+    let out = chelsea(&["eval", "run", file, "-m", model, "--keeps", "1"]);
+    assert!(!out.status.success() && String::from_utf8_lossy(&out.stderr).contains("qa_1.jsonl:2: the sample needs"));
+    assert!(String::from_utf8_lossy(&out.stdout).contains("qa_1"));
     // Document and question are the same tokens whichever is compressed first: with nothing dropped, so is the answer.
     assert_eq!(lines[0]["asked"], lines[1]["asked"]);
 }

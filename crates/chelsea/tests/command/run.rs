@@ -232,6 +232,7 @@ fn a_saved_cache_answers_like_the_one_it_was_saved_from() {
     let damaged = write(folder.path(), "damaged.kv", &bytes);
     let said = error(&["run", "-m", model, "--load-cache", &damaged, "-p", question]);
     assert!(said.contains("cannot go on from"), "{said}");
+    assert!(error(&["cache", "show", &damaged]).contains("damaged"));
     let cut = write(folder.path(), "cut.kv", &bytes[..middle]);
     error(&["run", "-m", model, "--load-cache", &cut, "-p", question]);
     let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
@@ -246,13 +247,21 @@ fn a_saved_cache_may_be_made_smaller_but_not_be_stored_otherwise() {
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let (large, small) = (path("large.kv"), path("small.kv"));
     let ask = ["run", "-m", model.to_str().unwrap(), "-p", "Why?", "-n", "4", "--json"];
-    let first = json(&[&ask[..], &["-f", &doc, "--kv-budget", "50%", "--save-cache", &large]].concat());
+    let brief = ["--system", "Be brief."];
+    let first = json(&[&ask[..], &brief, &["-f", &doc, "--kv-budget", "50%", "--save-cache", &large]].concat());
     assert_eq!((&first["kv_budget"], &first["kv_type"]), (&"50%".into(), &"q8".into()));
     let less = ["--load-cache", &large, "--kv-budget", "20%", "--save-cache", &small];
     let second = json(&[&ask[..], &less].concat());
     assert!(number(&second, "kv_bytes") < 0.6 * number(&first, "kv_bytes"), "{second}");
     let size = |file: &str| std::fs::metadata(file).unwrap().len() as f64;
     assert!(size(&small) < 0.6 * size(&large));
+    // The system message went on with it.
+    json(&[&ask[..], &brief, &["--load-cache", &small]].concat());
+    let said = error(&[&ask[..], &["--load-cache", &small, "--system", "Be long."]].concat());
+    assert!(said.contains("another system message"), "{said}");
+    // A policy and a budget that go together, though neither goes with what was saved.
+    let whole = json(&[&ask[..], &["--load-cache", &large, "--policy", "full", "--kv-budget", "100%"]].concat());
+    assert_eq!((&whole["policy"], &whole["keep"]), (&"full".into(), &1.0.into()));
     let said = error(&[&ask[..], &["--load-cache", &large, "--kv-type", "f16"]].concat());
     assert!(said.contains("--kv-type"), "{said}");
 }
@@ -280,6 +289,10 @@ fn bad_input_is_said_clearly_and_ends_with_an_error() {
     assert!(run(&junk, &["--threads", "0"]).contains("threads"));
     assert!(run(&junk, &["--top-p", "7"]).contains("top-p"));
     assert!(run(&junk, &["-f", &doc, "--save-cache", "./no/such/folder/x.kv"]).contains("no/such/folder"));
+    let long = "x".repeat(70_000);
+    assert!(run(&junk, &["-f", &doc, "--save-cache", "x.kv", "--system", &long]).contains("system messages"));
+    #[cfg(unix)]
+    assert!(run(&junk, &["-f", &doc, "--save-cache", "/dev/null"]).contains("regular file"));
     assert!(error(&["run", "-m", &junk]).contains("-p"));
     assert!(error(&["bench", "-m", &junk, "--prefill", "0", "--decode", "0"]).contains("nothing to measure"));
     error(&["inspect", &junk]);
@@ -337,6 +350,13 @@ fn limits_of_context_and_budget_are_said_clearly() {
     let model = model.to_str().unwrap();
     let said = error(&["run", "-m", model, "-f", &doc, "-p", "Hi", "--ctx", "100"]);
     assert!(said.contains("context of 100"), "{said}");
+    // Before anything is read: no answer is lost to a question that comes after it, no reading to a second pass.
+    let long = "word ".repeat(1000);
+    let out = chelsea(&["run", "-m", model, "-f", &doc, "-p", "Hi", "-p", &long, "--ctx", "2000"]);
+    assert!(!out.status.success() && out.stdout.is_empty());
+    assert!(String::from_utf8_lossy(&out.stderr).contains("context of 2000"));
+    let said = error(&["run", "-m", model, "-f", &doc, "-p", "Hi", "--ctx", "2000", "--quality", "best"]);
+    assert!(said.contains("repeat the text") && said.contains("context of 2000"), "{said}");
     let said = error(&["run", "-m", model, "-f", &doc, "-p", "Hi", "--kv-budget", "50"]);
     assert!(said.contains("132"), "{said}");
     let said = error(&["run", "-m", model, "-f", &doc, "-p", "Hi", "--kv-budget", "1KiB"]);
