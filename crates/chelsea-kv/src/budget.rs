@@ -285,14 +285,25 @@ pub fn even_shares(lens: &[usize], total: usize) -> Vec<usize> {
     shares
 }
 
-/// The least a head keeps when the average is `total / heads` and every head is promised `floor` of it.
+/// The least a head keeps when the average is `total / heads` and every head is promised `floor` of it; rounded up where
+/// all together stay within the total.
 pub fn head_floor(floor: f64, total: usize, heads: usize) -> usize {
-    (floor * total as f64 / heads as f64).ceil() as usize
+    let least = (floor * total as f64 / heads as f64).ceil() as usize;
+    least.min(total / heads)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn floors_of_all_heads_together_are_within_the_total() {
+        for (floor, total, heads) in [(1.0, 101, 2), (0.9, 3, 2), (0.05, 7, 90), (0.5, 1000, 3), (0.0, 10, 2)] {
+            let least = head_floor(floor, total, heads);
+            assert!(least * heads <= total && least as f64 + 1.0 > floor * total as f64 / heads as f64);
+        }
+        assert_eq!(head_floor(0.05, 100, 2), 3);
+    }
 
     /// Of 6 heads of 32 dimensions: 128 bytes an entry in a full cache, somewhat more here.
     const LIMITS: Limits = Limits {

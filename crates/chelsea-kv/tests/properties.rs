@@ -195,7 +195,7 @@ proptest! {
         let target = ((lens.iter().sum::<usize>() as f64 * share) as usize).max(lens.len());
         let policy = Chelsea { floor, ..Chelsea::default() };
         let plan = plan_for(&policy, &heads, |head| 0..head.len(), target);
-        let least = (floor * target as f64 / lens.len() as f64).ceil() as usize;
+        let least = ((floor * target as f64 / lens.len() as f64).ceil() as usize).min(target / lens.len());
         for (g, head) in heads.iter_mut().enumerate() {
             let count = total_count(head);
             if !plan.roots(g).is_empty() {
@@ -204,6 +204,8 @@ proptest! {
             prop_assert_eq!(total_count(head), count);
             prop_assert!(head.len() >= least.min(lens[g]), "{} of {}, floor {}", head.len(), lens[g], least);
         }
+        let left: usize = heads.iter().map(Head::len).sum();
+        prop_assert!(left <= target, "{left} of {target}, floor {floor}");
     }
 
     #[test]

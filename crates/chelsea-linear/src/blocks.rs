@@ -326,8 +326,14 @@ pub fn dequantize(ty: GgmlType, data: &[u8], out: &mut [f32]) -> Result<(), Line
 }
 
 /// Rounds 32 or fewer numbers (the rest counts as zeros) to codes of [`Q8_0`]: how float weights come
-/// into packed tiles. Rounding is to the nearest code under the half-precision scale.
+/// into packed tiles. Rounding is to the nearest code under the half-precision scale. Where one is not finite, the scale is
+/// not a number, and so is what comes of it: a damaged weight shows.
 pub(crate) fn round_to_q8(x: &[f32], codes: &mut Codes) {
+    if x.iter().any(|x| !x.is_finite()) {
+        codes.d = f16::NAN.to_bits();
+        codes.q[..32].fill(129);
+        return;
+    }
     let amax = x.iter().fold(0.0f32, |a, v| a.max(v.abs()));
     let d = f16::from_f32((amax / 127.0).min(f16::MAX.to_f32()));
     let inverse = if d.to_f32() > 0.0 { 1.0 / d.to_f32() } else { 0.0 };

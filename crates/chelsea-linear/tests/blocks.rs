@@ -68,6 +68,23 @@ fn float_weights_are_rounded_to_eight_bits_in_packed_tiles() {
 }
 
 #[test]
+fn a_damaged_float_weight_shows_in_its_row_alone() {
+    for bad in [f32::NAN, f32::INFINITY] {
+        let mut weights = vec![0.5f32; 3 * 64];
+        weights[64 + 5] = bad;
+        let linear =
+            Linear::new(GgmlType::F32, bytemuck::cast_slice(&weights), 3, 64, Products::Fast, None).expect("valid");
+        for m in [1, 40] {
+            let mut out = vec![0.0; 3 * m];
+            linear.forward(&vec![1.0; 64 * m], m, &mut out);
+            for out in out.chunks_exact(3) {
+                assert!((out[0] - 32.0).abs() < 0.5 && out[1].is_nan() && (out[2] - 32.0).abs() < 0.5, "{out:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_row_order_picks_source_rows() {
     let weights: Vec<f32> = (0..6 * 32).map(|i| (i / 32) as f32).collect();
     let order = [5, 3, 1, 0, 2, 4];

@@ -120,7 +120,7 @@ impl Statistics {
     }
 
     /// Bytes of everything else.
-    pub(super) fn fixed_bytes(shape: CacheShape, needs: Needs) -> usize {
+    pub(crate) fn fixed_bytes(shape: CacheShape, needs: Needs) -> usize {
         let recent = match needs.recent_queries {
             0 => 0,
             window => RecentQueries::bytes_for(shape, window),

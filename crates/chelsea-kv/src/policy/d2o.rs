@@ -84,12 +84,34 @@ fn join(head: &HeadView<'_>, kept: &[bool]) -> Vec<u32> {
         survivors
             .iter()
             .map(|&s| (product(key(i), key(s)), s))
-            .fold((f32::NEG_INFINITY, 0), |best, x| if x.0 > best.0 { x } else { best })
+            .fold((f32::NEG_INFINITY, survivors[0]), |best, x| if x.0 > best.0 { x } else { best })
     };
     let dropped: Vec<(usize, (f32, usize))> = (0..kept.len()).filter(|&i| !kept[i]).map(|i| (i, nearest(i))).collect();
-    let mean = dropped.iter().map(|(_, (alike, _))| f64::from(*alike)).sum::<f64>() / dropped.len() as f64;
+    // A key beyond all numbers is like nothing.
+    let known: Vec<f64> =
+        dropped.iter().map(|(_, (alike, _))| f64::from(*alike)).filter(|alike| alike.is_finite()).collect();
+    let mean = known.iter().sum::<f64>() / known.len() as f64;
     for (i, (alike, survivor)) in dropped {
         roots[i] = if f64::from(alike) >= mean { survivor as u32 } else { EVICT };
     }
     roots
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Dtype, Head, Rotary};
+
+    #[test]
+    fn a_key_beyond_all_numbers_is_dropped_and_joins_nothing() {
+        let mut head = Head::new(4, Dtype::F16);
+        for (i, x) in [0.1, 1.0, 1e6, 1.1].into_iter().enumerate() {
+            head.push(&[x, 1.0, 1.0, 1.0], &[0.0; 4], 1, i as f32);
+        }
+        let rotary = Rotary::plain(4, 10_000.0);
+        let view = HeadView::new(&head, 0..4, &rotary, Vec::new(), 1.0);
+        // The last one is as much like its survivor as any that is like one at all.
+        assert_eq!(join(&view, &[false, true, false, false]), [EVICT, 1, EVICT, 1]);
+        assert_eq!(join(&view, &[true, true, false, true]), [0, 1, EVICT, 3]);
+    }
 }

@@ -145,6 +145,11 @@ impl Plan {
         &self.roots[g]
     }
 
+    /// Bytes of all roots.
+    pub(crate) fn bytes(&self) -> usize {
+        self.roots.iter().map(|roots| roots.capacity() * size_of::<u32>()).sum()
+    }
+
     /// Number of heads.
     pub fn heads(&self) -> usize {
         self.roots.len()

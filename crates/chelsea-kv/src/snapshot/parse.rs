@@ -101,7 +101,15 @@ impl Parsed<'_> {
     ) -> Result<(SequenceCache, SnapshotInfo), SnapshotError> {
         let header = &self.header;
         let policy = match policy {
-            Some(policy) => policy,
+            Some(policy) => {
+                // What it needs is made by the file's word on the shape, and must not grow far beyond the file.
+                let fixed = Statistics::fixed_bytes(header.shape, policy.needs()) as u64;
+                let most = (64 << 20) + 4096 * self.bytes.len() as u64;
+                ensure(fixed <= most, || {
+                    format!("policy `{}` would take {fixed} bytes for heads so large", policy.name())
+                })?;
+                policy
+            }
             None => {
                 let policy = policy::policy(&header.policy)?;
                 // Whatever was saved has them: to begin them here would take memory that the file does not have.

@@ -164,12 +164,20 @@ fn id(value: &Value, what: &str) -> Result<u32, TokenizerError> {
 fn added_tokens(value: &Value) -> Result<Vec<(u32, AddedToken)>, TokenizerError> {
     let mut tokens = Vec::new();
     for entry in value.as_array().into_iter().flatten() {
-        let token: AddedToken =
+        let mut token: AddedToken =
             part(entry, "added_tokens")?.ok_or_else(|| TokenizerError::Json("an added token is null".into()))?;
         check_token(&token.content)?;
+        token.special |= marks_turns(&token.content);
         tokens.push((id(&entry["id"], &token.content)?, token));
     }
     Ok(tokens)
+}
+
+/// Whether a token is written as those are that mark turns and documents: some files do not call them special, and the
+/// text of a document must not become one. Conversions to GGUF tell them by their spelling, too.
+fn marks_turns(token: &str) -> bool {
+    let between = |left, right| token.starts_with(left) && token.ends_with(right);
+    between("<|", "|>") || between("<｜", "｜>")
 }
 
 fn vocabulary(value: &Value) -> Result<HashMap<String, u32>, TokenizerError> {

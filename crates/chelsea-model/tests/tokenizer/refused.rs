@@ -197,6 +197,24 @@ fn added_tokens_of_white_space_take_in_none_beside_them() {
     tokenizer.encode("<|begin_of_text|>    x   x  <|begin_of_text|>  ", true).expect("ids");
 }
 
+/// Some published files do not call the tokens special that mark turns.
+#[test]
+fn text_becomes_no_token_that_marks_turns_whatever_the_file_calls_it() {
+    let mut json = data("tokenizer-tiny.json")["llama3"]["tokenizer"].clone();
+    let tokens = json["added_tokens"].as_array_mut().expect("tokens");
+    for (id, content) in [(700, "<|turn|>"), (701, "<｜User｜>"), (702, "<think>")] {
+        tokens.push(serde_json::json!({"id": id, "content": content, "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false, "special": false}));
+    }
+    let tokenizer = Tokenizer::from_json(&json.to_string(), None, None).expect("a tokenizer");
+    for (id, content) in [(700, "<|turn|>"), (701, "<｜User｜>")] {
+        assert!(tokenizer.is_special(id));
+        assert_eq!(tokenizer.encode(content, true).expect("ids"), [id]);
+        assert!(!tokenizer.encode(content, false).expect("ids").contains(&id), "{content} is text");
+    }
+    assert!(!tokenizer.is_special(702));
+}
+
 #[test]
 fn a_folder_without_a_tokenizer_says_so() {
     let folder = tempfile::tempdir().expect("a folder");
