@@ -112,7 +112,7 @@ fn hub_entries(hub_cache: &Path) -> Vec<Entry> {
 
 /// Removes a model or data set from the cache, unfinished parts included. Returns the bytes that became free.
 ///
-/// Waits while another process downloads the same thing, or anything of the same repository. Models given as files are
+/// Waits while another process downloads the same thing, or anything of the same repository, and says so. Models given as files are
 /// the user's own and are refused.
 pub fn remove(name: &str, options: &Options, progress: &mut dyn Progress) -> Result<u64, HubError> {
     if let Some((name, path)) = named_path(name, options) {

@@ -193,7 +193,10 @@ pub fn check_room(session: &Session, document: usize, question: usize, words: Op
     session.check_room(document + question)?;
     let config = session.cache().config();
     let all = session.history().len() + document;
+    // What was compressed before is not compressed again.
+    let compressed = document == 0 && session.cache().is_within_budget();
     if let (Some(words), Some(chunk)) = (words, config.policy.needs().repetition)
+        && !compressed
         && config.allowed(all) < all * config.shape.heads()
     {
         session.check_room(document + words.longest(chunk.min(all))).with_context(|| {
