@@ -146,9 +146,8 @@ impl SequenceCache {
         let plan = self.config.policy.plan(&self.view(&ranges, &gauge), target);
         let idle = self.pages_to_come(allowed);
         self.heads.iter_mut().for_each(|head| head.limit_idle_pages(idle));
-        let roots = gauge.hold(plan.bytes());
+        let _roots = gauge.hold(plan.bytes());
         self.carry_out(&ranges, &plan, &gauge);
-        drop(roots);
         self.compacted_at = self.tokens();
         let window = self.window();
         for ((frozen, head), range) in self.frozen.iter_mut().zip(&self.heads).zip(&ranges) {
