@@ -162,21 +162,14 @@ fn tokenizer() -> Seeds {
 
 /// A cache of `tokens` tokens of two layers, clustered down to `keep`.
 fn cache(policy_name: &str, dtype: Dtype, tokens: usize, keep: f32) -> Option<Vec<u8>> {
-    let shape = CacheShape { layers: 2, kv_heads: 1, q_heads: 2, head_dim: 4 };
-    let rotary = Rotary { inv_freq: vec![1.0, 0.01], scale: 1.0 };
+    let shape = CacheShape::uniform(2, 2, 1, 4, Rotary { inv_freq: vec![1.0, 0.01], scale: 1.0 }).expect("a shape");
     let policy: Arc<dyn chelsea_kv::Policy> = policy(policy_name).ok()?;
-    let config = CacheConfig {
-        dtype,
-        sinks: 2,
-        window: 8,
-        policy,
-        budget: Budget::Keep(keep),
-        ..CacheConfig::new(shape, rotary)
-    };
+    let config =
+        CacheConfig { dtype, sinks: 2, window: 8, policy, budget: Budget::Keep(keep), ..CacheConfig::new(shape) };
     let mut cache = SequenceCache::new(config).ok()?;
     let mut random = Random::new(tokens as u64);
     let mut numbers = |n: usize| -> Vec<f32> { (0..n).map(|_| random.below(2000) as f32 / 1000.0 - 1.0).collect() };
-    for layer in 0..shape.layers {
+    for layer in 0..2 {
         cache.append(layer, &numbers(tokens * 4), &numbers(tokens * 4)).ok()?;
         let queries = numbers(tokens * 8);
         let mut out = vec![0.0; queries.len()];

@@ -107,14 +107,13 @@ fn load_snapshot(bytes: &[u8]) -> bool {
     let Ok((mut cache, info)) = parsed.cache(None) else { return false };
     assert_eq!(info.tokens.len(), cache.tokens());
     let shape = summary.shape;
-    let numbers = shape.layers * (shape.q_heads + shape.kv_heads) * shape.head_dim;
+    let widths = shape.layers().iter().map(|layer| layer.query_width() + layer.key_width() + layer.value_width());
+    let numbers: usize = widths.sum();
     if numbers <= USABLE {
-        let token = vec![0.5; shape.kv_heads * shape.head_dim];
-        let queries = vec![0.5; shape.q_heads * shape.head_dim];
-        let mut out = queries.clone();
-        for layer in 0..shape.layers {
-            if cache.append(layer, &token, &token).is_ok() {
-                cache.attend(layer, &queries, &mut out);
+        for (layer, spec) in shape.layers().iter().enumerate() {
+            let [key, value, query] = [spec.key_width(), spec.value_width(), spec.query_width()].map(|n| vec![0.5; n]);
+            if cache.append(layer, &key, &value).is_ok() {
+                cache.attend(layer, &query, &mut vec![0.0; spec.output_width()]);
             }
         }
         cache.compact();

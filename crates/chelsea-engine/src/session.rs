@@ -378,7 +378,7 @@ pub fn cache_config(model: &Model, options: &SessionOptions) -> Result<CacheConf
         policy: chelsea_kv::policy(&options.policy)?,
         budget: options.budget,
         schedule: options.schedule,
-        ..CacheConfig::new(model.cache_shape(), model.rotary())
+        ..CacheConfig::new(model.cache_shape())
     })
 }
 

@@ -64,7 +64,7 @@ fn a_large_window_holds_the_budget_and_one_block_like_any_other() {
         let (heads, config) = (cache.heads().len(), cache.config());
         assert_eq!(cache.entries(), n / 4 * heads, "window {window}");
         let entries = n / 4 + BLOCK + PAGE;
-        let pages = entries.div_ceil(PAGE) * heads * Page::bytes(config.shape.head_dim, config.dtype);
+        let pages = entries.div_ceil(PAGE) * heads * Page::bytes(config.shape.layer(0).dims(), config.dtype);
         let bound = pages + memory.fixed + memory.scratch_peak;
         assert!(cache.peak() <= bound, "window {window}: {} > {bound}", cache.peak());
     }

@@ -31,7 +31,7 @@ fn the_peak_of_a_second_pass_is_the_cache_and_what_the_fork_holds_beside_it() {
     assert!(session.memory().total() < before.total());
     // Four pages of a head are full and shared. A fork copies the fifth, and goes on for a chunk, its hint and two words;
     // a number for each entry and what is fixed are its own.
-    let (dtype, head_dim) = (session.cache().config().dtype, session.cache().config().shape.head_dim);
+    let (dtype, head_dim) = (session.cache().config().dtype, session.cache().config().shape.layer(0).dims());
     let pages = (text.len() + 100 + 8 + 2).div_ceil(PAGE);
     let beside = heads * ((pages - 4) * Page::bytes(head_dim, dtype) + pages * PAGE * 4);
     let fixed = before.fixed - heads * text.len().div_ceil(PAGE) * PAGE * 4;

@@ -175,7 +175,7 @@ fn decode(asked: &Asked) {
     for model in &asked.models {
         for &dtype in &asked.dtypes {
             for entries in [2048, 8192, 32768] {
-                let bytes = dtype.bytes(model.kv_heads * entries, model.head_dim);
+                let bytes = dtype.bytes(model.kv_heads * entries, model.head_dim.into());
                 let layers: Vec<_> =
                     (0..(256usize << 20).div_ceil(bytes)).map(|_| layer(model, dtype, entries, &mut numbers)).collect();
                 let memory = vec![1u64; layers.len() * bytes / 8];

@@ -9,7 +9,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::time::Duration;
 
-const SHAPE: CacheShape = CacheShape { layers: 24, kv_heads: 2, q_heads: 14, head_dim: 64 };
+const LAYERS: usize = 24;
+const KV_HEADS: usize = 2;
+const HEAD_DIM: usize = 64;
 const BLOCK: usize = 512;
 
 /// A cache after `tokens` tokens in blocks, compacted after each but the last.
@@ -18,17 +20,19 @@ fn filled(name: &str, budget: Budget, schedule: Schedule, tokens: usize) -> Sequ
         policy: policy(name).expect("registered"),
         budget,
         schedule,
-        ..CacheConfig::new(SHAPE, Rotary::plain(SHAPE.head_dim, 1e6))
+        ..CacheConfig::new(
+            CacheShape::uniform(LAYERS, 14, KV_HEADS, HEAD_DIM, Rotary::plain(HEAD_DIM, 1e6)).expect("a shape"),
+        )
     };
     let mut cache = SequenceCache::new(config).expect("valid");
     cache.expect_tokens(tokens, 0);
     let mut rng = StdRng::seed_from_u64(1);
-    let row = SHAPE.kv_heads * SHAPE.head_dim;
+    let row = KV_HEADS * HEAD_DIM;
     let mut key = vec![0.0f32; row];
     for start in (0..tokens).step_by(BLOCK) {
         cache.compact();
         let n = BLOCK.min(tokens - start);
-        for layer in 0..SHAPE.layers {
+        for layer in 0..LAYERS {
             let mut keys = Vec::with_capacity(n * row);
             for _ in 0..n {
                 key.iter_mut().for_each(|x| *x = 0.9 * *x + rng.random::<f32>() - 0.5);
@@ -48,12 +52,12 @@ fn main() {
         .measurement_time(Duration::from_secs(3))
         .configure_from_args();
     let c = &mut criterion;
-    let row = BLOCK * SHAPE.kv_heads * SHAPE.head_dim;
+    let row = BLOCK * KV_HEADS * HEAD_DIM;
     let (k, v) = (vec![0.5; row], vec![0.25; row]);
     let empty = filled("full", Budget::Keep(1.0), Schedule::Once, 0);
     c.bench_function("append 512 tokens to 24 layers", |b| {
         let append = |mut cache: SequenceCache| {
-            (0..SHAPE.layers).for_each(|layer| cache.append(layer, &k, &v).expect("in step"));
+            (0..LAYERS).for_each(|layer| cache.append(layer, &k, &v).expect("in step"));
             cache
         };
         b.iter_batched(|| empty.fork(), append, BatchSize::LargeInput);

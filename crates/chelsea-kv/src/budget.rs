@@ -67,6 +67,17 @@ pub enum BudgetError {
         /// The least that works.
         needed: usize,
     },
+    /// The layers with a sliding window alone take more.
+    #[error(
+        "a budget of {bytes} bytes is too small: the layers with a sliding window take {needed} bytes, and no policy can \
+         make them smaller"
+    )]
+    Sliding {
+        /// What was asked for.
+        bytes: usize,
+        /// What those layers take.
+        needed: usize,
+    },
     /// Text that is no budget.
     #[error("`{0}` is not a budget: write a share like 25%, entries a head like 20000, or bytes like 512MiB")]
     Unreadable(String),
@@ -105,10 +116,11 @@ impl Length {
     }
 }
 
-/// What a budget must know of the cache it is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a budget must know of the cache it is for. Only heads of layers that grow with the text can give entries up; a
+/// layer with a sliding window takes its bytes off the budget, whatever it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// KV heads over all layers.
+    /// KV heads over all layers that grow.
     pub heads: usize,
     /// Attention sinks of a head.
     pub sinks: usize,
@@ -116,11 +128,24 @@ pub struct Limits {
     pub window: usize,
     /// Entries of a page.
     pub page: usize,
-    /// Bytes of a page, everything counted.
+    /// Bytes of a page of a layer that grows, everything counted.
     pub page_bytes: usize,
     /// Bytes that do not depend on the number of entries.
     pub fixed_bytes: usize,
-    /// Bytes of a token over all heads in a full cache of 16-bit numbers.
+    /// Bytes of a token over all heads that grow in a full cache of 16-bit numbers.
+    pub full_token_bytes: usize,
+    /// The layers with a sliding window.
+    pub sliding: Vec<Sliding>,
+}
+
+/// A layer with a sliding window, as far as a budget is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sliding {
+    /// Tokens that it sees.
+    pub window: usize,
+    /// Bytes of one page for each of its heads, everything counted.
+    pub page_bytes: usize,
+    /// Bytes of a token over its heads in a full cache of 16-bit numbers.
     pub full_token_bytes: usize,
 }
 
@@ -130,27 +155,41 @@ impl Limits {
         self.sinks + self.window
     }
 
-    /// Entries over all heads that are sure to fit in `bytes`: each head may waste up to a page less one
-    /// entry.
-    fn entries_in(&self, bytes: usize) -> usize {
-        let pages = bytes.saturating_sub(self.fixed_bytes) / self.page_bytes;
+    /// Bytes that the layers with a sliding window hold of a text of `tokens`, between two steps. Their entries begin and
+    /// end anywhere in a page.
+    pub fn sliding_bytes(&self, tokens: usize) -> usize {
+        let held = |layer: &Sliding| (layer.window.min(tokens).div_ceil(self.page) + 1) * layer.page_bytes;
+        self.sliding.iter().map(held).sum()
+    }
+
+    /// Bytes of a full cache of 16-bit numbers, of `tokens` tokens.
+    fn full_bytes(&self, tokens: usize) -> usize {
+        let sliding = self.sliding.iter().map(|layer| layer.window.min(tokens) * layer.full_token_bytes);
+        tokens * self.full_token_bytes + sliding.sum::<usize>()
+    }
+
+    /// Entries over all heads that are sure to fit in `bytes`, of a text of `tokens`: each head may waste up to a page
+    /// less one entry.
+    fn entries_in(&self, bytes: usize, tokens: usize) -> usize {
+        let left = bytes.saturating_sub(self.fixed_bytes + self.sliding_bytes(tokens));
+        let pages = left.checked_div(self.page_bytes).unwrap_or(0);
         (pages * self.page).saturating_sub(self.heads * (self.page - 1))
     }
 
     /// Share of the entries of `tokens` tokens that are sure to fit in `share` of the bytes of a full 16-bit cache.
     fn ratio_in(&self, share: f32, tokens: usize) -> f64 {
-        let bytes = f64::from(share) * tokens.max(LEAST_TOKENS) as f64 * self.full_token_bytes as f64;
+        let bytes = f64::from(share) * self.full_bytes(tokens.max(LEAST_TOKENS)) as f64;
         let all = (tokens as f64 / self.page as f64).ceil() * (self.heads * self.page_bytes) as f64;
-        if all + self.fixed_bytes as f64 <= bytes {
+        if all + (self.fixed_bytes + self.sliding_bytes(tokens)) as f64 <= bytes {
             return 1.0;
         }
-        (self.entries_in(bytes as usize) as f64 / (tokens as f64 * self.heads as f64)).min(1.0)
+        (self.entries_in(bytes as usize, tokens) as f64 / (tokens as f64 * self.heads as f64)).min(1.0)
     }
 
     /// The least bytes in which `entries` a head are sure to fit.
     fn bytes_for(&self, entries: usize) -> usize {
         let slots = self.heads * (entries + self.page - 1);
-        slots.div_ceil(self.page) * self.page_bytes + self.fixed_bytes
+        slots.div_ceil(self.page) * self.page_bytes + self.fixed_bytes + self.sliding_bytes(usize::MAX)
     }
 }
 
@@ -164,6 +203,9 @@ impl Budget {
             Budget::Share(share) if !(share > 0.0 && share <= 1.0) => Err(BudgetError::Share(share)),
             Budget::Entries(entries) if entries < needed => {
                 Err(BudgetError::Entries { entries, sinks, window, page: limits.page, needed })
+            }
+            Budget::Bytes(bytes) if bytes < limits.sliding_bytes(usize::MAX) => {
+                Err(BudgetError::Sliding { bytes, needed: limits.sliding_bytes(usize::MAX) })
             }
             Budget::Bytes(bytes) if bytes < limits.bytes_for(needed) => {
                 let needed = limits.bytes_for(needed);
@@ -209,7 +251,7 @@ impl Budget {
             Budget::Keep(ratio) => in_proportion(f64::from(ratio)),
             Budget::Share(share) => in_proportion(limits.ratio_in(share, at.end())),
             Budget::Entries(entries) => entries.saturating_mul(limits.heads),
-            Budget::Bytes(bytes) => limits.entries_in(bytes),
+            Budget::Bytes(bytes) => limits.entries_in(bytes, at.end()),
         };
         allowed.saturating_add(beyond).min(all)
     }
@@ -314,6 +356,7 @@ mod tests {
         page_bytes: 10_000,
         fixed_bytes: 500,
         full_token_bytes: 768,
+        sliding: Vec::new(),
     };
 
     fn reading(tokens: usize, expected: usize) -> Length {

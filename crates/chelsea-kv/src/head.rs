@@ -1,7 +1,7 @@
 //! One KV head of one layer: an ordered list of entries in pages.
 
 use crate::balance::Balance;
-use crate::{Dtype, PAGE, Page, Rotary, TILE};
+use crate::{Dims, Dtype, PAGE, Page, Rotary, TILE};
 use std::sync::Arc;
 
 /// The entries of one KV head, in sequence order. Cloning shares the pages; a shared page is copied
@@ -15,7 +15,7 @@ pub struct Head {
     /// How many may wait.
     idle_limit: usize,
     len: usize,
-    head_dim: usize,
+    dims: Dims,
     dtype: Dtype,
     /// What keys are stored divided by; nothing where they are stored as they are.
     balance: Option<Balance>,
@@ -24,21 +24,21 @@ pub struct Head {
 impl Clone for Head {
     /// Shares the pages that hold entries; those that wait for some stay here.
     fn clone(&self) -> Self {
-        let Head { pages, len, head_dim, dtype, balance, .. } = self;
-        Head { balance: balance.clone(), ..Head::from_pages(pages.clone(), *len, *head_dim, *dtype) }
+        let Head { pages, len, dims, dtype, balance, .. } = self;
+        Head { balance: balance.clone(), ..Head::from_pages(pages.clone(), *len, *dims, *dtype) }
     }
 }
 
 impl Head {
     /// A head without entries.
-    pub fn new(head_dim: usize, dtype: Dtype) -> Self {
-        Head::from_pages(Vec::new(), 0, head_dim, dtype)
+    pub fn new(dims: impl Into<Dims>, dtype: Dtype) -> Self {
+        Head::from_pages(Vec::new(), 0, dims.into(), dtype)
     }
 
     /// A head of `len` entries in `pages`, of which all but the last are full.
-    pub(crate) fn from_pages(pages: Vec<Arc<Page>>, len: usize, head_dim: usize, dtype: Dtype) -> Self {
+    pub(crate) fn from_pages(pages: Vec<Arc<Page>>, len: usize, dims: Dims, dtype: Dtype) -> Self {
         debug_assert_eq!(pages.len(), len.div_ceil(PAGE));
-        Head { pages, idle: Vec::new(), idle_limit: 0, len, head_dim, dtype, balance: None }
+        Head { pages, idle: Vec::new(), idle_limit: 0, len, dims, dtype, balance: None }
     }
 
     /// Number of entries.
@@ -51,9 +51,24 @@ impl Head {
         self.len == 0
     }
 
-    /// Numbers of a key, and of a value.
+    /// Numbers of a key.
+    pub fn key_dim(&self) -> usize {
+        self.dims.key
+    }
+
+    /// Numbers of a value.
+    pub fn value_dim(&self) -> usize {
+        self.dims.value
+    }
+
+    /// Numbers of a key, where values have as many.
     pub fn head_dim(&self) -> usize {
-        self.head_dim
+        self.dims.key
+    }
+
+    /// Numbers of a key and of a value.
+    pub fn dims(&self) -> Dims {
+        self.dims
     }
 
     /// How numbers are stored.
@@ -66,9 +81,9 @@ impl Head {
         &self.pages
     }
 
-    /// Pages without entries that are held for the next ones.
-    pub(crate) fn idle_pages(&self) -> usize {
-        self.idle.len()
+    /// Pages that are held: those with entries, and those that wait for the next ones.
+    pub(crate) fn pages_held(&self) -> usize {
+        self.pages.len() + self.idle.len()
     }
 
     /// Has at most `limit` pages wait for the next entries from now on, of those that entries leave.
@@ -91,7 +106,7 @@ impl Head {
     /// Looks how large the keys are of a head that is still short, with `n` that come next, and states its own anew where
     /// that tells more than before.
     pub(crate) fn weigh(&mut self, keys: &[f32], stride: usize, n: usize, rotary: &Rotary) {
-        let (dim, held) = (self.head_dim, self.len);
+        let (dim, held) = (self.dims.key, self.len);
         if n == 0 || (self.balance.is_some() && held + n < Balance::SETTLED) {
             return;
         }
@@ -101,7 +116,7 @@ impl Head {
         next.chunks_exact_mut(dim).enumerate().for_each(|(t, key)| key.copy_from_slice(&keys[t * stride..][..dim]));
         let Some(balance) = Balance::of(&all, dim, dim, held + n, rotary) else { return };
         self.balance = Some(balance);
-        let mut value = vec![0.0; dim];
+        let mut value = vec![0.0; self.dims.value];
         for (i, key) in all.chunks_exact(dim).take(held).enumerate() {
             self.read_value(i, &mut value);
             self.set(i, key, &value, self.count(i), self.position(i));
@@ -109,13 +124,13 @@ impl Head {
     }
 
     fn add_page(&mut self) {
-        let page = self.idle.pop().unwrap_or_else(|| Arc::new(Page::new(self.head_dim, self.dtype)));
+        let page = self.idle.pop().unwrap_or_else(|| Arc::new(Page::new(self.dims, self.dtype)));
         self.pages.push(page);
     }
 
     /// Adds an entry at the end.
     pub fn push(&mut self, key: &[f32], value: &[f32], count: u32, position: f32) {
-        assert!(key.len() == self.head_dim && value.len() == self.head_dim, "a key and a value have head_dim numbers");
+        assert!(key.len() == self.dims.key && value.len() == self.dims.value, "a key and a value of the head's sizes");
         if self.len == self.pages.len() * PAGE {
             self.add_page();
         }
@@ -124,9 +139,9 @@ impl Head {
     }
 
     /// Adds `n` tokens at the end, at positions `first..first + n`. Key and value of token `t` are
-    /// `keys[t * stride..][..head_dim]` and `values[t * stride..][..head_dim]`.
-    pub fn extend(&mut self, keys: &[f32], values: &[f32], stride: usize, n: usize, first: usize) {
-        let dim = self.head_dim;
+    /// `keys[t * strides.key..][..key_dim]` and `values[t * strides.value..][..value_dim]`.
+    pub fn extend(&mut self, keys: &[f32], values: &[f32], strides: Dims, n: usize, first: usize) {
+        let dims = self.dims;
         let mut t = 0;
         while t < n {
             if self.len == self.pages.len() * PAGE {
@@ -136,8 +151,8 @@ impl Head {
             let here = (PAGE - slot).min(n - t);
             let page = Arc::make_mut(&mut self.pages[self.len / PAGE]);
             for i in 0..here {
-                let row = (t + i) * stride;
-                let (key, value) = (stored(&mut self.balance, &keys[row..row + dim]), &values[row..row + dim]);
+                let key = stored(&mut self.balance, &keys[(t + i) * strides.key..][..dims.key]);
+                let value = &values[(t + i) * strides.value..][..dims.value];
                 page.set(slot + i, self.dtype, key, value, 1, (first + t + i) as f32);
             }
             self.len += here;
@@ -185,6 +200,15 @@ impl Head {
         }
     }
 
+    /// Gives pages back whose entries no later token sees, where a token sees `window` tokens, itself included. A page of
+    /// which one entry is still seen stays whole: attention leaves out the others.
+    pub(crate) fn slide(&mut self, window: Option<usize>) {
+        let Some(window) = window else { return };
+        let unseen = self.len.saturating_sub(window - 1) / PAGE;
+        self.pages.drain(..unseen);
+        self.len -= unseen * PAGE;
+    }
+
     /// Tokens that entry `i` stands for.
     pub fn count(&self, i: usize) -> u32 {
         self.pages[i / PAGE].counts()[i % PAGE]
@@ -203,7 +227,7 @@ impl Head {
         }
     }
 
-    /// Reads the tile of keys that entry `i` is in, after RoPE as they are stored, into `out`, `[head_dim][TILE]`.
+    /// Reads the tile of keys that entry `i` is in, after RoPE as they are stored, into `out`, `[key_dim][TILE]`.
     /// Lanes past the head's length hold finite numbers that mean nothing.
     pub(crate) fn read_key_tile(&self, i: usize, out: &mut [f32]) {
         self.pages[i / PAGE].read_key_tile(i % PAGE / TILE, self.dtype, out);
@@ -238,7 +262,7 @@ mod tests {
     }
 
     fn filled(n: usize, dim: usize, dtype: Dtype) -> Head {
-        let mut head = Head::new(dim, dtype);
+        let mut head = Head::new(Dims::both(dim), dtype);
         for i in 0..n {
             head.push(&row(i, dim), &row(i + 1000, dim), i as u32 + 1, i as f32);
         }
@@ -246,7 +270,7 @@ mod tests {
     }
 
     fn assert_entry(head: &Head, at: usize, i: usize) {
-        let dim = head.head_dim();
+        let dim = head.key_dim();
         let mut out = vec![0.0; dim];
         head.read_key(at, &mut out);
         // What a type of so many bits rounds off at most, of a row whose largest number is `largest`.
@@ -297,7 +321,7 @@ mod tests {
             let rows: Vec<f32> = (0..100).flat_map(|i| row(i, 2 * dim)).collect();
             let mut at_once = filled(70, dim, Dtype::F16);
             let mut one_by_one = at_once.clone();
-            at_once.extend(&rows[dim..], &rows, 2 * dim, 100, 70);
+            at_once.extend(&rows[dim..], &rows, Dims::both(2 * dim), 100, 70);
             for i in 0..100 {
                 let token = &rows[i * 2 * dim..][..2 * dim];
                 one_by_one.push(&token[dim..], &token[..dim], 1, (70 + i) as f32);
@@ -313,8 +337,8 @@ mod tests {
 
     /// Everything that an entry is, as bits.
     fn bits(head: &Head, i: usize) -> Vec<u32> {
-        let mut row = vec![0.0; 2 * head.head_dim()];
-        let (key, value) = row.split_at_mut(head.head_dim());
+        let mut row = vec![0.0; 2 * head.key_dim()];
+        let (key, value) = row.split_at_mut(head.key_dim());
         head.read_key(i, key);
         head.read_value(i, value);
         row.iter().map(|x| x.to_bits()).chain([head.count(i), head.position(i).to_bits()]).collect()
@@ -353,21 +377,21 @@ mod tests {
         let copy = head.clone();
         head.limit_idle_pages(3);
         head.truncate(450);
-        assert_eq!(head.idle_pages(), 0, "a page that a copy reads is not given away");
+        assert_eq!(head.idle.len(), 0, "a page that a copy reads is not given away");
         drop(copy);
         head.truncate(70);
-        assert_eq!((head.pages().len(), head.idle_pages()), (2, 3));
-        assert_eq!(head.clone().idle_pages(), 0);
+        assert_eq!((head.pages().len(), head.idle.len()), (2, 3));
+        assert_eq!(head.clone().idle.len(), 0);
         let mut anew = filled(70, 8, Dtype::Q8);
         for head in [&mut head, &mut anew] {
             head.push(&row(7, 8), &row(1007, 8), 8, 7.0);
             (0..60).for_each(|i| head.push(&row(i, 8), &row(i + 1000, 8), 1, i as f32));
         }
-        assert_eq!(head.idle_pages(), 2);
+        assert_eq!(head.idle.len(), 2);
         let (page, new) = (head.pages().last().unwrap(), anew.pages().last().unwrap());
         assert_eq!((page.kv(), page.counts(), page.ln_counts()), (new.kv(), new.counts(), new.ln_counts()));
         assert_eq!(page.positions(), new.positions());
         head.limit_idle_pages(1);
-        assert_eq!(head.idle_pages(), 1);
+        assert_eq!(head.idle.len(), 1);
     }
 }

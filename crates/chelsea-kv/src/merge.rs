@@ -4,8 +4,8 @@
 //! survives, `roots[i] == j` joins j (which must survive), [`EVICT`] is removed. A cluster sits at its
 //! root's place; survivors keep their order; counts add up.
 
-use crate::Head;
 use crate::scratch::Gauge;
+use crate::{Dims, Head};
 use std::ops::Range;
 
 /// Root of an entry that is dropped without joining another.
@@ -43,7 +43,8 @@ pub fn merge_head(head: &mut Head, range: Range<usize>, roots: &[u32], gauge: &G
     if survivors(roots) == roots.len() {
         return roots.len();
     }
-    let dim = head.head_dim();
+    let Dims { key: key_dim, value: value_dim } = head.dims();
+    let dim = key_dim + value_dim;
     let mut clusters = vec![Cluster::default(); roots.len()];
     for (i, &root) in roots.iter().enumerate().filter(|&(_, &r)| r != EVICT) {
         let cluster = &mut clusters[root as usize];
@@ -57,16 +58,16 @@ pub fn merge_head(head: &mut Head, range: Range<usize>, roots: &[u32], gauge: &G
         cluster.row = rows;
         rows += 1;
     }
-    let _hold = gauge.hold(rows as usize * 2 * dim * 4 + clusters.len() * size_of::<Cluster>());
-    let mut sums = vec![0.0f32; rows as usize * 2 * dim];
-    let (mut key, mut value) = (vec![0.0; dim], vec![0.0; dim]);
+    let _hold = gauge.hold(rows as usize * dim * 4 + clusters.len() * size_of::<Cluster>());
+    let mut sums = vec![0.0f32; rows as usize * dim];
+    let (mut key, mut value) = (vec![0.0; key_dim], vec![0.0; value_dim]);
     for (i, &root) in roots.iter().enumerate().filter(|&(_, &r)| r != EVICT) {
         let cluster = clusters[root as usize];
         if cluster.members > 1 {
             head.read_key(range.start + i, &mut key);
             head.read_value(range.start + i, &mut value);
             let weight = head.count(range.start + i) as f32;
-            let (keys, values) = sums[cluster.row as usize * 2 * dim..][..2 * dim].split_at_mut(dim);
+            let (keys, values) = sums[cluster.row as usize * dim..][..dim].split_at_mut(key_dim);
             keys.iter_mut().zip(&key).for_each(|(sum, x)| *sum += weight * x);
             values.iter_mut().zip(&value).for_each(|(sum, x)| *sum += weight * x);
         }
@@ -79,11 +80,11 @@ pub fn merge_head(head: &mut Head, range: Range<usize>, roots: &[u32], gauge: &G
             1 => head.move_down(at, range.start + i),
             _ => {
                 let total = cluster.count as f32;
-                let mean = &mut sums[cluster.row as usize * 2 * dim..][..2 * dim];
+                let mean = &mut sums[cluster.row as usize * dim..][..dim];
                 mean.iter_mut().for_each(|x| *x /= total);
                 let count = u32::try_from(cluster.count).expect("a sequence has fewer than 2^32 tokens");
                 let position = (cluster.moment / cluster.count as f64) as f32;
-                head.set(at, &mean[..dim], &mean[dim..], count, position);
+                head.set(at, &mean[..key_dim], &mean[key_dim..], count, position);
             }
         }
         at += 1;

@@ -13,7 +13,7 @@
 use crate::convert::with_format;
 pub use crate::convert::{Format, K8V4, Nibbles, Number, Rows};
 use crate::simd::prefetch;
-use crate::{Dtype, Mapped};
+use crate::{Dims, Dtype, Mapped};
 use bytemuck::Zeroable;
 use std::ops::Range;
 use std::sync::Arc;
@@ -84,6 +84,7 @@ struct Parts<'a, F: Format> {
 #[derive(Debug, Clone)]
 pub struct Page {
     lines: Lines,
+    dims: Dims,
     /// `ln count` of every entry; entries past the head's length hold `-inf`, so that kernels may
     /// run over whole tiles.
     ln_count: Box<[f32; PAGE]>,
@@ -98,10 +99,11 @@ fn zeroed_lines(bytes: usize) -> Box<[Line]> {
 }
 
 impl Page {
-    /// An empty page for keys and values of `head_dim` numbers.
-    pub fn new(head_dim: usize, dtype: Dtype) -> Self {
+    /// An empty page for keys and values of these sizes.
+    pub fn new(dims: Dims, dtype: Dtype) -> Self {
         Page {
-            lines: Lines::Owned(zeroed_lines(Page::line_bytes(head_dim, dtype))),
+            lines: Lines::Owned(zeroed_lines(Page::line_bytes(dims, dtype))),
+            dims,
             ln_count: Box::new([f32::NEG_INFINITY; PAGE]),
             count: Box::new([0; PAGE]),
             position: Box::new([0.0; PAGE]),
@@ -109,9 +111,10 @@ impl Page {
     }
 
     /// A page of the entries that `lines`, `counts` and `positions` hold; the slots past them are empty.
-    pub(crate) fn restored(lines: Lines, entries: impl Iterator<Item = (u32, f32)>) -> Self {
+    pub(crate) fn restored(lines: Lines, dims: Dims, entries: impl Iterator<Item = (u32, f32)>) -> Self {
         let mut page = Page {
             lines,
+            dims,
             ln_count: Box::new([f32::NEG_INFINITY; PAGE]),
             count: Box::new([0; PAGE]),
             position: Box::new([0.0; PAGE]),
@@ -125,9 +128,9 @@ impl Page {
         self.lines.bytes()
     }
 
-    /// Bytes of keys, values and scales together: a multiple of 64 for an even head size.
-    pub const fn line_bytes(head_dim: usize, dtype: Dtype) -> usize {
-        dtype.bytes(PAGE, head_dim)
+    /// Bytes of keys, values and scales together: a multiple of 64 for even sizes.
+    pub const fn line_bytes(dims: Dims, dtype: Dtype) -> usize {
+        dtype.bytes(PAGE, dims)
     }
 
     /// Bytes of counts, `ln count` and positions.
@@ -135,44 +138,48 @@ impl Page {
 
     /// Bytes of the bookkeeping that a page costs beside its entries: the page itself, its reference
     /// counts and the pointer to it.
-    pub const OVERHEAD_BYTES: usize = size_of::<Page>() + 3 * size_of::<usize>();
+    pub const OVERHEAD_BYTES: usize = 80;
 
-    /// Bytes that a page of keys and values of `head_dim` numbers takes, everything counted.
-    pub fn bytes(head_dim: usize, dtype: Dtype) -> usize {
-        Page::line_bytes(head_dim, dtype) + Page::META_BYTES + Page::OVERHEAD_BYTES
+    /// Bytes that a page of keys and values of these sizes takes, everything counted.
+    pub const fn bytes(dims: Dims, dtype: Dtype) -> usize {
+        Page::line_bytes(dims, dtype) + Page::META_BYTES + Page::OVERHEAD_BYTES
     }
 
-    /// Of `bytes` of lines, where values begin and where scales begin.
-    const fn split<F: Format>(bytes: usize) -> (usize, usize) {
-        let scales = if F::Key::SCALED { bytes - 2 * PAGE * size_of::<f32>() } else { bytes };
-        let (key, value) = (size_of::<F::Key>() * F::Value::SHARED, size_of::<F::Value>());
-        (scales / (key + value) * key, scales)
+    /// Where values begin in the lines, and where scales begin.
+    fn split<F: Format>(&self) -> (usize, usize) {
+        let keys = PAGE * self.dims.key * size_of::<F::Key>();
+        (keys, keys + PAGE * self.dims.value * size_of::<F::Value>() / F::Value::SHARED)
     }
 
-    /// The keys, `[PAGE / TILE][head_dim][TILE]`, as stored numbers.
+    /// Sizes of keys and values.
+    pub fn dims(&self) -> Dims {
+        self.dims
+    }
+
+    /// The keys, `[PAGE / TILE][key_dim][TILE]`, as stored numbers.
     pub fn keys<F: Format>(&self) -> &[F::Key] {
-        let bytes = self.lines.bytes();
-        bytemuck::cast_slice(&bytes[..Page::split::<F>(bytes.len()).0])
+        bytemuck::cast_slice(&self.lines.bytes()[..self.split::<F>().0])
     }
 
-    /// The values, `[PAGE / SHARED][head_dim]`, as stored numbers.
+    /// The values, `[PAGE / SHARED][value_dim]`, as stored numbers.
     pub fn values<F: Format>(&self) -> &[F::Value] {
-        let bytes = self.lines.bytes();
-        let (values, scales) = Page::split::<F>(bytes.len());
-        bytemuck::cast_slice(&bytes[values..scales])
+        let (values, scales) = self.split::<F>();
+        bytemuck::cast_slice(&self.lines.bytes()[values..scales])
     }
 
     /// The scales that stored numbers have, if any.
     pub fn scales<F: Format>(&self) -> Option<Scales<'_>> {
-        let bytes = self.lines.bytes();
-        let scales: &[f32] = bytemuck::cast_slice(&bytes[Page::split::<F>(bytes.len()).1..]);
-        let (keys, values) = (scales.first_chunk()?, scales.last_chunk()?);
-        Some(Scales { keys, values })
+        if !F::Key::SCALED {
+            return None;
+        }
+        let scales: &[f32] = bytemuck::cast_slice(&self.lines.bytes()[self.split::<F>().1..]);
+        let (keys, rest) = scales.split_first_chunk()?;
+        Some(Scales { keys, values: rest.first_chunk()? })
     }
 
     fn parts_mut<F: Format>(&mut self) -> Parts<'_, F> {
+        let (values, scales) = self.split::<F>();
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(self.lines.to_mut());
-        let (values, scales) = Page::split::<F>(bytes.len());
         let (numbers, scales) = bytes.split_at_mut(scales);
         let (keys, values) = numbers.split_at_mut(values);
         Parts {
@@ -197,7 +204,7 @@ impl Page {
         &self.position
     }
 
-    /// Writes entry `slot`. `key` and `value` have `head_dim` numbers.
+    /// Writes entry `slot`, with a key of `key_dim` numbers and a value of `value_dim`.
     pub fn set(&mut self, slot: usize, dtype: Dtype, key: &[f32], value: &[f32], count: u32, position: f32) {
         fn put<F: Format>(page: &mut Page, slot: usize, key: &[f32], value: &[f32]) {
             let dim = key.len();
@@ -211,7 +218,7 @@ impl Page {
                     column[slot % TILE] = x;
                 }
             }
-            let (row, part) = row::<F>(slot, dim);
+            let (row, part) = row::<F>(slot, value.len());
             F::Value::write(value, value_scale, &mut values[row], part);
             if F::Key::SCALED {
                 (scales[slot], scales[PAGE + slot]) = (key_scale, value_scale);
@@ -231,14 +238,14 @@ impl Page {
     /// Copies entry `from` of `source` to `slot`, bit for bit.
     pub fn copy_entry(&mut self, slot: usize, source: &Page, from: usize, dtype: Dtype) {
         fn put<F: Format>(page: &mut Page, slot: usize, source: &Page, from: usize) {
+            let Dims { key: dim, value: value_dim } = page.dims;
             let Parts { keys, values, scales } = page.parts_mut::<F>();
-            let dim = keys.len() / PAGE;
             let (source_keys, source_values) = (source.keys::<F>(), source.values::<F>());
             let (to, at) = (slot / TILE * TILE * dim + slot % TILE, from / TILE * TILE * dim + from % TILE);
             for i in 0..dim {
                 keys[to + i * TILE] = source_keys[at + i * TILE];
             }
-            let ((to, part), (at, of)) = (row::<F>(slot, dim), row::<F>(from, dim));
+            let ((to, part), (at, of)) = (row::<F>(slot, value_dim), row::<F>(from, value_dim));
             values[to].iter_mut().zip(&source_values[at]).for_each(|(to, &x)| *to = to.with(part, x, of));
             if let Some(source) = source.scales::<F>() {
                 (scales[slot], scales[PAGE + slot]) = (source.keys[from], source.values[from]);
@@ -251,13 +258,13 @@ impl Page {
     /// Moves entry `from` of this page to the earlier slot `slot`, bit for bit.
     pub fn move_entry(&mut self, slot: usize, from: usize, dtype: Dtype) {
         fn put<F: Format>(page: &mut Page, slot: usize, from: usize) {
+            let Dims { key: dim, value: value_dim } = page.dims;
             let Parts { keys, values, scales } = page.parts_mut::<F>();
-            let dim = keys.len() / PAGE;
             let (to, at) = (slot / TILE * TILE * dim + slot % TILE, from / TILE * TILE * dim + from % TILE);
             for i in 0..dim {
                 keys[to + i * TILE] = keys[at + i * TILE];
             }
-            let ((to, part), (at, of)) = (row::<F>(slot, dim), row::<F>(from, dim));
+            let ((to, part), (at, of)) = (row::<F>(slot, value_dim), row::<F>(from, value_dim));
             for (to, at) in to.zip(at) {
                 values[to] = values[to].with(part, values[at], of);
             }
@@ -284,7 +291,7 @@ impl Page {
         true
     }
 
-    /// Reads the key of entry `slot` into `out` (`head_dim` numbers).
+    /// Reads the key of entry `slot` into `out` (`key_dim` numbers).
     pub fn read_key(&self, slot: usize, dtype: Dtype, out: &mut [f32]) {
         fn get<F: Format>(page: &Page, slot: usize, out: &mut [f32]) {
             let dim = out.len();
@@ -301,7 +308,7 @@ impl Page {
         with_format!(dtype, F => get::<F>(self, slot, out));
     }
 
-    /// Reads key tile `tile` into `out`, `[head_dim][TILE]`. Lanes past the head's length hold
+    /// Reads key tile `tile` into `out`, `[key_dim][TILE]`. Lanes past the head's length hold
     /// whatever the page holds there: finite numbers that mean nothing.
     pub fn read_key_tile(&self, tile: usize, dtype: Dtype, out: &mut [f32]) {
         fn get<F: Format>(page: &Page, tile: usize, out: &mut [f32]) {
@@ -317,13 +324,13 @@ impl Page {
         with_format!(dtype, F => get::<F>(self, tile, out));
     }
 
-    /// Asks for key tile `tile` of a head of `head_dim`, which will be read soon.
-    pub(crate) fn prefetch_key_tile(&self, tile: usize, head_dim: usize, dtype: Dtype) {
-        let len = dtype.key_bytes(TILE, head_dim);
+    /// Asks for key tile `tile`, which will be read soon.
+    pub(crate) fn prefetch_key_tile(&self, tile: usize, dtype: Dtype) {
+        let len = dtype.key_bytes(TILE, self.dims.key);
         prefetch(&self.lines.bytes()[tile * len..][..len]);
     }
 
-    /// Reads the value of entry `slot` into `out` (`head_dim` numbers).
+    /// Reads the value of entry `slot` into `out` (`value_dim` numbers).
     pub fn read_value(&self, slot: usize, dtype: Dtype, out: &mut [f32]) {
         fn get<F: Format>(page: &Page, slot: usize, out: &mut [f32]) {
             let scale = page.scales::<F>().map_or(1.0, |scales| scales.values[slot]);

@@ -4,15 +4,34 @@
 //! lanes, so the compiler makes vectors of them, once for each instruction set.
 #![allow(unsafe_code)]
 
+use crate::TILE;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::transpose;
 use crate::simd::{Level, interleave};
-use crate::{Rotary, TILE};
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 use std::f64::consts::{FRAC_2_PI, FRAC_PI_2};
 
+/// Rotary position embedding in the half-split layout, as the model applies it: pair `i` of a key at
+/// position `p` is turned by `p * inv_freq[i]` and scaled by `scale`.
+///
+/// The cache uses it to turn cached keys back (matching is done on keys before RoPE), so that no
+/// second copy of the keys has to be kept.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rotary {
+    /// One frequency a rotary pair; `inv_freq.len() <= key_dim / 2`. Dimensions beyond
+    /// `2 * inv_freq.len()` are not turned (partial rotary): then pair `i` is `(i, i + inv_freq.len())`.
+    pub inv_freq: Vec<f32>,
+    /// Factor on both cosine and sine (YaRN's attention factor); 1 for the others.
+    pub scale: f32,
+}
+
 impl Rotary {
+    /// No RoPE at all: keys stay as they are.
+    pub fn none() -> Self {
+        Rotary { inv_freq: Vec::new(), scale: 1.0 }
+    }
+
     /// Plain RoPE over `head_dim` dimensions with base `theta`.
     pub fn plain(head_dim: usize, theta: f32) -> Self {
         let inv_freq = (0..head_dim / 2).map(|i| theta.powf(-(2.0 * i as f32) / head_dim as f32)).collect();

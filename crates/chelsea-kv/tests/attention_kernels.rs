@@ -118,9 +118,8 @@ fn keys_that_are_stored_divided_agree_with_the_definition() {
         (128, 33, Dtype::K8V4),
         (10, 3, Dtype::K8V4),
     ] {
-        let shape = CacheShape { layers: 1, kv_heads: 2, q_heads: 6, head_dim };
-        let rotary = Rotary::plain(head_dim, 10_000.0);
-        let mut cache = SequenceCache::new(CacheConfig { dtype, ..CacheConfig::new(shape, rotary) }).unwrap();
+        let shape = CacheShape::uniform(1, 6, 2, head_dim, Rotary::plain(head_dim, 10_000.0)).unwrap();
+        let mut cache = SequenceCache::new(CacheConfig { dtype, ..CacheConfig::new(shape) }).unwrap();
         let mut numbers = |n: usize, large: f32| -> Vec<f32> {
             let size = |i: usize| if i % head_dim % 7 == 2 { large } else { 1.0 };
             (0..n).map(|i| rng.random_range(-1.0..1.0) * size(i)).collect()

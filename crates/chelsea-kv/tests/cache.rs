@@ -1,12 +1,15 @@
 //! The cache of a sequence, seen from outside.
 
+mod common;
+
 use chelsea_kv::{
-    Budget, BudgetError, CacheConfig, CacheError, CacheShape, Dtype, Head, PAGE, Page, Rotary, Schedule, SequenceCache,
+    AttendRequest, Budget, BudgetError, CacheConfig, CacheError, Dtype, Head, PAGE, Page, Schedule, SequenceCache,
     attention, policy,
 };
+use common::Uniform;
 use half::f16;
 
-const SHAPE: CacheShape = CacheShape { layers: 3, kv_heads: 2, q_heads: 4, head_dim: 16 };
+const SHAPE: Uniform = Uniform { layers: 3, kv_heads: 2, q_heads: 4, head_dim: 16 };
 
 fn noise(len: usize, seed: u64) -> Vec<f32> {
     let mut state = seed;
@@ -18,11 +21,7 @@ fn noise(len: usize, seed: u64) -> Vec<f32> {
 }
 
 fn config(name: &str, budget: Budget) -> CacheConfig {
-    CacheConfig {
-        policy: policy(name).expect("registered"),
-        budget,
-        ..CacheConfig::new(SHAPE, Rotary::plain(16, 10_000.0))
-    }
+    CacheConfig { policy: policy(name).expect("registered"), budget, ..CacheConfig::new(SHAPE.shape()) }
 }
 
 fn feed(cache: &mut SequenceCache, n: usize, seed: u64) -> Vec<f32> {
@@ -86,11 +85,12 @@ fn sequences_attended_together_get_what_each_gets_alone() {
         found[s] = vec![0.0; 2 * 64];
     }
     let shares = together.iter_mut().zip(&queries).zip(&mut found);
-    SequenceCache::attend_many(0, shares.map(|(((cache, _), q), out)| (cache, &q[..], &mut out[..])).collect());
+    let mut requests: Vec<_> = shares.map(|(((cache, _), q), out)| AttendRequest { cache, q, out }).collect();
+    SequenceCache::attend_many(0, &mut requests);
     for (x, y) in expected.iter().flatten().zip(found.iter().flatten()) {
         assert!((x - y).abs() < 1e-5, "{x} {y}");
     }
-    SequenceCache::attend_many(0, Vec::new());
+    SequenceCache::attend_many(0, &mut []);
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn peak_is_budget_plus_one_block() {
         assert!(cache.entries() <= tokens * 6 / 5);
         // Budget and block in whole pages, the statistics, and what compaction took for a while.
         let entries = tokens.div_ceil(5) + block + PAGE;
-        let bytes = entries.div_ceil(PAGE) * 6 * Page::bytes(16, Dtype::F16) + cache.memory().fixed;
+        let bytes = entries.div_ceil(PAGE) * 6 * Page::bytes(16.into(), Dtype::F16) + cache.memory().fixed;
         assert!(cache.peak() <= bytes + cache.memory().scratch_peak, "{} > {bytes}", cache.peak());
         assert!(cache.memory().scratch_peak < bytes / 2, "{} of {bytes}", cache.memory().scratch_peak);
         assert!(cache.peak() < cache.full_bytes());
@@ -161,7 +161,7 @@ fn pages_that_a_text_leaves_are_held_for_the_rest_of_it_and_counted() {
     cache.expect_tokens(step * steps, 320);
     let waiting = |cache: &SequenceCache| {
         let pages: usize = cache.heads().iter().map(|head| head.pages().len()).sum();
-        cache.memory().total() - cache.memory().fixed - pages * Page::bytes(16, Dtype::F16)
+        cache.memory().total() - cache.memory().fixed - pages * Page::bytes(16.into(), Dtype::F16)
     };
     let mut held = Vec::new();
     for b in 0..steps {
@@ -202,7 +202,7 @@ fn a_fork_counts_beside_its_origin_but_for_the_pages_they_share() {
     feed(&mut fork, 100, 1);
     cache.count_fork(&fork);
     // Of three pages of a head, the last has been copied.
-    assert_eq!(cache.peak(), alone + fork.memory().total() - 2 * 6 * Page::bytes(16, Dtype::F16));
+    assert_eq!(cache.peak(), alone + fork.memory().total() - 2 * 6 * Page::bytes(16.into(), Dtype::F16));
     drop(fork);
     assert_eq!(cache.memory().total(), alone);
 }
@@ -222,7 +222,7 @@ fn an_absolute_budget_lets_the_text_grow_without_bound() {
         }
         assert_eq!(cache.entries(), 160 * 6);
         assert_eq!(cache.tokens(), 60 * 64);
-        let one_block = (160usize + 64 + PAGE).div_ceil(PAGE) * 6 * Page::bytes(16, Dtype::F16);
+        let one_block = (160usize + 64 + PAGE).div_ceil(PAGE) * 6 * Page::bytes(16.into(), Dtype::F16);
         assert!(most <= one_block + cache.memory().fixed + cache.memory().scratch_peak);
     }
 }
@@ -346,10 +346,10 @@ fn every_byte_is_somewhere() {
         assert_eq!(memory.scales, entries * scales);
         assert_eq!((memory.counts, memory.ln_counts, memory.positions), (entries * 4, entries * 4, entries * 4));
         let pages: usize = cache.heads().iter().map(|head| head.pages().len()).sum();
-        assert_eq!(memory.total(), pages * Page::bytes(16, dtype) + memory.fixed);
+        assert_eq!(memory.total(), pages * Page::bytes(16.into(), dtype) + memory.fixed);
         assert_eq!(memory.shared, 0);
         let fork = cache.fork();
-        assert_eq!(fork.memory().shared, pages * Page::bytes(16, dtype));
+        assert_eq!(fork.memory().shared, pages * Page::bytes(16.into(), dtype));
         assert_eq!(cache.full_bytes(), 300 * 6 * 2 * 16 * 2, "compared with 16 bits, whatever the type");
     }
 }
@@ -387,11 +387,6 @@ fn misuse_is_refused() {
     assert!(new(config("chelsea", Budget::Keep(0.0))).contains("keep ratio 0"));
     assert!(new(config("chelsea", Budget::Entries(10))).contains("132"));
     assert!(new(config("full", Budget::Keep(0.5))).contains("keeps every entry"));
-    let odd = CacheShape { head_dim: 15, ..SHAPE };
-    assert!(new(CacheConfig { shape: odd, ..config("full", Budget::Keep(1.0)) }).contains("odd"));
-    assert!(
-        new(CacheConfig { rotary: Rotary::plain(32, 1e4), ..config("full", Budget::Keep(1.0)) }).contains("turns 32")
-    );
     let bytes = SequenceCache::new(config("chelsea", Budget::Bytes(1 << 10)));
     assert!(matches!(bytes, Err(CacheError::Budget(BudgetError::Bytes { .. }))));
 

@@ -1,11 +1,14 @@
 //! Matching, merging and attention against the oracles of `scripts/oracle`, on every case in `tests/data`
 //! and, if it is set, in the folder that `CHELSEA_GOLDEN_DIR` names.
 
+mod common;
+
 use chelsea_kv::matching::{Edge, Measure, Scratch, match_chunks, normalise};
 use chelsea_kv::merge::merge_head;
 use chelsea_kv::policy::{Chelsea, ChelseaPlain, HeadView, Plan, Policy, View};
 use chelsea_kv::scratch::Gauge;
-use chelsea_kv::{CacheShape, Dtype, Head, QueryPower, Rotary, attention};
+use chelsea_kv::{Dtype, Head, QueryPower, Rotary, attention};
+use common::Uniform;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -132,13 +135,12 @@ fn the_plain_recipe_agrees_with_its_oracle() {
         let mut cache = case.heads();
         let rotary = Rotary::plain(dim, 10_000.0);
         let policy = ChelseaPlain { chunk };
-        let shape = CacheShape { layers: 1, kv_heads: heads, q_heads: heads, head_dim: dim };
         let gauge = Gauge::default();
         for (round, merges) in case.ints("r").into_iter().enumerate() {
             let len = cache[0].len();
             let range = sinks..len - window;
             let views = cache.iter().map(|head| HeadView::new(head, range.clone(), &rotary, Vec::new(), 1.0));
-            let view = View { shape, heads: views.collect(), tokens, scratch: &gauge };
+            let view = View { heads: views.collect(), tokens, scratch: &gauge };
             let plan = policy.plan(&view, (range.len() - merges) * heads);
             let assigned = case.ints(&format!("assign{round}"));
             for g in 0..heads {
@@ -175,7 +177,7 @@ fn the_plain_recipe_agrees_with_its_oracle() {
 fn the_global_recipe_agrees_with_its_oracle() {
     for case in cases(true) {
         let [heads, tokens, dim] = case.dims("K");
-        let shape = CacheShape {
+        let shape = Uniform {
             layers: case.int("L"),
             kv_heads: case.int("H"),
             q_heads: case.int("H") * case.int("Gq"),
@@ -187,9 +189,8 @@ fn the_global_recipe_agrees_with_its_oracle() {
         let power = query_power(&case, shape);
         let scales = case.floats("sv");
         let gauge = Gauge::default();
-        let views: Vec<HeadView> = (0..heads)
-            .map(|g| HeadView::new(&cache[g], range.clone(), &rotary, power.weights(g, &rotary), scales[g]))
-            .collect();
+        let views: Vec<HeadView> =
+            (0..heads).map(|g| HeadView::new(&cache[g], range.clone(), &rotary, power.weights(g), scales[g])).collect();
         let (weights, features) = (case.floats("w"), case.floats("F"));
         for (g, head) in views.iter().enumerate() {
             assert_close(&case, "query power", head.query_power(), &weights[g * dim..][..dim]);
@@ -207,7 +208,7 @@ fn the_global_recipe_agrees_with_its_oracle() {
             hcap: case.double("hcap"),
             lam: case.double("lam"),
         };
-        let view = View { shape, heads: views, tokens, scratch: &gauge };
+        let view = View { heads: views, tokens, scratch: &gauge };
         let plan = policy.plan(&view, case.int("total"));
         let roomy = Gauge::with_spare(usize::MAX);
         let kept = policy.plan(&View { scratch: &roomy, ..view }, case.int("total"));
@@ -222,10 +223,10 @@ fn the_global_recipe_agrees_with_its_oracle() {
 }
 
 /// The power of the case's queries, `[L][q_heads][N][d]`, given to the cache as `[N][q_heads][d]`.
-fn query_power(case: &Case, shape: CacheShape) -> QueryPower {
+fn query_power(case: &Case, shape: Uniform) -> QueryPower {
     let (queries, dim) = (case.floats("Q"), shape.head_dim);
     let n = queries.len() / (shape.layers * shape.q_heads * dim);
-    let mut power = QueryPower::new(shape);
+    let mut power = QueryPower::new(shape.shape());
     for layer in 0..shape.layers {
         let mut block = Vec::new();
         for t in 0..n {

@@ -2,9 +2,12 @@
 //! file, so that nothing else runs in the process.
 #![cfg(target_os = "linux")]
 
-use chelsea_kv::{Budget, CacheConfig, CacheShape, Dtype, PAGE, Page, Rotary, SequenceCache};
+mod common;
 
-const SHAPE: CacheShape = CacheShape { layers: 8, kv_heads: 4, q_heads: 4, head_dim: 64 };
+use chelsea_kv::{Budget, CacheConfig, Dtype, PAGE, Page, SequenceCache};
+use common::Uniform;
+
+const SHAPE: Uniform = Uniform { layers: 8, kv_heads: 4, q_heads: 4, head_dim: 64 };
 const TOKENS: usize = 8192;
 /// Entries beyond the budget, of which a quarter arrive at once.
 const BLOCK: usize = 512;
@@ -33,7 +36,7 @@ fn the_process_takes_what_the_cache_accounts_for() {
         (0..len).map(|_| next()).collect()
     };
     let row = SHAPE.kv_heads * SHAPE.head_dim;
-    let config = CacheConfig { budget: Budget::Keep(KEEP), ..CacheConfig::new(SHAPE, Rotary::plain(64, 1e4)) };
+    let config = CacheConfig { budget: Budget::Keep(KEEP), ..CacheConfig::new(SHAPE.shape()) };
     // One thread: every further one would hold buffers of its own.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool");
     let (mut cache, before) = pool.install(|| {
@@ -59,11 +62,12 @@ fn the_process_takes_what_the_cache_accounts_for() {
     let peak = status("VmHWM:") - before;
     let swapped = status("VmSwap:");
     assert_eq!(cache.tokens(), TOKENS);
-    assert_eq!(cache.full_bytes(), TOKENS * SHAPE.bytes_per_token(Dtype::F16));
+    assert_eq!(cache.full_bytes(), SHAPE.shape().bytes(TOKENS, Dtype::F16));
 
     // By its own accounting: budget and one block, in whole pages, and what compaction needs for a while.
     let entries = (f64::from(KEEP) * TOKENS as f64) as usize + BLOCK + PAGE;
-    let bound = entries.div_ceil(PAGE) * SHAPE.heads() * Page::bytes(SHAPE.head_dim, Dtype::F16) + cache.memory().fixed;
+    let bound =
+        entries.div_ceil(PAGE) * SHAPE.heads() * Page::bytes(SHAPE.head_dim.into(), Dtype::F16) + cache.memory().fixed;
     assert!(cache.peak() <= bound + cache.memory().scratch_peak, "{} > {bound}", cache.peak());
     assert!(cache.memory().scratch_peak < cache.full_bytes() / 40, "scratch {}", cache.memory().scratch_peak);
 

@@ -1,11 +1,12 @@
 //! What every policy keeps to, and what each is there for.
 
-use chelsea_kv::policy::Needs;
-use chelsea_kv::{
-    Budget, CacheConfig, CacheError, CacheShape, Dtype, Head, Rotary, Schedule, SequenceCache, policy, registry,
-};
+mod common;
 
-const SHAPE: CacheShape = CacheShape { layers: 2, kv_heads: 2, q_heads: 4, head_dim: 16 };
+use chelsea_kv::policy::Needs;
+use chelsea_kv::{Budget, CacheConfig, CacheError, Dtype, Head, Rotary, Schedule, SequenceCache, policy, registry};
+use common::Uniform;
+
+const SHAPE: Uniform = Uniform { layers: 2, kv_heads: 2, q_heads: 4, head_dim: 16 };
 const Q: usize = SHAPE.q_heads * SHAPE.head_dim;
 const KV: usize = SHAPE.kv_heads * SHAPE.head_dim;
 
@@ -26,7 +27,7 @@ fn config(spec: &str, keep: f32) -> CacheConfig {
         window: 8,
         decode_block: 8,
         dtype: Dtype::F32,
-        ..CacheConfig::new(SHAPE, Rotary::plain(SHAPE.head_dim, 10_000.0))
+        ..CacheConfig::new(SHAPE.shape())
     }
 }
 
@@ -250,7 +251,8 @@ fn what_was_asked_for_all_along_is_kept_by_heavy_hitters_and_expected() {
     }
     let still = Rotary { inv_freq: vec![0.0; 8], scale: 1.0 };
     for spec in ["expected-attention", "expected-attention:cov=0,vnorm=0"] {
-        let mut cache = SequenceCache::new(CacheConfig { rotary: still.clone(), ..config(spec, 0.3) }).expect("valid");
+        let mut cache = SequenceCache::new(CacheConfig { shape: SHAPE.turned_by(still.clone()), ..config(spec, 0.3) })
+            .expect("valid");
         feed(&mut cache, &text);
         cache.compact_now(None).expect("possible");
         for kept in positions(&cache) {

@@ -1,16 +1,17 @@
 //! What holds for every cache, whatever goes through it.
 
+mod common;
+
 use chelsea_kv::merge::{EVICT, are_roots, merge_head, survivors};
 use chelsea_kv::policy::{Chelsea, HeadView, Plan, View};
 use chelsea_kv::scratch::Gauge;
-use chelsea_kv::{
-    Budget, CacheConfig, CacheShape, Dtype, Head, Policy, Rotary, Schedule, SequenceCache, attention, budget,
-};
+use chelsea_kv::{Budget, CacheConfig, Dtype, Head, Policy, Rotary, Schedule, SequenceCache, attention, budget};
 use chelsea_kv::{policy, registry};
+use common::Uniform;
 use proptest::prelude::*;
 use std::sync::Arc;
 
-const SHAPE: CacheShape = CacheShape { layers: 2, kv_heads: 2, q_heads: 4, head_dim: 8 };
+const SHAPE: Uniform = Uniform { layers: 2, kv_heads: 2, q_heads: 4, head_dim: 8 };
 const SINKS: usize = 3;
 const WINDOW: usize = 10;
 
@@ -45,13 +46,13 @@ fn config(name: &str, budget: Budget, schedule: Schedule) -> CacheConfig {
         budget,
         schedule,
         decode_block: 8,
-        ..CacheConfig::new(SHAPE, Rotary::plain(SHAPE.head_dim, 10_000.0))
+        ..CacheConfig::new(SHAPE.shape())
     }
 }
 
 /// Sends a block of `n` tokens through all layers.
 fn feed(cache: &mut SequenceCache, noise: &mut Noise, n: usize) {
-    let shape = cache.config().shape;
+    let shape = SHAPE;
     let mut out = vec![0.0; n * shape.q_heads * shape.head_dim];
     for layer in 0..shape.layers {
         let (k, v) = (noise.row(n * shape.kv_heads * shape.head_dim), noise.row(n * shape.kv_heads * shape.head_dim));
@@ -87,9 +88,8 @@ fn plan_for(
 ) -> Plan {
     let rotary = Rotary::plain(heads[0].head_dim(), 10_000.0);
     let gauge = Gauge::default();
-    let shape = CacheShape { layers: 1, kv_heads: heads.len(), q_heads: heads.len(), head_dim: heads[0].head_dim() };
     let views = heads.iter().map(|head| HeadView::new(head, range(head), &rotary, Vec::new(), 1.0)).collect();
-    policy.plan(&View { shape, heads: views, tokens: 1000, scratch: &gauge }, target)
+    policy.plan(&View { heads: views, tokens: 1000, scratch: &gauge }, target)
 }
 
 /// Roots that could come from any policy: a survivor at every third place, the rest joins one or goes.
@@ -277,7 +277,7 @@ proptest! {
                 }
             if let Budget::Share(share) = budget
                 && report.compacted && !reading && cache.entries() > (SINKS + WINDOW + 1) * heads {
-                    let bytes = f64::from(share) * (length.max(budget::LEAST_TOKENS) * SHAPE.full_bytes_per_token()) as f64;
+                    let bytes = f64::from(share) * SHAPE.shape().full_bytes(length.max(budget::LEAST_TOKENS)) as f64;
                     prop_assert!(cache.memory().total() as f64 <= bytes, "{} > {bytes}", cache.memory().total());
                 }
             for (g, head) in cache.heads().iter().enumerate() {

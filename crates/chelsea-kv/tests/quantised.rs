@@ -98,8 +98,8 @@ fn integers_cost_attention_little() {
 
 /// A cache of one head that was given all of `data` at once.
 fn cache(data: &Data, dtype: Dtype) -> SequenceCache {
-    let shape = CacheShape { layers: 1, kv_heads: 1, q_heads: 32, head_dim: data.dim };
-    let config = CacheConfig { dtype, ..CacheConfig::new(shape, Rotary::plain(data.dim, 10_000.0)) };
+    let shape = CacheShape::uniform(1, 32, 1, data.dim, Rotary::plain(data.dim, 10_000.0)).unwrap();
+    let config = CacheConfig { dtype, ..CacheConfig::new(shape) };
     let mut cache = SequenceCache::new(config).unwrap();
     cache.append(0, &data.keys, &data.values).unwrap();
     cache
@@ -110,7 +110,7 @@ fn a_few_large_dimensions_of_keys_leave_the_others_their_bits() {
     for dim in [64, 128] {
         let data = Data::realistic(dim, 1500, &mut SmallRng::seed_from_u64(dim as u64));
         let mut plain = Head::new(dim, Dtype::Q8);
-        plain.extend(&data.keys, &data.values, dim, 1500, 0);
+        plain.extend(&data.keys, &data.values, dim.into(), 1500, 0);
         let balanced = cache(&data, Dtype::Q8);
         // Mean squared error over the dimensions that are not large.
         let error = |head: &Head| {
@@ -130,7 +130,7 @@ fn a_few_large_dimensions_of_keys_leave_the_others_their_bits() {
 fn too_few_tokens_are_stored_as_they_are() {
     let data = Data::realistic(64, 15, &mut SmallRng::seed_from_u64(1));
     let mut plain = Head::new(64, Dtype::Q8);
-    plain.extend(&data.keys, &data.values, 64, 15, 0);
+    plain.extend(&data.keys, &data.values, 64.into(), 15, 0);
     let cache = cache(&data, Dtype::Q8);
     (0..15).for_each(|i| assert_eq!(rows(&cache.heads()[0], i), rows(&plain, i)));
 }
@@ -140,7 +140,7 @@ fn text_that_comes_in_small_pieces_is_balanced_as_well() {
     let data = Data::realistic(64, 300, &mut SmallRng::seed_from_u64(2));
     let whole = cache(&data, Dtype::Q8);
     let mut plain = Head::new(64, Dtype::Q8);
-    plain.extend(&data.keys, &data.values, 64, 300, 0);
+    plain.extend(&data.keys, &data.values, 64.into(), 300, 0);
     for first in [1, 10, 15, 16, 40, 63, 64] {
         let mut pieces = SequenceCache::new(whole.config().clone()).unwrap();
         let mut at = 0;
@@ -237,14 +237,10 @@ fn zeros_are_entries(dtype: Dtype) {
 
 #[test]
 fn a_budget_in_bytes_holds_more_entries_the_fewer_bits_they_have() {
-    let shape = CacheShape { layers: 2, kv_heads: 2, q_heads: 4, head_dim: 64 };
-    let bytes = 60 * Page::bytes(64, Dtype::F16);
+    let shape = CacheShape::uniform(2, 4, 2, 64, Rotary::plain(64, 10_000.0)).unwrap();
+    let bytes = 60 * Page::bytes(64.into(), Dtype::F16);
     let entries = |dtype: Dtype| {
-        let config = CacheConfig {
-            dtype,
-            budget: Budget::Bytes(bytes),
-            ..CacheConfig::new(shape, Rotary::plain(shape.head_dim, 10_000.0))
-        };
+        let config = CacheConfig { dtype, budget: Budget::Bytes(bytes), ..CacheConfig::new(shape.clone()) };
         let allowed = config.allowed(100_000);
         let mut cache =
             SequenceCache::synthetic(CacheConfig { budget: Budget::Keep(1.0), ..config }, 3000, 3000, 1).unwrap();

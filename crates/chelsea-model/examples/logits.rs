@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         model.config()
     );
 
-    let config = CacheConfig::new(model.cache_shape(), model.rotary());
+    let config = CacheConfig::new(model.cache_shape());
     let mut cache = SequenceCache::new(CacheConfig { dtype, ..config })?;
     let mut workspace = Workspace::new();
     let mut stdout = std::io::stdout().lock();

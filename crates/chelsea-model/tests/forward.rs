@@ -30,7 +30,7 @@ fn load_safetensors(tiny: &Tiny) -> Model {
 }
 
 fn cache(model: &Model) -> SequenceCache {
-    let config = CacheConfig::new(model.cache_shape(), model.rotary());
+    let config = CacheConfig::new(model.cache_shape());
     SequenceCache::new(CacheConfig { dtype: Dtype::F32, ..config }).unwrap()
 }
 

@@ -33,7 +33,7 @@ impl Runner {
     /// A model with an empty cache that keeps everything.
     fn new(file: &ModelFile, products: Products, dtype: Option<Dtype>) -> Runner {
         let model = Model::from_file(file, &LoadOptions { products }, &mut |_, _| {}).expect("the model loads");
-        let mut config = CacheConfig::new(model.cache_shape(), model.rotary());
+        let mut config = CacheConfig::new(model.cache_shape());
         config.dtype = dtype.unwrap_or(model.kv_dtype());
         let cache = SequenceCache::new(config).expect("a cache");
         Runner { model, workspace: Workspace::new(), cache }

@@ -49,7 +49,7 @@ pub fn is_snapshot(path: &Path) -> bool {
 /// Prints what a cache file holds.
 pub fn show(path: &Path, s: &SnapshotSummary, json: bool) -> Result<()> {
     let bytes = std::fs::metadata(path)?.len();
-    let full = s.tokens * s.shape.full_bytes_per_token();
+    let full = s.shape.full_bytes(s.tokens);
     let schedule = match s.schedule {
         Schedule::Once => "once",
         Schedule::Remerge => "remerge",
@@ -57,7 +57,7 @@ pub fn show(path: &Path, s: &SnapshotSummary, json: bool) -> Result<()> {
     if json {
         let value = serde_json::json!({
             "path": path.display().to_string(), "bytes": bytes, "tokens": s.tokens, "entries": s.entries,
-            "layers": s.shape.layers, "kv_heads": s.shape.kv_heads, "head_dim": s.shape.head_dim,
+            "layers": s.shape.layers().len(), "kv_heads": s.shape.layer(0).kv_heads, "head_dim": s.shape.layer(0).key_dim,
             "dtype": s.dtype.name(), "policy": s.policy, "kv_budget": s.budget.to_string(), "schedule": schedule,
             "sinks": s.sinks, "window": s.window,
             "entries_mean": s.entries_mean(), "entries_min": s.entries_min, "entries_max": s.entries_max,
@@ -77,7 +77,7 @@ pub fn show(path: &Path, s: &SnapshotSummary, json: bool) -> Result<()> {
     t.row(["sinks, window".to_string(), format!("{}, {}", s.sinks, s.window)]);
     t.row([
         "layers, KV heads".to_string(),
-        format!("{}, {} of {} numbers", s.shape.layers, s.shape.kv_heads, s.shape.head_dim),
+        format!("{}, {} of {} numbers", s.shape.layers().len(), s.shape.layer(0).kv_heads, s.shape.layer(0).key_dim),
     ]);
     t.row(["stored as".to_string(), s.dtype.name().to_string()]);
     t.row(["tokens".to_string(), s.tokens.to_string()]);

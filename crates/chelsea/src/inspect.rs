@@ -98,7 +98,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         fingerprint: crate::saved::fingerprint_text(&file.fingerprint()),
         weight_bytes: file.tensors().iter().map(|t| t.bytes).sum(),
         types,
-        kv_bytes_per_token: config.cache_shape().full_bytes_per_token(),
+        kv_bytes_per_token: config.cache_shape().full_bytes_of_growing(1),
         kv_budget: args.kv_budget.map(|budget| holds(config, budget)).transpose()?,
         tensors: args.tensors.then(|| file.tensors().iter().map(Tensor::from).collect()),
     };
@@ -120,7 +120,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
 
 fn holds(config: &Config, budget: Budget) -> Result<Holds> {
     let dtype = chelsea_engine::dtype_for(budget, Dtype::F16);
-    let cache = CacheConfig { budget, dtype, ..CacheConfig::new(config.cache_shape(), config.rotary()) };
+    let cache = CacheConfig { budget, dtype, ..CacheConfig::new(config.cache_shape()) };
     cache.validate()?;
     let shape = config.cache_shape();
     // A budget that does not grow with the text holds the same at any length beyond it.
@@ -130,13 +130,13 @@ fn holds(config: &Config, budget: Budget) -> Result<Holds> {
     };
     let bytes = match budget {
         Budget::Bytes(bytes) => bytes,
-        Budget::Share(share) => (f64::from(share) * (tokens * shape.full_bytes_per_token()) as f64) as usize,
-        _ => Dtype::F16.bytes(cache.allowed(tokens), shape.head_dim),
+        Budget::Share(share) => (f64::from(share) * shape.full_bytes(tokens) as f64) as usize,
+        _ => cache.allowed(tokens) * shape.full_bytes_of_growing(1) / shape.growing_heads(),
     };
     Ok(Holds {
         kv_type: dtype.name(),
-        entries_a_head: cache.allowed(tokens) / shape.heads(),
-        tokens_of_a_full_cache: bytes / shape.full_bytes_per_token(),
+        entries_a_head: cache.allowed(tokens) / shape.growing_heads(),
+        tokens_of_a_full_cache: bytes / shape.full_bytes_of_growing(1),
     })
 }
 

@@ -62,11 +62,7 @@ pub fn load(
     system: Option<&str>,
     no_template: bool,
 ) -> Result<(Session, Option<String>)> {
-    let expected = Expected {
-        fingerprint: loaded.model.fingerprint(),
-        shape: loaded.model.cache_shape(),
-        rotary: loaded.model.rotary(),
-    };
+    let expected = Expected { fingerprint: loaded.model.fingerprint(), shape: loaded.model.cache_shape() };
     let policy = args.policy.as_deref().map(chelsea_kv::policy).transpose()?;
     let (mut cache, info) =
         snapshot::load(file, Some(&expected), None).with_context(|| format!("cannot go on from {}", file.display()))?;

@@ -3,7 +3,7 @@
 
 use super::Request;
 use super::block::sums_len;
-use crate::{Dtype, PAGE};
+use crate::{Dims, Dtype, PAGE};
 
 /// Least work of a part, in nanoseconds: several times what handing it to another thread costs, and no more than a
 /// thread waits for the others without falling asleep, from which it takes ten times as long to wake.
@@ -47,7 +47,7 @@ pub(super) struct Plan {
 /// bytes a nanosecond and computing at 90 operations a nanosecond.
 fn page_cost(rows: usize, head_dim: usize, dtype: Dtype) -> f64 {
     let operations = (rows * 2 * PAGE * head_dim * 2) as f64;
-    (dtype.bytes(PAGE, head_dim) as f64 / 20.0).max(operations / 90.0)
+    (dtype.bytes(PAGE, Dims::both(head_dim)) as f64 / 20.0).max(operations / 90.0)
 }
 
 impl Plan {

@@ -1,23 +1,28 @@
 //! Queries against a cache, one sequence at a time or several together.
 
 use super::SequenceCache;
-use super::statistics::scale;
 use crate::attention::{self, Request};
 
-/// A cache, the queries of its tokens appended last, and where their outputs go.
-pub type Share<'a> = (&'a mut SequenceCache, &'a [f32], &'a mut [f32]);
+/// What one sequence of a batch asks.
+#[derive(Debug)]
+pub struct AttendRequest<'a> {
+    /// The cache, to which the tokens of the queries were appended last.
+    pub cache: &'a mut SequenceCache,
+    /// Queries after RoPE, `[n, q_heads, key_dim]`.
+    pub q: &'a [f32],
+    /// Where the outputs go, `[n, q_heads, value_dim]`.
+    pub out: &'a mut [f32],
+}
 
 impl SequenceCache {
-    /// Attention of the `n` tokens appended last to `layer`. `q` and `out` are
-    /// `[n, q_heads, head_dim]`, queries after RoPE; token i sees everything up to itself.
+    /// Attention of the `n` tokens appended last to `layer`. `q` is `[n, q_heads, key_dim]`, queries after RoPE, and `out`
+    /// `[n, q_heads, value_dim]`; token i sees everything up to itself, as far as the layer's window reaches.
     ///
     /// # Panics
-    /// If there is no such layer, if `q` and `out` differ in length or are no whole number of tokens, or
-    /// if the layer was given fewer tokens.
+    /// If there is no such layer, if `q` and `out` are not the queries and outputs of one whole number of tokens, or if
+    /// the layer was given fewer tokens.
     pub fn attend(&mut self, layer: usize, q: &[f32], out: &mut [f32]) {
-        let shape = self.config.shape;
-        let n = self.observe(layer, q);
-        attention::attend(self.layer(layer), q, n, shape.group(), scale(shape), out);
+        Self::attend_many(layer, &mut [AttendRequest { cache: self, q, out }]);
     }
 
     /// As many calls of [`SequenceCache::attend`], with their work balanced over the threads together:
@@ -25,29 +30,22 @@ impl SequenceCache {
     ///
     /// # Panics
     /// As [`SequenceCache::attend`], and if the caches differ in shape.
-    pub fn attend_many(layer: usize, mut shares: Vec<Share<'_>>) {
-        let Some(shape) = shares.first().map(|(cache, ..)| cache.config.shape) else { return };
-        let mut requests: Vec<Request<'_>> = Vec::with_capacity(shares.len());
-        for (cache, q, out) in &mut shares {
-            assert_eq!(cache.config.shape, shape, "sequences of a batch share one model");
-            let n = cache.observe(layer, q);
-            requests.push(Request { heads: cache.layer(layer), q, n, out });
+    pub fn attend_many(layer: usize, requests: &mut [AttendRequest<'_>]) {
+        let Some(shape) = requests.first().map(|request| request.cache.config.shape.clone()) else { return };
+        let spec = shape.layer(layer);
+        let mut of_heads: Vec<Request<'_>> = Vec::with_capacity(requests.len());
+        for AttendRequest { cache, q, out } in requests.iter_mut() {
+            assert!(cache.config.shape == shape, "sequences of a batch share one model");
+            let n = q.len() / spec.query_width();
+            assert!(q.len() == n * spec.query_width(), "queries are [n, q_heads, key_dim]");
+            cache.observe_queries(layer, q, n);
+            of_heads.push(Request { heads: &cache.heads[shape.heads_of(layer)], q, n, out });
         }
-        attention::attend_batch(&mut requests, shape.group(), scale(shape));
-    }
-
-    /// Takes note of queries, where the policy wants to know them. Returns how many tokens they are of.
-    fn observe(&mut self, layer: usize, q: &[f32]) -> usize {
-        let shape = self.config.shape;
-        assert!(layer < shape.layers, "layer {layer} of {}", shape.layers);
-        let n = q.len() / (shape.q_heads * shape.head_dim);
-        assert!(q.len() == n * shape.q_heads * shape.head_dim, "queries are [n, q_heads, head_dim]");
-        self.observe_queries(layer, q, n);
-        n
-    }
-
-    fn layer(&self, layer: usize) -> &[crate::Head] {
-        let kv_heads = self.config.shape.kv_heads;
-        &self.heads[layer * kv_heads..][..kv_heads]
+        attention::attend_batch(&mut of_heads, spec.group(), spec.scale);
+        if spec.window.is_some() {
+            for AttendRequest { cache, .. } in requests {
+                cache.heads[shape.heads_of(layer)].iter_mut().for_each(|head| head.slide(spec.window));
+            }
+        }
     }
 }

@@ -5,7 +5,7 @@ use crate::budget::{Budget, Length};
 use crate::merge::merge_head;
 use crate::policy::{HeadView, Plan, View};
 use crate::scratch::Gauge;
-use crate::{CacheShape, Head, PAGE};
+use crate::{Head, LayerSpec, PAGE};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -56,7 +56,7 @@ impl SequenceCache {
     pub fn compaction_is_due(&self) -> bool {
         let piled_up = self.tokens() - self.compacted_at;
         let block = self.config.decode_block;
-        self.must_give_up() && (piled_up >= block || self.entries() > self.ceiling() + block * self.heads.len())
+        self.must_give_up() && (piled_up >= block || self.entries() > self.ceiling() + block * self.growing_heads())
     }
 
     /// Whether there are more entries than may stay as they are now.
@@ -68,7 +68,7 @@ impl SequenceCache {
     /// Tokens that may come before a compaction can be due, but for the one after the last token of a text that was
     /// told of with [`SequenceCache::expect_tokens`].
     pub fn room(&self) -> usize {
-        self.ceiling().saturating_sub(self.entries()) / self.heads.len()
+        self.ceiling().saturating_sub(self.entries()).checked_div(self.growing_heads()).unwrap_or(usize::MAX)
     }
 
     /// Whether there are no more entries than the budget allows for the text so far.
@@ -104,6 +104,11 @@ impl SequenceCache {
         self.config.budget.ceiling(&self.config.limits(), self.length())
     }
 
+    /// KV heads of the layers that grow with the text: those that can give up entries.
+    fn growing_heads(&self) -> usize {
+        self.config.shape.growing_heads()
+    }
+
     fn length(&self) -> Length {
         Length { tokens: self.tokens(), expected: self.expected_tokens, recent: self.recent }
     }
@@ -122,10 +127,14 @@ impl SequenceCache {
         self.heads.iter().map(|head| self.config.sinks.min(head.len())).collect()
     }
 
-    /// The entries of each head from `from` up to the recent window.
+    /// The entries of each head from `from` up to the recent window; none of heads that do not grow.
     fn candidates(&self, from: &[usize]) -> Vec<Range<usize>> {
         let window = self.window();
-        self.heads.iter().zip(from).map(|(head, &from)| from..head.len().saturating_sub(window).max(from)).collect()
+        let mut ranges = vec![0..0; self.heads.len()];
+        for (g, head) in self.growing() {
+            ranges[g] = from[g]..head.len().saturating_sub(window).max(from[g]);
+        }
+        ranges
     }
 
     /// Has the policy bring all heads together to `allowed` entries, with candidates that start at
@@ -150,9 +159,9 @@ impl SequenceCache {
         self.carry_out(&ranges, &plan, &gauge);
         self.compacted_at = self.tokens();
         let window = self.window();
-        for ((frozen, head), range) in self.frozen.iter_mut().zip(&self.heads).zip(&ranges) {
-            *frozen = head.len().saturating_sub(window).max(range.start);
-        }
+        let frozen: Vec<(usize, usize)> =
+            self.growing().map(|(g, head)| (g, head.len().saturating_sub(window).max(ranges[g].start))).collect();
+        frozen.into_iter().for_each(|(g, frozen)| self.frozen[g] = frozen);
         self.scratch_peak = self.scratch_peak.max(gauge.peak());
         self.peak = self.peak.max(bytes_before + gauge.peak());
         let freed = bytes_before.saturating_sub(self.bytes_held());
@@ -165,62 +174,75 @@ impl SequenceCache {
     /// keys and values alone; so counts, positions and the room in pages come off the rest.
     fn spare(&self, allowed: usize) -> usize {
         let CacheConfig { shape, dtype, .. } = &self.config;
-        let promised = dtype.bytes(allowed + 3 * self.recent * self.heads.len() / 5, shape.head_dim);
+        let entries = allowed + 3 * self.recent * self.growing_heads() / 5;
+        let promised: usize = match shape
+            .layers()
+            .iter()
+            .filter(|layer| layer.grows())
+            .map(LayerSpec::dims)
+            .max_by_key(|dims| dims.key + dims.value)
+        {
+            Some(dims) => dtype.bytes(entries, dims),
+            None => 0,
+        };
         promised.saturating_sub(self.bytes_held())
     }
 
     /// Pages that each head is going to fill, once `allowed` entries are left, before the next compaction can be due: no
     /// head needs more of those it gives up, and what is held then is pages with entries alone.
     fn pages_to_come(&self, allowed: usize) -> usize {
-        let room = self.ceiling().saturating_sub(allowed) / self.heads.len();
+        let room = self.ceiling().saturating_sub(allowed).checked_div(self.growing_heads()).unwrap_or(0);
         room.max(self.config.decode_block).min(self.length().to_come()) / PAGE
     }
 
     fn view<'a>(&'a self, ranges: &[Range<usize>], scratch: &'a Gauge) -> View<'a> {
         let needs = self.config.policy.needs();
-        let rotary = &self.config.rotary;
-        let head = |(g, (head, range)): (usize, (&'a Head, &Range<usize>))| {
+        let heads = self.growing().map(|(g, head)| {
             let power = match &self.query_power {
-                Some(power) if needs.query_power => power.weights(g, rotary),
+                Some(power) if needs.query_power => power.weights(g),
                 _ => Vec::new(),
             };
             let seen = self.statistics.seen(&self.config, g, self.tokens());
-            HeadView::new(head, range.clone(), rotary, power, self.value_scale[g].unwrap_or(1.0)).with_seen(seen)
-        };
-        let heads = self.heads.iter().zip(ranges).enumerate().map(head).collect();
-        View { shape: self.config.shape, heads, tokens: self.tokens(), scratch }
+            let rotary = &self.config.shape.layer(seen.layer).rotary;
+            let scale = self.value_scale[g].unwrap_or(1.0);
+            HeadView::new(head, ranges[g].clone(), rotary, power, scale).with_seen(seen)
+        });
+        View { heads: heads.collect(), tokens: self.tokens(), scratch }
     }
 
     fn take_value_scales(&mut self, ranges: &[Range<usize>]) {
         if !self.config.policy.needs().value_scale {
             return;
         }
-        let CacheShape { head_dim, .. } = self.config.shape;
         self.value_scale.par_iter_mut().zip(&self.heads).zip(ranges).for_each(|((scale, head), range)| {
             if scale.is_none() && !range.is_empty() {
-                *scale = Some(mean_value_power(head, range.clone(), head_dim));
+                *scale = Some(mean_value_power(head, range.clone()));
             }
         });
     }
 
     fn carry_out(&mut self, ranges: &[Range<usize>], plan: &Plan, gauge: &Gauge) {
-        assert_eq!(plan.heads(), self.heads.len(), "policy `{}` plans for every head", self.config.policy.name());
-        self.heads.par_iter_mut().zip(ranges).enumerate().for_each(|(g, (head, range))| {
-            let roots = plan.roots(g);
-            if !roots.is_empty() {
+        assert_eq!(plan.heads(), self.growing_heads(), "policy `{}` plans for every head", self.config.policy.name());
+        // Which head of the plan each head is.
+        let mut planned = vec![None; self.heads.len()];
+        let numbers: Vec<usize> = self.growing().map(|(g, _)| g).collect();
+        numbers.iter().enumerate().for_each(|(i, &g)| planned[g] = Some(i));
+        self.heads.par_iter_mut().zip(ranges).zip(&planned).for_each(|((head, range), planned)| {
+            if let Some(roots) = planned.map(|i| plan.roots(i))
+                && !roots.is_empty()
+            {
                 merge_head(head, range.clone(), roots, gauge);
             }
         });
-        for (g, range) in ranges.iter().enumerate() {
-            self.statistics.follow(g, range, plan.roots(g));
+        for (i, &g) in numbers.iter().enumerate() {
+            self.statistics.follow(g, &ranges[g], plan.roots(i));
         }
-        self.pages = self.heads.iter().map(|head| head.pages().len()).sum();
     }
 }
 
 /// Mean of `|value|^2` over entries; 1 when all values are zero, so that it can be divided by.
-fn mean_value_power(head: &Head, range: Range<usize>, head_dim: usize) -> f32 {
-    let mut value = vec![0.0; head_dim];
+fn mean_value_power(head: &Head, range: Range<usize>) -> f32 {
+    let mut value = vec![0.0; head.value_dim()];
     let len = range.len() as f64;
     let mut sum = 0.0;
     for i in range {

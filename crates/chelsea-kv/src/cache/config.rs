@@ -1,9 +1,9 @@
 //! What a cache is made for, and what can be wrong with it.
 
 use super::statistics::Statistics;
-use crate::budget::{Budget, BudgetError, Limits};
+use crate::budget::{Budget, BudgetError, Limits, Sliding};
 use crate::policy::{Chelsea, Policy};
-use crate::{CacheShape, Dtype, PAGE, Page, Rotary, ShapeError};
+use crate::{CacheShape, Dtype, PAGE, Page, ShapeError};
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -30,11 +30,9 @@ pub struct CacheConfig {
     pub shape: CacheShape,
     /// How keys and values are stored.
     pub dtype: Dtype,
-    /// How the model turns its keys.
-    pub rotary: Rotary,
-    /// First entries of every head, never touched: attention sinks.
+    /// First entries of every head that grows, never touched: attention sinks.
     pub sinks: usize,
-    /// Last entries of every head, never touched: the recent window.
+    /// Last entries of every head that grows, never touched: the recent window.
     pub window: usize,
     /// What happens to the entries between.
     pub policy: Arc<dyn Policy>,
@@ -49,11 +47,10 @@ pub struct CacheConfig {
 
 impl CacheConfig {
     /// The defaults: 16-bit storage, 4 sinks, a window of 64, policy `chelsea`, everything kept.
-    pub fn new(shape: CacheShape, rotary: Rotary) -> Self {
+    pub fn new(shape: CacheShape) -> Self {
         CacheConfig {
             shape,
             dtype: Dtype::F16,
-            rotary,
             sinks: 4,
             window: 64,
             policy: Arc::new(Chelsea::default()),
@@ -65,11 +62,6 @@ impl CacheConfig {
 
     /// Checks that a cache can be made so.
     pub fn validate(&self) -> Result<(), CacheError> {
-        self.shape.validate()?;
-        let (turned, head_dim) = (self.rotary.turned_dims(), self.shape.head_dim);
-        if turned > head_dim {
-            return Err(CacheError::Rotary { turned, head_dim });
-        }
         self.budget.validate(&self.limits())?;
         if self.policy.keeps_everything() && self.budget != Budget::Keep(1.0) {
             return Err(CacheError::NothingToGive(self.policy.name()));
@@ -80,12 +72,27 @@ impl CacheConfig {
     /// What the budget must know of this cache.
     pub(super) fn limits(&self) -> Limits {
         let needs = self.policy.needs();
-        let page_bytes = Page::bytes(self.shape.head_dim, self.dtype) + Statistics::page_bytes(needs);
-        let heads = self.shape.heads();
-        let fixed_bytes = super::memory::fixed_bytes(self, needs);
-        let full_token_bytes = self.shape.full_bytes_per_token();
-        let (sinks, window) = (self.sinks, self.window);
-        Limits { heads, sinks, window, page: PAGE, page_bytes, fixed_bytes, full_token_bytes }
+        let growing = self.shape.layers().iter().filter(|layer| layer.grows());
+        // Of pages of several sizes the largest counts, so that what is promised holds wherever entries are kept.
+        let largest = growing.map(|layer| Page::bytes(layer.dims(), self.dtype)).max().unwrap_or(0);
+        let sliding = self.shape.layers().iter().filter_map(|layer| {
+            let page_bytes = layer.kv_heads * Page::bytes(layer.dims(), self.dtype);
+            layer.window.map(|window| Sliding {
+                window,
+                page_bytes,
+                full_token_bytes: Dtype::F16.bytes(layer.kv_heads, layer.dims()),
+            })
+        });
+        Limits {
+            heads: self.shape.growing_heads(),
+            sinks: self.sinks,
+            window: self.window,
+            page: PAGE,
+            page_bytes: largest + Statistics::page_bytes(needs),
+            fixed_bytes: super::memory::fixed_bytes(self, needs),
+            full_token_bytes: self.shape.full_bytes_of_growing(1),
+            sliding: sliding.collect(),
+        }
     }
 }
 
@@ -98,14 +105,6 @@ pub enum CacheError {
     /// The budget cannot be held.
     #[error(transparent)]
     Budget(#[from] BudgetError),
-    /// More dimensions are turned than a head has.
-    #[error("rotary embedding turns {turned} dimensions of a head of {head_dim}")]
-    Rotary {
-        /// Dimensions turned.
-        turned: usize,
-        /// Head size.
-        head_dim: usize,
-    },
     /// A policy that keeps everything was given a budget.
     #[error("policy `{0}` keeps every entry: it cannot hold a budget below the full cache")]
     NothingToGive(&'static str),
@@ -118,16 +117,21 @@ pub enum CacheError {
         layers: usize,
     },
     /// Keys and values do not hold a whole number of tokens, or differ in length.
-    #[error("{keys} numbers of keys and {values} of values are not [tokens, {kv_heads}, {head_dim}] each")]
+    #[error(
+        "{keys} numbers of keys and {values} of values are not [tokens, {kv_heads}, {key_dim}] and \
+         [tokens, {kv_heads}, {value_dim}]"
+    )]
     Length {
         /// Numbers given as keys.
         keys: usize,
         /// Numbers given as values.
         values: usize,
-        /// KV heads of a layer.
+        /// KV heads of the layer.
         kv_heads: usize,
-        /// Head size.
-        head_dim: usize,
+        /// Numbers of a key.
+        key_dim: usize,
+        /// Numbers of a value.
+        value_dim: usize,
     },
     /// A layer got tokens out of step with the others.
     #[error(

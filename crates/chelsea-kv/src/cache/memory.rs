@@ -2,17 +2,19 @@
 
 use super::statistics::Statistics;
 use super::{CacheConfig, SequenceCache};
+use crate::LayerSpec;
 use crate::balance::Balance;
 use crate::policy::Needs;
 use crate::query::QueryPower;
-use crate::{Head, Page};
+use crate::{Dims, Head, Page};
 use std::sync::Arc;
 
 /// Bytes of a cache, by purpose. They are disjoint, except for `shared` and `scratch_peak`, which
-/// [`MemoryReport::total`] leaves out.
+/// [`MemoryReport::total`] leaves out. What a budget acts on, the entries of the layers that grow with the text, is told
+/// apart from the layers with a sliding window.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MemoryReport {
-    /// Keys of entries. Keys before RoPE are not stored: they are turned back when needed.
+    /// Keys of entries in layers that grow, as all that follows. Keys before RoPE are not stored: they are turned back when needed.
     pub keys: usize,
     /// Values of entries.
     pub values: usize,
@@ -27,6 +29,8 @@ pub struct MemoryReport {
     /// Room in pages that no entry uses yet, whole pages that wait for the next entries, and what pages cost beside
     /// their entries.
     pub slack: usize,
+    /// Everything in the pages of layers with a sliding window, which no budget makes smaller.
+    pub sliding: usize,
     /// Statistics of queries and of the attention that entries draw, and the heads themselves.
     pub fixed: usize,
     /// The part of all this that lies in pages shared with forks.
@@ -39,37 +43,48 @@ impl MemoryReport {
     /// All bytes held now, pages shared with forks included.
     pub fn total(&self) -> usize {
         let entries = self.keys + self.values + self.scales + self.counts + self.ln_counts + self.positions;
-        entries + self.slack + self.fixed
+        entries + self.slack + self.sliding + self.fixed
     }
 }
 
 /// Bytes that do not depend on the number of entries, of a cache that finds out what `needs` asks for.
 pub(super) fn fixed_bytes(config: &CacheConfig, needs: Needs) -> usize {
-    let power = if needs.query_power { QueryPower::bytes_for(config.shape) } else { 0 };
-    let heads = config.shape.heads() * (size_of::<Head>() + size_of::<f32>() + size_of::<usize>());
-    let balance = if config.dtype.scaled() { config.shape.heads() * Balance::bytes(config.shape.head_dim) } else { 0 };
-    heads + balance + power + Statistics::fixed_bytes(config.shape, needs)
+    let shape = &config.shape;
+    let power = if needs.query_power { QueryPower::bytes_for(shape) } else { 0 };
+    let heads = shape.heads() * (size_of::<Head>() + size_of::<f32>() + size_of::<usize>());
+    let of_layer = |(_, layer): (usize, &LayerSpec)| Balance::bytes(layer.key_dim);
+    let balance = if config.dtype.scaled() { shape.layer_of_heads().map(of_layer).sum() } else { 0 };
+    heads + balance + power + Statistics::fixed_bytes(shape, needs)
 }
 
 impl SequenceCache {
     /// Where every byte is, now.
     pub fn memory(&self) -> MemoryReport {
-        let (entries, dtype, head_dim) = (self.entries(), self.config.dtype, self.config.shape.head_dim);
-        let pages: usize = self.heads.iter().map(|head| head.pages().len()).sum();
-        let page_bytes = Page::bytes(head_dim, dtype);
-        let shared = self.heads.iter().flat_map(Head::pages).filter(|page| Arc::strong_count(page) > 1).count();
-        MemoryReport {
-            keys: dtype.key_bytes(entries, head_dim),
-            values: dtype.value_bytes(entries, head_dim),
-            scales: entries * dtype.scale_bytes(),
-            counts: entries * 4,
-            ln_counts: entries * 4,
-            positions: entries * 4,
-            slack: (pages + self.idle_pages()) * page_bytes - dtype.bytes(entries, head_dim) - entries * 12,
-            fixed: fixed_bytes(&self.config, self.needs) + pages * Statistics::page_bytes(self.needs),
-            shared: shared * page_bytes,
+        let dtype = self.config.dtype;
+        let mut report = MemoryReport {
+            fixed: fixed_bytes(&self.config, self.needs),
             scratch_peak: self.scratch_peak,
+            ..MemoryReport::default()
+        };
+        for ((_, layer), head) in self.config.shape.layer_of_heads().zip(&self.heads) {
+            let (entries, Dims { key, value }) = (head.len(), layer.dims());
+            let page_bytes = Page::bytes(layer.dims(), dtype);
+            report.shared += head.pages().iter().filter(|page| Arc::strong_count(page) > 1).count() * page_bytes;
+            let held = head.pages_held() * page_bytes;
+            if !layer.grows() {
+                report.sliding += held;
+                continue;
+            }
+            report.keys += dtype.key_bytes(entries, key);
+            report.values += dtype.value_bytes(entries, value);
+            report.scales += entries * dtype.scale_bytes();
+            report.counts += entries * 4;
+            report.ln_counts += entries * 4;
+            report.positions += entries * 4;
+            report.slack += held - dtype.bytes(entries, layer.dims()) - entries * 12;
+            report.fixed += head.pages().len() * Statistics::page_bytes(self.needs);
         }
+        report
     }
 
     /// Most bytes held at once over the cache's life, what compactions took for a while included.
@@ -81,28 +96,28 @@ impl SequenceCache {
     pub fn count_fork(&mut self, fork: &SequenceCache) {
         let pairs = self.heads.iter().zip(&fork.heads);
         let shared = |(own, other): (&Head, &Head)| {
-            own.pages().iter().zip(other.pages()).filter(|(own, other)| Arc::ptr_eq(own, other)).count()
+            let same = own.pages().iter().zip(other.pages()).filter(|(own, other)| Arc::ptr_eq(own, other)).count();
+            same * Page::bytes(own.dims(), self.config.dtype)
         };
-        let shared = pairs.map(shared).sum::<usize>() * Page::bytes(self.config.shape.head_dim, self.config.dtype);
+        let shared = pairs.map(shared).sum::<usize>();
         // A fork that only read has held at most what it holds now.
         self.peak = self.peak.max(self.bytes_held() + fork.bytes_held() - shared);
-    }
-
-    /// Pages that wait for entries.
-    fn idle_pages(&self) -> usize {
-        self.heads.iter().map(Head::idle_pages).sum()
     }
 
     /// Bytes that the keys and values of all tokens seen would take in a cache that keeps everything in 16
     /// bits: what this cache is compared with, whatever it is stored in.
     pub fn full_bytes(&self) -> usize {
-        self.tokens() * self.config.shape.full_bytes_per_token()
+        self.config.shape.full_bytes(self.tokens())
     }
 
-    /// Bytes of all pages and of what is fixed: [`MemoryReport::total`], from the count of pages alone.
+    /// Bytes of all pages and of what is fixed: [`MemoryReport::total`].
     pub(super) fn bytes_held(&self) -> usize {
-        let page = Page::bytes(self.config.shape.head_dim, self.config.dtype);
-        let pages = (self.pages + self.idle_pages()) * page + self.pages * Statistics::page_bytes(self.needs);
+        let of_page = Statistics::page_bytes(self.needs);
+        let pages = |((_, layer), head): ((usize, &LayerSpec), &Head)| {
+            let found = if layer.grows() { head.pages().len() * of_page } else { 0 };
+            head.pages_held() * Page::bytes(layer.dims(), self.config.dtype) + found
+        };
+        let pages: usize = self.config.shape.layer_of_heads().zip(&self.heads).map(pages).sum();
         pages + fixed_bytes(&self.config, self.needs)
     }
 }

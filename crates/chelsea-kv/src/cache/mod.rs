@@ -23,7 +23,7 @@ mod saved;
 mod statistics;
 mod synthetic;
 
-pub use attend::Share;
+pub use attend::AttendRequest;
 pub use compact::CompactReport;
 pub use config::{CacheConfig, CacheError, Schedule};
 pub use memory::MemoryReport;
@@ -31,11 +31,11 @@ pub(crate) use saved::Saved;
 pub use statistics::Importance;
 pub(crate) use statistics::Statistics;
 
-use crate::Head;
 use crate::balance::Balance;
 use crate::budget::Budget;
 use crate::policy::{Needs, Policy};
 use crate::query::QueryPower;
+use crate::{Head, LayerSpec};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -49,7 +49,7 @@ const PARALLEL_TOKENS: usize = 64;
 #[derive(Debug, Clone)]
 pub struct SequenceCache {
     config: CacheConfig,
-    /// `[layers][kv_heads]`.
+    /// The KV heads of all layers, layer by layer.
     heads: Vec<Head>,
     /// Tokens that each layer was given.
     layer_tokens: Vec<usize>,
@@ -68,7 +68,6 @@ pub struct SequenceCache {
     expected_tokens: usize,
     /// Entries of each head that may stay as they are beyond the budget until then.
     recent: usize,
-    pages: usize,
     peak: usize,
     scratch_peak: usize,
 }
@@ -77,19 +76,19 @@ impl SequenceCache {
     /// An empty cache.
     pub fn new(config: CacheConfig) -> Result<Self, CacheError> {
         config.validate()?;
-        let shape = config.shape;
-        let heads = vec![Head::new(shape.head_dim, config.dtype); shape.heads()];
+        let head = |(_, layer): (usize, &LayerSpec)| Head::new(layer.dims(), config.dtype);
+        let heads = config.shape.layer_of_heads().map(head).collect();
         Ok(Self::from_heads(config, heads, 0, Statistics::default()))
     }
 
     /// A cache that holds these entries already, of a sequence of `tokens` tokens. What the policy needs and was not
     /// found out is begun, what it has no use for is dropped.
     fn from_heads(config: CacheConfig, heads: Vec<Head>, tokens: usize, found: Statistics) -> Self {
-        let shape = config.shape;
+        let shape = &config.shape;
         let needs = config.policy.needs();
-        let query_power = needs.query_power.then(|| QueryPower::new(shape));
+        let query_power = needs.query_power.then(|| QueryPower::new(shape.clone()));
         let mut cache = SequenceCache {
-            layer_tokens: vec![tokens; shape.layers],
+            layer_tokens: vec![tokens; shape.layers().len()],
             frozen: vec![0; heads.len()],
             value_scale: vec![None; heads.len()],
             query_power,
@@ -98,7 +97,6 @@ impl SequenceCache {
             compacted_at: 0,
             expected_tokens: 0,
             recent: 0,
-            pages: heads.iter().map(|head| head.pages().len()).sum(),
             peak: 0,
             scratch_peak: 0,
             heads,
@@ -149,12 +147,23 @@ impl SequenceCache {
         self.layer_tokens.iter().copied().min().unwrap_or(0)
     }
 
-    /// Entries over all heads.
+    /// Entries over all heads of layers that grow with the text: those that a budget speaks of.
     pub fn entries(&self) -> usize {
-        self.heads.iter().map(Head::len).sum()
+        self.growing().map(|(_, head)| head.len()).sum()
     }
 
-    /// All heads, `layer * kv_heads + head`.
+    /// Entries over all heads of layers with a sliding window.
+    pub fn sliding_entries(&self) -> usize {
+        self.heads.iter().map(Head::len).sum::<usize>() - self.entries()
+    }
+
+    /// The heads of layers that grow with the text, with their numbers.
+    fn growing(&self) -> impl Iterator<Item = (usize, &Head)> {
+        let layers = self.config.shape.layer_of_heads();
+        self.heads.iter().enumerate().zip(layers).filter(|(_, (_, layer))| layer.grows()).map(|(head, _)| head)
+    }
+
+    /// All heads, layer by layer: see [`CacheShape::heads_of`](crate::CacheShape::heads_of).
     pub fn heads(&self) -> &[Head] {
         &self.heads
     }
@@ -164,19 +173,18 @@ impl SequenceCache {
         self.layer_tokens.iter().copied().max().unwrap_or(0) - self.tokens()
     }
 
-    /// Adds `n` tokens to a layer. `k` and `v` are `[n, kv_heads, head_dim]`, keys after RoPE; positions
-    /// go on from the tokens seen. Every layer must get a block before any gets the next.
+    /// Adds `n` tokens to a layer. `k` is `[n, kv_heads, key_dim]`, keys after RoPE, and `v` `[n, kv_heads, value_dim]`;
+    /// positions go on from the tokens seen. Every layer must get a block before any gets the next.
     pub fn append(&mut self, layer: usize, k: &[f32], v: &[f32]) -> Result<(), CacheError> {
-        let shape = self.config.shape;
-        let (kv_heads, head_dim) = (shape.kv_heads, shape.head_dim);
-        if layer >= shape.layers {
-            return Err(CacheError::Layer { layer, layers: shape.layers });
+        let shape = &self.config.shape;
+        let Some(spec) = shape.layers().get(layer) else {
+            return Err(CacheError::Layer { layer, layers: shape.layers().len() });
+        };
+        let (&LayerSpec { kv_heads, key_dim, value_dim, .. }, strides) = (spec, spec.widths());
+        let n = k.len() / strides.key;
+        if k.len() != n * strides.key || v.len() != n * strides.value {
+            return Err(CacheError::Length { keys: k.len(), values: v.len(), kv_heads, key_dim, value_dim });
         }
-        let stride = kv_heads * head_dim;
-        if k.len() != v.len() || !k.len().is_multiple_of(stride) {
-            return Err(CacheError::Length { keys: k.len(), values: v.len(), kv_heads, head_dim });
-        }
-        let n = k.len() / stride;
         let (held, tokens, block) = (self.layer_tokens[layer], self.tokens(), self.block());
         if held != tokens || (block != 0 && n != block) {
             return Err(CacheError::OutOfStep { layer, held, got: n, tokens, block });
@@ -184,23 +192,21 @@ impl SequenceCache {
         if held + n > MAX_TOKENS {
             return Err(CacheError::TooLong(MAX_TOKENS));
         }
-        let heads = &mut self.heads[layer * kv_heads..][..kv_heads];
-        let pages = |heads: &[Head]| heads.iter().map(|head| head.pages().len()).sum::<usize>();
-        let before = pages(heads);
-        let CacheConfig { dtype, rotary, .. } = &self.config;
+        let heads = &mut self.heads[shape.heads_of(layer)];
+        let dtype = self.config.dtype;
         let extend = |(h, head): (usize, &mut Head)| {
-            let keys = &k[(h * head_dim).min(k.len())..];
+            let (keys, values) = (&k[(h * key_dim).min(k.len())..], &v[(h * value_dim).min(v.len())..]);
+            head.slide(spec.window);
             if dtype.scaled() && held < Balance::SETTLED {
-                head.weigh(keys, stride, n, rotary);
+                head.weigh(keys, strides.key, n, &spec.rotary);
             }
-            head.extend(keys, &v[(h * head_dim).min(v.len())..], stride, n, held);
+            head.extend(keys, values, strides, n, held);
         };
         if n >= PARALLEL_TOKENS {
             heads.par_iter_mut().enumerate().for_each(extend);
         } else {
             heads.iter_mut().enumerate().for_each(extend);
         }
-        self.pages += pages(heads) - before;
         self.layer_tokens[layer] += n;
         self.peak = self.peak.max(self.bytes_held());
         Ok(())

@@ -8,7 +8,7 @@ use super::{CacheConfig, CacheError, SequenceCache};
 use crate::merge::EVICT;
 use crate::policy::Needs;
 use crate::query::{QueryMoments, QueryPower, RecentQueries, Row, Seen, Weights};
-use crate::{CacheShape, Head, PAGE};
+use crate::{CacheShape, Head, LayerSpec, PAGE};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -73,13 +73,16 @@ impl Statistics {
     }
 
     /// What `needs` asks for: kept where it is there, and else begun, over heads that hold entries already.
-    pub(super) fn adapted(self, shape: CacheShape, needs: Needs, heads: &[Head]) -> Self {
+    pub(super) fn adapted(self, shape: &CacheShape, needs: Needs, heads: &[Head]) -> Self {
         let Statistics { recent, moments, mass, importance, watch } = self;
         let wide = |recent: &RecentQueries| recent.window() >= needs.recent_queries;
-        let recent = || recent.filter(wide).unwrap_or_else(|| RecentQueries::new(shape, needs.recent_queries));
+        let recent = || recent.filter(wide).unwrap_or_else(|| RecentQueries::new(shape.clone(), needs.recent_queries));
         let full = |moments: &QueryMoments| moments.covariance() || !needs.query_covariance;
-        let moments = || moments.filter(full).unwrap_or_else(|| QueryMoments::new(shape, needs.query_covariance));
-        let mass = || mass.unwrap_or_else(|| heads.iter().map(|head| vec![0.0; head.len()]).collect());
+        let moments =
+            || moments.filter(full).unwrap_or_else(|| QueryMoments::new(shape.clone(), needs.query_covariance));
+        let grown = |((_, layer), head): ((usize, &LayerSpec), &Head)| if layer.grows() { head.len() } else { 0 };
+        let none = || shape.layer_of_heads().zip(heads).map(|of| vec![0.0; grown(of)]).collect();
+        let mass = || mass.unwrap_or_else(none);
         Statistics {
             recent: (needs.recent_queries > 0).then(recent),
             moments: (needs.query_mean || needs.query_covariance).then(moments),
@@ -91,10 +94,12 @@ impl Statistics {
 
     /// What is known that matters to head `g`.
     pub(super) fn seen(&self, config: &CacheConfig, g: usize, tokens: usize) -> Seen<'_> {
-        let shape = config.shape;
+        let layer = config.shape.layer_of(g);
+        let spec = config.shape.layer(layer);
         Seen {
-            layer: g / shape.kv_heads,
-            q_heads: (g % shape.kv_heads * shape.group(), shape.group()),
+            layer,
+            scale: spec.scale,
+            q_heads: ((g - config.shape.heads_of(layer).start) * spec.group(), spec.group()),
             sinks: config.sinks,
             tokens,
             recent: self.recent.as_ref(),
@@ -120,7 +125,7 @@ impl Statistics {
     }
 
     /// Bytes of everything else.
-    pub(crate) fn fixed_bytes(shape: CacheShape, needs: Needs) -> usize {
+    pub(crate) fn fixed_bytes(shape: &CacheShape, needs: Needs) -> usize {
         let recent = match needs.recent_queries {
             0 => 0,
             window => RecentQueries::bytes_for(shape, window),
@@ -161,8 +166,9 @@ impl SequenceCache {
     /// asks for is dropped.
     pub fn gather(&mut self, needs: Needs) {
         let needs = needs.and(self.config.policy.needs());
-        let shape = self.config.shape;
-        self.query_power = needs.query_power.then(|| self.query_power.take().unwrap_or(QueryPower::new(shape)));
+        let shape = &self.config.shape;
+        let begun = || QueryPower::new(shape.clone());
+        self.query_power = needs.query_power.then(|| self.query_power.take().unwrap_or_else(begun));
         self.statistics = std::mem::take(&mut self.statistics).adapted(shape, needs, &self.heads);
         self.needs = needs;
         self.peak = self.peak.max(self.bytes_held());
@@ -173,25 +179,29 @@ impl SequenceCache {
         if let Some(power) = &mut self.query_power {
             power.observe(layer, q, n);
         }
-        let CacheConfig { shape, rotary, sinks, .. } = &self.config;
+        let CacheConfig { shape, sinks, .. } = &self.config;
+        let spec = shape.layer(layer);
+        if !spec.grows() {
+            return;
+        }
         let first = self.layer_tokens[layer].saturating_sub(n);
         let Statistics { recent, moments, mass, watch, .. } = &mut self.statistics;
         if let Some(recent) = recent {
             recent.observe(layer, q, n, first);
         }
         if let Some(moments) = moments {
-            moments.observe(layer, q, n, first, *sinks, rotary);
+            moments.observe(layer, q, n, first, *sinks);
         }
-        let heads = &self.heads[layer * shape.kv_heads..][..shape.kv_heads];
-        let of_layer = layer * shape.kv_heads..(layer + 1) * shape.kv_heads;
+        let of_layer = shape.heads_of(layer);
+        let heads = &self.heads[of_layer.clone()];
         if let Some(mass) = mass {
             let masses = mass[of_layer.clone()].par_iter_mut().zip(heads).enumerate();
             masses.for_each(|(h, (mass, head))| {
                 mass.reserve_exact(head.pages().len() * PAGE - mass.len());
                 mass.resize(head.len(), 0.0);
                 let mut weights = Weights::default();
-                for_each_block(*shape, h, q, n, head.len(), |rows, seen| {
-                    weights.each(head, std::slice::from_ref(&(0..seen)), rows, scale(*shape), |_, weights| {
+                for_each_block(spec, h, q, n, head.len(), |rows, seen| {
+                    weights.each(head, std::slice::from_ref(&(0..seen)), rows, spec.scale, |_, weights| {
                         mass.iter_mut().zip(weights).for_each(|(sum, w)| *sum += w);
                     });
                 });
@@ -202,9 +212,9 @@ impl SequenceCache {
             found.zip(&chunk[of_layer]).zip(heads).enumerate().for_each(|(h, ((found, chunk), head))| {
                 let first = (*sinks).min(chunk.start);
                 let mut weights = Weights::default();
-                for_each_block(*shape, h, q, n, head.len(), |rows, seen| {
+                for_each_block(spec, h, q, n, head.len(), |rows, seen| {
                     let spans = [0..first, chunk.clone(), found.len()..seen];
-                    weights.each(head, &spans, rows, scale(*shape), |_, weights| {
+                    weights.each(head, &spans, rows, spec.scale, |_, weights| {
                         let found = &mut found[chunk.clone()];
                         found.iter_mut().zip(&weights[first..]).for_each(|(x, &w)| *x = x.max(w));
                     });
@@ -217,12 +227,15 @@ impl SequenceCache {
     /// among the sinks, those entries, and what is appended after this call. For a fork of a cache, while the
     /// model repeats those tokens.
     pub fn watch(&mut self, tokens: Range<usize>) {
-        let chunk = |head: &Head| {
+        let chunk = |((_, layer), head): ((usize, &LayerSpec), &Head)| {
             let upto = |token: usize| (0..head.len()).take_while(|&i| head.position(i) < token as f32).count();
-            upto(tokens.start)..upto(tokens.end)
+            if layer.grows() { upto(tokens.start)..upto(tokens.end) } else { 0..0 }
         };
-        let found = Importance { heads: self.heads.iter().map(|head| vec![0.0; head.len()]).collect() };
-        self.statistics.watch = Some(Watch { chunk: self.heads.iter().map(chunk).collect(), found });
+        let none =
+            |((_, layer), head): ((usize, &LayerSpec), &Head)| vec![0.0; if layer.grows() { head.len() } else { 0 }];
+        let heads = || self.config.shape.layer_of_heads().zip(&self.heads);
+        let found = Importance { heads: heads().map(none).collect() };
+        self.statistics.watch = Some(Watch { chunk: heads().map(chunk).collect(), found });
     }
 
     /// What was found since [`SequenceCache::watch`], which ends with this.
@@ -246,33 +259,30 @@ impl SequenceCache {
     /// Whether a second pass has found out how much the entries matter, all but those of the recent window.
     pub fn has_importance(&self) -> bool {
         let window = self.config.window;
-        let known = |(found, head): (&Vec<f32>, &Head)| found.len() + window >= head.len();
+        let heads = || self.config.shape.layer_of_heads().zip(&self.heads);
+        let known = |(found, ((_, layer), head)): (&Vec<f32>, ((usize, &LayerSpec), &Head))| {
+            !layer.grows() || found.len() + window >= head.len()
+        };
         let importance = self.statistics.importance.as_ref();
-        importance.is_some_and(|importance| importance.heads.iter().zip(&self.heads).all(known))
+        importance.is_some_and(|importance| importance.heads.iter().zip(heads()).all(known))
     }
 }
 
 /// Calls `f` with blocks of the queries that read KV head `h`, with the number of entries that the block's
 /// last query sees; a head has `len` entries, of which the last `n` are the queries' own.
-fn for_each_block(shape: CacheShape, h: usize, q: &[f32], n: usize, len: usize, mut f: impl FnMut(&[Row<'_>], usize)) {
-    let CacheShape { q_heads, head_dim, .. } = shape;
-    let group = shape.group();
+fn for_each_block(spec: &LayerSpec, h: usize, q: &[f32], n: usize, len: usize, mut f: impl FnMut(&[Row<'_>], usize)) {
+    let (group, width, key_dim) = (spec.group(), spec.query_width(), spec.key_dim);
     let tokens = (crate::query::ROWS / group).max(1);
     let mut rows = Vec::with_capacity(tokens * group);
     for start in (0..n).step_by(tokens) {
         let end = (start + tokens).min(n);
         rows.clear();
         for t in start..end {
-            let query = |j: usize| &q[(t * q_heads + h * group + j) * head_dim..][..head_dim];
+            let query = |j: usize| &q[t * width + (h * group + j) * key_dim..][..key_dim];
             rows.extend((0..group).map(|j| Row { query: query(j), visible: len - n + t + 1 }));
         }
         f(&rows, len - n + end);
     }
-}
-
-/// Factor on inner products in attention.
-pub(super) fn scale(shape: CacheShape) -> f32 {
-    (shape.head_dim as f32).sqrt().recip()
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Caches filled with random entries: for timing long contexts without reading them.
 
 use super::{CacheConfig, CacheError, MAX_TOKENS, SequenceCache, Statistics};
-use crate::Head;
 use crate::budget::Length;
+use crate::{Head, LayerSpec};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use rayon::prelude::*;
@@ -29,16 +29,26 @@ impl SequenceCache {
         if entries > tokens || (entries == 0 && tokens > 0) {
             return Err(CacheError::Synthetic { entries, tokens });
         }
-        let (shape, dtype) = (config.shape, config.dtype);
-        let mut heads = vec![Head::new(shape.head_dim, dtype); shape.heads()];
+        let (shape, dtype) = (config.shape.clone(), config.dtype);
+        let head = |(_, layer): (usize, &LayerSpec)| Head::new(layer.dims(), dtype);
+        let mut heads: Vec<Head> = shape.layer_of_heads().map(head).collect();
         // Sinks and window stand for one token each; what is over lies between them.
+        let layers: Vec<&LayerSpec> = shape.layer_of_heads().map(|(_, layer)| layer).collect();
         let (sinks, window) = (config.sinks.min(entries), config.window.min(entries));
         let middle = sinks..entries.saturating_sub(window).max(sinks);
         let spread = middle.len();
         heads.par_iter_mut().enumerate().for_each(|(g, head)| {
             let mut rng = SmallRng::seed_from_u64(seed ^ (g as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-            let mut numbers = vec![0.0f32; 2 * shape.head_dim];
+            let mut numbers = vec![0.0f32; layers[g].key_dim + layers[g].value_dim];
             let mut position = 0;
+            if let Some(window) = layers[g].window {
+                for position in tokens.saturating_sub(window - 1)..tokens {
+                    numbers.iter_mut().for_each(|x| *x = rng.random_range(-1.0..1.0));
+                    let (key, value) = numbers.split_at(layers[g].key_dim);
+                    head.push(key, value, 1, position as f32);
+                }
+                return;
+            }
             for i in 0..entries {
                 numbers.iter_mut().for_each(|x| *x = rng.random_range(-1.0..1.0));
                 let extra = tokens - entries;
@@ -50,7 +60,7 @@ impl SequenceCache {
                 } else {
                     1
                 };
-                let (key, value) = numbers.split_at(shape.head_dim);
+                let (key, value) = numbers.split_at(layers[g].key_dim);
                 head.push(key, value, count as u32, position as f32 + (count - 1) as f32 / 2.0);
                 position += count;
             }
@@ -58,7 +68,8 @@ impl SequenceCache {
         let mut cache = Self::from_heads(config, heads, tokens, Statistics::default());
         cache.compacted_at = tokens;
         if entries < tokens {
-            cache.frozen.fill(middle.end);
+            let grown: Vec<usize> = cache.growing().map(|(g, _)| g).collect();
+            grown.into_iter().for_each(|g| cache.frozen[g] = middle.end);
         }
         Ok(cache)
     }
@@ -70,8 +81,8 @@ mod tests {
     use crate::{Budget, CacheShape, Rotary};
 
     fn config() -> CacheConfig {
-        let shape = CacheShape { layers: 2, kv_heads: 2, q_heads: 4, head_dim: 8 };
-        CacheConfig::new(shape, Rotary { inv_freq: vec![1.0, 0.1, 0.01, 0.001], scale: 1.0 })
+        let rotary = Rotary { inv_freq: vec![1.0, 0.1, 0.01, 0.001], scale: 1.0 };
+        CacheConfig::new(CacheShape::uniform(2, 4, 2, 8, rotary).unwrap())
     }
 
     #[test]

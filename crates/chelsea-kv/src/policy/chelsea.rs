@@ -5,6 +5,7 @@ use super::{HeadView, Needs, Plan, Policy, View};
 use crate::budget::head_floor;
 use crate::matching::{Cut, Edge, Measure, Scratch, match_chunks};
 use crate::rotary::Steps;
+use crate::{Dims, Rotary};
 use rayon::prelude::*;
 
 /// The global recipe.
@@ -34,8 +35,14 @@ impl Default for Chelsea {
     }
 }
 
+/// Threads that are counted on when room is shared out: which heads keep their rows, and so the last bits of what is
+/// compared, must not depend on how many there are.
+const THREADS: usize = 2;
+
 /// One head while the plan is being made.
-struct State {
+struct State<'s> {
+    /// What speeds up turning keys back.
+    steps: &'s Steps,
     clusters: Clusters,
     /// Square root of the query power, one factor a dimension.
     scale: Vec<f32>,
@@ -51,14 +58,15 @@ struct State {
     kept: Option<Rows>,
 }
 
-impl State {
-    fn new(head: &HeadView<'_>, clusters: Clusters, steps: &Steps) -> Self {
-        let dim = head.dim();
+impl<'s> State<'s> {
+    fn new(head: &HeadView<'_>, clusters: Clusters, steps: &'s Steps) -> Self {
+        let dim = head.key_dim();
         let scale = match head.query_power() {
             [] => vec![(1.0 / dim as f32).sqrt(); dim],
             power => power.iter().map(|w| w.sqrt()).collect(),
         };
         State {
+            steps,
             clusters,
             scale,
             centre: mean_feature(head, steps),
@@ -70,9 +78,29 @@ impl State {
     }
 }
 
+/// The steps of every rotary embedding that layers have: in most models there is one.
+struct AllSteps<'a>(Vec<(&'a Rotary, Steps)>);
+
+impl<'a> AllSteps<'a> {
+    fn of(view: &View<'a>) -> Self {
+        let mut all: Vec<(&Rotary, Steps)> = Vec::new();
+        for head in &view.heads {
+            if all.iter().all(|(rotary, _)| *rotary != head.rotary()) {
+                all.push((head.rotary(), head.rotary().steps()));
+            }
+        }
+        AllSteps(all)
+    }
+
+    fn of_head(&self, head: &HeadView<'_>) -> &Steps {
+        let found = self.0.iter().find(|(rotary, _)| *rotary == head.rotary());
+        &found.expect("every head's rotary embedding was listed").1
+    }
+}
+
 /// Keys carry large constant offsets; distances do not depend on them, but their rounding does.
 fn mean_feature(head: &HeadView<'_>, steps: &Steps) -> Vec<f32> {
-    let mut sums = vec![0.0f64; head.dim()];
+    let mut sums = vec![0.0f64; head.key_dim()];
     head.for_each_scaled(
         steps,
         &[],
@@ -90,9 +118,10 @@ impl Chelsea {
         format!("chunk={chunk},frac={frac},floor={floor},hcap={hcap},lam={lam}")
     }
 
-    /// Numbers of a row of a head of `head_dim`.
-    fn dim(&self, head_dim: usize) -> usize {
-        if self.lam == 0.0 { head_dim } else { 2 * head_dim }
+    /// Numbers of a row of `head`.
+    fn dim(&self, head: &HeadView<'_>) -> usize {
+        let Dims { key, value } = head.dims();
+        if self.lam == 0.0 { key } else { key + value }
     }
 
     /// Clusters whose rows are made at once, in whole chunks: what that takes does not grow with the text.
@@ -102,16 +131,16 @@ impl Chelsea {
 
     /// Lets heads keep their rows where there is room: the more its keys were merged, the less room a head needs and the
     /// more it saves. Returns the bytes of all rows kept.
-    fn choose_kept(&self, states: &mut [State], view: &View<'_>) -> usize {
-        let dim = self.dim(view.shape.head_dim);
+    fn choose_kept(&self, states: &mut [State<'_>], view: &View<'_>) -> usize {
+        let widest = view.heads.iter().map(|head| self.dim(head)).max().unwrap_or(0);
         let longest = view.heads.iter().map(HeadView::len).max().unwrap_or(0);
-        let working = Rows::bytes(self.part(), longest, longest, dim) + Scratch::bytes(dim, self.chunk);
-        let room = view.scratch.spare().saturating_sub(working * rayon::current_num_threads());
+        let working = Rows::bytes(self.part(), longest, longest, widest) + Scratch::bytes(widest, self.chunk);
+        let room = view.scratch.spare().saturating_sub(working * THREADS);
         let mut order: Vec<usize> = (0..states.len()).collect();
         order.sort_by_key(|&g| (!states[g].keep, states[g].clusters.len()));
         let mut bytes = 0;
         for g in order {
-            let more = Rows::kept_bytes(states[g].clusters.len(), dim);
+            let more = Rows::kept_bytes(states[g].clusters.len(), self.dim(&view.heads[g]));
             states[g].keep |= bytes + more <= room;
             bytes += if states[g].keep { more } else { 0 };
         }
@@ -123,14 +152,13 @@ impl Chelsea {
     fn offer(
         &self,
         head: &HeadView<'_>,
-        steps: &Steps,
-        state: &mut State,
+        state: &mut State<'_>,
         least: usize,
         (rows, scratch): (&mut Rows, &mut Scratch),
     ) {
         let value_factor = (self.lam / f64::from(head.value_scale())).sqrt() as f32;
-        let source = Source::Features { steps, centre: &state.centre, scale: &state.scale, value_factor };
-        let dim = source.dim(head.dim());
+        let source = Source::Features { steps: state.steps, centre: &state.centre, scale: &state.scale, value_factor };
+        let dim = source.dim(head.dims());
         let State { clusters, edges, .. } = state;
         edges.clear();
         let mut offered = |rows: &[f32], first: usize| {
@@ -195,9 +223,9 @@ impl Chelsea {
     /// Merges until `clusters`, those of each head, are `target` in all.
     pub(super) fn cluster(&self, view: &View<'_>, target: usize, clusters: Vec<Clusters>) -> Plan {
         let least = head_floor(self.floor, target, view.heads.len());
-        let steps = view.heads[0].rotary().steps();
-        let state = |(head, clusters)| State::new(head, clusters, &steps);
-        let mut states: Vec<State> = view.heads.par_iter().zip(clusters).map(state).collect();
+        let steps = AllSteps::of(view);
+        let state = |(head, clusters)| State::new(head, clusters, steps.of_head(head));
+        let mut states: Vec<State<'_>> = view.heads.par_iter().zip(clusters).map(state).collect();
         // Roots, and half as many edges of 12 bytes with their sort keys: no more than this.
         let _held = view.scratch.hold(states.iter().map(|s| 3 * s.clusters.bytes()).sum());
         loop {
@@ -210,13 +238,13 @@ impl Chelsea {
             states.par_iter_mut().zip(&view.heads).filter(|(state, _)| state.stale).for_each_init(
                 || (Rows::default(), Scratch::default()),
                 |(rows, scratch), (state, head)| {
-                    let dim = self.dim(head.dim());
+                    let dim = self.dim(head);
                     let clusters = state.clusters.len();
                     // The rows of a head that keeps them are counted already.
                     let part = if state.keep { 0 } else { clusters.min(self.part()) };
                     let made = Rows::bytes(part, clusters, head.len(), dim);
                     let _held = view.scratch.hold(made + Scratch::bytes(dim, self.chunk));
-                    self.offer(head, &steps, state, least, (rows, scratch));
+                    self.offer(head, state, least, (rows, scratch));
                 },
             );
             let mut cut = Cut::cheapest(states.iter().flat_map(|s| &s.edges), merges);

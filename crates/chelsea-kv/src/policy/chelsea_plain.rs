@@ -27,9 +27,9 @@ impl ChelseaPlain {
         while clusters.len() > target {
             let merges = (clusters.len() - target).min(clusters.len() / 2);
             clusters.rows(head, Source::Keys, rows);
-            normalise(&mut rows.rows, head.dim());
+            normalise(&mut rows.rows, head.key_dim());
             edges.clear();
-            match_chunks(&rows.rows, head.dim(), self.chunk, Measure::Cosine, scratch, &mut edges);
+            match_chunks(&rows.rows, head.key_dim(), self.chunk, Measure::Cosine, scratch, &mut edges);
             let mut cut = Cut::cheapest(edges.iter(), merges);
             edges.retain(|edge| cut.takes(edge));
             if edges.is_empty() {
@@ -58,8 +58,8 @@ impl Policy for ChelseaPlain {
         let _held = view.scratch.hold(view.len() * 4);
         let plan = |(rows, scratch): &mut (Rows, Scratch), (head, &share): (&HeadView<'_>, &usize)| {
             let edges = head.len() * 6;
-            let bytes =
-                Rows::bytes(head.len(), head.len(), head.len(), head.dim()) + Scratch::bytes(head.dim(), self.chunk);
+            let bytes = Rows::bytes(head.len(), head.len(), head.len(), head.key_dim())
+                + Scratch::bytes(head.key_dim(), self.chunk);
             let _held = view.scratch.hold(bytes + edges);
             self.plan_head(head, share, rows, scratch)
         };

@@ -4,6 +4,7 @@
 //! the next round matches are means over the members of each cluster, made anew for one head at a time.
 
 use super::HeadView;
+use crate::Dims;
 use crate::matching::Edge;
 use crate::rotary::Steps;
 use std::ops::Range;
@@ -31,11 +32,11 @@ pub(super) enum Source<'a> {
 }
 
 impl Source<'_> {
-    /// Numbers of a row.
-    pub(super) fn dim(&self, head_dim: usize) -> usize {
+    /// Numbers of a row of a head with entries of these sizes.
+    pub(super) fn dim(&self, dims: Dims) -> usize {
         match self {
-            Source::Features { value_factor, .. } if *value_factor != 0.0 => 2 * head_dim,
-            _ => head_dim,
+            Source::Features { value_factor, .. } if *value_factor != 0.0 => dims.key + dims.value,
+            _ => dims.key,
         }
     }
 }
@@ -170,8 +171,8 @@ impl Clusters {
 
     /// Makes the rows of the clusters `part`, which were [numbered](Clusters::number).
     pub(super) fn fill(&self, head: &HeadView<'_>, source: Source<'_>, part: Range<usize>, out: &mut Rows) {
-        let head_dim = head.dim();
-        let dim = source.dim(head_dim);
+        let Dims { key: key_dim, value: value_dim } = head.dims();
+        let dim = source.dim(head.dims());
         out.rows.resize(part.len() * dim, 0.0);
         let Rows { rows, singles, slots, weights, .. } = out;
         let (singles, weights) = (&singles[part.clone()], &weights[part.clone()]);
@@ -196,12 +197,12 @@ impl Clusters {
         match source {
             Source::Keys => head.for_each_key(|i, key| add(i, key, 0, 1.0)),
             Source::Features { steps, centre, scale, value_factor } => {
-                let mut value = vec![0.0; head_dim];
+                let mut value = vec![0.0; value_dim];
                 head.for_each_scaled(steps, centre, scale, wanted, |i, key| {
                     add(i, key, 0, 1.0);
-                    if dim > head_dim {
+                    if dim > key_dim {
                         head.read_value(i, &mut value);
-                        add(i, &value, head_dim, value_factor);
+                        add(i, &value, key_dim, value_factor);
                     }
                 });
             }

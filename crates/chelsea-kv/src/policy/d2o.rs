@@ -58,7 +58,7 @@ impl Policy for D2o {
         }
         let kept = self.hitters.keep(view, target);
         let join = |(head, kept): (&HeadView<'_>, &Vec<bool>)| {
-            let _held = view.scratch.hold(head.len() * (head.dim() + 3) * 4);
+            let _held = view.scratch.hold(head.len() * (head.key_dim() + 3) * 4);
             join(head, kept)
         };
         Plan::new(view.heads.par_iter().zip(&kept).map(join).collect())
@@ -72,7 +72,7 @@ fn join(head: &HeadView<'_>, kept: &[bool]) -> Vec<u32> {
     if roots.is_empty() || survivors.is_empty() {
         return roots;
     }
-    let dim = head.dim();
+    let dim = head.key_dim();
     let mut keys = vec![0.0; head.len() * dim];
     head.for_each_key(|i, key| {
         let factor = 1.0 / length(key).max(1e-12);

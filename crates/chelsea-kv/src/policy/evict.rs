@@ -7,6 +7,7 @@ use super::{Needs, Plan, Policy, PolicyError, Setting, Settings, View};
 use crate::budget::even_shares;
 use crate::merge::EVICT;
 use std::fmt::{Debug, Display, Formatter};
+use std::ops::Range;
 use std::str::FromStr;
 
 /// How the total is shared among heads.
@@ -108,24 +109,23 @@ impl<S: Scorer> Evict<S> {
         let scores = self.scorer.scores(view, target, self.heads);
         let mut kept: Vec<Vec<bool>> = view.lens().iter().map(|&len| vec![false; len]).collect();
         let shares = even_shares(&view.lens(), target);
-        let kv_heads = view.shape.kv_heads;
-        let per_pool = match self.heads {
-            Heads::Even => 1,
-            Heads::Adaptive => kv_heads,
-            Heads::Pooled => kept.len().max(1),
+        let pools = match self.heads {
+            Heads::Even => (0..kept.len()).map(|g| g..g + 1).collect(),
+            Heads::Adaptive => view.layers(),
+            Heads::Pooled => std::iter::once(0..kept.len()).collect(),
         };
         let layers = self.scorer.layer_totals(view, target);
         let shares = match layers {
             Some(totals) => {
                 let lens = view.lens();
-                let layer = |(lens, &total): (&[usize], &usize)| even_shares(lens, total);
-                lens.chunks(kv_heads).zip(&totals).flat_map(layer).collect()
+                let layer = |(layer, &total): (Range<usize>, &usize)| even_shares(&lens[layer], total);
+                view.layers().into_iter().zip(&totals).flat_map(layer).collect()
             }
             None => shares,
         };
-        let pools = kept.chunks_mut(per_pool).zip(scores.chunks(per_pool)).zip(shares.chunks(per_pool));
-        for ((kept, scores), shares) in pools {
-            choose(kept, scores, shares, if per_pool == 1 { 0.0 } else { self.floor });
+        for pool in pools {
+            let floor = if pool.len() == 1 { 0.0 } else { self.floor };
+            choose(&mut kept[pool.clone()], &scores[pool.clone()], &shares[pool], floor);
         }
         kept
     }

@@ -61,7 +61,7 @@ impl Scorer for ExpectedAttention {
             return by_age(view);
         }
         view.map_heads(|head| {
-            let _held = view.scratch.hold(head.entries() * 16 + 4 * head.dim() * head.dim() * 8);
+            let _held = view.scratch.hold(head.entries() * 16 + 4 * head.key_dim() * head.key_dim() * 8);
             self.score(head)
         })
     }
@@ -69,7 +69,7 @@ impl Scorer for ExpectedAttention {
 
 impl ExpectedAttention {
     fn score(&self, head: &HeadView<'_>) -> Vec<f32> {
-        let (d, first, whole) = (head.dim() as f64, head.first(), head.whole());
+        let (scale, first, whole) = (f64::from(head.scale()), head.first(), head.whole());
         let mut scores = vec![0.0f32; head.len()];
         for h in 0..head.group() {
             let Some((mean, covariance)) = head.future_query(h, self.future) else { continue };
@@ -82,7 +82,7 @@ impl ExpectedAttention {
                         square += f64::from(x) * f64::from(product(row, key));
                     }
                 }
-                logits[i] = linear / d.sqrt() + square / (2.0 * d) + f64::from(whole.count(i)).ln();
+                logits[i] = linear * scale + square * scale * scale / 2.0 + f64::from(whole.count(i)).ln();
             });
             // Sinks draw nearly everything, and what they draw says nothing of the others.
             let others = head.sinks()..;
@@ -93,7 +93,7 @@ impl ExpectedAttention {
             }
         }
         if self.value_norm {
-            let mut value = vec![0.0; head.dim()];
+            let mut value = vec![0.0; head.dims().value];
             for (i, score) in scores.iter_mut().enumerate() {
                 head.read_value(i, &mut value);
                 *score *= length(&value);

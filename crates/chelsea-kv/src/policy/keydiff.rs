@@ -31,7 +31,7 @@ impl Scorer for KeyDiff {
 
     fn scores(&self, view: &View<'_>, _target: usize, _heads: Heads) -> Vec<Vec<f32>> {
         view.map_heads(|head| {
-            let mut anchor = vec![0.0f64; head.dim()];
+            let mut anchor = vec![0.0f64; head.key_dim()];
             head.whole().for_each_key(|_, key| {
                 let factor = 1.0 / f64::from(length(key).max(1e-12));
                 anchor.iter_mut().zip(key).for_each(|(sum, &x)| *sum += factor * f64::from(x));

@@ -47,18 +47,18 @@ impl Scorer for LagKv {
 
 impl LagKv {
     fn score(&self, head: &HeadView<'_>, ranked: bool) -> Vec<f32> {
-        let (lag, dim, start) = (self.lag, head.dim(), head.sinks());
+        let (lag, dims, start) = (self.lag, head.dims(), head.sinks());
         let partitions = (head.entries() - start) / lag;
         // Those that nothing is known of stay, ranks lie below.
         let mut all = vec![1.0; head.entries()];
         let whole = head.whole();
         let key = |i: usize, row: &mut [f32]| whole.read_key(i, row);
         let value = |i: usize, row: &mut [f32]| whole.read_value(i, row);
-        let (mut own, mut next) = (vec![0.0; lag * dim], vec![0.0; lag * dim]);
         for p in 0..partitions.saturating_sub(1) {
             let scores = &mut all[start + p * lag..][..lag];
             scores.fill(0.0);
-            for part in [&key as &dyn Fn(usize, &mut [f32]), &value] {
+            for (part, dim) in [(&key as &dyn Fn(usize, &mut [f32]), dims.key), (&value, dims.value)] {
+                let (mut own, mut next) = (vec![0.0; lag * dim], vec![0.0; lag * dim]);
                 let read = |range: Range<usize>, rows: &mut [f32]| {
                     rows.chunks_exact_mut(dim).zip(range).for_each(|(row, i)| part(start + i, row));
                 };

@@ -41,7 +41,7 @@ impl HeadView<'_> {
 
     /// Bytes that [`HeadView::recent_attention`] takes.
     pub(super) fn recent_attention_bytes(&self) -> usize {
-        self.seen().q_heads.1 * self.entries() * 4 + Weights::bytes(self.entries(), self.dim())
+        self.seen().q_heads.1 * self.entries() * 4 + Weights::bytes(self.entries(), self.key_dim())
     }
 
     /// Entries that come no later than each of `positions`, which ascend; at least one.
@@ -59,7 +59,7 @@ impl HeadView<'_> {
 
     /// Factor on inner products in attention.
     pub(super) fn scale(&self) -> f32 {
-        (self.dim() as f32).sqrt().recip()
+        self.seen().scale
     }
 
     /// Attention that each candidate has drawn, summed over all queries so far and the query heads that read
@@ -85,7 +85,7 @@ impl HeadView<'_> {
     pub fn future_query(&self, h: usize, positions: usize) -> Option<(Vec<f64>, Vec<f32>)> {
         let seen = self.seen();
         let (mean, scatter, count) = seen.moments?.of(seen.layer, seen.q_heads.0 + h)?;
-        let (d, half) = (self.dim(), self.rotary().inv_freq.len());
+        let (d, half) = (self.key_dim(), self.rotary().inv_freq.len());
         // The mean of turns by the positions to come is itself a turn and a shortening: one pair at a time.
         let turns: Vec<(f64, f64)> = self
             .rotary()

@@ -60,7 +60,8 @@ impl Scorer for PyramidKv {
     }
 
     fn layer_totals(&self, view: &View<'_>, target: usize) -> Option<Vec<usize>> {
-        let lens: Vec<usize> = view.lens().chunks(view.shape.kv_heads).map(|lens| lens.iter().sum()).collect();
+        let lens = view.lens();
+        let lens: Vec<usize> = view.layers().into_iter().map(|layer| lens[layer].iter().sum()).collect();
         Some(pyramid(&lens, target, self.beta))
     }
 }

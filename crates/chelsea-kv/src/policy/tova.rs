@@ -47,8 +47,8 @@ impl Scorer for Tova {
             }
             scores
         });
-        let kv_heads = view.shape.kv_heads;
-        for (layer, heads) in scores.chunks_mut(kv_heads).zip(view.heads.chunks(kv_heads)) {
+        for layer in view.layers() {
+            let (heads, layer) = (&view.heads[layer.clone()], &mut scores[layer]);
             let alike = |g: usize| {
                 heads[g].len() == heads[0].len()
                     && (0..heads[0].len()).all(|i| heads[g].position(i) == heads[0].position(i))

@@ -3,15 +3,13 @@
 use crate::query::Seen;
 use crate::rotary::{Steps, Way, tile_to_rows};
 use crate::scratch::Gauge;
-use crate::{CacheShape, Head, PAGE, Rotary, TILE};
+use crate::{Dims, Head, PAGE, Rotary, TILE};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// The candidates of all heads, `g = layer * kv_heads + head`.
+/// The candidates of all heads of the layers that grow with the text, layer by layer.
 #[derive(Debug)]
 pub struct View<'a> {
-    /// Sizes of the cache.
-    pub shape: CacheShape,
     /// The candidates of each head.
     pub heads: Vec<HeadView<'a>>,
     /// Tokens the sequence has seen.
@@ -34,6 +32,18 @@ impl View<'_> {
     /// Candidates of each head.
     pub fn lens(&self) -> Vec<usize> {
         self.heads.iter().map(HeadView::len).collect()
+    }
+
+    /// Which of the heads belong to each layer.
+    pub fn layers(&self) -> Vec<Range<usize>> {
+        let mut layers: Vec<Range<usize>> = Vec::new();
+        for (g, head) in self.heads.iter().enumerate() {
+            match layers.last_mut() {
+                Some(layer) if self.heads[layer.start].layer() == head.layer() => layer.end = g + 1,
+                _ => layers.push(g..g + 1),
+            }
+        }
+        layers
     }
 
     /// What `f` makes of each head, in parallel.
@@ -119,9 +129,19 @@ impl<'a> HeadView<'a> {
         self.range.is_empty()
     }
 
-    /// Numbers of a key, and of a value.
-    pub fn dim(&self) -> usize {
-        self.head.head_dim()
+    /// Numbers of a key.
+    pub fn key_dim(&self) -> usize {
+        self.head.key_dim()
+    }
+
+    /// Numbers of a key and of a value.
+    pub fn dims(&self) -> Dims {
+        self.head.dims()
+    }
+
+    /// The layer that the head belongs to.
+    pub fn layer(&self) -> usize {
+        self.seen.layer
     }
 
     /// Tokens that candidate `i` stands for.
@@ -189,7 +209,7 @@ impl<'a> HeadView<'a> {
 
     /// Reads tile by tile: far faster than key by key.
     fn for_each(&self, way: Way<'_>, wanted: impl Fn(Range<usize>) -> bool, mut f: impl FnMut(usize, &[f32])) {
-        let dim = self.dim();
+        let dim = self.key_dim();
         let mut tile = vec![0.0; TILE * dim];
         let mut rows = vec![0.0; TILE * dim];
         let mut next = self.range.start;
@@ -205,9 +225,9 @@ impl<'a> HeadView<'a> {
             }
             self.head.read_key_tile(at, &mut tile);
             if start + TILE < PAGE {
-                page.prefetch_key_tile(start / TILE + 1, dim, self.head.dtype());
+                page.prefetch_key_tile(start / TILE + 1, self.head.dtype());
             } else if let Some(page) = self.head.pages().get(next / PAGE) {
-                page.prefetch_key_tile(0, dim, self.head.dtype());
+                page.prefetch_key_tile(0, self.head.dtype());
             }
             let positions = page.positions()[start..].first_chunk().expect("pages are whole tiles");
             tile_to_rows(way, &mut tile, positions, &mut rows);

@@ -1,7 +1,7 @@
 //! Mean and covariance of queries before RoPE, per query head: what Expected Attention knows of the
 //! queries to come.
 
-use crate::{CacheShape, Rotary};
+use crate::CacheShape;
 use rayon::prelude::*;
 
 /// Tokens of a block from which its query heads are taken in parallel.
@@ -16,7 +16,7 @@ pub struct QueryMoments {
     shape: CacheShape,
     /// Queries seen of each layer.
     count: Vec<u64>,
-    /// `[layers * q_heads]`.
+    /// One for each query head of the layers that grow.
     heads: Vec<Moments>,
 }
 
@@ -24,17 +24,20 @@ pub struct QueryMoments {
 #[derive(Debug, Clone)]
 struct Moments {
     mean: Vec<f64>,
-    /// `[head_dim][head_dim]`, sums of products of what differs from the mean; empty when nobody asked.
+    /// `[key_dim][key_dim]`, sums of products of what differs from the mean; empty when nobody asked.
     scatter: Vec<f32>,
 }
 
 impl QueryMoments {
     /// Nothing seen yet; with covariances or without.
     pub fn new(shape: CacheShape, covariance: bool) -> Self {
-        let d = shape.head_dim;
-        let scatter = if covariance { d * d } else { 0 };
-        let head = Moments { mean: vec![0.0; d], scatter: vec![0.0; scatter] };
-        QueryMoments { shape, count: vec![0; shape.layers], heads: vec![head; shape.layers * shape.q_heads] }
+        let growing = shape.layers().iter().filter(|layer| layer.grows());
+        let heads = growing.flat_map(|layer| {
+            let d = layer.key_dim;
+            let scatter = if covariance { d * d } else { 0 };
+            std::iter::repeat_n(Moments { mean: vec![0.0; d], scatter: vec![0.0; scatter] }, layer.q_heads)
+        });
+        QueryMoments { count: vec![0; shape.layers().len()], heads: heads.collect(), shape }
     }
 
     /// Whether covariances are kept.
@@ -42,12 +45,13 @@ impl QueryMoments {
         self.heads.first().is_some_and(|head| !head.scatter.is_empty())
     }
 
-    /// Takes in `n` queries of `layer`, `[n, q_heads, head_dim]` after RoPE, the first at position `first`.
+    /// Takes in `n` queries of `layer`, `[n, q_heads, key_dim]` after RoPE, the first at position `first`.
     /// Those at positions below `skip` (sinks: they are unlike any that follow) are left out.
-    pub fn observe(&mut self, layer: usize, q: &[f32], n: usize, first: usize, skip: usize, rotary: &Rotary) {
-        let CacheShape { q_heads, head_dim: d, .. } = self.shape;
+    pub fn observe(&mut self, layer: usize, q: &[f32], n: usize, first: usize, skip: usize) {
+        let spec = self.shape.layer(layer);
+        let (q_heads, d, rotary) = (spec.q_heads, spec.key_dim, &spec.rotary);
         let from = skip.saturating_sub(first).min(n);
-        if from == n {
+        if from == n || !spec.grows() {
             return;
         }
         let before = self.count[layer];
@@ -60,7 +64,7 @@ impl QueryMoments {
             }
             head.join(&mut rows, before);
         };
-        let heads = &mut self.heads[layer * q_heads..][..q_heads];
+        let heads = &mut self.heads[self.shape.before(layer).q_heads..][..q_heads];
         if n >= PARALLEL_TOKENS {
             heads.par_iter_mut().enumerate().for_each(take);
         } else {
@@ -71,7 +75,7 @@ impl QueryMoments {
     /// Mean of the queries of one head, and the sums of products of what differs from it (empty without
     /// covariances), with the number of queries seen; none before any was.
     pub fn of(&self, layer: usize, q_head: usize) -> Option<(&[f64], &[f32], u64)> {
-        let head = &self.heads[layer * self.shape.q_heads + q_head];
+        let head = self.heads.get(self.shape.before(layer).q_heads + q_head)?;
         (self.count[layer] > 0).then_some((&head.mean, &head.scatter, self.count[layer]))
     }
 
@@ -80,10 +84,10 @@ impl QueryMoments {
         (&self.count, self.heads.iter().map(|head| (&head.mean[..], &head.scatter[..])))
     }
 
-    /// What was taken apart before: counts `[layers]`, and for each of `[layers * q_heads]` its mean `[head_dim]` and
-    /// sums of products `[head_dim][head_dim]`, or none for all of them.
+    /// What was taken apart before: counts `[layers]`, and for each query head of the layers that grow its mean
+    /// `[key_dim]` and sums of products `[key_dim][key_dim]`, or none for all of them.
     pub(crate) fn from_parts(shape: CacheShape, count: Vec<u64>, heads: Vec<(Vec<f64>, Vec<f32>)>) -> Self {
-        debug_assert!(count.len() == shape.layers && heads.len() == shape.layers * shape.q_heads);
+        debug_assert!(count.len() == shape.layers().len() && heads.len() == shape.all().q_heads);
         QueryMoments {
             shape,
             count,
@@ -92,10 +96,10 @@ impl QueryMoments {
     }
 
     /// Bytes that this takes in a cache of `shape`.
-    pub fn bytes_for(shape: CacheShape, covariance: bool) -> usize {
-        let d = shape.head_dim;
-        let head = size_of::<Moments>() + d * 8 + if covariance { d * d * 4 } else { 0 };
-        shape.layers * (8 + shape.q_heads * head)
+    pub fn bytes_for(shape: &CacheShape, covariance: bool) -> usize {
+        let head = |d: usize| size_of::<Moments>() + d * 8 + if covariance { d * d * 4 } else { 0 };
+        let growing = shape.layers().iter().filter(|layer| layer.grows());
+        shape.layers().len() * 8 + growing.map(|layer| layer.q_heads * head(layer.key_dim)).sum::<usize>()
     }
 }
 
@@ -131,17 +135,17 @@ impl Moments {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const SHAPE: CacheShape = CacheShape { layers: 1, kv_heads: 1, q_heads: 2, head_dim: 4 };
+    use crate::Rotary;
 
     #[test]
     fn moments_of_blocks_are_those_of_the_whole() {
         let rotary = Rotary { inv_freq: vec![0.0, 0.0], scale: 1.0 };
+        let shape = CacheShape::uniform(1, 2, 1, 4, rotary).unwrap();
         let all: Vec<f32> =
             (0..30 * 8).map(|i| 50.0 + ((i * 37) % 11) as f32 * if i % 2 == 0 { 1.0 } else { -1.0 }).collect();
-        let mut moments = QueryMoments::new(SHAPE, true);
+        let mut moments = QueryMoments::new(shape, true);
         for (first, n) in [(0, 2), (2, 1), (3, 20), (23, 7)] {
-            moments.observe(0, &all[first * 8..][..n * 8], n, first, 4, &rotary);
+            moments.observe(0, &all[first * 8..][..n * 8], n, first, 4);
         }
         for h in 0..2 {
             let (mean, scatter, count) = moments.of(0, h).unwrap();
@@ -162,7 +166,8 @@ mod tests {
     fn queries_are_turned_back_by_their_positions() {
         // A query that RoPE turns with its position is one and the same before it.
         let rotary = Rotary::plain(4, 100.0);
-        let mut moments = QueryMoments::new(SHAPE, true);
+        let shape = CacheShape::uniform(1, 2, 1, 4, rotary.clone()).unwrap();
+        let mut moments = QueryMoments::new(shape, true);
         for p in 0..50usize {
             let turned = |i: usize| {
                 let (s, c) = (p as f64 * f64::from(rotary.inv_freq[i % 2])).sin_cos();
@@ -170,7 +175,7 @@ mod tests {
                 (if i < 2 { x * c - y * s } else { y * c + x * s }) as f32
             };
             let token: Vec<f32> = (0..8).map(|i| turned(i % 4)).collect();
-            moments.observe(0, &token, 1, p, 0, &rotary);
+            moments.observe(0, &token, 1, p, 0);
         }
         let (mean, scatter, _) = moments.of(0, 1).unwrap();
         assert!(mean.iter().zip([1.0, -2.0, 0.5, 3.0]).all(|(m, x)| (m - x).abs() < 1e-5), "{mean:?}");

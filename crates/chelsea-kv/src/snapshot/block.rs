@@ -7,7 +7,7 @@
 use super::header::{Header, ensure};
 use super::{ALIGN, SnapshotError, hash_of};
 use crate::page::Lines;
-use crate::{Dtype, Head, PAGE, Page, TILE};
+use crate::{Dims, Dtype, Head, PAGE, Page, TILE};
 use std::borrow::Cow;
 use std::io::{self, Write};
 use std::ops::Range;
@@ -15,20 +15,20 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Bytes of a page's keys, values and scales that belong to slots `used..`, with the bits of each that do.
-fn unused(head_dim: usize, dtype: Dtype, used: usize) -> impl Iterator<Item = (Range<usize>, u8)> {
+fn unused(dims: Dims, dtype: Dtype, used: usize) -> impl Iterator<Item = (Range<usize>, u8)> {
     let size = dtype.key_bytes(1, 1);
     let keys = (0..PAGE / TILE).flat_map(move |tile| {
         let first = used.saturating_sub(tile * TILE).min(TILE);
-        (0..head_dim).map(move |i| {
-            let lanes = (tile * head_dim + i) * TILE;
+        (0..dims.key).map(move |i| {
+            let lanes = (tile * dims.key + i) * TILE;
             (lanes + first) * size..(lanes + TILE) * size
         })
     });
-    let values = dtype.key_bytes(PAGE, head_dim);
-    let scales = values + dtype.value_bytes(PAGE, head_dim);
+    let values = dtype.key_bytes(PAGE, dims.key);
+    let scales = values + dtype.value_bytes(PAGE, dims.value);
     // Two values of 4 bits share a row, and the last entry may be the first of them.
     let shared = (8 / dtype.value_bits()).max(1);
-    let end = |entries: usize| values + dtype.value_bytes(entries, head_dim);
+    let end = |entries: usize| values + dtype.value_bytes(entries, dims.value);
     let (full, begun) = (end(used / shared * shared), end(used.next_multiple_of(shared)));
     let others = begun..scales;
     let scales = (0..dtype.scale_bytes() / 4).map(move |of| {
@@ -44,7 +44,7 @@ fn clean<'a>(head: &Head, page: &'a Page, used: usize) -> Cow<'a, [u8]> {
     let mut bytes = Cow::Borrowed(page.kv());
     if used < PAGE {
         let owned = bytes.to_mut();
-        for (range, bits) in unused(head.head_dim(), head.dtype(), used) {
+        for (range, bits) in unused(head.dims(), head.dtype(), used) {
             owned[range].iter_mut().for_each(|byte| *byte &= !bits);
         }
     }
@@ -89,17 +89,19 @@ fn words(bytes: &[u8]) -> impl Iterator<Item = u32> {
 pub(super) struct Block {
     /// Bytes of the file.
     pub range: Range<usize>,
+    /// The head's number.
+    g: usize,
     len: usize,
 }
 
 impl Block {
-    pub(super) fn new(range: Range<usize>, len: usize) -> Self {
-        Block { range, len }
+    pub(super) fn new(range: Range<usize>, g: usize, len: usize) -> Self {
+        Block { range, g, len }
     }
 
     /// Where counts and positions begin inside the block.
     fn meta(&self, header: &Header) -> usize {
-        self.len.div_ceil(PAGE) * header.page_bytes() as usize
+        self.len.div_ceil(PAGE) * header.page_bytes(self.g) as usize
     }
 
     /// Count and position of every entry.
@@ -110,18 +112,19 @@ impl Block {
 
     /// Key scales, then value scales of each page.
     fn scales<'a>(&self, header: &Header, block: &'a [u8]) -> impl Iterator<Item = f32> + use<'a> {
-        let page_bytes = header.page_bytes() as usize;
+        let page_bytes = header.page_bytes(self.g) as usize;
         let scales = PAGE * header.dtype.scale_bytes();
         let pages = block[..self.meta(header)].chunks_exact(page_bytes);
         pages.flat_map(move |page| words(&page[page_bytes - scales..]).map(f32::from_bits))
     }
 
-    /// Checks the block of head `g` in `bytes`, the whole file.
-    pub(super) fn check(&self, header: &Header, g: usize, bytes: &[u8]) -> Result<(), SnapshotError> {
+    /// Checks the block in `bytes`, the whole file.
+    pub(super) fn check(&self, header: &Header, bytes: &[u8]) -> Result<(), SnapshotError> {
+        let g = self.g;
         let block = &bytes[self.range.clone()];
         if xxh3_64(block) != header.heads[g].hash {
-            let kv_heads = header.shape.kv_heads;
-            return Err(SnapshotError::HeadCorrupted { layer: g / kv_heads, head: g % kv_heads });
+            let layer = header.shape.layer_of(g);
+            return Err(SnapshotError::HeadCorrupted { layer, head: g - header.shape.heads_of(layer).start });
         }
         let tokens = header.tokens.len();
         let mut total = 0u64;
@@ -143,23 +146,24 @@ impl Block {
         let meta = self.meta(header);
         let mut clean = empty(meta + 8 * self.len..block.len());
         if used != 0 {
-            let last = meta - header.page_bytes() as usize;
-            let mut slots = unused(header.shape.head_dim, header.dtype, used);
+            let last = meta - header.page_bytes(g) as usize;
+            let mut slots = unused(header.dims(g), header.dtype, used);
             clean &= slots.all(|(range, bits)| block[last..][range].iter().all(|&byte| byte & bits == 0));
         }
         ensure(clean, || format!("head {g} holds something where nothing belongs"))
     }
 
-    /// Head `g`, with pages that `lines` makes of bytes of the file.
-    pub(super) fn head(&self, header: &Header, g: usize, bytes: &[u8], lines: impl Fn(Range<usize>) -> Lines) -> Head {
-        let page_bytes = header.page_bytes() as usize;
+    /// The head, with pages that `lines` makes of bytes of the file.
+    pub(super) fn head(&self, header: &Header, bytes: &[u8], lines: impl Fn(Range<usize>) -> Lines) -> Head {
+        let dims = header.dims(self.g);
+        let page_bytes = header.page_bytes(self.g) as usize;
         let mut entries = self.entries(header, &bytes[self.range.clone()]);
         let pages = (0..self.len.div_ceil(PAGE)).map(|i| {
             let start = self.range.start + i * page_bytes;
-            Arc::new(Page::restored(lines(start..start + page_bytes), entries.by_ref().take(PAGE)))
+            Arc::new(Page::restored(lines(start..start + page_bytes), dims, entries.by_ref().take(PAGE)))
         });
-        let mut head = Head::from_pages(pages.collect(), self.len, header.shape.head_dim, header.dtype);
-        head.set_balance(header.balances.get(g).cloned().flatten());
+        let mut head = Head::from_pages(pages.collect(), self.len, dims, header.dtype);
+        head.set_balance(header.balances.get(self.g).cloned().flatten());
         head
     }
 }

@@ -15,24 +15,22 @@
 //! and [`Header::encode`] shows what follows, in order.
 
 use super::fields::{Reader, Writer};
+use super::layers::{check_layers, decode_layers, encode_layers};
 use super::statistics::Found;
 use super::{ALIGN, MAX_NOTE, SnapshotError};
 use crate::balance::Balance;
 use crate::cache::Saved;
 use crate::query::QueryPower;
-use crate::{Budget, CacheConfig, CacheShape, Dtype, MAX_TOKENS, PAGE, Rotary, Schedule};
+use crate::{Budget, CacheConfig, CacheShape, Dims, Dtype, MAX_TOKENS, PAGE, Schedule};
 use xxhash_rust::xxh3::Xxh3;
 
 /// How a snapshot begins; the first byte is no ASCII, so that no text is taken for one.
 pub(super) const MAGIC: [u8; 8] = *b"\x89CHELSEA";
 /// The format written, and the only one read.
-pub(super) const VERSION: u32 = 4;
+pub(super) const VERSION: u32 = 5;
 /// Bytes of the prelude.
 pub(super) const PRELUDE: usize = 64;
 
-/// Most numbers that the keys of one token may have over all heads: a hundred times those of the largest
-/// models.
-const MAX_KEY_NUMBERS: u64 = 1 << 24;
 /// Most bytes of a header, far above what the other limits allow it to grow to.
 const MAX_HEADER: u64 = 1 << 30;
 /// Most bytes of a policy's specification.
@@ -57,7 +55,6 @@ pub(super) struct Header {
     pub fingerprint: [u8; 16],
     pub shape: CacheShape,
     pub dtype: Dtype,
-    pub rotary: Rotary,
     pub sinks: usize,
     pub window: usize,
     pub budget: Budget,
@@ -69,7 +66,7 @@ pub(super) struct Header {
     pub recent: usize,
     pub tokens: Vec<u32>,
     pub note: String,
-    /// `layers * kv_heads` of them.
+    /// One for each KV head of the shape.
     pub heads: Vec<HeadRecord>,
     /// Sums and samples of [`QueryPower`].
     pub power: Option<(Vec<f64>, Vec<u64>)>,
@@ -142,7 +139,7 @@ pub(super) fn seal(bytes: &mut [u8]) {
 }
 
 /// An error if `value` is above `most`.
-fn limit(field: &'static str, value: u64, most: u64) -> Result<(), SnapshotError> {
+pub(super) fn limit(field: &'static str, value: u64, most: u64) -> Result<(), SnapshotError> {
     if value > most { Err(SnapshotError::TooLarge { field, value, most }) } else { Ok(()) }
 }
 
@@ -155,9 +152,8 @@ impl Header {
     /// The settings that the header keeps, under `policy`.
     pub(super) fn config(&self, policy: std::sync::Arc<dyn crate::Policy>) -> CacheConfig {
         CacheConfig {
-            shape: self.shape,
+            shape: self.shape.clone(),
             dtype: self.dtype,
-            rotary: self.rotary.clone(),
             sinks: self.sinks,
             window: self.window,
             policy,
@@ -177,37 +173,48 @@ impl Header {
             recent: self.recent,
             frozen: self.heads.iter().map(|head| head.frozen).collect(),
             value_scale: self.heads.iter().map(|head| head.value_scale).collect(),
-            query_power: power.map(|(sums, samples)| QueryPower::from_parts(self.shape, sums, samples)),
+            query_power: power.map(|(sums, samples)| QueryPower::from_parts(self.shape.clone(), sums, samples)),
         }
     }
 
-    /// Bytes of a page's keys, values and scales.
-    pub(super) fn page_bytes(&self) -> u64 {
-        // Sizes are foreign: what would not fit 32 bits is to be refused, not cut.
-        let numbers = self.shape.head_dim as u64 * (self.dtype.key_bits() + self.dtype.value_bits()) as u64 / 8;
-        PAGE as u64 * (numbers + self.dtype.scale_bytes() as u64)
+    /// Sizes of the entries of head `g`.
+    pub(super) fn dims(&self, g: usize) -> Dims {
+        self.shape.layer(self.shape.layer_of(g)).dims()
     }
 
-    /// Bytes of the block of a head of `len` entries: its pages, counts and positions.
-    pub(super) fn block_bytes(&self, len: usize) -> u64 {
+    /// Bytes of the keys, values and scales of a page of head `g`.
+    pub(super) fn page_bytes(&self, g: usize) -> u64 {
+        // Sizes were checked to be far too small to overflow.
+        self.dtype.bytes(PAGE, self.dims(g)) as u64
+    }
+
+    /// Bytes of the block of head `g` if it has `len` entries: its pages, counts and positions.
+    pub(super) fn block_bytes(&self, g: usize, len: usize) -> u64 {
         let len = len as u64;
-        (len.div_ceil(PAGE as u64) * self.page_bytes() + 8 * len).next_multiple_of(ALIGN as u64)
+        (len.div_ceil(PAGE as u64) * self.page_bytes(g) + 8 * len).next_multiple_of(ALIGN as u64)
+    }
+
+    /// Entries of each head that statistics have a number for: none of heads that do not grow.
+    pub(super) fn clustered_lens(&self) -> impl Iterator<Item = usize> {
+        let layers = self.shape.layer_of_heads();
+        self.heads.iter().zip(layers).map(|(head, (_, layer))| if layer.grows() { head.len } else { 0 })
     }
 
     /// Bytes of the section of statistics.
     pub(super) fn found_bytes(&self) -> u64 {
-        self.found.bytes(self.shape, self.heads.iter().map(|head| head.len as u64).sum())
+        self.found.bytes(&self.shape, self.clustered_lens().map(|len| len as u64).sum())
     }
 
     /// Bytes of everything behind the header.
     fn rest_bytes(&self) -> u64 {
-        self.heads.iter().map(|head| self.block_bytes(head.len)).sum::<u64>() + self.found_bytes()
+        let blocks = self.heads.iter().enumerate().map(|(g, head)| self.block_bytes(g, head.len));
+        blocks.sum::<u64>() + self.found_bytes()
     }
 
     /// Holds the header to what every snapshot keeps. What passes can be written, and was not made up
     /// carelessly.
     pub(super) fn check(&self) -> Result<(), SnapshotError> {
-        self.check_shape()?;
+        check_layers(self.shape.layers())?;
         limit("sinks", self.sinks as u64, MAX_TOKENS as u64)?;
         limit("the recent window", self.window as u64, MAX_TOKENS as u64)?;
         limit("tokens", self.tokens.len() as u64, MAX_TOKENS as u64)?;
@@ -217,11 +224,6 @@ impl Header {
         limit("the last queries", self.found.window as u64, MAX_TOKENS as u64)?;
         limit("the size of the note", self.note.len() as u64, MAX_NOTE as u64)?;
         limit("the size of the policy", self.policy.len() as u64, MAX_POLICY)?;
-        ensure(2 * self.rotary.inv_freq.len() <= self.shape.head_dim, || {
-            format!("{} rotary pairs in a head of {}", self.rotary.inv_freq.len(), self.shape.head_dim)
-        })?;
-        let rotary = self.rotary.inv_freq.iter().chain([&self.rotary.scale]);
-        ensure(rotary.into_iter().all(|x| x.is_finite()), || "a rotary frequency is not finite".into())?;
         let tokens = self.tokens.len();
         ensure(self.compacted_at <= tokens, || format!("last clustered at {} of {tokens} tokens", self.compacted_at))?;
         ensure(self.heads.len() == self.shape.heads(), || {
@@ -236,12 +238,12 @@ impl Header {
             })?;
         }
         if let Some((sums, samples)) = &self.power {
-            let lengths = sums.len() == self.shape.heads() * self.shape.head_dim && samples.len() == self.shape.layers;
+            let lengths = sums.len() == self.shape.all().keys && samples.len() == self.shape.layers().len();
             ensure(lengths, || "the statistics of queries have another shape".into())?;
             ensure(sums.iter().all(|x| x.is_finite() && *x >= 0.0), || {
                 "the statistics of queries are not finite".into()
             })?;
-            let most = u64::MAX / self.shape.q_heads as u64;
+            let most = u64::MAX / self.shape.layers().iter().map(|layer| layer.q_heads as u64).max().unwrap_or(1);
             ensure(samples.iter().all(|&n| n <= most), || "more queries than can be counted".into())?;
         }
         if let Some(known) = &self.found.importance {
@@ -255,14 +257,6 @@ impl Header {
         Ok(())
     }
 
-    fn check_shape(&self) -> Result<(), SnapshotError> {
-        let CacheShape { layers, kv_heads, q_heads, head_dim } = self.shape;
-        self.shape.validate().map_err(|error| SnapshotError::Inconsistent(error.to_string()))?;
-        let numbers = |heads: usize| (layers as u64).saturating_mul(heads as u64).saturating_mul(head_dim as u64);
-        limit("the numbers of one token's keys", numbers(kv_heads), MAX_KEY_NUMBERS)?;
-        limit("the numbers of one token's queries", numbers(q_heads), MAX_KEY_NUMBERS)
-    }
-
     /// The header as bytes, with the size of the file and the checksum, which is as long as it is.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Writer::default();
@@ -270,8 +264,7 @@ impl Header {
         out.u32(VERSION);
         out.bytes(&[0; PRELUDE - 12]);
         out.bytes(&self.fingerprint);
-        let CacheShape { layers, kv_heads, q_heads, head_dim } = self.shape;
-        [layers, kv_heads, q_heads, head_dim].iter().for_each(|&n| out.u32(n as u32));
+        encode_layers(self.shape.layers(), &mut out);
         out.u32(match self.dtype {
             Dtype::F32 => 0,
             Dtype::F16 => 1,
@@ -293,9 +286,6 @@ impl Header {
         out.u64(amount);
         let sizes = [self.sinks, self.window, self.decode_block, self.compacted_at, self.expected_tokens, self.recent];
         sizes.iter().for_each(|&n| out.u64(n as u64));
-        out.f32(self.rotary.scale);
-        out.u32(self.rotary.inv_freq.len() as u32);
-        self.rotary.inv_freq.iter().for_each(|&x| out.f32(x));
         out.text(&self.policy);
         out.text(&self.note);
         out.u32(self.tokens.len() as u32);
@@ -333,12 +323,7 @@ impl Header {
         }
         let mut fields = Reader::new(&bytes[PRELUDE..]);
         let fingerprint = fields.array()?;
-        let shape = CacheShape {
-            layers: fields.size32()?,
-            kv_heads: fields.size32()?,
-            q_heads: fields.size32()?,
-            head_dim: fields.size32()?,
-        };
+        let shape = decode_layers(&mut fields)?;
         let dtype = match fields.u32()? {
             0 => Dtype::F32,
             1 => Dtype::F16,
@@ -366,8 +351,6 @@ impl Header {
         let compacted_at = fields.size64("the tokens clustered")?;
         let expected_tokens = fields.size64("the tokens expected")?;
         let recent = fields.size64("the latest entries")?;
-        let scale = fields.f32()?;
-        let inv_freq = fields.list(4, |f| f.f32())?;
         let policy = fields.text()?;
         let note = fields.text()?;
         let tokens = fields.list(4, |f| f.u32())?;
@@ -375,7 +358,6 @@ impl Header {
             fingerprint,
             shape,
             dtype,
-            rotary: Rotary { inv_freq, scale },
             sinks,
             window,
             budget,
@@ -392,19 +374,20 @@ impl Header {
             found: Found::default(),
             balances: Vec::new(),
         };
-        header.check_shape()?;
+        let shape = header.shape.clone();
         header.heads = fields.many(shape.heads(), 24, |fields| {
             let (len, frozen) = (fields.size32()?, fields.size32()?);
             let (known, scale) = (fields.flag()?, fields.f32()?);
             Ok(HeadRecord { len, frozen, value_scale: known.then_some(scale), hash: fields.u64()? })
         })?;
         if fields.flag()? {
-            let sums = fields.many(shape.heads() * shape.head_dim, 8, |f| f.u64().map(f64::from_bits))?;
-            header.power = Some((sums, fields.many(shape.layers, 8, |f| f.u64())?));
+            let sums = fields.many(shape.all().keys, 8, |f| f.u64().map(f64::from_bits))?;
+            header.power = Some((sums, fields.many(shape.layers().len(), 8, |f| f.u64())?));
         }
-        header.found = Found::decode(&mut fields, shape)?;
+        header.found = Found::decode(&mut fields, &shape)?;
         if dtype.scaled() {
-            header.balances = (0..shape.heads()).map(|g| balance(&mut fields, g, shape)).collect::<Result<_, _>>()?;
+            header.balances =
+                (0..shape.heads()).map(|g| balance(&mut fields, g, header.dims(g).key)).collect::<Result<_, _>>()?;
         }
         let padding = fields.rest();
         ensure(padding.len() < ALIGN && padding.iter().all(|&byte| byte == 0), || "the header is too long".into())?;
@@ -416,11 +399,11 @@ impl Header {
 }
 
 /// What the keys of head `g` are stored divided by, if anything.
-fn balance(fields: &mut Reader<'_>, g: usize, shape: CacheShape) -> Result<Option<Balance>, SnapshotError> {
+fn balance(fields: &mut Reader<'_>, g: usize, key_dim: usize) -> Result<Option<Balance>, SnapshotError> {
     if !fields.flag()? {
         return Ok(None);
     }
-    let sizes = fields.many(shape.head_dim, 4, |f| f.f32())?;
+    let sizes = fields.many(key_dim, 4, |f| f.f32())?;
     let balance = Balance::from_sizes(sizes.into());
     ensure(balance.is_some(), || format!("the keys of head {g} are divided by zero or by what is no number"))?;
     Ok(balance)

@@ -23,6 +23,7 @@ mod error;
 mod fields;
 mod file;
 mod header;
+mod layers;
 mod parse;
 mod statistics;
 
@@ -30,7 +31,7 @@ pub use error::SnapshotError;
 pub use file::{can_save, inspect, is_snapshot, load, save, verify};
 pub use parse::{Parsed, parse, reseal};
 
-use crate::{Budget, CacheShape, Dtype, Rotary, Schedule, SequenceCache};
+use crate::{Budget, CacheShape, Dtype, Schedule, SequenceCache};
 use header::{HeadRecord, Header};
 use rayon::prelude::*;
 use statistics::Found;
@@ -62,10 +63,8 @@ pub struct SnapshotInfo {
 pub struct Expected {
     /// The fingerprint of the model at hand.
     pub fingerprint: [u8; 16],
-    /// Its sizes.
+    /// Its layers, and how they turn keys.
     pub shape: CacheShape,
-    /// How it turns its keys.
-    pub rotary: Rotary,
 }
 
 /// What a snapshot is, from its header alone.
@@ -79,7 +78,7 @@ pub struct SnapshotSummary {
     pub dtype: Dtype,
     /// Tokens that the cache has seen.
     pub tokens: usize,
-    /// Entries over all heads.
+    /// Entries over all heads that grow with the text.
     pub entries: usize,
     /// Entries of the shortest head.
     pub entries_min: usize,
@@ -104,14 +103,15 @@ pub struct SnapshotSummary {
 impl SnapshotSummary {
     /// Entries of a head on average.
     pub fn entries_mean(&self) -> f64 {
-        self.entries as f64 / self.shape.heads() as f64
+        self.entries as f64 / self.shape.growing_heads().max(1) as f64
     }
 
     fn new(header: &Header, bytes: u64) -> Self {
-        let lens = || header.heads.iter().map(|head| head.len);
+        let layers = || header.heads.iter().zip(header.shape.layer_of_heads());
+        let lens = || layers().filter(|(_, (_, layer))| layer.grows()).map(|(head, _)| head.len);
         SnapshotSummary {
             fingerprint: header.fingerprint,
-            shape: header.shape,
+            shape: header.shape.clone(),
             dtype: header.dtype,
             tokens: header.tokens.len(),
             entries: lens().sum(),
@@ -161,9 +161,8 @@ impl<'a> Ready<'a> {
         let power = saved.query_power.as_ref().map(|power| power.parts());
         let header = Header {
             fingerprint: info.fingerprint,
-            shape: config.shape,
+            shape: config.shape.clone(),
             dtype: config.dtype,
-            rotary: config.rotary.clone(),
             sinks: config.sinks,
             window: config.window,
             budget: config.budget,

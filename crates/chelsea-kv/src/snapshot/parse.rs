@@ -5,7 +5,7 @@ use super::header::{self, Header, PRELUDE, Prelude, ensure};
 use super::{Expected, SnapshotError, SnapshotInfo, SnapshotSummary, statistics};
 use crate::cache::Statistics;
 use crate::page::Lines;
-use crate::{Policy, Rotary, SequenceCache, policy};
+use crate::{CacheShape, Policy, Rotary, SequenceCache, policy};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ pub(super) fn parse_for<'a>(bytes: &'a [u8], expected: Option<&Expected>) -> Res
         meets(&header, expected)?;
     }
     let blocks = blocks(&header, prelude.header as usize);
-    let first_error = blocks.par_iter().enumerate().map(|(g, block)| block.check(&header, g, bytes));
+    let first_error = blocks.par_iter().map(|block| block.check(&header, bytes));
     first_error.find_first(Result::is_err).unwrap_or(Ok(()))?;
     let found = statistics::read(&header, &bytes[statistics_range(&header, bytes)])?;
     Ok(Parsed { bytes, header, blocks, found })
@@ -47,12 +47,12 @@ pub(super) fn parse_for<'a>(bytes: &'a [u8], expected: Option<&Expected>) -> Res
 /// Where the blocks of the heads lie in a file whose size was checked.
 fn blocks(header: &Header, first: usize) -> Vec<Block> {
     let mut at = first;
-    let block = |len: usize| {
+    let block = |(g, len): (usize, usize)| {
         let start = at;
-        at += header.block_bytes(len) as usize;
-        Block::new(start..at, len)
+        at += header.block_bytes(g, len) as usize;
+        Block::new(start..at, g, len)
     };
-    header.heads.iter().map(|head| head.len).map(block).collect()
+    header.heads.iter().map(|head| head.len).enumerate().map(block).collect()
 }
 
 /// Where the statistics lie in a file whose size was checked: at its end.
@@ -64,15 +64,30 @@ fn meets(header: &Header, expected: &Expected) -> Result<(), SnapshotError> {
     if header.fingerprint != expected.fingerprint {
         return Err(SnapshotError::OtherModel { found: header.fingerprint, expected: expected.fingerprint });
     }
-    if header.shape != expected.shape {
-        return Err(SnapshotError::OtherShape { found: header.shape, expected: expected.shape });
+    if !same_sizes(&header.shape, &expected.shape) {
+        return Err(SnapshotError::OtherShape { found: header.shape.clone(), expected: expected.shape.clone() });
     }
-    if alike(&header.rotary, &expected.rotary) { Ok(()) } else { Err(SnapshotError::OtherRotary) }
+    let mut layers = header.shape.layers().iter().zip(expected.shape.layers());
+    let turned_alike = layers.all(|(x, y)| alike(&x.rotary, &y.rotary) && close(x.scale, y.scale));
+    if turned_alike { Ok(()) } else { Err(SnapshotError::OtherRotary) }
+}
+
+/// Whether two caches have layers of the same sizes and windows.
+fn same_sizes(x: &CacheShape, y: &CacheShape) -> bool {
+    let sizes = |shape: &CacheShape| -> Vec<_> {
+        let layers = shape.layers().iter();
+        layers.map(|l| (l.q_heads, l.kv_heads, l.key_dim, l.value_dim, l.window)).collect()
+    };
+    sizes(x) == sizes(y)
+}
+
+/// Whether two numbers are one, up to the rounding of another machine's mathematics library.
+fn close(x: f32, y: f32) -> bool {
+    (x - y).abs() <= 1e-5 * x.abs().max(y.abs())
 }
 
 /// Whether two rotary embeddings are one, up to the rounding of another machine's mathematics library.
 fn alike(x: &Rotary, y: &Rotary) -> bool {
-    let close = |x: f32, y: f32| (x - y).abs() <= 1e-5 * x.abs().max(y.abs());
     let pairs = x.inv_freq.iter().zip(&y.inv_freq);
     x.inv_freq.len() == y.inv_freq.len() && close(x.scale, y.scale) && pairs.into_iter().all(|(&x, &y)| close(x, y))
 }
@@ -103,7 +118,7 @@ impl Parsed<'_> {
         let policy = match policy {
             Some(policy) => {
                 // What it needs is made by the file's word on the shape, and must not grow far beyond the file.
-                let fixed = Statistics::fixed_bytes(header.shape, policy.needs()) as u64;
+                let fixed = Statistics::fixed_bytes(&header.shape, policy.needs()) as u64;
                 let most = (64 << 20) + 4096 * self.bytes.len() as u64;
                 ensure(fixed <= most, || {
                     format!("policy `{}` would take {fixed} bytes for heads so large", policy.name())
@@ -119,8 +134,7 @@ impl Parsed<'_> {
                 policy
             }
         };
-        let blocks = self.blocks.iter().enumerate();
-        let heads = blocks.map(|(g, block)| block.head(header, g, self.bytes, &lines)).collect();
+        let heads = self.blocks.iter().map(|block| block.head(header, self.bytes, &lines)).collect();
         let cache = SequenceCache::restored(header.config(policy), heads, header.saved(), found)?;
         let (fingerprint, tokens, note) = (header.fingerprint, header.tokens.clone(), header.note.clone());
         Ok((cache, SnapshotInfo { fingerprint, tokens, note }))

@@ -13,7 +13,7 @@ use super::{ALIGN, SnapshotError, hash_of};
 use crate::cache::{Importance, Statistics};
 use crate::policy::Needs;
 use crate::query::{QueryMoments, RecentQueries};
-use crate::{CacheShape, SequenceCache};
+use crate::{CacheShape, LayerSpec, SequenceCache};
 use std::io::{self, Write};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -56,15 +56,19 @@ impl Found {
 
     /// Bytes of the section, of a cache of `entries` entries over all heads. All sizes were checked to be far too small to
     /// overflow.
-    pub(super) fn bytes(&self, shape: CacheShape, entries: u64) -> u64 {
-        let [layers, q_heads, dim] = [shape.layers, shape.q_heads, shape.head_dim].map(|n| n as u64);
+    pub(super) fn bytes(&self, shape: &CacheShape, entries: u64) -> u64 {
+        let layers = shape.layers().len() as u64;
         let recent = match self.window as u64 {
             0 => 0,
-            window => layers * (8 + window * q_heads * dim * 4),
+            window => layers * 8 + window * shape.all().queries as u64 * 4,
         };
         let moments = match self.moments {
             None => 0,
-            Some(covariance) => layers * (8 + q_heads * dim * (8 + if covariance { dim * 4 } else { 0 })),
+            Some(covariance) => {
+                let head = |dim: u64| dim * (8 + if covariance { dim * 4 } else { 0 });
+                let growing = shape.layers().iter().filter(|layer| layer.grows());
+                layers * 8 + growing.map(|layer| layer.q_heads as u64 * head(layer.key_dim as u64)).sum::<u64>()
+            }
         };
         let mass = if self.mass { entries * 4 } else { 0 };
         let importance = self.importance.iter().flatten().map(|&known| known as u64 * 4).sum::<u64>();
@@ -82,7 +86,7 @@ impl Found {
     }
 
     /// Reads its part of the header.
-    pub(super) fn decode(fields: &mut Reader<'_>, shape: CacheShape) -> Result<Self, SnapshotError> {
+    pub(super) fn decode(fields: &mut Reader<'_>, shape: &CacheShape) -> Result<Self, SnapshotError> {
         let window = fields.size32()?;
         let moments = match fields.u32()? {
             0 => None,
@@ -118,10 +122,12 @@ fn pieces(cache: &SequenceCache, mut take: impl FnMut(&[u8]) -> io::Result<()>) 
             put(bytemuck::cast_slice(scatter))
         })?;
     }
-    for (mass, head) in mass.iter().flatten().zip(cache.heads()) {
-        let known = &mass[..mass.len().min(head.len())];
+    let heads = cache.heads().iter().zip(cache.config().shape.layer_of_heads());
+    for (mass, (head, (_, layer))) in mass.iter().flatten().zip(heads) {
+        let len = if layer.grows() { head.len() } else { 0 };
+        let known = &mass[..mass.len().min(len)];
         put(bytemuck::cast_slice(known))?;
-        put(bytemuck::cast_slice(&vec![0.0f32; head.len() - known.len()]))?;
+        put(bytemuck::cast_slice(&vec![0.0f32; len - known.len()]))?;
     }
     if let Some(importance) = importance {
         (0..cache.heads().len()).try_for_each(|g| put(bytemuck::cast_slice(importance.head(g))))?;
@@ -141,37 +147,38 @@ pub(super) fn write(cache: &SequenceCache, out: &mut impl Write) -> io::Result<(
 
 /// Reads the section `bytes`, which has the length that `header` says, and checks it.
 pub(super) fn read(header: &Header, bytes: &[u8]) -> Result<Statistics, SnapshotError> {
-    let (shape, found) = (header.shape, &header.found);
+    let (shape, found) = (&header.shape, &header.found);
     if xxh3_64(bytes) != found.hash {
         return Err(SnapshotError::StatisticsCorrupted);
     }
-    let CacheShape { layers, q_heads, head_dim, .. } = shape;
+    let layers = shape.layers().len();
     let mut fields = Reader::new(bytes);
     let recent = match found.window {
         0 => None,
         window => {
             let held = fields.many(layers, 8, |f| Ok(f.size32()?..f.size32()?))?;
-            let rows = fields.many(layers * window * q_heads * head_dim, 4, Reader::f32)?;
-            Some(RecentQueries::from_parts(shape, window, rows, held))
+            let rows = fields.many(window * shape.all().queries, 4, Reader::f32)?;
+            Some(RecentQueries::from_parts(shape.clone(), window, rows, held))
         }
     };
     let moments = match found.moments {
         None => None,
         Some(covariance) => {
             let counts = fields.many(layers, 8, Reader::u64)?;
-            let products = if covariance { head_dim * head_dim } else { 0 };
-            let mut heads = Vec::with_capacity(layers * q_heads);
-            for _ in 0..layers * q_heads {
-                let mean = fields.many(head_dim, 8, |f| f.u64().map(f64::from_bits))?;
+            let mut heads = Vec::new();
+            let q_heads = |layer: &LayerSpec| std::iter::repeat_n(layer.key_dim, layer.q_heads);
+            for dim in shape.layers().iter().filter(|layer| layer.grows()).flat_map(q_heads) {
+                let mean = fields.many(dim, 8, |f| f.u64().map(f64::from_bits))?;
+                let products = if covariance { dim * dim } else { 0 };
                 heads.push((mean, fields.many(products, 4, Reader::f32)?));
             }
-            Some(QueryMoments::from_parts(shape, counts, heads))
+            Some(QueryMoments::from_parts(shape.clone(), counts, heads))
         }
     };
     let mut numbers = |len: usize| fields.many(len, 4, Reader::f32);
     let mass = match found.mass {
         false => None,
-        true => Some(header.heads.iter().map(|head| numbers(head.len)).collect::<Result<Vec<_>, _>>()?),
+        true => Some(header.clustered_lens().map(&mut numbers).collect::<Result<Vec<_>, _>>()?),
     };
     let importance = match &found.importance {
         None => None,

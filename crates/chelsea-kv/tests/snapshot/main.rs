@@ -2,39 +2,42 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod files;
 mod refused;
 mod round_trip;
 
 use chelsea_kv::snapshot::{Expected, SnapshotInfo, parse, to_bytes};
-use chelsea_kv::{Budget, CacheConfig, CacheShape, Dtype, Importance, Rotary, SequenceCache, policy};
+use chelsea_kv::{Budget, CacheConfig, Dtype, Importance, SequenceCache, policy};
+use common::Uniform;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use std::path::Path;
 
-const SMALL: CacheShape = CacheShape { layers: 2, kv_heads: 1, q_heads: 2, head_dim: 4 };
-const LARGER: CacheShape = CacheShape { layers: 3, kv_heads: 2, q_heads: 4, head_dim: 32 };
+const SMALL: Uniform = Uniform { layers: 2, kv_heads: 1, q_heads: 2, head_dim: 4 };
+const LARGER: Uniform = Uniform { layers: 3, kv_heads: 2, q_heads: 4, head_dim: 32 };
 
-fn config(shape: CacheShape, spec: &str, budget: Budget) -> CacheConfig {
+fn config(shape: Uniform, spec: &str, budget: Budget) -> CacheConfig {
     CacheConfig {
         policy: policy(spec).unwrap(),
         budget,
         sinks: 2,
         window: 16,
         decode_block: 8,
-        ..CacheConfig::new(shape, Rotary::plain(shape.head_dim, 10_000.0))
+        ..CacheConfig::new(shape.shape())
     }
 }
 
 /// Passes one block of `n` tokens through `cache`, compacts it, and returns what attention answered.
 fn block(cache: &mut SequenceCache, n: usize, rng: &mut SmallRng) -> Vec<f32> {
-    let shape = cache.config().shape;
+    let shape = cache.config().shape.clone();
     let mut numbers = |len: usize| -> Vec<f32> { (0..len).map(|_| rng.random_range(-1.0..1.0)).collect() };
     let mut answers = Vec::new();
-    for layer in 0..shape.layers {
-        let rows = n * shape.kv_heads * shape.head_dim;
+    for (layer, spec) in shape.layers().iter().enumerate() {
+        let rows = n * spec.key_width();
         cache.append(layer, &numbers(rows), &numbers(rows)).unwrap();
-        let q = numbers(n * shape.q_heads * shape.head_dim);
+        let q = numbers(n * spec.query_width());
         let mut out = vec![0.0; q.len()];
         cache.attend(layer, &q, &mut out);
         answers.extend(out);
@@ -97,7 +100,7 @@ fn small_of(spec: &str) -> Vec<u8> {
 }
 
 fn expected(info: &SnapshotInfo, config: &CacheConfig) -> Expected {
-    Expected { fingerprint: info.fingerprint, shape: config.shape, rotary: config.rotary.clone() }
+    Expected { fingerprint: info.fingerprint, shape: config.shape.clone() }
 }
 
 fn load_info(bytes: &[u8]) -> SnapshotInfo {

@@ -1,10 +1,11 @@
 //! Files of other models, shortened, changed or made up.
 
 use super::{SMALL, block, config, example, expected, small, small_in, small_of};
+use crate::common::Uniform;
 use chelsea_kv::snapshot::{
     Expected, MAX_NOTE, SnapshotError, SnapshotInfo, inspect, is_snapshot, load, parse, reseal, save, to_bytes,
 };
-use chelsea_kv::{Budget, CacheConfig, CacheShape, Dtype, Rotary, SequenceCache, policy};
+use chelsea_kv::{Budget, CacheConfig, Dtype, Rotary, SequenceCache, policy};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -20,14 +21,16 @@ fn what_was_made_with_another_model_is_refused() {
     let error = load(&path, Some(&Expected { fingerprint: [0xab; 16], ..right.clone() }), None).unwrap_err();
     let text = error.to_string();
     assert!(text.contains(&"ab".repeat(16)) && text.contains("7369787465656e"), "{text}");
-    let shape = CacheShape { layers: 4, ..SMALL };
+    let shape = Uniform { layers: 4, ..SMALL }.shape();
     let error = load(&path, Some(&Expected { shape, ..right.clone() }), None).unwrap_err();
     assert!(matches!(error, SnapshotError::OtherShape { .. }), "{error}");
-    let error = load(&path, Some(&Expected { rotary: Rotary::plain(4, 500_000.0), ..right.clone() }), None);
+    let shape = SMALL.turned_by(Rotary::plain(4, 500_000.0));
+    let error = load(&path, Some(&Expected { shape, ..right.clone() }), None);
     assert!(matches!(error, Err(SnapshotError::OtherRotary)));
-    let mut rotary = right.rotary.clone();
+    let mut rotary = Rotary::plain(4, 10_000.0);
     rotary.inv_freq.iter_mut().for_each(|f| *f *= 1.0 + 1e-7);
-    assert!(load(&path, Some(&Expected { rotary, ..right }), None).is_ok(), "rounding is no other model");
+    let shape = SMALL.turned_by(rotary);
+    assert!(load(&path, Some(&Expected { shape, ..right }), None).is_ok(), "rounding is no other model");
 }
 
 #[test]
@@ -329,7 +332,7 @@ proptest! {
             // A policy may be written in several ways; nothing else may.
             prop_assert!(again == bytes || parsed.summary().policy != cache.config().policy.spec());
             // A header may claim thousands of query heads; only the time that queries take grows with them.
-            if cache.config().shape.q_heads <= 64 {
+            if cache.config().shape.layer(0).q_heads <= 64 {
                 exercise(cache);
             }
         }

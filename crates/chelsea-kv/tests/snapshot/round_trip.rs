@@ -191,7 +191,7 @@ fn inspect_reads_the_header_alone() {
     assert_eq!(Some(&summary.entries_min), lens.iter().min());
     assert_eq!(Some(&summary.entries_max), lens.iter().max());
     assert_eq!(summary.entries_mean() * 6.0, cache.entries() as f64);
-    assert_eq!((summary.shape, summary.dtype, summary.budget), (LARGER, Dtype::F16, Budget::Keep(0.25)));
+    assert_eq!((summary.shape, summary.dtype, summary.budget), (LARGER.shape(), Dtype::F16, Budget::Keep(0.25)));
     assert!(summary.policy.starts_with("chelsea:") && summary.policy.contains("floor=0,"), "{}", summary.policy);
     assert_eq!((summary.fingerprint, &summary.note), (info.fingerprint, &info.note));
     assert_eq!(parse(&std::fs::read(&path).unwrap()).unwrap().summary(), summary);

@@ -15,7 +15,7 @@ mod rope;
 
 use std::fmt;
 
-use chelsea_kv::{CacheShape, MAX_TOKENS, Rotary};
+use chelsea_kv::{CacheShape, MAX_TOKENS, Rotary, ShapeError};
 use thiserror::Error;
 
 pub(crate) use gguf::ROPE_DIVISORS;
@@ -139,7 +139,11 @@ pub struct Config {
 impl Config {
     /// Sizes of a cache for this model.
     pub fn cache_shape(&self) -> CacheShape {
-        CacheShape { layers: self.layers, kv_heads: self.kv_heads, q_heads: self.q_heads, head_dim: self.head_dim }
+        self.checked_shape().expect("sizes were checked when the configuration was read")
+    }
+
+    fn checked_shape(&self) -> Result<CacheShape, ShapeError> {
+        CacheShape::uniform(self.layers, self.q_heads, self.kv_heads, self.head_dim, self.rotary())
     }
 
     /// Rotary frequencies.
@@ -172,7 +176,6 @@ impl Config {
                 return Err(ConfigError::Invalid(format!("{name}: {size} is outside 1 to {limit}")));
             }
         }
-        self.cache_shape().validate().map_err(|error| ConfigError::Invalid(error.to_string()))?;
         if !(self.norm_eps.is_finite() && self.norm_eps > 0.0 && self.norm_eps < 1.0) {
             return Err(ConfigError::Invalid(format!("the norm's epsilon is {}", self.norm_eps)));
         }
@@ -180,6 +183,7 @@ impl Config {
             return Err(ConfigError::Invalid("the sliding window is 0 tokens".into()));
         }
         self.rope.validate(self.head_dim)?;
+        self.checked_shape().map_err(|error| ConfigError::Invalid(error.to_string()))?;
         Ok(self)
     }
 }

@@ -4,7 +4,7 @@
 //! is read once a batch. Attention runs chunk by chunk, each on its own cache at its own positions. Rows whose
 //! logits nobody wants end at the last layer's attention, which they still pass for the cache's sake.
 
-use chelsea_kv::SequenceCache;
+use chelsea_kv::{AttendRequest, SequenceCache};
 use chelsea_linear::{Activations, Linear, forward_many};
 use rayon::prelude::*;
 
@@ -183,9 +183,9 @@ impl Model {
             if let Some(&token) = chunk.tokens.iter().find(|&&token| token as usize >= vocab) {
                 return Err(ModelError::Token { token, vocab });
             }
-            let (found, expected) = (chunk.cache.config().shape, self.cache_shape());
-            if found != expected {
-                return Err(ModelError::CacheShape { found, expected });
+            if chunk.cache.config().shape != self.shape {
+                let found = chunk.cache.config().shape.clone();
+                return Err(ModelError::CacheShape { found, expected: self.cache_shape() });
             }
             let needed = chunk.cache.tokens().saturating_add(count);
             if needed > limit {
@@ -274,9 +274,9 @@ impl Model {
             let (share, out);
             (share, q) = q.split_at(width);
             (out, attended) = std::mem::take(&mut attended).split_at_mut(width);
-            (&mut *chunk.cache, share, out)
+            AttendRequest { cache: chunk.cache, q: share, out }
         });
-        SequenceCache::attend_many(index, shares.collect());
+        SequenceCache::attend_many(index, &mut shares.collect::<Vec<_>>());
         ws.clock.lap(Phase::Attention);
         Ok(())
     }

@@ -199,6 +199,7 @@ pub(super) fn load(file: &ModelFile, options: &LoadOptions, progress: &mut Progr
 
     let keys = file.tensor("blk.0.attn_k.weight").map(|tensor| tensor.ty);
     Ok(Model {
+        shape: config.cache_shape(),
         rotary: config.rotary(),
         kv_dtype: if keys == Some(GgmlType::BF16) { Dtype::Bf16 } else { Dtype::F16 },
         packed: loader.packed,

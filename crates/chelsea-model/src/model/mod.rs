@@ -97,6 +97,7 @@ impl WeightBytes {
 #[derive(Debug)]
 pub struct Model {
     config: Config,
+    shape: CacheShape,
     rotary: Rotary,
     kv_dtype: Dtype,
     fingerprint: [u8; 16],
@@ -138,7 +139,7 @@ impl Model {
 
     /// Sizes of a cache for this model.
     pub fn cache_shape(&self) -> CacheShape {
-        self.config.cache_shape()
+        self.shape.clone()
     }
 
     /// Rotary frequencies.

@@ -215,6 +215,7 @@ impl RandomModel {
         }
         let name = format!("random:{}:{seed}", config.name.as_deref().unwrap_or_default());
         Ok(Model {
+            shape: config.cache_shape(),
             rotary: config.rotary(),
             kv_dtype: Dtype::F16,
             fingerprint: xxhash_rust::xxh3::xxh3_128(name.as_bytes()).to_le_bytes(),
@@ -295,7 +296,7 @@ mod tests {
     }
 
     fn logits(model: &Model, tokens: &[u32]) -> Vec<f32> {
-        let mut cache = SequenceCache::new(CacheConfig::new(model.cache_shape(), model.rotary())).unwrap();
+        let mut cache = SequenceCache::new(CacheConfig::new(model.cache_shape())).unwrap();
         let mut ws = Workspace::new();
         model.forward(&mut [Chunk { tokens, cache: &mut cache, logits: Wanted::Last }], &mut ws).unwrap();
         ws.logits().to_vec()
@@ -310,7 +311,7 @@ mod tests {
         assert_eq!(names.len(), count);
         for name in names {
             let config = RandomModel::named(name).unwrap().config;
-            config.cache_shape().validate().unwrap();
+            assert_eq!(config.cache_shape().layers().len(), config.layers);
             assert!(config.rotary().inv_freq.iter().all(|f| f.is_finite() && *f > 0.0), "{name}");
         }
         assert!(RandomModel::named("llama").is_none());

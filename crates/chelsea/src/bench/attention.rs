@@ -62,14 +62,14 @@ pub fn run(args: &BenchArgs, subject: &Subject, quiet: bool) -> Result<Attention
     let shape = subject.model.cache_shape();
     let numbers = vec![1u64; READ / 8];
     let mut ram = Samples::default();
-    let width = shape.q_heads * shape.head_dim;
+    let width = shape.layer(0).query_width();
     let block = queries(args.prefill.max(1) * width);
     let mut out = vec![0.0; block.len()];
     interleaved("attending", &mut cases, args.trials, quiet, |case, counts| {
         let read = subject.pool.install(|| read(&numbers));
         let decode = subject.pool.install(|| {
             let start = Instant::now();
-            (0..shape.layers).for_each(|layer| case.cache.attend(layer, &block[..width], &mut out[..width]));
+            (0..shape.layers().len()).for_each(|layer| case.cache.attend(layer, &block[..width], &mut out[..width]));
             start.elapsed().as_secs_f64()
         });
         let n = rows(args, &case.cache) * width;
@@ -90,7 +90,7 @@ pub fn run(args: &BenchArgs, subject: &Subject, quiet: bool) -> Result<Attention
         Ok(())
     })?;
     let Some(ram_gb_per_s) = ram.spread() else { bail!("no trial was finished") };
-    let rows = cases.iter().filter_map(|case| row(args, shape, case)).collect();
+    let rows = cases.iter().filter_map(|case| row(args, &shape, case)).collect();
     Ok(Attention { ram_gb_per_s, rows })
 }
 
@@ -99,14 +99,14 @@ fn rows(args: &BenchArgs, cache: &SequenceCache) -> usize {
     args.prefill.min(cache.heads().iter().map(chelsea_kv::Head::len).min().unwrap_or(0))
 }
 
-fn row(args: &BenchArgs, shape: CacheShape, case: &Case) -> Option<Row> {
+fn row(args: &BenchArgs, shape: &CacheShape, case: &Case) -> Option<Row> {
     let memory = case.cache.memory();
     let bytes = memory.keys + memory.values + memory.scales + memory.ln_counts;
     let decode_ms = case.decode.spread()?;
     let per_s = |work: f64, ms: f64| work / ms / 1e6;
     let entries: usize = case.cache.heads().iter().map(chelsea_kv::Head::len).sum();
     let n = rows(args, &case.cache);
-    let first_layer: usize = case.cache.heads()[..shape.kv_heads]
+    let first_layer: usize = case.cache.heads()[shape.heads_of(0)]
         .iter()
         // Token i of the block sees all but the n - 1 - i entries after it.
         .map(|head| n * head.len() - n * n.saturating_sub(1) / 2)
@@ -127,8 +127,8 @@ fn row(args: &BenchArgs, shape: CacheShape, case: &Case) -> Option<Row> {
 
 /// Multiplications and additions of query-key and weight-value products, given pairs of a token and an entry it sees
 /// in each KV head.
-fn operations(shape: CacheShape, pairs: usize) -> f64 {
-    4.0 * (shape.group() * shape.head_dim) as f64 * pairs as f64
+fn operations(shape: &CacheShape, pairs: usize) -> f64 {
+    4.0 * (shape.layer(0).group() * shape.layer(0).key_dim) as f64 * pairs as f64
 }
 
 fn queries(len: usize) -> Vec<f32> {
@@ -155,11 +155,12 @@ fn read(numbers: &[u64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use chelsea_kv::Rotary;
 
     #[test]
     fn operations_are_four_a_dimension_query_head_and_pair() {
-        let shape = CacheShape { layers: 1, kv_heads: 2, q_heads: 6, head_dim: 16 };
+        let shape = CacheShape::uniform(1, 6, 2, 16, Rotary::none()).unwrap();
         // 10 entries in each of the two KV heads, each seen by three query heads.
-        assert_eq!(operations(shape, 20), (20 * 3 * 16 * 4) as f64);
+        assert_eq!(operations(&shape, 20), (20 * 3 * 16 * 4) as f64);
     }
 }

@@ -296,11 +296,11 @@ fn room_of(
         dtype,
         budget,
         policy: chelsea_kv::policy(&args.policy)?,
-        ..CacheConfig::new(config.cache_shape(), config.rotary())
+        ..CacheConfig::new(config.cache_shape())
     };
     cache.validate()?;
     let heads = cache.shape.heads();
-    let page = Page::bytes(cache.shape.head_dim, dtype);
+    let page = Page::bytes(cache.shape.layer(0).dims(), dtype);
     let bytes_of = |entries: usize| heads.saturating_mul(entries.div_ceil(chelsea_kv::PAGE)).saturating_mul(page);
     let kept = |tokens: usize| bytes_of(entries(&cache, tokens));
     let block = bytes_of(args.prefill.max(steps(args)));
