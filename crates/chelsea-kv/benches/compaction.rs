@@ -30,7 +30,7 @@ fn filled(name: &str, budget: Budget, schedule: Schedule, tokens: usize) -> Sequ
     let row = KV_HEADS * HEAD_DIM;
     let mut key = vec![0.0f32; row];
     for start in (0..tokens).step_by(BLOCK) {
-        cache.compact();
+        cache.compact().expect("room");
         let n = BLOCK.min(tokens - start);
         for layer in 0..LAYERS {
             let mut keys = Vec::with_capacity(n * row);
@@ -60,13 +60,17 @@ fn main() {
             (0..LAYERS).for_each(|layer| cache.append(layer, &k, &v).expect("in step"));
             cache
         };
-        b.iter_batched(|| empty.fork(), append, BatchSize::LargeInput);
+        b.iter_batched(|| empty.fork().expect("room"), append, BatchSize::LargeInput);
     });
     for (name, schedule) in [("chelsea", Schedule::Once), ("chelsea", Schedule::Remerge), ("streaming", Schedule::Once)]
     {
         let cache = filled(name, Budget::Keep(0.25), schedule, 8192);
         c.bench_function(&format!("online {name} {schedule:?}, block of 512 at 8192, keep 25%"), |b| {
-            b.iter_batched(|| cache.fork(), |mut cache| cache.compact(), BatchSize::LargeInput);
+            b.iter_batched(
+                || cache.fork().expect("room"),
+                |mut cache| cache.compact().expect("room"),
+                BatchSize::LargeInput,
+            );
         });
     }
     let full = filled("full", Budget::Keep(1.0), Schedule::Once, 8192);
@@ -75,7 +79,7 @@ fn main() {
         assert_eq!(cache.entries(), full.entries());
         c.bench_function(&format!("one shot {name}, 8192 to 25%"), |b| {
             let compact = |mut cache: SequenceCache| cache.compact_now(Some(Budget::Keep(0.25)));
-            b.iter_batched(|| cache.fork(), compact, BatchSize::LargeInput);
+            b.iter_batched(|| cache.fork().expect("room"), compact, BatchSize::LargeInput);
         });
     }
     criterion.final_summary();

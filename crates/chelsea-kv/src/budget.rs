@@ -116,6 +116,34 @@ impl Length {
     }
 }
 
+/// How a text is read under a budget: all that is derived from how many entries of each head reading may hold beyond it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadPlan {
+    /// Tokens that pass through the model at once while the text is compressed; twice as many where nothing has to be
+    /// clustered for them, so that weights are opened half as often.
+    pub step: usize,
+    /// Latest tokens of the text that are left alone while the rest of it is still to be read.
+    pub recent: usize,
+    /// Entries of each head that are left of the block: for the page that each head may leave half empty, for what entries
+    /// cost beside keys and values, and for what clustering takes for a while.
+    pub slack: usize,
+}
+
+impl ReadPlan {
+    /// Of a block of so many entries of each head: an eighth of them passes through the model at once, five eighths are
+    /// the latest text, which the next tokens see best as it is. A page stays free where the block is short.
+    pub fn of_block(block: usize, page: usize) -> Self {
+        let step = block.div_ceil(8);
+        let recent = (block * 5 / 8).min((block - step).saturating_sub(page));
+        ReadPlan { step, recent, slack: block - step - recent }
+    }
+
+    /// Entries of each head that reading holds beyond the budget at most.
+    pub fn block(&self) -> usize {
+        self.step + self.recent + self.slack
+    }
+}
+
 /// What a budget must know of the cache it is for. Only heads of layers that grow with the text can give entries up; a
 /// layer with a sliding window takes its bytes off the budget, whatever it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -339,6 +367,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_block_is_a_step_the_latest_text_and_slack() {
+        for block in [1, 7, 64, 100, 512, 1024, 4096] {
+            let plan = ReadPlan::of_block(block, 64);
+            assert_eq!(plan.block(), block);
+            assert!(plan.step > 0 && (plan.slack >= 64.min(block - plan.step)), "{plan:?}");
+        }
+        assert_eq!(ReadPlan::of_block(1024, 64), ReadPlan { step: 128, recent: 640, slack: 256 });
+    }
+
+    #[test]
     fn floors_of_all_heads_together_are_within_the_total() {
         for (floor, total, heads) in [(1.0, 101, 2), (0.9, 3, 2), (0.05, 7, 90), (0.5, 1000, 3), (0.0, 10, 2)] {
             let least = head_floor(floor, total, heads);
@@ -411,19 +449,19 @@ mod tests {
 
     #[test]
     fn a_share_of_the_bytes_holds_with_the_worst_slack_and_is_no_waste_in_long_texts() {
-        let half = Limits { page_bytes: 5_000, ..LIMITS };
+        let (whole, half) = (LIMITS, Limits { page_bytes: 5_000, ..LIMITS });
         for share in [0.1, 0.25, 0.5, 1.0] {
             let bytes = |tokens: usize| f64::from(share) * (tokens * 768) as f64;
             for tokens in (4_000..200_000).step_by(997) {
-                for limits in [LIMITS, half] {
+                for limits in [LIMITS, half.clone()] {
                     let entries = Budget::Share(share).allowed(&limits, reading(tokens, tokens));
                     let most = (entries + 6 * 63) / 64 * limits.page_bytes + 500;
                     assert!(most as f64 <= bytes(tokens) || entries == tokens * 6, "{share} of {tokens}: {most}");
                 }
             }
             let entries = |limits| Budget::Share(share).allowed(limits, Length::of(200_000));
-            assert!(entries(&LIMITS) * 10_000 / 64 > (0.98 * bytes(200_000)) as usize);
-            assert!(entries(&half) == 1_200_000 || entries(&half) > entries(&LIMITS) * 199 / 100);
+            assert!(entries(&whole) * 10_000 / 64 > (0.98 * bytes(200_000)) as usize);
+            assert!(entries(&half) == 1_200_000 || entries(&half) > entries(&whole) * 199 / 100);
         }
     }
 

@@ -1,19 +1,19 @@
 //! One KV head of one layer: an ordered list of entries in pages.
 
 use crate::balance::Balance;
+use crate::pool::Reservation;
 use crate::{Dims, Dtype, PAGE, Page, Rotary, TILE};
-use std::sync::Arc;
 
 /// The entries of one KV head, in sequence order. Cloning shares the pages; a shared page is copied
 /// only when one of the owners writes to it.
 #[derive(Debug)]
 pub struct Head {
-    pages: Vec<Arc<Page>>,
+    pages: Vec<Page>,
     /// Pages that were given up and wait for the next entries. Returned to the system's allocator they would come back
     /// to the heap of the thread that had asked for them, and the next thread's would grow instead.
-    idle: Vec<Arc<Page>>,
+    idle: Vec<Page>,
     /// How many may wait.
-    idle_limit: usize,
+    idle_limit: u32,
     len: usize,
     dims: Dims,
     dtype: Dtype,
@@ -36,7 +36,7 @@ impl Head {
     }
 
     /// A head of `len` entries in `pages`, of which all but the last are full.
-    pub(crate) fn from_pages(pages: Vec<Arc<Page>>, len: usize, dims: Dims, dtype: Dtype) -> Self {
+    pub(crate) fn from_pages(pages: Vec<Page>, len: usize, dims: Dims, dtype: Dtype) -> Self {
         debug_assert_eq!(pages.len(), len.div_ceil(PAGE));
         Head { pages, idle: Vec::new(), idle_limit: 0, len, dims, dtype, balance: None }
     }
@@ -77,7 +77,7 @@ impl Head {
     }
 
     /// The pages; all but the last are full.
-    pub fn pages(&self) -> &[Arc<Page>] {
+    pub fn pages(&self) -> &[Page] {
         &self.pages
     }
 
@@ -88,7 +88,7 @@ impl Head {
 
     /// Has at most `limit` pages wait for the next entries from now on, of those that entries leave.
     pub(crate) fn limit_idle_pages(&mut self, limit: usize) {
-        self.idle_limit = limit;
+        self.idle_limit = limit as u32;
         self.idle.truncate(limit);
     }
 
@@ -105,7 +105,7 @@ impl Head {
 
     /// Looks how large the keys are of a head that is still short, with `n` that come next, and states its own anew where
     /// that tells more than before.
-    pub(crate) fn weigh(&mut self, keys: &[f32], stride: usize, n: usize, rotary: &Rotary) {
+    pub(crate) fn weigh(&mut self, keys: &[f32], stride: usize, n: usize, rotary: &Rotary, reserved: &Reservation) {
         let (dim, held) = (self.dims.key, self.len);
         if n == 0 || (self.balance.is_some() && held + n < Balance::SETTLED) {
             return;
@@ -119,37 +119,75 @@ impl Head {
         let mut value = vec![0.0; self.dims.value];
         for (i, key) in all.chunks_exact(dim).take(held).enumerate() {
             self.read_value(i, &mut value);
-            self.set(i, key, &value, self.count(i), self.position(i));
+            self.set(i, key, &value, self.count(i), self.position(i), reserved);
         }
     }
 
-    fn add_page(&mut self) {
-        let page = self.idle.pop().unwrap_or_else(|| Arc::new(Page::new(self.dims, self.dtype)));
+    fn add_page(&mut self, reserved: &Reservation) {
+        let page = self.idle.pop().unwrap_or_else(|| Page::reserved(self.dims, self.dtype, reserved));
         self.pages.push(page);
+    }
+
+    /// Bytes of a page of this head.
+    fn page_bytes(&self) -> usize {
+        Page::bytes(self.dims, self.dtype)
+    }
+
+    /// Bytes that are to be reserved before `n` tokens are added: those of pages that are to be made, and of those that
+    /// must be copied because others own them, too.
+    pub(crate) fn bytes_to_extend(&self, n: usize) -> usize {
+        let made = (self.len + n).div_ceil(PAGE).saturating_sub(self.pages_held());
+        // While keys are still weighed, all of them may be stored anew.
+        let first = if self.dtype.scaled() && self.len < Balance::SETTLED { 0 } else { self.len / PAGE };
+        (if n == 0 { 0 } else { made + self.foreign_pages(first) }) * self.page_bytes()
+    }
+
+    /// Bytes that are to be reserved before entries from `first` on are moved or written.
+    pub(crate) fn bytes_to_rewrite(&self, first: usize) -> usize {
+        self.foreign_pages(first / PAGE) * self.page_bytes()
+    }
+
+    /// Pages from `first` on that are to be copied before they are written to.
+    fn foreign_pages(&self, first: usize) -> usize {
+        self.pages.iter().skip(first).filter(|page| !page.is_own()).count()
     }
 
     /// Adds an entry at the end.
     pub fn push(&mut self, key: &[f32], value: &[f32], count: u32, position: f32) {
         assert!(key.len() == self.dims.key && value.len() == self.dims.value, "a key and a value of the head's sizes");
+        let reserved = Reservation::unbound();
         if self.len == self.pages.len() * PAGE {
-            self.add_page();
+            self.add_page(&reserved);
         }
         self.len += 1;
-        self.set(self.len - 1, key, value, count, position);
+        self.set(self.len - 1, key, value, count, position, &reserved);
     }
 
     /// Adds `n` tokens at the end, at positions `first..first + n`. Key and value of token `t` are
     /// `keys[t * strides.key..][..key_dim]` and `values[t * strides.value..][..value_dim]`.
     pub fn extend(&mut self, keys: &[f32], values: &[f32], strides: Dims, n: usize, first: usize) {
+        self.extend_from(keys, values, strides, n, first, &Reservation::unbound());
+    }
+
+    /// [`Head::extend`], with pages that are charged to `reserved`.
+    pub(crate) fn extend_from(
+        &mut self,
+        keys: &[f32],
+        values: &[f32],
+        strides: Dims,
+        n: usize,
+        first: usize,
+        reserved: &Reservation,
+    ) {
         let dims = self.dims;
         let mut t = 0;
         while t < n {
             if self.len == self.pages.len() * PAGE {
-                self.add_page();
+                self.add_page(reserved);
             }
             let slot = self.len % PAGE;
             let here = (PAGE - slot).min(n - t);
-            let page = Arc::make_mut(&mut self.pages[self.len / PAGE]);
+            let mut page = self.pages[self.len / PAGE].to_mut(reserved);
             for i in 0..here {
                 let key = stored(&mut self.balance, &keys[(t + i) * strides.key..][..dims.key]);
                 let value = &values[(t + i) * strides.value..][..dims.value];
@@ -161,42 +199,56 @@ impl Head {
     }
 
     /// Overwrites entry `i`.
-    pub(crate) fn set(&mut self, i: usize, key: &[f32], value: &[f32], count: u32, position: f32) {
+    pub(crate) fn set(
+        &mut self,
+        i: usize,
+        key: &[f32],
+        value: &[f32],
+        count: u32,
+        position: f32,
+        reserved: &Reservation,
+    ) {
         debug_assert!(i < self.len);
         let key = stored(&mut self.balance, key);
-        Arc::make_mut(&mut self.pages[i / PAGE]).set(i % PAGE, self.dtype, key, value, count, position);
+        self.pages[i / PAGE].to_mut(reserved).set(i % PAGE, self.dtype, key, value, count, position);
     }
 
     /// Copies entry `from` over the earlier entry `to`, bit for bit.
-    pub(crate) fn move_down(&mut self, to: usize, from: usize) {
+    pub(crate) fn move_down(&mut self, to: usize, from: usize, reserved: &Reservation) {
         debug_assert!(to <= from && from < self.len);
         if to == from {
             return;
         }
         let dtype = self.dtype;
         if to / PAGE == from / PAGE {
-            Arc::make_mut(&mut self.pages[to / PAGE]).move_entry(to % PAGE, from % PAGE, dtype);
+            self.pages[to / PAGE].to_mut(reserved).move_entry(to % PAGE, from % PAGE, dtype);
         } else {
             let (front, back) = self.pages.split_at_mut(from / PAGE);
-            Arc::make_mut(&mut front[to / PAGE]).copy_entry(to % PAGE, &back[0], from % PAGE, dtype);
+            front[to / PAGE].to_mut(reserved).copy_entry(to % PAGE, &back[0], from % PAGE, dtype);
         }
     }
 
     /// Drops entries `len..` and gives their pages back, but for those that may wait for the next entries.
     pub fn truncate(&mut self, len: usize) {
+        self.truncate_from(len, &Reservation::unbound());
+    }
+
+    /// [`Head::truncate`]; a page that is cut and that others own, too, is copied at the cost of `reserved`.
+    pub(crate) fn truncate_from(&mut self, len: usize, reserved: &Reservation) {
         if len >= self.len {
             return;
         }
         self.len = len;
         for mut page in self.pages.drain(len.div_ceil(PAGE)..) {
-            if self.idle.len() < self.idle_limit && Arc::get_mut(&mut page).is_some_and(Page::clear) {
+            if self.idle.len() < self.idle_limit as usize && page.is_own() {
+                page.to_mut(reserved).clear();
                 self.idle.push(page);
             }
         }
         if !len.is_multiple_of(PAGE)
             && let Some(last) = self.pages.last_mut()
         {
-            Arc::make_mut(last).clear_from(len % PAGE);
+            last.to_mut(reserved).clear_from(len % PAGE);
         }
     }
 
@@ -350,7 +402,7 @@ mod tests {
             let mut head = filled(200, 10, dtype);
             for (to, from) in [(3, 5), (3, 70), (64, 66), (17, 199), (20, 21), (90, 190), (91, 140)] {
                 let (before, beside) = (bits(&head, from), [to - 1, to + 1].map(|i| bits(&head, i)));
-                head.move_down(to, from);
+                head.move_down(to, from, &Reservation::unbound());
                 assert_eq!(bits(&head, to), before, "{dtype:?}");
                 assert_eq!([to - 1, to + 1].map(|i| bits(&head, i)), beside, "{dtype:?}");
                 assert_entry(&head, to, from);
@@ -364,8 +416,8 @@ mod tests {
         let copy = head.clone();
         head.truncate(80);
         head.push(&row(7, 8), &row(1007, 8), 8, 7.0);
-        assert!(Arc::ptr_eq(&head.pages()[0], &copy.pages()[0]));
-        assert!(!Arc::ptr_eq(&head.pages()[1], &copy.pages()[1]));
+        assert!(head.pages()[0].is_same(&copy.pages()[0]));
+        assert!(!head.pages()[1].is_same(&copy.pages()[1]));
         assert_entry(&head, 80, 7);
         (0..100).for_each(|i| assert_entry(&copy, i, i));
         assert_eq!(head.pages()[1].counts()[17], 0, "slots past the end hold no entry");

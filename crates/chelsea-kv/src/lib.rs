@@ -43,7 +43,7 @@
 //!         // ... the output product, the feed-forward, the next layer
 //!     }
 //!     // Between blocks, over all layers at once.
-//!     cache.compact();
+//!     cache.compact()?;
 //! }
 //! assert_eq!(cache.tokens(), 1024);
 //! assert!(cache.entries() <= 1024 / 4 * layers * kv_heads);
@@ -65,15 +65,16 @@ pub mod matching;
 pub mod merge;
 mod page;
 pub mod policy;
+mod pool;
 mod query;
 mod rotary;
 pub mod scratch;
 mod simd;
 pub mod snapshot;
 
-pub use budget::{Budget, BudgetError};
+pub use budget::{Budget, BudgetError, ReadPlan};
 pub use cache::{
-    AttendRequest, CacheConfig, CacheError, CompactReport, Importance, MAX_TOKENS, MemoryReport, Schedule,
+    AttendRequest, CacheConfig, CacheError, CompactReport, Forecast, Importance, MAX_TOKENS, MemoryReport, Schedule,
     SequenceCache,
 };
 pub use dtype::{Dims, Dtype};
@@ -82,5 +83,6 @@ pub use layer::{CacheShape, LayerSpec, ShapeError};
 pub use mapped::Mapped;
 pub use page::{PAGE, Page, TILE};
 pub use policy::{Policy, PolicyError, policy, registry};
+pub use pool::{Pool, PoolFull};
 pub use query::{QueryMoments, QueryPower, RecentQueries};
 pub use rotary::Rotary;

@@ -4,7 +4,8 @@
 //! survives, `roots[i] == j` joins j (which must survive), [`EVICT`] is removed. A cluster sits at its
 //! root's place; survivors keep their order; counts add up.
 
-use crate::scratch::Gauge;
+use crate::pool::Reservation;
+use crate::scratch::ScratchMeter;
 use crate::{Dims, Head};
 use std::ops::Range;
 
@@ -37,7 +38,27 @@ struct Cluster {
 ///
 /// # Panics
 /// If `roots` does not fit the range or names a root that does not survive.
-pub fn merge_head(head: &mut Head, range: Range<usize>, roots: &[u32], gauge: &Gauge) -> usize {
+pub fn merge_head(head: &mut Head, range: Range<usize>, roots: &[u32], scratch: &ScratchMeter) -> usize {
+    merge_from(head, range, roots, scratch, &Reservation::unbound())
+}
+
+/// Most bytes that [`merge_head`] takes for a while, of `len` candidates in a head with entries of these sizes: less than
+/// one cluster for each two of them is written anew.
+pub(crate) fn scratch_bytes(len: usize, dims: Dims) -> usize {
+    len / 2 * (dims.key + dims.value) * 4 + len * size_of::<Cluster>()
+}
+
+/// [`merge_head`], with pages that have to be copied charged to `reserved`.
+///
+/// # Panics
+/// As [`merge_head`].
+pub(crate) fn merge_from(
+    head: &mut Head,
+    range: Range<usize>,
+    roots: &[u32],
+    scratch: &ScratchMeter,
+    reserved: &Reservation,
+) -> usize {
     assert!(roots.len() == range.len() && range.end <= head.len(), "one root for every candidate entry");
     assert!(are_roots(roots), "an entry joins an entry that survives");
     if survivors(roots) == roots.len() {
@@ -58,7 +79,7 @@ pub fn merge_head(head: &mut Head, range: Range<usize>, roots: &[u32], gauge: &G
         cluster.row = rows;
         rows += 1;
     }
-    let _hold = gauge.hold(rows as usize * dim * 4 + clusters.len() * size_of::<Cluster>());
+    let _held = scratch.count(rows as usize * dim * 4 + clusters.len() * size_of::<Cluster>());
     let mut sums = vec![0.0f32; rows as usize * dim];
     let (mut key, mut value) = (vec![0.0; key_dim], vec![0.0; value_dim]);
     for (i, &root) in roots.iter().enumerate().filter(|&(_, &r)| r != EVICT) {
@@ -77,23 +98,23 @@ pub fn merge_head(head: &mut Head, range: Range<usize>, roots: &[u32], gauge: &G
     for (i, cluster) in clusters.iter().enumerate() {
         match cluster.members {
             0 => continue,
-            1 => head.move_down(at, range.start + i),
+            1 => head.move_down(at, range.start + i, reserved),
             _ => {
                 let total = cluster.count as f32;
                 let mean = &mut sums[cluster.row as usize * dim..][..dim];
                 mean.iter_mut().for_each(|x| *x /= total);
                 let count = u32::try_from(cluster.count).expect("a sequence has fewer than 2^32 tokens");
                 let position = (cluster.moment / cluster.count as f64) as f32;
-                head.set(at, &mean[..key_dim], &mean[key_dim..], count, position);
+                head.set(at, &mean[..key_dim], &mean[key_dim..], count, position, reserved);
             }
         }
         at += 1;
     }
     let left = at - range.start;
     for from in range.end..head.len() {
-        head.move_down(at, from);
+        head.move_down(at, from, reserved);
         at += 1;
     }
-    head.truncate(at);
+    head.truncate_from(at, reserved);
     left
 }

@@ -12,11 +12,13 @@
 
 use crate::convert::with_format;
 pub use crate::convert::{Format, K8V4, Nibbles, Number, Rows};
+use crate::pool::{Lease, Reservation};
 use crate::simd::prefetch;
 use crate::{Dims, Dtype, Mapped};
 use bytemuck::Zeroable;
 use std::ops::Range;
 use std::sync::Arc;
+use triomphe::HeaderSlice;
 
 /// Entries of a page.
 pub const PAGE: usize = 64;
@@ -27,41 +29,6 @@ pub const TILE: usize = 16;
 #[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
 pub(crate) struct Line([u8; 64]);
-
-/// Where the keys and values of a page lie.
-#[derive(Debug, Clone)]
-pub(crate) enum Lines {
-    /// In memory of their own.
-    Owned(Box<[Line]>),
-    /// In a mapped file, at `bytes`, whose start is a multiple of 64; copied before anything is written.
-    Mapped { file: Arc<Mapped>, bytes: Range<usize> },
-}
-
-impl Lines {
-    /// A copy of `bytes`.
-    pub(crate) fn copied(bytes: &[u8]) -> Self {
-        let mut lines = zeroed_lines(bytes.len());
-        bytemuck::cast_slice_mut(&mut lines)[..bytes.len()].copy_from_slice(bytes);
-        Lines::Owned(lines)
-    }
-
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Lines::Owned(lines) => bytemuck::cast_slice(lines),
-            Lines::Mapped { file, bytes } => &file[bytes.clone()],
-        }
-    }
-
-    fn to_mut(&mut self) -> &mut [Line] {
-        if let Lines::Mapped { file, bytes } = self {
-            *self = Lines::copied(&file[bytes.clone()]);
-        }
-        match self {
-            Lines::Owned(lines) => lines,
-            Lines::Mapped { .. } => unreachable!("mapped lines were just copied"),
-        }
-    }
-}
 
 /// One number for each key and one for each value of a page; 0 where no entry was ever written.
 #[derive(Debug, Clone, Copy)]
@@ -80,52 +47,152 @@ struct Parts<'a, F: Format> {
     scales: &'a mut [f32],
 }
 
-/// [`PAGE`] entries of one head.
-#[derive(Debug, Clone)]
-pub struct Page {
-    lines: Lines,
+/// What a page is beside its lines.
+#[derive(Debug)]
+struct Header {
     dims: Dims,
-    /// `ln count` of every entry; entries past the head's length hold `-inf`, so that kernels may
-    /// run over whole tiles.
-    ln_count: Box<[f32; PAGE]>,
-    /// Tokens that each entry stands for; 0 past the head's length.
-    count: Box<[u32; PAGE]>,
-    /// Mean position of the tokens an entry stands for.
-    position: Box<[f32; PAGE]>,
+    /// Where keys, values and scales lie, if that is in a file.
+    mapped: Option<Box<MappedLines>>,
+    /// What the page is charged with; returned when the last owner drops it.
+    _lease: Lease,
 }
 
-fn zeroed_lines(bytes: usize) -> Box<[Line]> {
-    vec![Line([0; 64]); bytes.div_ceil(64)].into_boxed_slice()
+/// Keys, values and scales in a mapped file.
+#[derive(Debug, Clone)]
+pub(crate) struct MappedLines {
+    /// The file.
+    pub file: Arc<Mapped>,
+    /// Where in it; the start is a multiple of 64.
+    pub bytes: Range<usize>,
 }
+
+/// Where the keys and values of a page come from.
+#[derive(Debug, Clone)]
+pub(crate) enum Source<'a> {
+    /// These bytes, copied.
+    Bytes(&'a [u8]),
+    /// A file, read in place until the page is written to.
+    Mapped(MappedLines),
+}
+
+/// [`PAGE`] entries of one head, in one allocation. Cloning shares it.
+///
+/// The lines hold keys, values and scales (unless those lie in a mapped file), then `ln count` of every slot, then the
+/// counts, then the positions. `ln count` is `-inf` past the head's length, so that kernels may run over whole tiles; the
+/// count is 0 there.
+#[derive(Debug, Clone)]
+pub struct Page(triomphe::Arc<HeaderSlice<Header, [Line]>>);
+
+/// Lines of one number of four bytes for each slot.
+const WORD_LINES: usize = PAGE * 4 / 64;
+/// Lines behind keys, values and scales.
+const META_LINES: usize = 3 * WORD_LINES;
 
 impl Page {
     /// An empty page for keys and values of these sizes.
-    pub fn new(dims: Dims, dtype: Dtype) -> Self {
-        Page {
-            lines: Lines::Owned(zeroed_lines(Page::line_bytes(dims, dtype))),
-            dims,
-            ln_count: Box::new([f32::NEG_INFINITY; PAGE]),
-            count: Box::new([0; PAGE]),
-            position: Box::new([0.0; PAGE]),
-        }
+    pub fn new(dims: impl Into<Dims>, dtype: Dtype) -> Self {
+        Page::reserved(dims.into(), dtype, &Reservation::unbound())
     }
 
-    /// A page of the entries that `lines`, `counts` and `positions` hold; the slots past them are empty.
-    pub(crate) fn restored(lines: Lines, dims: Dims, entries: impl Iterator<Item = (u32, f32)>) -> Self {
-        let mut page = Page {
-            lines,
-            dims,
-            ln_count: Box::new([f32::NEG_INFINITY; PAGE]),
-            count: Box::new([0; PAGE]),
-            position: Box::new([0.0; PAGE]),
-        };
-        entries.enumerate().for_each(|(slot, (count, position))| page.set_meta(slot, count, position));
+    /// An empty page that is charged to `reserved`.
+    pub(crate) fn reserved(dims: Dims, dtype: Dtype, reserved: &Reservation) -> Self {
+        let mut page = Page::of_lines(
+            Page::line_bytes(dims, dtype) / 64,
+            Header { dims, mapped: None, _lease: reserved.take(Page::bytes(dims, dtype)) },
+            |_| Line([0; 64]),
+        );
+        page.unique().clear_from(0);
         page
+    }
+
+    /// A page with the keys and values of `source`, of the entries `entries`; the slots past them are empty.
+    pub(crate) fn restored(
+        source: Source<'_>,
+        dims: Dims,
+        entries: impl Iterator<Item = (u32, f32)>,
+        reserved: &Reservation,
+    ) -> Self {
+        let beside = Page::META_BYTES + Page::OVERHEAD_BYTES;
+        let mut page = match source {
+            Source::Bytes(bytes) => {
+                let header = Header { dims, mapped: None, _lease: reserved.take(bytes.len() + beside) };
+                Page::of_lines(bytes.len().div_ceil(64), header, |i| line_of(bytes, i))
+            }
+            Source::Mapped(lines) => {
+                let lease = reserved.take_mapped(beside, lines.bytes.len());
+                Page::of_lines(0, Header { dims, mapped: Some(Box::new(lines)), _lease: lease }, |_| Line([0; 64]))
+            }
+        };
+        let mut writer = page.unique();
+        writer.clear_from(0);
+        entries.enumerate().for_each(|(slot, (count, position))| writer.set_meta(slot, count, position));
+        page
+    }
+
+    /// A page of `kv_lines` lines that `line` makes, and zeros behind them.
+    fn of_lines(kv_lines: usize, header: Header, line: impl Fn(usize) -> Line) -> Self {
+        let lines = (0..kv_lines + META_LINES).map(|i| if i < kv_lines { line(i) } else { Line([0; 64]) });
+        Page(triomphe::Arc::from_header_and_iter(header, lines))
+    }
+
+    /// Whether this is the only owner and keys and values are its own, so that it can be written to as it is.
+    pub(crate) fn is_own(&self) -> bool {
+        self.0.is_unique() && self.0.header.mapped.is_none()
+    }
+
+    /// Whether others own the page, too.
+    pub fn is_shared(&self) -> bool {
+        !self.0.is_unique()
+    }
+
+    /// Whether both are one page.
+    pub fn is_same(&self, other: &Page) -> bool {
+        triomphe::Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// The page to be written to: a copy of it, charged to `reserved`, unless it is [its own](Page::is_own).
+    pub(crate) fn to_mut(&mut self, reserved: &Reservation) -> Writer<'_> {
+        if !self.is_own() {
+            let (kv, meta) = (self.kv(), self.meta());
+            let (dims, kv_lines) = (self.dims(), kv.len().div_ceil(64));
+            let lease = reserved.take(kv.len() + Page::META_BYTES + Page::OVERHEAD_BYTES);
+            let lines =
+                (0..kv_lines + META_LINES).map(|i| if i < kv_lines { line_of(kv, i) } else { meta[i - kv_lines] });
+            let header = Header { dims, mapped: None, _lease: lease };
+            *self = Page(triomphe::Arc::from_header_and_iter(header, lines));
+        }
+        self.unique()
+    }
+
+    /// # Panics
+    /// If there are other owners.
+    fn unique(&mut self) -> Writer<'_> {
+        let page = triomphe::Arc::get_mut(&mut self.0).expect("a page that was just made has one owner");
+        let at = page.slice.len() - META_LINES;
+        let (kv, meta) = page.slice.split_at_mut(at);
+        Writer { dims: page.header.dims, kv, meta: bytemuck::cast_slice_mut(meta) }
+    }
+
+    fn meta(&self) -> &[Line] {
+        &self.0.slice[self.0.slice.len() - META_LINES..]
+    }
+
+    fn words<T: bytemuck::Pod>(&self, which: usize) -> &[T; PAGE] {
+        let lines = &self.meta()[which * WORD_LINES..][..WORD_LINES];
+        bytemuck::cast_slice(lines).try_into().expect("a word for every slot")
     }
 
     /// Keys, values and scales as they lie in memory.
     pub(crate) fn kv(&self) -> &[u8] {
-        self.lines.bytes()
+        match &self.0.header.mapped {
+            None => bytemuck::cast_slice(&self.0.slice[..self.0.slice.len() - META_LINES]),
+            Some(lines) => &lines.file[lines.bytes.clone()],
+        }
+    }
+
+    /// Where the page begins in memory: to be asked for ahead of time.
+    pub(crate) fn start(&self) -> *const u8 {
+        (&raw const self.0.header).cast()
     }
 
     /// Bytes of keys, values and scales together: a multiple of 64 for even sizes.
@@ -136,8 +203,7 @@ impl Page {
     /// Bytes of counts, `ln count` and positions.
     pub const META_BYTES: usize = PAGE * 12;
 
-    /// Bytes of the bookkeeping that a page costs beside its entries: the page itself, its reference
-    /// counts and the pointer to it.
+    /// Bytes of the bookkeeping that a page costs beside its entries.
     pub const OVERHEAD_BYTES: usize = 80;
 
     /// Bytes that a page of keys and values of these sizes takes, everything counted.
@@ -146,25 +212,25 @@ impl Page {
     }
 
     /// Where values begin in the lines, and where scales begin.
-    fn split<F: Format>(&self) -> (usize, usize) {
-        let keys = PAGE * self.dims.key * size_of::<F::Key>();
-        (keys, keys + PAGE * self.dims.value * size_of::<F::Value>() / F::Value::SHARED)
+    fn split<F: Format>(dims: Dims) -> (usize, usize) {
+        let keys = PAGE * dims.key * size_of::<F::Key>();
+        (keys, keys + PAGE * dims.value * size_of::<F::Value>() / F::Value::SHARED)
     }
 
     /// Sizes of keys and values.
     pub fn dims(&self) -> Dims {
-        self.dims
+        self.0.header.dims
     }
 
     /// The keys, `[PAGE / TILE][key_dim][TILE]`, as stored numbers.
     pub fn keys<F: Format>(&self) -> &[F::Key] {
-        bytemuck::cast_slice(&self.lines.bytes()[..self.split::<F>().0])
+        bytemuck::cast_slice(&self.kv()[..Page::split::<F>(self.dims()).0])
     }
 
     /// The values, `[PAGE / SHARED][value_dim]`, as stored numbers.
     pub fn values<F: Format>(&self) -> &[F::Value] {
-        let (values, scales) = self.split::<F>();
-        bytemuck::cast_slice(&self.lines.bytes()[values..scales])
+        let (values, scales) = Page::split::<F>(self.dims());
+        bytemuck::cast_slice(&self.kv()[values..scales])
     }
 
     /// The scales that stored numbers have, if any.
@@ -172,123 +238,24 @@ impl Page {
         if !F::Key::SCALED {
             return None;
         }
-        let scales: &[f32] = bytemuck::cast_slice(&self.lines.bytes()[self.split::<F>().1..]);
+        let scales: &[f32] = bytemuck::cast_slice(&self.kv()[Page::split::<F>(self.dims()).1..]);
         let (keys, rest) = scales.split_first_chunk()?;
         Some(Scales { keys, values: rest.first_chunk()? })
     }
 
-    fn parts_mut<F: Format>(&mut self) -> Parts<'_, F> {
-        let (values, scales) = self.split::<F>();
-        let bytes: &mut [u8] = bytemuck::cast_slice_mut(self.lines.to_mut());
-        let (numbers, scales) = bytes.split_at_mut(scales);
-        let (keys, values) = numbers.split_at_mut(values);
-        Parts {
-            keys: bytemuck::cast_slice_mut(keys),
-            values: bytemuck::cast_slice_mut(values),
-            scales: bytemuck::cast_slice_mut(scales),
-        }
-    }
-
     /// `ln count` of every slot, `-inf` where no entry is.
     pub fn ln_counts(&self) -> &[f32; PAGE] {
-        &self.ln_count
+        self.words(0)
     }
 
     /// Tokens that each slot stands for, 0 where no entry is.
     pub fn counts(&self) -> &[u32; PAGE] {
-        &self.count
+        self.words(1)
     }
 
     /// Mean position of every slot.
     pub fn positions(&self) -> &[f32; PAGE] {
-        &self.position
-    }
-
-    /// Writes entry `slot`, with a key of `key_dim` numbers and a value of `value_dim`.
-    pub fn set(&mut self, slot: usize, dtype: Dtype, key: &[f32], value: &[f32], count: u32, position: f32) {
-        fn put<F: Format>(page: &mut Page, slot: usize, key: &[f32], value: &[f32]) {
-            let dim = key.len();
-            let Parts { keys, values, scales } = page.parts_mut::<F>();
-            let (key_scale, value_scale) = (F::Key::scale(key), F::Value::row_scale(value));
-            let tile = &mut keys[slot / TILE * TILE * dim..][..TILE * dim];
-            let mut narrow = [F::Key::zeroed(); TILE];
-            for (columns, part) in tile.chunks_mut(TILE * TILE).zip(key.chunks(TILE)) {
-                F::Key::narrow(part, key_scale, &mut narrow[..part.len()]);
-                for (column, &x) in columns.chunks_exact_mut(TILE).zip(&narrow) {
-                    column[slot % TILE] = x;
-                }
-            }
-            let (row, part) = row::<F>(slot, value.len());
-            F::Value::write(value, value_scale, &mut values[row], part);
-            if F::Key::SCALED {
-                (scales[slot], scales[PAGE + slot]) = (key_scale, value_scale);
-            }
-        }
-        debug_assert!(count > 0, "an entry stands for at least one token");
-        with_format!(dtype, F => put::<F>(self, slot, key, value));
-        self.set_meta(slot, count, position);
-    }
-
-    fn set_meta(&mut self, slot: usize, count: u32, position: f32) {
-        self.count[slot] = count;
-        self.ln_count[slot] = if count == 1 { 0.0 } else { (count as f32).ln() };
-        self.position[slot] = position;
-    }
-
-    /// Copies entry `from` of `source` to `slot`, bit for bit.
-    pub fn copy_entry(&mut self, slot: usize, source: &Page, from: usize, dtype: Dtype) {
-        fn put<F: Format>(page: &mut Page, slot: usize, source: &Page, from: usize) {
-            let Dims { key: dim, value: value_dim } = page.dims;
-            let Parts { keys, values, scales } = page.parts_mut::<F>();
-            let (source_keys, source_values) = (source.keys::<F>(), source.values::<F>());
-            let (to, at) = (slot / TILE * TILE * dim + slot % TILE, from / TILE * TILE * dim + from % TILE);
-            for i in 0..dim {
-                keys[to + i * TILE] = source_keys[at + i * TILE];
-            }
-            let ((to, part), (at, of)) = (row::<F>(slot, value_dim), row::<F>(from, value_dim));
-            values[to].iter_mut().zip(&source_values[at]).for_each(|(to, &x)| *to = to.with(part, x, of));
-            if let Some(source) = source.scales::<F>() {
-                (scales[slot], scales[PAGE + slot]) = (source.keys[from], source.values[from]);
-            }
-        }
-        with_format!(dtype, F => put::<F>(self, slot, source, from));
-        self.set_meta(slot, source.count[from], source.position[from]);
-    }
-
-    /// Moves entry `from` of this page to the earlier slot `slot`, bit for bit.
-    pub fn move_entry(&mut self, slot: usize, from: usize, dtype: Dtype) {
-        fn put<F: Format>(page: &mut Page, slot: usize, from: usize) {
-            let Dims { key: dim, value: value_dim } = page.dims;
-            let Parts { keys, values, scales } = page.parts_mut::<F>();
-            let (to, at) = (slot / TILE * TILE * dim + slot % TILE, from / TILE * TILE * dim + from % TILE);
-            for i in 0..dim {
-                keys[to + i * TILE] = keys[at + i * TILE];
-            }
-            let ((to, part), (at, of)) = (row::<F>(slot, value_dim), row::<F>(from, value_dim));
-            for (to, at) in to.zip(at) {
-                values[to] = values[to].with(part, values[at], of);
-            }
-            if F::Key::SCALED {
-                (scales[slot], scales[PAGE + slot]) = (scales[from], scales[PAGE + from]);
-            }
-        }
-        with_format!(dtype, F => put::<F>(self, slot, from));
-        self.set_meta(slot, self.count[from], self.position[from]);
-    }
-
-    /// Marks slots `from..` as holding no entry.
-    pub fn clear_from(&mut self, from: usize) {
-        self.ln_count[from..].fill(f32::NEG_INFINITY);
-        self.count[from..].fill(0);
-    }
-
-    /// Makes the page as new, where its memory is its own; says whether it is.
-    pub(crate) fn clear(&mut self) -> bool {
-        let Lines::Owned(lines) = &mut self.lines else { return false };
-        lines.fill(Line([0; 64]));
-        self.clear_from(0);
-        self.position.fill(0.0);
-        true
+        self.words(2)
     }
 
     /// Reads the key of entry `slot` into `out` (`key_dim` numbers).
@@ -326,8 +293,8 @@ impl Page {
 
     /// Asks for key tile `tile`, which will be read soon.
     pub(crate) fn prefetch_key_tile(&self, tile: usize, dtype: Dtype) {
-        let len = dtype.key_bytes(TILE, self.dims.key);
-        prefetch(&self.lines.bytes()[tile * len..][..len]);
+        let len = dtype.key_bytes(TILE, self.dims().key);
+        prefetch(&self.kv()[tile * len..][..len]);
     }
 
     /// Reads the value of entry `slot` into `out` (`value_dim` numbers).
@@ -339,6 +306,122 @@ impl Page {
         }
         with_format!(dtype, F => get::<F>(self, slot, out));
     }
+}
+
+/// A page that may be written to.
+pub(crate) struct Writer<'a> {
+    dims: Dims,
+    /// Keys, values and scales.
+    kv: &'a mut [Line],
+    /// Bits of `ln count`, counts, and bits of positions, `[3][PAGE]`.
+    meta: &'a mut [u32],
+}
+
+impl Writer<'_> {
+    fn parts_mut<F: Format>(&mut self) -> Parts<'_, F> {
+        let (values, scales) = Page::split::<F>(self.dims);
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(self.kv);
+        let (numbers, scales) = bytes.split_at_mut(scales);
+        let (keys, values) = numbers.split_at_mut(values);
+        Parts {
+            keys: bytemuck::cast_slice_mut(keys),
+            values: bytemuck::cast_slice_mut(values),
+            scales: bytemuck::cast_slice_mut(scales),
+        }
+    }
+
+    /// Writes entry `slot`, with a key of `key_dim` numbers and a value of `value_dim`.
+    pub fn set(&mut self, slot: usize, dtype: Dtype, key: &[f32], value: &[f32], count: u32, position: f32) {
+        fn put<F: Format>(page: &mut Writer<'_>, slot: usize, key: &[f32], value: &[f32]) {
+            let dim = key.len();
+            let Parts { keys, values, scales } = page.parts_mut::<F>();
+            let (key_scale, value_scale) = (F::Key::scale(key), F::Value::row_scale(value));
+            let tile = &mut keys[slot / TILE * TILE * dim..][..TILE * dim];
+            let mut narrow = [F::Key::zeroed(); TILE];
+            for (columns, part) in tile.chunks_mut(TILE * TILE).zip(key.chunks(TILE)) {
+                F::Key::narrow(part, key_scale, &mut narrow[..part.len()]);
+                for (column, &x) in columns.chunks_exact_mut(TILE).zip(&narrow) {
+                    column[slot % TILE] = x;
+                }
+            }
+            let (row, part) = row::<F>(slot, value.len());
+            F::Value::write(value, value_scale, &mut values[row], part);
+            if F::Key::SCALED {
+                (scales[slot], scales[PAGE + slot]) = (key_scale, value_scale);
+            }
+        }
+        debug_assert!(count > 0, "an entry stands for at least one token");
+        with_format!(dtype, F => put::<F>(self, slot, key, value));
+        self.set_meta(slot, count, position);
+    }
+
+    fn set_meta(&mut self, slot: usize, count: u32, position: f32) {
+        let ln_count = if count == 1 { 0.0 } else { (count as f32).ln() };
+        (self.meta[slot], self.meta[PAGE + slot]) = (ln_count.to_bits(), count);
+        self.meta[2 * PAGE + slot] = position.to_bits();
+    }
+
+    /// Copies entry `from` of `source` to `slot`, bit for bit.
+    pub fn copy_entry(&mut self, slot: usize, source: &Page, from: usize, dtype: Dtype) {
+        fn put<F: Format>(page: &mut Writer<'_>, slot: usize, source: &Page, from: usize) {
+            let Dims { key: dim, value: value_dim } = page.dims;
+            let Parts { keys, values, scales } = page.parts_mut::<F>();
+            let (source_keys, source_values) = (source.keys::<F>(), source.values::<F>());
+            let (to, at) = (slot / TILE * TILE * dim + slot % TILE, from / TILE * TILE * dim + from % TILE);
+            for i in 0..dim {
+                keys[to + i * TILE] = source_keys[at + i * TILE];
+            }
+            let ((to, part), (at, of)) = (row::<F>(slot, value_dim), row::<F>(from, value_dim));
+            values[to].iter_mut().zip(&source_values[at]).for_each(|(to, &x)| *to = to.with(part, x, of));
+            if let Some(source) = source.scales::<F>() {
+                (scales[slot], scales[PAGE + slot]) = (source.keys[from], source.values[from]);
+            }
+        }
+        with_format!(dtype, F => put::<F>(self, slot, source, from));
+        self.set_meta(slot, source.counts()[from], source.positions()[from]);
+    }
+
+    /// Moves entry `from` of this page to the earlier slot `slot`, bit for bit.
+    pub fn move_entry(&mut self, slot: usize, from: usize, dtype: Dtype) {
+        fn put<F: Format>(page: &mut Writer<'_>, slot: usize, from: usize) {
+            let Dims { key: dim, value: value_dim } = page.dims;
+            let Parts { keys, values, scales } = page.parts_mut::<F>();
+            let (to, at) = (slot / TILE * TILE * dim + slot % TILE, from / TILE * TILE * dim + from % TILE);
+            for i in 0..dim {
+                keys[to + i * TILE] = keys[at + i * TILE];
+            }
+            let ((to, part), (at, of)) = (row::<F>(slot, value_dim), row::<F>(from, value_dim));
+            for (to, at) in to.zip(at) {
+                values[to] = values[to].with(part, values[at], of);
+            }
+            if F::Key::SCALED {
+                (scales[slot], scales[PAGE + slot]) = (scales[from], scales[PAGE + from]);
+            }
+        }
+        with_format!(dtype, F => put::<F>(self, slot, from));
+        self.set_meta(slot, self.meta[PAGE + from], f32::from_bits(self.meta[2 * PAGE + from]));
+    }
+
+    /// Marks slots `from..` as holding no entry.
+    pub fn clear_from(&mut self, from: usize) {
+        self.meta[from..PAGE].fill(f32::NEG_INFINITY.to_bits());
+        self.meta[PAGE + from..2 * PAGE].fill(0);
+    }
+
+    /// Makes the page as new.
+    pub fn clear(&mut self) {
+        self.kv.fill(Line([0; 64]));
+        self.meta.fill(0);
+        self.clear_from(0);
+    }
+}
+
+/// Line `i` of `bytes`, with zeros behind their end.
+fn line_of(bytes: &[u8], i: usize) -> Line {
+    let part = &bytes[i * 64..bytes.len().min((i + 1) * 64)];
+    let mut line = Line([0; 64]);
+    line.0[..part.len()].copy_from_slice(part);
+    line
 }
 
 /// Where the value of entry `slot` lies in a page of values of `dim` numbers: the elements of its row, and which part

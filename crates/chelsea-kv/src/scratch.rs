@@ -1,19 +1,27 @@
 //! Accounting of memory that is needed for a while only: while a cache is compacted.
 
+use crate::pool::{Pool, PoolFull, ScratchLease};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Counts bytes that are held now, and the most that were held at once. Shared by threads.
+/// Counts bytes that are held now, and the most that were held at once; charges them to a pool, if there is one. Shared by
+/// threads.
 #[derive(Debug, Default)]
-pub struct Gauge {
+pub struct ScratchMeter {
     now: AtomicUsize,
     peak: AtomicUsize,
     spare: usize,
+    pool: Option<Pool>,
 }
 
-impl Gauge {
-    /// A gauge for work that may take up to `spare` bytes in all, even if it could do with fewer.
+impl ScratchMeter {
+    /// A meter for work that may take up to `spare` bytes in all, even if it could do with fewer.
     pub fn with_spare(spare: usize) -> Self {
-        Gauge { spare, ..Gauge::default() }
+        ScratchMeter { spare, ..ScratchMeter::default() }
+    }
+
+    /// The same, with every byte charged to `pool` as well.
+    pub(crate) fn charged_to(self, pool: Pool) -> Self {
+        ScratchMeter { pool: Some(pool), ..self }
     }
 
     /// Bytes that may still be taken to save time.
@@ -21,11 +29,20 @@ impl Gauge {
         self.spare.saturating_sub(self.now.load(Ordering::Relaxed))
     }
 
-    /// Counts `bytes` until the returned guard is dropped.
-    pub fn hold(&self, bytes: usize) -> Hold<'_> {
+    /// Counts `bytes` until the returned guard is dropped. To be asked before they are allocated.
+    ///
+    /// # Errors
+    /// If the pool has no room for them.
+    pub fn reserve(&self, bytes: usize) -> Result<Reserved<'_>, PoolFull> {
+        let lease = self.pool.as_ref().map(|pool| pool.lease_scratch(bytes)).transpose()?;
+        Ok(Reserved { lease, ..self.count(bytes) })
+    }
+
+    /// Counts `bytes` that were charged to the pool before.
+    pub(crate) fn count(&self, bytes: usize) -> Reserved<'_> {
         let now = self.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.peak.fetch_max(now, Ordering::Relaxed);
-        Hold { gauge: self, bytes }
+        Reserved { meter: self, bytes, lease: None }
     }
 
     /// Most bytes held at once so far.
@@ -34,16 +51,18 @@ impl Gauge {
     }
 }
 
-/// Keeps bytes counted in a [`Gauge`].
+/// Keeps bytes counted in a [`ScratchMeter`].
 #[derive(Debug)]
-pub struct Hold<'a> {
-    gauge: &'a Gauge,
+pub struct Reserved<'a> {
+    meter: &'a ScratchMeter,
     bytes: usize,
+    #[expect(dead_code, reason = "returned to the pool when dropped")]
+    lease: Option<ScratchLease>,
 }
 
-impl Drop for Hold<'_> {
+impl Drop for Reserved<'_> {
     fn drop(&mut self) {
-        self.gauge.now.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.meter.now.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -53,22 +72,33 @@ mod tests {
 
     #[test]
     fn the_peak_counts_what_is_held_at_the_same_time() {
-        let gauge = Gauge::default();
+        let meter = ScratchMeter::default();
         {
-            let _a = gauge.hold(100);
-            let _b = gauge.hold(50);
+            let _a = meter.reserve(100).unwrap();
+            let _b = meter.reserve(50).unwrap();
         }
-        let _c = gauge.hold(120);
-        assert_eq!(gauge.peak(), 150);
+        let _c = meter.reserve(120).unwrap();
+        assert_eq!(meter.peak(), 150);
     }
 
     #[test]
     fn what_is_held_is_not_spare() {
-        let gauge = Gauge::with_spare(100);
-        assert_eq!(gauge.spare(), 100);
-        let _a = gauge.hold(70);
-        assert_eq!(gauge.spare(), 30);
-        let _b = gauge.hold(70);
-        assert_eq!(gauge.spare(), 0);
+        let meter = ScratchMeter::with_spare(100);
+        assert_eq!(meter.spare(), 100);
+        let _a = meter.reserve(70).unwrap();
+        assert_eq!(meter.spare(), 30);
+        let _b = meter.reserve(70).unwrap();
+        assert_eq!(meter.spare(), 0);
+    }
+
+    #[test]
+    fn what_the_pool_has_no_room_for_is_refused() {
+        let pool = Pool::with_limit(100);
+        let meter = ScratchMeter::default().charged_to(pool.clone());
+        let held = meter.reserve(80).unwrap();
+        assert!(meter.reserve(30).is_err());
+        assert_eq!((meter.peak(), pool.scratch()), (80, 80));
+        drop(held);
+        assert_eq!((pool.live(), pool.scratch()), (0, 0));
     }
 }

@@ -6,7 +6,7 @@ mod common;
 use chelsea_kv::matching::{Edge, Measure, Scratch, match_chunks, normalise};
 use chelsea_kv::merge::merge_head;
 use chelsea_kv::policy::{Chelsea, ChelseaPlain, HeadView, Plan, Policy, View};
-use chelsea_kv::scratch::Gauge;
+use chelsea_kv::scratch::ScratchMeter;
 use chelsea_kv::{Dtype, Head, QueryPower, Rotary, attention};
 use common::Uniform;
 use serde_json::Value;
@@ -122,7 +122,7 @@ fn attend_all(head: &Head, queries: &[f32]) -> Vec<f32> {
 fn carry_out(heads: &mut [Head], range: std::ops::Range<usize>, plan: &Plan) {
     for (g, head) in heads.iter_mut().enumerate() {
         if !plan.roots(g).is_empty() {
-            merge_head(head, range.clone(), plan.roots(g), &Gauge::default());
+            merge_head(head, range.clone(), plan.roots(g), &ScratchMeter::default());
         }
     }
 }
@@ -135,13 +135,13 @@ fn the_plain_recipe_agrees_with_its_oracle() {
         let mut cache = case.heads();
         let rotary = Rotary::plain(dim, 10_000.0);
         let policy = ChelseaPlain { chunk };
-        let gauge = Gauge::default();
+        let meter = ScratchMeter::default();
         for (round, merges) in case.ints("r").into_iter().enumerate() {
             let len = cache[0].len();
             let range = sinks..len - window;
             let views = cache.iter().map(|head| HeadView::new(head, range.clone(), &rotary, Vec::new(), 1.0));
-            let view = View { heads: views.collect(), tokens, scratch: &gauge };
-            let plan = policy.plan(&view, (range.len() - merges) * heads);
+            let view = View { heads: views.collect(), tokens, scratch: &meter };
+            let plan = policy.plan(&view, (range.len() - merges) * heads).unwrap();
             let assigned = case.ints(&format!("assign{round}"));
             for g in 0..heads {
                 let roots = plan.roots(g);
@@ -188,7 +188,7 @@ fn the_global_recipe_agrees_with_its_oracle() {
         let range = case.int("S")..tokens - case.int("W");
         let power = query_power(&case, shape);
         let scales = case.floats("sv");
-        let gauge = Gauge::default();
+        let meter = ScratchMeter::default();
         let views: Vec<HeadView> =
             (0..heads).map(|g| HeadView::new(&cache[g], range.clone(), &rotary, power.weights(g), scales[g])).collect();
         let (weights, features) = (case.floats("w"), case.floats("F"));
@@ -208,10 +208,10 @@ fn the_global_recipe_agrees_with_its_oracle() {
             hcap: case.double("hcap"),
             lam: case.double("lam"),
         };
-        let view = View { heads: views, tokens, scratch: &gauge };
-        let plan = policy.plan(&view, case.int("total"));
-        let roomy = Gauge::with_spare(usize::MAX);
-        let kept = policy.plan(&View { scratch: &roomy, ..view }, case.int("total"));
+        let view = View { heads: views, tokens, scratch: &meter };
+        let plan = policy.plan(&view, case.int("total")).unwrap();
+        let roomy = ScratchMeter::with_spare(usize::MAX);
+        let kept = policy.plan(&View { scratch: &roomy, ..view }, case.int("total")).unwrap();
         assert_eq!(plan, kept, "{}: rows that are kept from round to round", case.name);
         carry_out(&mut cache, range, &plan);
         for (g, head) in cache.iter().enumerate() {

@@ -55,7 +55,7 @@ fn the_process_takes_what_the_cache_accounts_for() {
                 cache.append(layer, &noise(STEP * row), &noise(STEP * row)).expect("in step");
                 cache.attend(layer, &noise(STEP * row), &mut out);
             }
-            cache.compact();
+            cache.compact().unwrap();
         }
         (cache, before)
     });

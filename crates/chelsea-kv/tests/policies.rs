@@ -74,7 +74,7 @@ fn positions(cache: &SequenceCache) -> Vec<Vec<usize>> {
 fn repeat(cache: &mut SequenceCache) {
     let mut all = None;
     for chunk in [0..100, 100..200] {
-        let mut fork = cache.fork();
+        let mut fork = cache.fork().unwrap();
         fork.watch(chunk.clone());
         feed(&mut fork, &blocks(120, 900 + chunk.start as u64));
         let found = fork.watched().expect("watched");
@@ -93,7 +93,7 @@ fn every_policy_compresses_in_one_go_and_while_reading() {
             let mut cache = SequenceCache::new(CacheConfig { schedule, ..config(info.name, 0.3) }).expect("valid");
             for b in 0..5 {
                 feed(&mut cache, &blocks(40, b));
-                assert_eq!(cache.compact().compacted, !info.one_shot_only, "{}", info.name);
+                assert_eq!(cache.compact().unwrap().compacted, !info.one_shot_only, "{}", info.name);
             }
             if !info.one_shot_only {
                 assert!(cache.entries() <= 60 * SHAPE.heads(), "{}", info.name);
@@ -115,7 +115,7 @@ fn every_policy_compresses_in_one_go_and_while_reading() {
 fn one_reading_serves_every_policy_as_well_as_its_own() {
     let needs = registry().iter().fold(Needs::default(), |n, i| n.and(policy(i.name).expect("made").needs()));
     let mut shared = SequenceCache::new(config("full", 1.0)).expect("valid");
-    shared.gather(needs);
+    shared.gather(needs).unwrap();
     (0..4).for_each(|b| feed(&mut shared, &blocks(50, b)));
     repeat(&mut shared);
     for info in registry().iter().filter(|info| info.name != "full") {
@@ -125,7 +125,7 @@ fn one_reading_serves_every_policy_as_well_as_its_own() {
             repeat(&mut own);
         }
         own.compact_now(None).expect("possible");
-        let mut fork = shared.fork();
+        let mut fork = shared.fork().unwrap();
         fork.reconfigure(policy(info.name).expect("made"), Budget::Keep(0.3)).expect("fits");
         fork.compact_now(None).expect("possible");
         assert_eq!(contents(&fork), contents(&own), "{}", info.name);
@@ -282,7 +282,7 @@ fn a_second_pass_is_asked_for_and_finds_what_repeating_takes() {
     feed(&mut cache, &planted(200, &[50, 120], 0..0));
     assert_eq!(cache.compact_now(None), Err(CacheError::NoImportance("kvzip")));
     let before = contents(&cache);
-    let mut fork = cache.fork();
+    let mut fork = cache.fork().unwrap();
     fork.watch(0..200);
     feed(&mut fork, &planted(20, &[], 5..6));
     let found = fork.watched().expect("watched");
@@ -301,7 +301,7 @@ fn a_second_pass_is_asked_for_and_finds_what_repeating_takes() {
     assert!(positions(&cache).iter().all(|kept| kept.contains(&50) && kept.contains(&120)));
     // What is read afterwards stays: nothing is known of it.
     feed(&mut cache, &blocks(40, 5));
-    assert!(!cache.compact().compacted);
+    assert!(!cache.compact().unwrap().compacted);
     assert_eq!(cache.compact_now(None), Err(CacheError::NoImportance("kvzip")));
     assert_eq!(cache.entries(), (60 + 40) * SHAPE.heads());
     let mut other = SequenceCache::new(config("kvzip", 0.3)).expect("valid");

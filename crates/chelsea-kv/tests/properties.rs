@@ -4,7 +4,7 @@ mod common;
 
 use chelsea_kv::merge::{EVICT, are_roots, merge_head, survivors};
 use chelsea_kv::policy::{Chelsea, HeadView, Plan, View};
-use chelsea_kv::scratch::Gauge;
+use chelsea_kv::scratch::ScratchMeter;
 use chelsea_kv::{Budget, CacheConfig, Dtype, Head, Policy, Rotary, Schedule, SequenceCache, attention, budget};
 use chelsea_kv::{policy, registry};
 use common::Uniform;
@@ -87,9 +87,9 @@ fn plan_for(
     target: usize,
 ) -> Plan {
     let rotary = Rotary::plain(heads[0].head_dim(), 10_000.0);
-    let gauge = Gauge::default();
+    let meter = ScratchMeter::default();
     let views = heads.iter().map(|head| HeadView::new(head, range(head), &rotary, Vec::new(), 1.0)).collect();
-    policy.plan(&View { heads: views, tokens: 1000, scratch: &gauge }, target)
+    policy.plan(&View { heads: views, tokens: 1000, scratch: &meter }, target).unwrap()
 }
 
 /// Roots that could come from any policy: a survivor at every third place, the rest joins one or goes.
@@ -116,7 +116,7 @@ proptest! {
         let before = entries(&head);
         let roots: Vec<u32> = some_roots(len, &choices);
         prop_assert!(are_roots(&roots));
-        let left = merge_head(&mut head, front..front + len, &roots, &Gauge::default());
+        let left = merge_head(&mut head, front..front + len, &roots, &ScratchMeter::default());
         prop_assert_eq!(left, survivors(&roots));
         prop_assert_eq!(head.len(), front + left + back);
         let after = entries(&head);
@@ -149,9 +149,9 @@ proptest! {
         let mut head = random_head(&mut Noise(seed), len, 8, Dtype::F16, true);
         let before = head.clone();
         let roots: Vec<u32> = (0..len as u32).collect();
-        merge_head(&mut head, 0..len, &roots, &Gauge::default());
+        merge_head(&mut head, 0..len, &roots, &ScratchMeter::default());
         prop_assert_eq!(entries(&head), entries(&before));
-        let shared = head.pages().iter().zip(before.pages()).all(|(x, y)| Arc::ptr_eq(x, y));
+        let shared = head.pages().iter().zip(before.pages()).all(|(x, y)| x.is_same(y));
         prop_assert!(shared, "nothing is written");
     }
 
@@ -199,7 +199,7 @@ proptest! {
         for (g, head) in heads.iter_mut().enumerate() {
             let count = total_count(head);
             if !plan.roots(g).is_empty() {
-                merge_head(head, 0..lens[g], plan.roots(g), &Gauge::default());
+                merge_head(head, 0..lens[g], plan.roots(g), &ScratchMeter::default());
             }
             prop_assert_eq!(total_count(head), count);
             prop_assert!(head.len() >= least.min(lens[g]), "{} of {}, floor {}", head.len(), lens[g], least);
@@ -225,7 +225,7 @@ proptest! {
         };
         let before = attend(&head);
         let roots: Vec<u32> = (0..distinct * copies).map(|i| (i % distinct) as u32).collect();
-        merge_head(&mut head, 0..distinct * copies, &roots, &Gauge::default());
+        merge_head(&mut head, 0..distinct * copies, &roots, &ScratchMeter::default());
         prop_assert_eq!(head.len(), distinct);
         for (x, y) in before.iter().zip(attend(&head)) {
             prop_assert!((x - y).abs() < 1e-5);
@@ -256,7 +256,7 @@ proptest! {
             let fits = n <= cache.room();
             feed(&mut cache, &mut noise, n);
             let arrived: Vec<_> = cache.heads().iter().map(entries).collect();
-            let report = cache.compact();
+            let report = cache.compact().unwrap();
             let more_to_come = expect && cache.tokens() < blocks.iter().sum();
             prop_assert!(!(fits && report.compacted && (more_to_come || recent == 0)), "{n} tokens had room");
             prop_assert_eq!(report.after, cache.entries());
@@ -308,22 +308,22 @@ proptest! {
         let mut noise = Noise(seed);
         let mut origin = SequenceCache::new(config("chelsea", Budget::Keep(0.3), Schedule::Remerge)).unwrap();
         feed(&mut origin, &mut noise, first);
-        origin.compact();
-        let mut fork = origin.fork();
+        origin.compact().unwrap();
+        let mut fork = origin.fork().unwrap();
         prop_assert_eq!(fork.memory().shared, fork.memory().total() - fork.memory().fixed);
         let frozen: Vec<_> = origin.heads().iter().map(entries).collect();
         let mut twin = SequenceCache::new(origin.config().clone()).unwrap();
         feed(&mut twin, &mut Noise(seed), first);
-        twin.compact();
+        twin.compact().unwrap();
         feed(&mut fork, &mut noise, left);
-        fork.compact();
+        fork.compact().unwrap();
         prop_assert_eq!(&origin.heads().iter().map(entries).collect::<Vec<_>>(), &frozen);
         let forked: Vec<_> = fork.heads().iter().map(entries).collect();
         feed(&mut origin, &mut Noise(seed ^ 1), right);
-        origin.compact();
+        origin.compact().unwrap();
         prop_assert_eq!(&fork.heads().iter().map(entries).collect::<Vec<_>>(), &forked);
         feed(&mut twin, &mut Noise(seed ^ 1), right);
-        twin.compact();
+        twin.compact().unwrap();
         prop_assert_eq!(
             twin.heads().iter().map(entries).collect::<Vec<_>>(),
             origin.heads().iter().map(entries).collect::<Vec<_>>(),

@@ -4,7 +4,7 @@
 
 use chelsea_kv::attention::attend;
 use chelsea_kv::merge::merge_head;
-use chelsea_kv::scratch::Gauge;
+use chelsea_kv::scratch::ScratchMeter;
 use chelsea_kv::{Budget, CacheConfig, CacheShape, Dtype, Head, PAGE, Page, Rotary, SequenceCache};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -182,7 +182,7 @@ fn a_centroid_is_rounded_once() {
         // Three in a row become one, in the middle of the head.
         let roots: Vec<u32> = (0..60).map(|i| i / 3 * 3).collect();
         let before: Vec<_> = (0..100).map(|i| (rows(&head, i), head.count(i))).collect();
-        merge_head(&mut head, 20..80, &roots, &Gauge::default());
+        merge_head(&mut head, 20..80, &roots, &ScratchMeter::default());
         assert_eq!(head.len(), 60);
         for cluster in 0..20 {
             let members = &before[20 + 3 * cluster..][..3];

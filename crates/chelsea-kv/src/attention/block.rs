@@ -19,7 +19,6 @@ use crate::{Dtype, Head, PAGE, TILE};
 use chelsea_amx::Amx;
 use core::ops::Range;
 use half::{bf16, f16};
-use std::sync::Arc;
 
 /// What a block of rows is to attend to.
 #[derive(Clone, Copy)]
@@ -333,7 +332,7 @@ unsafe fn prefetch_distance<S: Simd, F: Stored>(job: &Job<'_>, p: usize) -> isiz
     // SAFETY: the caller promises the instruction set; any address may be asked for.
     unsafe {
         if let Some(later) = pages.get(p + 2) {
-            S::prefetch(Arc::as_ptr(later).cast());
+            S::prefetch(later.start());
         }
         let Some(next) = pages.get(p + 1) else { return 0 };
         for line in next.ln_counts().chunks(16) {

@@ -2,9 +2,10 @@
 
 use super::{CacheConfig, CacheError, Schedule, SequenceCache};
 use crate::budget::{Budget, Length};
-use crate::merge::merge_head;
+use crate::merge::{merge_from, scratch_bytes};
 use crate::policy::{HeadView, Plan, View};
-use crate::scratch::Gauge;
+use crate::pool::{Reservation, ScratchLease};
+use crate::scratch::ScratchMeter;
 use crate::{Head, LayerSpec, PAGE};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -31,17 +32,23 @@ impl SequenceCache {
     /// Clusters what left the recent window, so that the total meets the budget. To be called after all
     /// layers got a block; does nothing while some layers are behind, while the budget is met, or before
     /// `decode_block` tokens, or as many entries a head beyond the budget, have piled up.
-    pub fn compact(&mut self) -> CompactReport {
-        if self.compaction_is_due() { self.compact_by_schedule() } else { self.nothing_done() }
+    ///
+    /// # Errors
+    /// If the pool has no room for what a compaction takes for a while; the cache is as it was then.
+    pub fn compact(&mut self) -> Result<CompactReport, CacheError> {
+        if self.compaction_is_due() { self.compact_by_schedule() } else { Ok(self.nothing_done()) }
     }
 
     /// As [`SequenceCache::compact`], however few tokens have piled up: at the end of a text, what is left is to meet
     /// the budget.
-    pub fn compact_at_end(&mut self) -> CompactReport {
-        if self.must_give_up() { self.compact_by_schedule() } else { self.nothing_done() }
+    ///
+    /// # Errors
+    /// As [`SequenceCache::compact`].
+    pub fn compact_at_end(&mut self) -> Result<CompactReport, CacheError> {
+        if self.must_give_up() { self.compact_by_schedule() } else { Ok(self.nothing_done()) }
     }
 
-    fn compact_by_schedule(&mut self) -> CompactReport {
+    fn compact_by_schedule(&mut self) -> Result<CompactReport, CacheError> {
         let allowed = self.allowed(self.config.budget);
         let CacheConfig { schedule, budget, policy, .. } = &self.config;
         let anew = *schedule == Schedule::Remerge || budget.is_absolute(self.length().end()) || policy.looks_back();
@@ -80,7 +87,8 @@ impl SequenceCache {
     /// to the cache's own when none is given.
     ///
     /// # Errors
-    /// If the budget cannot be held, or the policy needs a second pass over the text that was not made.
+    /// If the budget cannot be held, the policy needs a second pass over the text that was not made, or as
+    /// [`SequenceCache::compact`].
     pub fn compact_now(&mut self, budget: Option<Budget>) -> Result<CompactReport, CacheError> {
         let budget = budget.unwrap_or(self.config.budget);
         CacheConfig { budget, ..self.config.clone() }.validate()?;
@@ -91,7 +99,7 @@ impl SequenceCache {
         if self.config.policy.needs().repetition.is_some() && !self.has_importance() {
             return Err(CacheError::NoImportance(self.config.policy.name()));
         }
-        Ok(self.run(self.sinks(), allowed))
+        self.run(self.sinks(), allowed)
     }
 
     /// Entries over all heads that `budget` allows for the text so far.
@@ -139,7 +147,7 @@ impl SequenceCache {
 
     /// Has the policy bring all heads together to `allowed` entries, with candidates that start at
     /// `from`.
-    fn run(&mut self, from: Vec<usize>, allowed: usize) -> CompactReport {
+    fn run(&mut self, from: Vec<usize>, allowed: usize) -> Result<CompactReport, CacheError> {
         let start = Instant::now();
         let (before, bytes_before) = (self.entries(), self.bytes_held());
         let mut ranges = self.candidates(&from);
@@ -150,23 +158,39 @@ impl SequenceCache {
             ranges = self.candidates(&self.sinks());
         }
         let target = (allowed + candidates(&ranges)).saturating_sub(before);
-        let gauge = Gauge::with_spare(self.spare(allowed));
+        let scratch = ScratchMeter::with_spare(self.spare(allowed)).charged_to(self.config.pool.clone());
         self.take_value_scales(&ranges);
-        let plan = self.config.policy.plan(&self.view(&ranges, &gauge), target);
+        let plan = self.config.policy.plan(&self.view(&ranges, &scratch), target)?;
+        let _roots = scratch.reserve(plan.bytes())?;
+        let (reserved, _merging) = self.reserve_to_merge(&ranges)?;
         let idle = self.pages_to_come(allowed);
         self.heads.iter_mut().for_each(|head| head.limit_idle_pages(idle));
-        let _roots = gauge.hold(plan.bytes());
-        self.carry_out(&ranges, &plan, &gauge);
+        self.carry_out(&ranges, &plan, &scratch, &reserved);
+        drop(reserved);
         self.compacted_at = self.tokens();
         let window = self.window();
         let frozen: Vec<(usize, usize)> =
             self.growing().map(|(g, head)| (g, head.len().saturating_sub(window).max(ranges[g].start))).collect();
         frozen.into_iter().for_each(|(g, frozen)| self.frozen[g] = frozen);
-        self.scratch_peak = self.scratch_peak.max(gauge.peak());
-        self.peak = self.peak.max(bytes_before + gauge.peak());
+        self.scratch_peak = self.scratch_peak.max(scratch.peak());
+        self.peak = self.peak.max(bytes_before + scratch.peak());
+        self.settle()?;
         let freed = bytes_before.saturating_sub(self.bytes_held());
-        let (after, scratch) = (self.entries(), gauge.peak());
-        CompactReport { compacted: true, before, after, freed, scratch, elapsed: start.elapsed() }
+        let (after, scratch) = (self.entries(), scratch.peak());
+        Ok(CompactReport { compacted: true, before, after, freed, scratch, elapsed: start.elapsed() })
+    }
+
+    /// Charges what carrying a plan out may take, so that nothing can fail once it has begun: copies of pages that others
+    /// own, too, and what as many heads as there are threads sum clusters up in.
+    fn reserve_to_merge(&self, ranges: &[Range<usize>]) -> Result<(Reservation, ScratchLease), CacheError> {
+        let copies = |(g, head): (usize, &Head)| match ranges[g].is_empty() {
+            true => 0,
+            false => head.bytes_to_rewrite(ranges[g].start),
+        };
+        let copies: usize = self.growing().map(copies).sum();
+        let merging = self.growing().map(|(g, head)| scratch_bytes(ranges[g].len(), head.dims())).max().unwrap_or(0);
+        let pool = &self.config.pool;
+        Ok((pool.reserve(copies)?, pool.lease_scratch(merging * rayon::current_num_threads())?))
     }
 
     /// Bytes that a compaction down to `allowed` entries may take to save time. While a text is read, a block is held
@@ -195,7 +219,7 @@ impl SequenceCache {
         room.max(self.config.decode_block).min(self.length().to_come()) / PAGE
     }
 
-    fn view<'a>(&'a self, ranges: &[Range<usize>], scratch: &'a Gauge) -> View<'a> {
+    fn view<'a>(&'a self, ranges: &[Range<usize>], scratch: &'a ScratchMeter) -> View<'a> {
         let needs = self.config.policy.needs();
         let heads = self.growing().map(|(g, head)| {
             let power = match &self.query_power {
@@ -221,7 +245,7 @@ impl SequenceCache {
         });
     }
 
-    fn carry_out(&mut self, ranges: &[Range<usize>], plan: &Plan, gauge: &Gauge) {
+    fn carry_out(&mut self, ranges: &[Range<usize>], plan: &Plan, scratch: &ScratchMeter, reserved: &Reservation) {
         assert_eq!(plan.heads(), self.growing_heads(), "policy `{}` plans for every head", self.config.policy.name());
         // Which head of the plan each head is.
         let mut planned = vec![None; self.heads.len()];
@@ -231,7 +255,7 @@ impl SequenceCache {
             if let Some(roots) = planned.map(|i| plan.roots(i))
                 && !roots.is_empty()
             {
-                merge_head(head, range.clone(), roots, gauge);
+                merge_from(head, range.clone(), roots, scratch, reserved);
             }
         });
         for (i, &g) in numbers.iter().enumerate() {

@@ -3,7 +3,7 @@
 use super::statistics::Statistics;
 use crate::budget::{Budget, BudgetError, Limits, Sliding};
 use crate::policy::{Chelsea, Policy};
-use crate::{CacheShape, Dtype, PAGE, Page, ShapeError};
+use crate::{CacheShape, Dtype, PAGE, Page, Pool, PoolFull, ShapeError};
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -43,6 +43,8 @@ pub struct CacheConfig {
     /// Entries that may pile up beyond the budget before they are clustered: decoding compacts once in
     /// so many tokens.
     pub decode_block: usize,
+    /// The ledger that every byte is charged to; its own, without a limit, unless it is shared.
+    pub pool: Pool,
 }
 
 impl CacheConfig {
@@ -57,6 +59,7 @@ impl CacheConfig {
             budget: Budget::Keep(1.0),
             schedule: Schedule::default(),
             decode_block: DECODE_BLOCK,
+            pool: Pool::unlimited(),
         }
     }
 
@@ -108,6 +111,22 @@ pub enum CacheError {
     /// A policy that keeps everything was given a budget.
     #[error("policy `{0}` keeps every entry: it cannot hold a budget below the full cache")]
     NothingToGive(&'static str),
+    /// The pool has no room.
+    #[error(transparent)]
+    Pool(#[from] PoolFull),
+    /// More tokens were to be taken back than can be.
+    #[error(
+        "{tokens} tokens cannot be taken back: entries stand for one token each from token {exact_from} of {seen} on, and \
+         what was merged or dropped before cannot be had again"
+    )]
+    Rewind {
+        /// Tokens to be taken back.
+        tokens: usize,
+        /// First token from which the cache is exact.
+        exact_from: usize,
+        /// Tokens seen.
+        seen: usize,
+    },
     /// There is no such layer.
     #[error("layer {layer} does not exist: the cache has {layers}")]
     Layer {

@@ -7,7 +7,6 @@ use crate::balance::Balance;
 use crate::policy::Needs;
 use crate::query::QueryPower;
 use crate::{Dims, Head, Page};
-use std::sync::Arc;
 
 /// Bytes of a cache, by purpose. They are disjoint, except for `shared` and `scratch_peak`, which
 /// [`MemoryReport::total`] leaves out. What a budget acts on, the entries of the layers that grow with the text, is told
@@ -69,7 +68,7 @@ impl SequenceCache {
         for ((_, layer), head) in self.config.shape.layer_of_heads().zip(&self.heads) {
             let (entries, Dims { key, value }) = (head.len(), layer.dims());
             let page_bytes = Page::bytes(layer.dims(), dtype);
-            report.shared += head.pages().iter().filter(|page| Arc::strong_count(page) > 1).count() * page_bytes;
+            report.shared += head.pages().iter().filter(|page| page.is_shared()).count() * page_bytes;
             let held = head.pages_held() * page_bytes;
             if !layer.grows() {
                 report.sliding += held;
@@ -96,7 +95,7 @@ impl SequenceCache {
     pub fn count_fork(&mut self, fork: &SequenceCache) {
         let pairs = self.heads.iter().zip(&fork.heads);
         let shared = |(own, other): (&Head, &Head)| {
-            let same = own.pages().iter().zip(other.pages()).filter(|(own, other)| Arc::ptr_eq(own, other)).count();
+            let same = own.pages().iter().zip(other.pages()).filter(|(own, other)| own.is_same(other)).count();
             same * Page::bytes(own.dims(), self.config.dtype)
         };
         let shared = pairs.map(shared).sum::<usize>();
@@ -112,12 +111,14 @@ impl SequenceCache {
 
     /// Bytes of all pages and of what is fixed: [`MemoryReport::total`].
     pub(super) fn bytes_held(&self) -> usize {
-        let of_page = Statistics::page_bytes(self.needs);
-        let pages = |((_, layer), head): ((usize, &LayerSpec), &Head)| {
-            let found = if layer.grows() { head.pages().len() * of_page } else { 0 };
-            head.pages_held() * Page::bytes(layer.dims(), self.config.dtype) + found
-        };
-        let pages: usize = self.config.shape.layer_of_heads().zip(&self.heads).map(pages).sum();
-        pages + fixed_bytes(&self.config, self.needs)
+        let pages = self.heads.iter().map(|head| head.pages_held() * Page::bytes(head.dims(), self.config.dtype));
+        pages.sum::<usize>() + self.bytes_beside(|head, grows| if grows { head.pages().len() } else { 0 })
+    }
+
+    /// Bytes of everything but pages, where statistics of entries are kept for so many pages of each head.
+    pub(super) fn bytes_beside(&self, pages: impl Fn(&Head, bool) -> usize) -> usize {
+        let heads = self.config.shape.layer_of_heads().zip(&self.heads);
+        let pages: usize = heads.map(|((_, layer), head)| pages(head, layer.grows())).sum();
+        fixed_bytes(&self.config, self.needs) + pages * Statistics::page_bytes(self.needs)
     }
 }

@@ -18,7 +18,9 @@
 mod attend;
 mod compact;
 mod config;
+mod forecast;
 mod memory;
+mod rewind;
 mod saved;
 mod statistics;
 mod synthetic;
@@ -26,6 +28,7 @@ mod synthetic;
 pub use attend::AttendRequest;
 pub use compact::CompactReport;
 pub use config::{CacheConfig, CacheError, Schedule};
+pub use forecast::Forecast;
 pub use memory::MemoryReport;
 pub(crate) use saved::Saved;
 pub use statistics::Importance;
@@ -34,8 +37,9 @@ pub(crate) use statistics::Statistics;
 use crate::balance::Balance;
 use crate::budget::Budget;
 use crate::policy::{Needs, Policy};
+use crate::pool::{Lease, Reservation};
 use crate::query::QueryPower;
-use crate::{Head, LayerSpec};
+use crate::{Head, LayerSpec, PAGE};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -46,7 +50,7 @@ pub const MAX_TOKENS: usize = 1 << 24;
 const PARALLEL_TOKENS: usize = 64;
 
 /// The KV cache of one sequence.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct SequenceCache {
     config: CacheConfig,
     /// The KV heads of all layers, layer by layer.
@@ -70,6 +74,10 @@ pub struct SequenceCache {
     recent: usize,
     peak: usize,
     scratch_peak: usize,
+    /// What is charged for everything but pages.
+    beside: Lease,
+    /// What was charged ahead of the tokens that come next.
+    ahead: Option<Reservation>,
 }
 
 impl SequenceCache {
@@ -78,12 +86,12 @@ impl SequenceCache {
         config.validate()?;
         let head = |(_, layer): (usize, &LayerSpec)| Head::new(layer.dims(), config.dtype);
         let heads = config.shape.layer_of_heads().map(head).collect();
-        Ok(Self::from_heads(config, heads, 0, Statistics::default()))
+        Self::from_heads(config, heads, 0, Statistics::default())
     }
 
     /// A cache that holds these entries already, of a sequence of `tokens` tokens. What the policy needs and was not
     /// found out is begun, what it has no use for is dropped.
-    fn from_heads(config: CacheConfig, heads: Vec<Head>, tokens: usize, found: Statistics) -> Self {
+    fn from_heads(config: CacheConfig, heads: Vec<Head>, tokens: usize, found: Statistics) -> Result<Self, CacheError> {
         let shape = &config.shape;
         let needs = config.policy.needs();
         let query_power = needs.query_power.then(|| QueryPower::new(shape.clone()));
@@ -99,11 +107,14 @@ impl SequenceCache {
             recent: 0,
             peak: 0,
             scratch_peak: 0,
+            beside: config.pool.lease(0)?,
+            ahead: None,
             heads,
             config,
         };
+        cache.settle()?;
         cache.peak = cache.bytes_held();
-        cache
+        Ok(cache)
     }
 
     /// Settings of this cache.
@@ -129,8 +140,7 @@ impl SequenceCache {
         let config = CacheConfig { policy, budget, ..self.config.clone() };
         config.validate()?;
         self.config = config;
-        self.gather(Needs::default());
-        Ok(())
+        self.gather(Needs::default())
     }
 
     /// Says how long the sequence is going to be, as far as known (the length of the prompt). A keep
@@ -192,15 +202,18 @@ impl SequenceCache {
         if held + n > MAX_TOKENS {
             return Err(CacheError::TooLong(MAX_TOKENS));
         }
-        let heads = &mut self.heads[shape.heads_of(layer)];
+        let (of_layer, spec) = (shape.heads_of(layer), spec.clone());
+        let slide = |head: &mut Head| head.slide(spec.window);
+        self.heads[of_layer.clone()].iter_mut().for_each(slide);
+        let reserved = self.take_reserved(layer, n)?;
+        let heads = &mut self.heads[of_layer];
         let dtype = self.config.dtype;
         let extend = |(h, head): (usize, &mut Head)| {
             let (keys, values) = (&k[(h * key_dim).min(k.len())..], &v[(h * value_dim).min(v.len())..]);
-            head.slide(spec.window);
             if dtype.scaled() && held < Balance::SETTLED {
-                head.weigh(keys, strides.key, n, &spec.rotary);
+                head.weigh(keys, strides.key, n, &spec.rotary, &reserved);
             }
-            head.extend(keys, values, strides, n, held);
+            head.extend_from(keys, values, strides, n, held, &reserved);
         };
         if n >= PARALLEL_TOKENS {
             heads.par_iter_mut().enumerate().for_each(extend);
@@ -208,16 +221,69 @@ impl SequenceCache {
             heads.iter_mut().enumerate().for_each(extend);
         }
         self.layer_tokens[layer] += n;
+        // What was charged ahead serves the layers to come.
+        self.ahead = (self.block() != 0).then_some(reserved);
         self.peak = self.peak.max(self.bytes_held());
         Ok(())
     }
 
+    /// Charges the pool for the next `tokens` tokens of all layers, so that appending them cannot fail for want of room:
+    /// before a forward pass, in which it is too late. What is not used is returned at the end of the block.
+    ///
+    /// # Errors
+    /// If the pool has no room; the cache is as it was then.
+    pub fn reserve(&mut self, tokens: usize) -> Result<(), CacheError> {
+        self.ahead = None;
+        let needed = self.heads.iter().map(|head| head.bytes_to_extend(tokens)).sum();
+        self.beside
+            .resize(self.bytes_beside(|head, grows| if grows { (head.len() + tokens).div_ceil(PAGE) } else { 0 }))?;
+        self.ahead = Some(self.config.pool.reserve(needed)?);
+        Ok(())
+    }
+
+    /// What the next `n` tokens of `layer` may be charged to: what was charged ahead, or else what they need.
+    fn take_reserved(&mut self, layer: usize, n: usize) -> Result<Reservation, CacheError> {
+        let heads = &self.heads[self.config.shape.heads_of(layer)];
+        let needed: usize = heads.iter().map(|head| head.bytes_to_extend(n)).sum();
+        if let Some(ahead) = self.ahead.take_if(|ahead| ahead.left() >= needed) {
+            return Ok(ahead);
+        }
+        let reserved = self.config.pool.reserve(needed)?;
+        self.beside.resize(self.bytes_beside(|head, grows| if grows { (head.len() + n).div_ceil(PAGE) } else { 0 }))?;
+        Ok(reserved)
+    }
+
+    /// Has the pool charged for what is beside pages, as it is now.
+    fn settle(&mut self) -> Result<(), CacheError> {
+        let bytes = self.bytes_beside(|head, grows| if grows { head.pages().len() } else { 0 });
+        Ok(self.beside.resize(bytes)?)
+    }
+
     /// A cache with the same contents that goes its own way from here: several questions over one
     /// document. Pages are shared until one of the two writes to them.
-    pub fn fork(&self) -> SequenceCache {
-        let mut fork = self.clone();
+    ///
+    /// # Errors
+    /// If the pool has no room for what is not shared.
+    pub fn fork(&self) -> Result<SequenceCache, CacheError> {
+        let mut fork = SequenceCache {
+            config: self.config.clone(),
+            heads: self.heads.clone(),
+            layer_tokens: self.layer_tokens.clone(),
+            frozen: self.frozen.clone(),
+            value_scale: self.value_scale.clone(),
+            query_power: self.query_power.clone(),
+            needs: self.needs,
+            statistics: self.statistics.clone(),
+            compacted_at: self.compacted_at,
+            expected_tokens: self.expected_tokens,
+            recent: self.recent,
+            peak: 0,
+            scratch_peak: 0,
+            beside: self.config.pool.lease(0)?,
+            ahead: None,
+        };
+        fork.settle()?;
         fork.peak = fork.bytes_held();
-        fork.scratch_peak = 0;
-        fork
+        Ok(fork)
     }
 }

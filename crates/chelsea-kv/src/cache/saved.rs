@@ -52,7 +52,7 @@ impl SequenceCache {
         found: Statistics,
     ) -> Result<Self, CacheError> {
         config.validate()?;
-        let mut cache = Self::from_heads(config, heads, saved.tokens, found);
+        let mut cache = Self::from_heads(config, heads, saved.tokens, found)?;
         cache.compacted_at = saved.compacted_at;
         cache.expect_tokens(saved.expected_tokens, saved.recent);
         cache.frozen = saved.frozen;

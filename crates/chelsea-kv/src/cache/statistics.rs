@@ -119,6 +119,16 @@ impl Statistics {
         }
     }
 
+    /// Forgets what belongs to tokens from `tokens` on, and to the entries that `heads` no longer have.
+    pub(super) fn rewind(&mut self, tokens: usize, heads: &[Head]) {
+        if let Some(recent) = &mut self.recent {
+            recent.rewind(tokens);
+        }
+        let cut = |numbers: &mut [Vec<f32>]| numbers.iter_mut().zip(heads).for_each(|(n, head)| n.truncate(head.len()));
+        self.mass.as_deref_mut().into_iter().for_each(cut);
+        self.importance.iter_mut().for_each(|importance| cut(&mut importance.heads));
+    }
+
     /// Bytes that the numbers of entries take for each page of a head.
     pub(super) fn page_bytes(needs: Needs) -> usize {
         PAGE * 4 * (usize::from(needs.attention_mass) + usize::from(needs.repetition.is_some()))
@@ -164,7 +174,10 @@ impl SequenceCache {
     /// Finds out from here on what `needs` asks for, beside what the policy needs: so that a fork of this
     /// cache can go on with another policy ([`SequenceCache::reconfigure`]). Anything found out that neither
     /// asks for is dropped.
-    pub fn gather(&mut self, needs: Needs) {
+    ///
+    /// # Errors
+    /// If the pool has no room for them.
+    pub fn gather(&mut self, needs: Needs) -> Result<(), CacheError> {
         let needs = needs.and(self.config.policy.needs());
         let shape = &self.config.shape;
         let begun = || QueryPower::new(shape.clone());
@@ -172,6 +185,7 @@ impl SequenceCache {
         self.statistics = std::mem::take(&mut self.statistics).adapted(shape, needs, &self.heads);
         self.needs = needs;
         self.peak = self.peak.max(self.bytes_held());
+        self.settle()
     }
 
     /// Takes note of `n` queries of `layer`, whose tokens were appended last.

@@ -2,6 +2,7 @@
 
 use super::clusters::{Clusters, Rows, Source};
 use super::{HeadView, Needs, Plan, Policy, View};
+use crate::PoolFull;
 use crate::budget::head_floor;
 use crate::matching::{Cut, Edge, Measure, Scratch, match_chunks};
 use crate::rotary::Steps;
@@ -211,9 +212,9 @@ impl Policy for Chelsea {
         Needs { query_power: true, value_scale: self.lam != 0.0, ..Needs::default() }
     }
 
-    fn plan(&self, view: &View<'_>, target: usize) -> Plan {
+    fn plan(&self, view: &View<'_>, target: usize) -> Result<Plan, PoolFull> {
         if view.len() <= target {
-            return Plan::identity(view.heads.len());
+            return Ok(Plan::identity(view.heads.len()));
         }
         self.cluster(view, target, view.lens().into_iter().map(Clusters::new).collect())
     }
@@ -221,21 +222,21 @@ impl Policy for Chelsea {
 
 impl Chelsea {
     /// Merges until `clusters`, those of each head, are `target` in all.
-    pub(super) fn cluster(&self, view: &View<'_>, target: usize, clusters: Vec<Clusters>) -> Plan {
+    pub(super) fn cluster(&self, view: &View<'_>, target: usize, clusters: Vec<Clusters>) -> Result<Plan, PoolFull> {
         let least = head_floor(self.floor, target, view.heads.len());
         let steps = AllSteps::of(view);
         let state = |(head, clusters)| State::new(head, clusters, steps.of_head(head));
         let mut states: Vec<State<'_>> = view.heads.par_iter().zip(clusters).map(state).collect();
         // Roots, and half as many edges of 12 bytes with their sort keys: no more than this.
-        let _held = view.scratch.hold(states.iter().map(|s| 3 * s.clusters.bytes()).sum());
+        let _held = view.scratch.reserve(states.iter().map(|s| 3 * s.clusters.bytes()).sum())?;
         loop {
             let total: usize = states.iter().map(|s| s.clusters.len()).sum();
             let merges = total.saturating_sub(target).min(((total as f64 * self.frac).floor() as usize).max(1));
             if merges == 0 {
                 break;
             }
-            let _kept = view.scratch.hold(self.choose_kept(&mut states, view));
-            states.par_iter_mut().zip(&view.heads).filter(|(state, _)| state.stale).for_each_init(
+            let _kept = view.scratch.reserve(self.choose_kept(&mut states, view))?;
+            states.par_iter_mut().zip(&view.heads).filter(|(state, _)| state.stale).try_for_each_init(
                 || (Rows::default(), Scratch::default()),
                 |(rows, scratch), (state, head)| {
                     let dim = self.dim(head);
@@ -243,10 +244,11 @@ impl Chelsea {
                     // The rows of a head that keeps them are counted already.
                     let part = if state.keep { 0 } else { clusters.min(self.part()) };
                     let made = Rows::bytes(part, clusters, head.len(), dim);
-                    let _held = view.scratch.hold(made + Scratch::bytes(dim, self.chunk));
+                    let _held = view.scratch.reserve(made + Scratch::bytes(dim, self.chunk))?;
                     self.offer(head, state, least, (rows, scratch));
+                    Ok(())
                 },
-            );
+            )?;
             let mut cut = Cut::cheapest(states.iter().flat_map(|s| &s.edges), merges);
             let mut merged = false;
             for State { clusters, edges, stale, .. } in &mut states {
@@ -259,6 +261,6 @@ impl Chelsea {
                 break;
             }
         }
-        Plan::new(states.into_iter().map(|s| s.clusters.into_roots()).collect())
+        Ok(Plan::new(states.into_iter().map(|s| s.clusters.into_roots()).collect()))
     }
 }

@@ -4,6 +4,7 @@ use super::clusters::Clusters;
 use super::evict::{Evict, Heads};
 use super::kvzip::KvZip;
 use super::{Chelsea, Needs, Plan, Policy, View};
+use crate::PoolFull;
 
 /// Two ways to keep a text within one budget. A part of it holds the entries that score best when the model repeats
 /// the text ([`KvZip`], one total for all heads), untouched; the rest is clustered by [`Chelsea`] into what is left of
@@ -37,13 +38,13 @@ impl Policy for ChelseaBest {
         self.rest.needs().and(Needs { repetition: Some(self.score.chunk), ..Needs::default() })
     }
 
-    fn plan(&self, view: &View<'_>, target: usize) -> Plan {
+    fn plan(&self, view: &View<'_>, target: usize) -> Result<Plan, PoolFull> {
         if view.len() <= target {
-            return Plan::identity(view.heads.len());
+            return Ok(Plan::identity(view.heads.len()));
         }
         // Every head needs room for at least one cluster.
         let exact = ((target as f64 * self.exact) as usize).min(target.saturating_sub(view.heads.len()));
-        let kept = Evict { scorer: self.score, heads: Heads::Pooled, floor: 0.0 }.keep(view, exact);
+        let kept = Evict { scorer: self.score, heads: Heads::Pooled, floor: 0.0 }.keep(view, exact)?;
         self.rest.cluster(view, target - exact, kept.into_iter().map(Clusters::around).collect())
     }
 }

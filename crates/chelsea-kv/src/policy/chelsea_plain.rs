@@ -2,6 +2,7 @@
 
 use super::clusters::{Clusters, Rows, Source};
 use super::{HeadView, Plan, Policy, View};
+use crate::PoolFull;
 use crate::budget::even_shares;
 use crate::matching::{Cut, Measure, Scratch, match_chunks, normalise};
 use rayon::prelude::*;
@@ -53,16 +54,17 @@ impl Policy for ChelseaPlain {
         format!("chelsea-plain:chunk={}", self.chunk)
     }
 
-    fn plan(&self, view: &View<'_>, target: usize) -> Plan {
+    fn plan(&self, view: &View<'_>, target: usize) -> Result<Plan, PoolFull> {
         let shares = even_shares(&view.lens(), target);
-        let _held = view.scratch.hold(view.len() * 4);
+        let _held = view.scratch.reserve(view.len() * 4)?;
         let plan = |(rows, scratch): &mut (Rows, Scratch), (head, &share): (&HeadView<'_>, &usize)| {
             let edges = head.len() * 6;
             let bytes = Rows::bytes(head.len(), head.len(), head.len(), head.key_dim())
                 + Scratch::bytes(head.key_dim(), self.chunk);
-            let _held = view.scratch.hold(bytes + edges);
-            self.plan_head(head, share, rows, scratch)
+            let _held = view.scratch.reserve(bytes + edges)?;
+            Ok(self.plan_head(head, share, rows, scratch))
         };
-        Plan::new(view.heads.par_iter().zip(&shares).map_init(Default::default, plan).collect())
+        let roots = view.heads.par_iter().zip(&shares).map_init(Default::default, plan);
+        Ok(Plan::new(roots.collect::<Result<_, _>>()?))
     }
 }

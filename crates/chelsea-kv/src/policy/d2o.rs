@@ -4,6 +4,7 @@ use super::evict::{Evict, FLOOR, HEADS_EVEN, Heads, Scorer, roots};
 use super::h2o::{H2o, RECENT};
 use super::knorm::{length, product};
 use super::{HeadView, Needs, Plan, Policy, PolicyInfo, View};
+use crate::PoolFull;
 use crate::merge::EVICT;
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -52,16 +53,16 @@ impl Policy for D2o {
         true
     }
 
-    fn plan(&self, view: &View<'_>, target: usize) -> Plan {
+    fn plan(&self, view: &View<'_>, target: usize) -> Result<Plan, PoolFull> {
         if view.len() <= target {
-            return Plan::identity(view.heads.len());
+            return Ok(Plan::identity(view.heads.len()));
         }
-        let kept = self.hitters.keep(view, target);
+        let kept = self.hitters.keep(view, target)?;
         let join = |(head, kept): (&HeadView<'_>, &Vec<bool>)| {
-            let _held = view.scratch.hold(head.len() * (head.key_dim() + 3) * 4);
-            join(head, kept)
+            let _held = view.scratch.reserve(head.len() * (head.key_dim() + 3) * 4)?;
+            Ok(join(head, kept))
         };
-        Plan::new(view.heads.par_iter().zip(&kept).map(join).collect())
+        Ok(Plan::new(view.heads.par_iter().zip(&kept).map(join).collect::<Result<_, _>>()?))
     }
 }
 

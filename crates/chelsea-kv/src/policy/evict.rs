@@ -4,6 +4,7 @@
 //! rule [`Heads`], a setting of every such policy.
 
 use super::{Needs, Plan, Policy, PolicyError, Setting, Settings, View};
+use crate::PoolFull;
 use crate::budget::even_shares;
 use crate::merge::EVICT;
 use std::fmt::{Debug, Display, Formatter};
@@ -61,7 +62,10 @@ pub trait Scorer: Debug + Send + Sync {
 
     /// One number for every candidate of every head: the higher, the sooner it is kept. `target` candidates
     /// are going to be kept over all heads, shared by the rule `heads`.
-    fn scores(&self, view: &View<'_>, target: usize, heads: Heads) -> Vec<Vec<f32>>;
+    ///
+    /// # Errors
+    /// As [`Policy::plan`].
+    fn scores(&self, view: &View<'_>, target: usize, heads: Heads) -> Result<Vec<Vec<f32>>, PoolFull>;
 
     /// Candidates that each layer keeps, where the method itself says so; they must add up to `target`.
     fn layer_totals(&self, view: &View<'_>, target: usize) -> Option<Vec<usize>> {
@@ -103,10 +107,10 @@ impl<S: Scorer> Evict<S> {
     }
 
     /// Which candidates of each head are kept.
-    pub(super) fn keep(&self, view: &View<'_>, target: usize) -> Vec<Vec<bool>> {
+    pub(super) fn keep(&self, view: &View<'_>, target: usize) -> Result<Vec<Vec<bool>>, PoolFull> {
         // Scores, marks, and the items of one pool.
-        let _held = view.scratch.hold(view.len() * (4 + 1 + size_of::<Item>()));
-        let scores = self.scorer.scores(view, target, self.heads);
+        let _held = view.scratch.reserve(view.len() * (4 + 1 + size_of::<Item>()))?;
+        let scores = self.scorer.scores(view, target, self.heads)?;
         let mut kept: Vec<Vec<bool>> = view.lens().iter().map(|&len| vec![false; len]).collect();
         let shares = even_shares(&view.lens(), target);
         let pools = match self.heads {
@@ -127,7 +131,7 @@ impl<S: Scorer> Evict<S> {
             let floor = if pool.len() == 1 { 0.0 } else { self.floor };
             choose(&mut kept[pool.clone()], &scores[pool.clone()], &shares[pool], floor);
         }
-        kept
+        Ok(kept)
     }
 }
 
@@ -203,11 +207,11 @@ impl<S: Scorer> Policy for Evict<S> {
         self.scorer.looks_back()
     }
 
-    fn plan(&self, view: &View<'_>, target: usize) -> Plan {
+    fn plan(&self, view: &View<'_>, target: usize) -> Result<Plan, PoolFull> {
         if view.len() <= target {
-            return Plan::identity(view.heads.len());
+            return Ok(Plan::identity(view.heads.len()));
         }
-        Plan::new(self.keep(view, target).iter().map(|kept| roots(kept)).collect())
+        Ok(Plan::new(self.keep(view, target)?.iter().map(|kept| roots(kept)).collect()))
     }
 }
 

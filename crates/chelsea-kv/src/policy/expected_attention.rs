@@ -3,6 +3,7 @@
 use super::evict::{Evict, FLOOR, HEADS_EVEN, Heads, Scorer, by_age};
 use super::knorm::{length, product};
 use super::{HeadView, Needs, PolicyInfo, Setting, View};
+use crate::PoolFull;
 use std::sync::Arc;
 
 /// Takes the queries to come for normally distributed, with the mean and covariance (before RoPE) of those
@@ -56,13 +57,13 @@ impl Scorer for ExpectedAttention {
         Needs { query_mean: true, query_covariance: self.covariance, ..Needs::default() }
     }
 
-    fn scores(&self, view: &View<'_>, _target: usize, _heads: Heads) -> Vec<Vec<f32>> {
+    fn scores(&self, view: &View<'_>, _target: usize, _heads: Heads) -> Result<Vec<Vec<f32>>, PoolFull> {
         if view.heads.iter().all(|head| head.seen().moments.is_none()) {
-            return by_age(view);
+            return Ok(by_age(view));
         }
         view.map_heads(|head| {
-            let _held = view.scratch.hold(head.entries() * 16 + 4 * head.key_dim() * head.key_dim() * 8);
-            self.score(head)
+            let _held = view.scratch.reserve(head.entries() * 16 + 4 * head.key_dim() * head.key_dim() * 8)?;
+            Ok(self.score(head))
         })
     }
 }

@@ -1,6 +1,7 @@
 //! `full`: the cache as every engine has it.
 
 use super::{Plan, Policy, View};
+use crate::PoolFull;
 
 /// Keeps every entry: what all others are measured against.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -15,7 +16,7 @@ impl Policy for Full {
         true
     }
 
-    fn plan(&self, view: &View<'_>, _target: usize) -> Plan {
-        Plan::identity(view.heads.len())
+    fn plan(&self, view: &View<'_>, _target: usize) -> Result<Plan, PoolFull> {
+        Ok(Plan::identity(view.heads.len()))
     }
 }

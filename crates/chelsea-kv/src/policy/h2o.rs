@@ -2,6 +2,7 @@
 
 use super::evict::{Evict, FLOOR, HEADS_EVEN, Heads, Scorer, by_age};
 use super::{HeadView, Needs, PolicyInfo, Setting, View};
+use crate::PoolFull;
 use std::sync::Arc;
 
 /// Heavy hitters: scores an entry by the attention it has drawn from all queries so far, over all query
@@ -57,12 +58,12 @@ impl Scorer for H2o {
         true
     }
 
-    fn scores(&self, view: &View<'_>, target: usize, _heads: Heads) -> Vec<Vec<f32>> {
+    fn scores(&self, view: &View<'_>, target: usize, _heads: Heads) -> Result<Vec<Vec<f32>>, PoolFull> {
         if view.heads.iter().all(|head| head.attention_mass().is_empty()) {
-            return by_age(view);
+            return Ok(by_age(view));
         }
         let share = target / view.heads.len().max(1);
-        view.map_heads(|head| self.score(head, share, view.tokens))
+        view.map_heads(|head| Ok(self.score(head, share, view.tokens)))
     }
 }
 

@@ -3,6 +3,7 @@
 use super::evict::{Evict, FLOOR, HEADS_EVEN, Heads, Scorer};
 use super::knorm::length;
 use super::{PolicyInfo, View};
+use crate::PoolFull;
 use std::sync::Arc;
 
 /// Scores an entry by how far its key points away from the anchor, the mean direction of all keys of the
@@ -29,7 +30,7 @@ impl Scorer for KeyDiff {
         true
     }
 
-    fn scores(&self, view: &View<'_>, _target: usize, _heads: Heads) -> Vec<Vec<f32>> {
+    fn scores(&self, view: &View<'_>, _target: usize, _heads: Heads) -> Result<Vec<Vec<f32>>, PoolFull> {
         view.map_heads(|head| {
             let mut anchor = vec![0.0f64; head.key_dim()];
             head.whole().for_each_key(|_, key| {
@@ -42,7 +43,7 @@ impl Scorer for KeyDiff {
                 let product: f64 = anchor.iter().zip(key).map(|(a, &x)| a * f64::from(x)).sum();
                 scores.push((-product / (norm * f64::from(length(key).max(1e-12)))) as f32);
             });
-            scores
+            Ok(scores)
         })
     }
 }

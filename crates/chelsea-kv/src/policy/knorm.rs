@@ -2,6 +2,7 @@
 
 use super::evict::{Evict, FLOOR, HEADS_EVEN, Heads, Scorer};
 use super::{PolicyInfo, View};
+use crate::PoolFull;
 use std::sync::Arc;
 
 /// Scores an entry by the length of its key: the shorter, the better. Published as "A Simple and Effective
@@ -24,11 +25,11 @@ impl Scorer for Knorm {
         "knorm"
     }
 
-    fn scores(&self, view: &View<'_>, _target: usize, _heads: Heads) -> Vec<Vec<f32>> {
+    fn scores(&self, view: &View<'_>, _target: usize, _heads: Heads) -> Result<Vec<Vec<f32>>, PoolFull> {
         view.map_heads(|head| {
             let mut scores = Vec::with_capacity(head.len());
             head.for_each_key(|_, key| scores.push(-length(key)));
-            scores
+            Ok(scores)
         })
     }
 }

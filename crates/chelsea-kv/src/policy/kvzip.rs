@@ -2,6 +2,7 @@
 
 use super::evict::{Evict, FLOOR_ZERO, HEADS_POOLED, Heads, Scorer, by_age};
 use super::{Needs, PolicyError, PolicyInfo, Setting, Settings, View};
+use crate::PoolFull;
 use std::sync::Arc;
 
 /// Has the model repeat the text, chunk by chunk, and scores an entry by the most attention that any query of
@@ -61,10 +62,10 @@ impl Scorer for KvZip {
         Needs { repetition: Some(self.chunk), ..Needs::default() }
     }
 
-    fn scores(&self, view: &View<'_>, _target: usize, _heads: Heads) -> Vec<Vec<f32>> {
+    fn scores(&self, view: &View<'_>, _target: usize, _heads: Heads) -> Result<Vec<Vec<f32>>, PoolFull> {
         if view.heads.iter().any(|head| head.importance().len() != head.len()) {
-            return by_age(view);
+            return Ok(by_age(view));
         }
-        view.map_heads(|head| head.importance().to_vec())
+        view.map_heads(|head| Ok(head.importance().to_vec()))
     }
 }

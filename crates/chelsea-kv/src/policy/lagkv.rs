@@ -2,6 +2,7 @@
 
 use super::evict::{Evict, FLOOR, HEADS_EVEN, Heads, Scorer};
 use super::{HeadView, PolicyInfo, View};
+use crate::PoolFull;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -40,8 +41,8 @@ impl Scorer for LagKv {
         format!("lag={}", self.lag)
     }
 
-    fn scores(&self, view: &View<'_>, _target: usize, heads: Heads) -> Vec<Vec<f32>> {
-        view.map_heads(|head| self.score(head, heads == Heads::Even))
+    fn scores(&self, view: &View<'_>, _target: usize, heads: Heads) -> Result<Vec<Vec<f32>>, PoolFull> {
+        view.map_heads(|head| Ok(self.score(head, heads == Heads::Even)))
     }
 }
 

@@ -41,7 +41,7 @@ pub use keydiff::KeyDiff;
 pub use knorm::Knorm;
 pub use kvzip::KvZip;
 pub use lagkv::LagKv;
-pub use pool::Pool;
+pub use pool::Pooling;
 pub use pyramidkv::PyramidKv;
 pub use random::Random;
 pub use registry::{PolicyError, PolicyInfo, Setting, Settings, policy, registry};
@@ -50,7 +50,7 @@ pub use streaming::Streaming;
 pub use tova::Tova;
 pub use view::{HeadView, View};
 
-use crate::merge;
+use crate::{PoolFull, merge};
 use std::fmt::Debug;
 
 /// What a policy asks the cache to find out for it.
@@ -119,7 +119,10 @@ pub trait Policy: Debug + Send + Sync {
 
     /// Brings the candidates of all heads together down to `target` entries: never more, and exactly
     /// that many wherever entries can be merged so.
-    fn plan(&self, view: &View<'_>, target: usize) -> Plan;
+    ///
+    /// # Errors
+    /// If there is no room for what planning takes for a while ([`View::scratch`]).
+    fn plan(&self, view: &View<'_>, target: usize) -> Result<Plan, PoolFull>;
 }
 
 /// A policy's answer: for each head the roots of its candidates, as [`merge`] defines them. A head

@@ -1,6 +1,7 @@
 //! `pool`: neighbours become one, whatever they hold.
 
 use super::{HeadView, Plan, Policy, PolicyInfo, View};
+use crate::PoolFull;
 use crate::budget::even_shares;
 use crate::merge::EVICT;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 /// (keys as stored, values, counts added up). No method of its own: it is what clustering by position alone
 /// would do, so that a clustering policy can be held against it. Needs nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Pool;
+pub struct Pooling;
 
 pub(super) const INFO: PolicyInfo = PolicyInfo {
     name: "pool",
@@ -18,17 +19,17 @@ pub(super) const INFO: PolicyInfo = PolicyInfo {
     source: "the floor that every clustering policy must beat",
     one_shot_only: false,
     settings: &[],
-    make: |_| Ok(Arc::new(Pool)),
+    make: |_| Ok(Arc::new(Pooling)),
 };
 
-impl Policy for Pool {
+impl Policy for Pooling {
     fn name(&self) -> &'static str {
         "pool"
     }
 
-    fn plan(&self, view: &View<'_>, target: usize) -> Plan {
+    fn plan(&self, view: &View<'_>, target: usize) -> Result<Plan, PoolFull> {
         let shares = even_shares(&view.lens(), target);
-        Plan::new(view.heads.iter().zip(&shares).map(|(head, &share)| runs(head, share)).collect())
+        Ok(Plan::new(view.heads.iter().zip(&shares).map(|(head, &share)| runs(head, share)).collect()))
     }
 }
 

@@ -3,6 +3,7 @@
 use super::evict::{Evict, FLOOR, HEADS_EVEN, Heads, Scorer};
 use super::snapkv::{KERNEL, SMOOTH, SnapKv, WINDOW};
 use super::{Needs, PolicyError, PolicyInfo, Setting, View};
+use crate::PoolFull;
 use crate::budget::even_shares;
 use std::sync::Arc;
 
@@ -55,7 +56,7 @@ impl Scorer for PyramidKv {
         self.snap.needs()
     }
 
-    fn scores(&self, view: &View<'_>, target: usize, heads: Heads) -> Vec<Vec<f32>> {
+    fn scores(&self, view: &View<'_>, target: usize, heads: Heads) -> Result<Vec<Vec<f32>>, PoolFull> {
         self.snap.scores(view, target, heads)
     }
 

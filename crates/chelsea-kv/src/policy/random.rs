@@ -1,6 +1,7 @@
 //! `random`: the floor that every policy must beat.
 
 use super::{Plan, Policy, View};
+use crate::PoolFull;
 use crate::budget::even_shares;
 use crate::merge::EVICT;
 use rand::rngs::StdRng;
@@ -22,7 +23,7 @@ impl Policy for Random {
         format!("random:seed={}", self.seed)
     }
 
-    fn plan(&self, view: &View<'_>, target: usize) -> Plan {
+    fn plan(&self, view: &View<'_>, target: usize) -> Result<Plan, PoolFull> {
         let lens = view.lens();
         let shares = even_shares(&lens, target);
         let mut rng = StdRng::seed_from_u64(self.seed ^ (view.tokens as u64).rotate_left(32));
@@ -33,6 +34,6 @@ impl Policy for Random {
             }
             roots
         };
-        Plan::new(lens.iter().zip(&shares).map(choose).collect())
+        Ok(Plan::new(lens.iter().zip(&shares).map(choose).collect()))
     }
 }

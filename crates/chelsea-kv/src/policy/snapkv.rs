@@ -2,6 +2,7 @@
 
 use super::evict::{Evict, FLOOR, HEADS_EVEN, Heads, Scorer, by_age};
 use super::{HeadView, Needs, PolicyError, PolicyInfo, Setting, Settings, View};
+use crate::PoolFull;
 use std::fmt::{Display, Formatter};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -103,13 +104,13 @@ impl Scorer for SnapKv {
         Needs { recent_queries: self.window, ..Needs::default() }
     }
 
-    fn scores(&self, view: &View<'_>, _target: usize, _heads: Heads) -> Vec<Vec<f32>> {
+    fn scores(&self, view: &View<'_>, _target: usize, _heads: Heads) -> Result<Vec<Vec<f32>>, PoolFull> {
         if view.heads.iter().all(|head| head.seen().recent.is_none()) {
-            return by_age(view);
+            return Ok(by_age(view));
         }
         view.map_heads(|head| {
-            let _held = view.scratch.hold(head.recent_attention_bytes());
-            self.score(head)
+            let _held = view.scratch.reserve(head.recent_attention_bytes())?;
+            Ok(self.score(head))
         })
     }
 }

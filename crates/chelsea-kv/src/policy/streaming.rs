@@ -1,6 +1,7 @@
 //! `streaming`: attention sinks and the most recent entries.
 
 use super::{Plan, Policy, View};
+use crate::PoolFull;
 use crate::budget::even_shares;
 use crate::merge::EVICT;
 
@@ -17,12 +18,12 @@ impl Policy for Streaming {
         true
     }
 
-    fn plan(&self, view: &View<'_>, target: usize) -> Plan {
+    fn plan(&self, view: &View<'_>, target: usize) -> Result<Plan, PoolFull> {
         let lens = view.lens();
         let shares = even_shares(&lens, target);
         let newest = |(&len, &share): (&usize, &usize)| {
             (0..len).map(|i| if i < len - share { EVICT } else { i as u32 }).collect()
         };
-        Plan::new(lens.iter().zip(&shares).map(newest).collect())
+        Ok(Plan::new(lens.iter().zip(&shares).map(newest).collect()))
     }
 }

@@ -2,6 +2,7 @@
 
 use super::evict::{Evict, FLOOR, HEADS_EVEN, Heads, Scorer, by_age};
 use super::{Needs, PolicyInfo, View};
+use crate::PoolFull;
 use std::sync::Arc;
 
 /// Scores an entry by the attention that the very last query pays to it, averaged over all query heads of
@@ -35,18 +36,18 @@ impl Scorer for Tova {
         true
     }
 
-    fn scores(&self, view: &View<'_>, _target: usize, _heads: Heads) -> Vec<Vec<f32>> {
+    fn scores(&self, view: &View<'_>, _target: usize, _heads: Heads) -> Result<Vec<Vec<f32>>, PoolFull> {
         if view.heads.iter().all(|head| head.seen().recent.is_none()) {
-            return by_age(view);
+            return Ok(by_age(view));
         }
         let mut scores = view.map_heads(|head| {
-            let _held = view.scratch.hold(head.recent_attention_bytes());
+            let _held = view.scratch.reserve(head.recent_attention_bytes())?;
             let mut scores = vec![0.0; head.len()];
             for attention in head.recent_attention(1) {
                 scores.iter_mut().zip(&attention[head.first()..]).for_each(|(s, x)| *s += x / head.group() as f32);
             }
-            scores
-        });
+            Ok(scores)
+        })?;
         for layer in view.layers() {
             let (heads, layer) = (&view.heads[layer.clone()], &mut scores[layer]);
             let alike = |g: usize| {
@@ -59,6 +60,6 @@ impl Scorer for Tova {
                 layer.iter_mut().for_each(|head| head.copy_from_slice(&means));
             }
         }
-        scores
+        Ok(scores)
     }
 }

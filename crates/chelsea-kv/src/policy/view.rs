@@ -2,8 +2,8 @@
 
 use crate::query::Seen;
 use crate::rotary::{Steps, Way, tile_to_rows};
-use crate::scratch::Gauge;
-use crate::{Dims, Head, PAGE, Rotary, TILE};
+use crate::scratch::ScratchMeter;
+use crate::{Dims, Head, PAGE, PoolFull, Rotary, TILE};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -15,7 +15,7 @@ pub struct View<'a> {
     /// Tokens the sequence has seen.
     pub tokens: usize,
     /// Where a policy counts memory that it takes for a while.
-    pub scratch: &'a Gauge,
+    pub scratch: &'a ScratchMeter,
 }
 
 impl View<'_> {
@@ -47,7 +47,13 @@ impl View<'_> {
     }
 
     /// What `f` makes of each head, in parallel.
-    pub fn map_heads<T: Send>(&self, f: impl Fn(&HeadView<'_>) -> T + Sync + Send) -> Vec<T> {
+    ///
+    /// # Errors
+    /// If `f` finds no room for what it takes for a while.
+    pub fn map_heads<T: Send>(
+        &self,
+        f: impl Fn(&HeadView<'_>) -> Result<T, PoolFull> + Sync + Send,
+    ) -> Result<Vec<T>, PoolFull> {
         self.heads.par_iter().map(f).collect()
     }
 }

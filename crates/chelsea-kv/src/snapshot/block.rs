@@ -6,12 +6,12 @@
 
 use super::header::{Header, ensure};
 use super::{ALIGN, SnapshotError, hash_of};
-use crate::page::Lines;
+use crate::page::Source;
+use crate::pool::Reservation;
 use crate::{Dims, Dtype, Head, PAGE, Page, TILE};
 use std::borrow::Cow;
 use std::io::{self, Write};
 use std::ops::Range;
-use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Bytes of a page's keys, values and scales that belong to slots `used..`, with the bits of each that do.
@@ -154,13 +154,19 @@ impl Block {
     }
 
     /// The head, with pages that `lines` makes of bytes of the file.
-    pub(super) fn head(&self, header: &Header, bytes: &[u8], lines: impl Fn(Range<usize>) -> Lines) -> Head {
+    pub(super) fn head<'a>(
+        &self,
+        header: &Header,
+        bytes: &[u8],
+        source: impl Fn(Range<usize>) -> Source<'a>,
+        reserved: &Reservation,
+    ) -> Head {
         let dims = header.dims(self.g);
         let page_bytes = header.page_bytes(self.g) as usize;
         let mut entries = self.entries(header, &bytes[self.range.clone()]);
         let pages = (0..self.len.div_ceil(PAGE)).map(|i| {
             let start = self.range.start + i * page_bytes;
-            Arc::new(Page::restored(lines(start..start + page_bytes), dims, entries.by_ref().take(PAGE)))
+            Page::restored(source(start..start + page_bytes), dims, entries.by_ref().take(PAGE), reserved)
         });
         let mut head = Head::from_pages(pages.collect(), self.len, dims, header.dtype);
         head.set_balance(header.balances.get(self.g).cloned().flatten());

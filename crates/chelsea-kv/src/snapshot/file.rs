@@ -2,8 +2,8 @@
 
 use super::header::{Header, MAGIC, PRELUDE, Prelude};
 use super::{Expected, Ready, SnapshotError, SnapshotInfo, SnapshotSummary, parse};
-use crate::page::Lines;
-use crate::{Mapped, Policy, SequenceCache};
+use crate::page::{MappedLines, Source};
+use crate::{Mapped, Policy, Pool, SequenceCache};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read};
@@ -160,8 +160,21 @@ pub fn load(
     expected: Option<&Expected>,
     policy: Option<Arc<dyn Policy>>,
 ) -> Result<(SequenceCache, SnapshotInfo), SnapshotError> {
+    load_in(Pool::unlimited(), path, expected, policy)
+}
+
+/// [`load`], with every byte that does not lie in the file charged to `pool`.
+///
+/// # Errors
+/// As [`load`], and if the pool has no room.
+pub fn load_in(
+    pool: Pool,
+    path: &Path,
+    expected: Option<&Expected>,
+    policy: Option<Arc<dyn Policy>>,
+) -> Result<(SequenceCache, SnapshotInfo), SnapshotError> {
     let file = Arc::new(Mapped::open(path).map_err(io_error("read", path))?);
     let mut parsed = parse::parse_for(&file, expected)?;
     let found = std::mem::take(&mut parsed.found);
-    parsed.cache_over(policy, found, |bytes| Lines::Mapped { file: file.clone(), bytes })
+    parsed.cache_over(pool, policy, found, |bytes| Source::Mapped(MappedLines { file: file.clone(), bytes }))
 }

@@ -21,7 +21,7 @@ use super::{ALIGN, MAX_NOTE, SnapshotError};
 use crate::balance::Balance;
 use crate::cache::Saved;
 use crate::query::QueryPower;
-use crate::{Budget, CacheConfig, CacheShape, Dims, Dtype, MAX_TOKENS, PAGE, Schedule};
+use crate::{Budget, CacheConfig, CacheShape, Dims, Dtype, MAX_TOKENS, PAGE, Pool, Schedule};
 use xxhash_rust::xxh3::Xxh3;
 
 /// How a snapshot begins; the first byte is no ASCII, so that no text is taken for one.
@@ -160,6 +160,7 @@ impl Header {
             budget: self.budget,
             schedule: self.schedule,
             decode_block: self.decode_block,
+            pool: Pool::unlimited(),
         }
     }
 

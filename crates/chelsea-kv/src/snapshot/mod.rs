@@ -28,7 +28,7 @@ mod parse;
 mod statistics;
 
 pub use error::SnapshotError;
-pub use file::{can_save, inspect, is_snapshot, load, save, verify};
+pub use file::{can_save, inspect, is_snapshot, load, load_in, save, verify};
 pub use parse::{Parsed, parse, reseal};
 
 use crate::{Budget, CacheShape, Dtype, Schedule, SequenceCache};

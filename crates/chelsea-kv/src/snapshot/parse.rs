@@ -4,8 +4,8 @@ use super::block::Block;
 use super::header::{self, Header, PRELUDE, Prelude, ensure};
 use super::{Expected, SnapshotError, SnapshotInfo, SnapshotSummary, statistics};
 use crate::cache::Statistics;
-use crate::page::Lines;
-use crate::{CacheShape, Policy, Rotary, SequenceCache, policy};
+use crate::page::Source;
+use crate::{CacheConfig, CacheError, CacheShape, PAGE, Page, Policy, Pool, Rotary, SequenceCache, policy};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
@@ -104,15 +104,28 @@ impl Parsed<'_> {
     /// # Errors
     /// If the policy noted is unknown here, or the settings make no cache.
     pub fn cache(&self, policy: Option<Arc<dyn Policy>>) -> Result<(SequenceCache, SnapshotInfo), SnapshotError> {
-        self.cache_over(policy, self.found.clone(), |range| Lines::copied(&self.bytes[range]))
+        self.cache_in(Pool::unlimited(), policy)
     }
 
-    /// [`Parsed::cache`], with the statistics `found` and pages that `lines` makes of bytes of the file.
-    pub(super) fn cache_over(
+    /// [`Parsed::cache`], with every byte charged to `pool`.
+    ///
+    /// # Errors
+    /// As [`Parsed::cache`], and if the pool has no room.
+    pub fn cache_in(
         &self,
+        pool: Pool,
+        policy: Option<Arc<dyn Policy>>,
+    ) -> Result<(SequenceCache, SnapshotInfo), SnapshotError> {
+        self.cache_over(pool, policy, self.found.clone(), |range| Source::Bytes(&self.bytes[range]))
+    }
+
+    /// [`Parsed::cache_in`], with the statistics `found` and pages of what `source` makes of bytes of the file.
+    pub(super) fn cache_over<'s>(
+        &self,
+        pool: Pool,
         policy: Option<Arc<dyn Policy>>,
         found: Statistics,
-        lines: impl Fn(Range<usize>) -> Lines,
+        source: impl Fn(Range<usize>) -> Source<'s>,
     ) -> Result<(SequenceCache, SnapshotInfo), SnapshotError> {
         let header = &self.header;
         let policy = match policy {
@@ -134,8 +147,18 @@ impl Parsed<'_> {
                 policy
             }
         };
-        let heads = self.blocks.iter().map(|block| block.head(header, self.bytes, &lines)).collect();
-        let cache = SequenceCache::restored(header.config(policy), heads, header.saved(), found)?;
+        let beside = Page::META_BYTES + Page::OVERHEAD_BYTES;
+        let in_memory = |lines: usize| if matches!(source(0..0), Source::Bytes(_)) { lines + beside } else { beside };
+        let pages = header
+            .heads
+            .iter()
+            .enumerate()
+            .map(|(g, head)| head.len.div_ceil(PAGE) * in_memory(header.page_bytes(g) as usize));
+        let reserved = pool.reserve(pages.sum()).map_err(CacheError::from)?;
+        let heads = self.blocks.iter().map(|block| block.head(header, self.bytes, &source, &reserved)).collect();
+        drop(reserved);
+        let config = CacheConfig { pool, ..header.config(policy) };
+        let cache = SequenceCache::restored(config, heads, header.saved(), found)?;
         let (fingerprint, tokens, note) = (header.fingerprint, header.tokens.clone(), header.note.clone());
         Ok((cache, SnapshotInfo { fingerprint, tokens, note }))
     }

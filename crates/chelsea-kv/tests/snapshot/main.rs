@@ -42,7 +42,7 @@ fn block(cache: &mut SequenceCache, n: usize, rng: &mut SmallRng) -> Vec<f32> {
         cache.attend(layer, &q, &mut out);
         answers.extend(out);
     }
-    cache.compact();
+    cache.compact().unwrap();
     answers
 }
 
@@ -67,7 +67,7 @@ fn repeat(cache: &mut SequenceCache) {
     let (tokens, mut rng) = (cache.tokens(), SmallRng::seed_from_u64(8));
     let mut all: Option<Importance> = None;
     for chunk in [0..tokens / 2, tokens / 2..tokens] {
-        let mut fork = cache.fork();
+        let mut fork = cache.fork().unwrap();
         fork.watch(chunk);
         block(&mut fork, 50, &mut rng);
         let found = fork.watched().unwrap();

@@ -294,7 +294,7 @@ fn exercise(mut cache: SequenceCache) {
         block(&mut cache, n, &mut rng);
     }
     let _ = cache.memory();
-    let mut fork = cache.fork();
+    let mut fork = cache.fork().unwrap();
     block(&mut fork, 2, &mut rng);
 }
 

@@ -1,0 +1,54 @@
+//! Taking back the last tokens of a sequence: a turn that is asked again, a draft that was not accepted.
+
+use super::{CacheError, SequenceCache};
+use crate::{Head, LayerSpec};
+
+impl SequenceCache {
+    /// First token from which every head holds one entry for each token, so that a cache that had seen only the tokens
+    /// before could be had back: [`SequenceCache::rewind`] goes back as far as here. Layers with a sliding window count,
+    /// too: what left the window is gone.
+    pub fn exact_from(&self) -> usize {
+        let tokens = self.tokens();
+        let of_head = |((_, layer), head): ((usize, &LayerSpec), &Head)| {
+            let first = tokens - exact_tail(head, tokens);
+            match layer.window {
+                // The token that comes next sees the `window - 1` before it.
+                Some(window) if first > 0 => (first + window - 1).min(tokens),
+                _ => first,
+            }
+        };
+        self.config.shape.layer_of_heads().zip(&self.heads).map(of_head).max().unwrap_or(0)
+    }
+
+    /// Takes back the last `tokens` tokens: the cache goes on as if they had never been appended. What was found out of
+    /// their queries for policies stays, except for the queries themselves.
+    ///
+    /// # Errors
+    /// If some of them were merged with others or dropped ([`SequenceCache::exact_from`]), a block is on its way through
+    /// the layers, or the pool has no room for a page that is shared and must be cut.
+    pub fn rewind(&mut self, tokens: usize) -> Result<(), CacheError> {
+        let (seen, exact_from) = (self.tokens(), self.exact_from());
+        if tokens > seen - exact_from || self.block() != 0 {
+            return Err(CacheError::Rewind { tokens, exact_from, seen });
+        }
+        let left = |head: &Head| head.len() - tokens;
+        let needed = self.heads.iter().map(|head| head.bytes_to_rewrite(left(head))).sum();
+        let reserved = self.config.pool.reserve(needed)?;
+        self.heads.iter_mut().for_each(|head| head.truncate_from(head.len() - tokens, &reserved));
+        drop(reserved);
+        let now = seen - tokens;
+        self.layer_tokens.fill(now);
+        self.compacted_at = self.compacted_at.min(now);
+        self.statistics.rewind(now, &self.heads);
+        for (frozen, head) in self.frozen.iter_mut().zip(&self.heads) {
+            *frozen = (*frozen).min(head.len());
+        }
+        self.settle()
+    }
+}
+
+/// Entries at the end of a head of `tokens` tokens that stand for one token each and follow one another up to the last.
+fn exact_tail(head: &Head, tokens: usize) -> usize {
+    let single = |&i: &usize| head.count(i) == 1 && head.position(i) == (tokens - (head.len() - i)) as f32;
+    (0..head.len()).rev().take_while(single).count()
+}
