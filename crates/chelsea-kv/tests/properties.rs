@@ -9,7 +9,6 @@ use chelsea_kv::{Budget, CacheConfig, Dtype, Head, Policy, Rotary, Schedule, Seq
 use chelsea_kv::{policy, registry};
 use common::Uniform;
 use proptest::prelude::*;
-use std::sync::Arc;
 
 const SHAPE: Uniform = Uniform { layers: 2, kv_heads: 2, q_heads: 4, head_dim: 8 };
 const SINKS: usize = 3;
