@@ -1,7 +1,8 @@
 //! Products of every type on the matrices of small models: `cargo bench -p chelsea-linear`.
 //!
 //! Prints, for one and for all threads: prefill (128 tokens, or those given) in billions of operations a second, of
-//! which a product has `2 m rows cols`, and decode (one token) in GB/s of the bytes held; for one
+//! which a product has `2 m rows cols`, and decode (one token) in GB/s of the bytes held; what a step of a prefill
+//! and of eight sequences that decode costs, over what both cost apart (weights in the caches where they fit); for one
 //! thread products in f32 of 64 tokens; bits a weight and the time to pack. Decode walks over enough
 //! copies of a matrix that none stays in the caches. Best of several runs; the time to round the
 //! activations is part of the products, and shown by itself first.
@@ -24,6 +25,8 @@ const SHAPES: [(usize, usize); 9] = [
 ];
 /// Tokens of prefill where none are given.
 const PREFILL: usize = 128;
+/// Sequences that decode beside a prefill.
+const DECODING: usize = 8;
 /// Bytes that decode walks over: more than the last cache.
 const COLD: usize = 96 << 20;
 
@@ -80,10 +83,10 @@ fn main() {
     let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread pool");
     let x = activations(64, 1536);
     let mut workspace = Activations::new();
-    let time = one.install(|| best(5, || workspace.set(&x, 64, 1536)));
+    let time = one.install(|| best(5, || workspace.set(&x, &[64], 1536)));
     println!("activations rounded: {:.1} GB/s of f32, 1 thread", (x.len() * 4) as f64 / time / 1e9);
     println!(
-        "type  rows x cols      bits   pack GB/s | prefill {tokens}, GOP/s: 1, {threads} threads | decode, GB/s: 1, {threads} threads | f32 64, GFLOP/s"
+        "type  rows x cols      bits   pack GB/s | prefill {tokens}, GOP/s: 1, {threads} threads | decode, GB/s: 1, {threads} threads | mixed: 1, {threads} threads | f32 64, GFLOP/s"
     );
     for ty in GgmlType::ALL {
         if !filter.is_empty() && !filter.iter().any(|f| f.eq_ignore_ascii_case(ty.name())) {
@@ -104,17 +107,25 @@ fn measure(ty: GgmlType, rows: usize, cols: usize, tokens: usize, threads: usize
     let linear = make();
     let copies: Vec<Linear> = (0..COLD.div_ceil(linear.bytes())).map(|_| pools[1].install(make)).collect();
     let pack = pools[1].install(|| best(3, || drop(make())));
-    let x = activations(tokens, cols);
-    let mut y = vec![0.0; tokens * rows];
+    let x = activations(tokens + DECODING, cols);
+    let mut y = vec![0.0; (tokens + DECODING) * rows];
     let mut workspace = Activations::new();
     let mut prefill = [0.0; 2];
     let mut decode = [0.0; 2];
+    let mut mixed = [0.0; 2];
     for (i, pool) in pools.iter().enumerate() {
         pool.install(|| {
-            let run =
-                |workspace: &mut Activations, y: &mut [f32]| forward_many(&mut [(&linear, y)], &x, tokens, workspace);
-            let time = best(7, || run(&mut workspace, &mut y));
-            prefill[i] = 2.0 * (tokens * rows * cols) as f64 / time / 1e9;
+            let mut time = |chunks: &[usize]| {
+                let rows_in: usize = chunks.iter().sum();
+                let (x, y) = (&x[..rows_in * cols], &mut y[..rows_in * rows]);
+                best(7, || forward_many(&mut [(&linear, &mut *y)], x, chunks, &mut workspace))
+            };
+            let alone = time(&[tokens]);
+            prefill[i] = 2.0 * (tokens * rows * cols) as f64 / alone / 1e9;
+            let mut chunks = [1; 1 + DECODING];
+            let decoding = time(&chunks[1..]);
+            chunks[0] = tokens;
+            mixed[i] = time(&chunks) / (alone + decoding);
             let time = best_walk(&copies, |linear| linear.forward(&x[..cols], 1, &mut y[..rows]));
             decode[i] = (copies.len() * linear.bytes()) as f64 / time / 1e9;
         });
@@ -124,7 +135,7 @@ fn measure(ty: GgmlType, rows: usize, cols: usize, tokens: usize, threads: usize
     let time = pools[0].install(|| best(2, || exact.forward(x, 64, y)));
     let exact = 2.0 * (64 * rows * cols) as f64 / time / 1e9;
     println!(
-        "{:5} {:5} x {:<5} {:8.3} {:8.2}    | {:8.0} {:8.0}   | {:8.1} {:8.1}   | {exact:8.1}",
+        "{:5} {:5} x {:<5} {:8.3} {:8.2}    | {:8.0} {:8.0}   | {:8.1} {:8.1}   | {:8.2} {:8.2}      | {exact:8.1}",
         ty.name(),
         rows,
         cols,
@@ -133,6 +144,8 @@ fn measure(ty: GgmlType, rows: usize, cols: usize, tokens: usize, threads: usize
         prefill[0],
         prefill[1],
         decode[0],
-        decode[1]
+        decode[1],
+        mixed[0],
+        mixed[1]
     );
 }

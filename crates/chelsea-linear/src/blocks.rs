@@ -321,7 +321,7 @@ pub fn dequantize(ty: GgmlType, data: &[u8], out: &mut [f32]) -> Result<(), Line
     if data.len() != expected {
         return Err(LinearError::Length { ty, expected, found: data.len() });
     }
-    with_quant!(ty, Q => dequantize_quant::<Q>(data, out), float => crate::float::open(float, data, out));
+    with_quant!(ty, Q => dequantize_quant::<Q>(data, out), float => crate::floats::open(float, data, out));
     Ok(())
 }
 

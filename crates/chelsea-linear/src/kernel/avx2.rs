@@ -18,8 +18,8 @@
 #![allow(unsafe_code)]
 
 use super::x86::prefetch;
-use crate::activations::{GROUP, TOKEN_BYTES};
 use crate::blocks::{Quant, Scales};
+use crate::byte_block::{GROUP, ROW_BYTES};
 use crate::tile::{BLOCK, Layout, SUPER, TILE, block_bytes, high_bytes, low_bytes, scale_bytes};
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -34,7 +34,7 @@ const HALF: usize = 8;
 /// The machine must have the instructions that this function enables.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn tile<Q: Quant, const T: usize>(tile: &[u8], acts: &[u8], out: &mut [[f32; TILE]]) {
-    let blocks = acts.len() / (T * TOKEN_BYTES);
+    let blocks = acts.len() / (T * ROW_BYTES);
     let layout = Layout::of::<Q>(blocks);
     assert!(tile.len() >= layout.bytes && out.len() == T);
     align_stack();
@@ -65,7 +65,7 @@ pub(super) unsafe fn tile<Q: Quant, const T: usize>(tile: &[u8], acts: &[u8], ou
                 }
                 low = low.add(low_bytes::<Q>());
                 high = high.add(high_bytes::<Q>());
-                x = x.add(T * TOKEN_BYTES);
+                x = x.add(T * ROW_BYTES);
             }
             scales = scales.add(scale_bytes::<Q>());
         }

@@ -8,8 +8,9 @@
 #![allow(unsafe_code)]
 
 use super::x86::{minus_sums, prefetch};
-use crate::activations::{GROUP, SMALLEST, TOKEN_BYTES};
 use crate::blocks::{Quant, Scales};
+use crate::byte_block::{GROUP, ROW_BYTES, SMALLEST};
+use crate::rows::Picked;
 use crate::tile::{BLOCK, Layout, SUPER, TILE, block_bytes, high_bytes, low_bytes, scale_bytes};
 use std::arch::x86_64::*;
 
@@ -42,7 +43,7 @@ const STRANDS: usize = 4;
 /// The machine must have the instructions that this function enables.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) unsafe fn tile<Q: Quant, const T: usize>(tile: &[u8], acts: &[u8], out: &mut [[f32; TILE]]) {
-    let blocks = acts.len() / (T * TOKEN_BYTES);
+    let blocks = acts.len() / (T * ROW_BYTES);
     let layout = Layout::of::<Q>(blocks);
     assert!(tile.len() >= layout.bytes && out.len() == T);
     let mut sums = [_mm512_setzero_ps(); T];
@@ -66,7 +67,7 @@ pub(super) unsafe fn tile<Q: Quant, const T: usize>(tile: &[u8], acts: &[u8], ou
                 block::<Q, T>(&codes, &group, x, &mut sums);
                 low = low.add(low_bytes::<Q>());
                 high = high.add(high_bytes::<Q>());
-                x = x.add(T * TOKEN_BYTES);
+                x = x.add(T * ROW_BYTES);
             }
             scales = scales.add(scale_bytes::<Q>());
         }
@@ -317,15 +318,15 @@ unsafe fn block<Q: Quant, const T: usize>(codes: &[__m512i; 8], group: &Group, x
 /// # Safety
 /// The machine must have the instructions that this function enables.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(super) unsafe fn quantize_group(x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
-    let blocks = cols.div_ceil(BLOCK);
-    assert!(out.len() == blocks * width * TOKEN_BYTES && x.len() <= width * cols);
-    if x.len() < width * cols {
+pub(super) unsafe fn quantize_group(rows: Picked<'_>, width: usize, out: &mut [u8]) {
+    let blocks = rows.cols.div_ceil(BLOCK);
+    assert!(out.len() == blocks * width * ROW_BYTES && rows.len() <= width);
+    if rows.len() < width {
         out.fill(0);
     }
     let absolute = _mm512_set1_epi32(0x7fff_ffff);
-    for (t, x) in x.chunks_exact(cols).enumerate() {
-        for (x, out) in x.chunks(BLOCK).zip(out.chunks_exact_mut(width * TOKEN_BYTES)) {
+    for (t, x) in rows.iter().enumerate() {
+        for (x, out) in x.chunks(BLOCK).zip(out.chunks_exact_mut(width * ROW_BYTES)) {
             // SAFETY: loads are masked to the numbers that are there; stores stay inside this token's
             // part of the block.
             unsafe {
