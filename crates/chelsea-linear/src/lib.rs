@@ -48,5 +48,5 @@ pub use types::GgmlType;
 
 /// Name of the instructions that products run on here, for reports.
 pub fn instructions() -> &'static str {
-    if chelsea_amx::Amx::detect().is_some() { "AVX-512 VNNI, AMX" } else { kernel::Isa::detect().name() }
+    if chelsea_simd::Amx::detect().is_some() { "AVX-512 VNNI, AMX" } else { kernel::Isa::detect().name() }
 }

@@ -6,8 +6,8 @@
 use crate::blocks::Quant;
 use crate::rows::Picked;
 use crate::tile::{BLOCK, Layout, TILE};
-use chelsea_amx::{Amx, DEPTH};
-pub(crate) use chelsea_amx::{BLOCK_BYTES, SIDE};
+use chelsea_simd::{Amx, DEPTH};
+pub(crate) use chelsea_simd::{BLOCK_BYTES, SIDE};
 
 #[cfg(any(test, not(target_arch = "x86_64")))]
 use super::bf16_plain as plain;

@@ -3,7 +3,7 @@
 use crate::blocks::Quant;
 use crate::rows::Picked;
 use crate::tile::{BLOCK, Layout, OpenBlock, TILE, open};
-use chelsea_amx::BLOCK_BYTES;
+use chelsea_simd::BLOCK_BYTES;
 use half::bf16;
 
 /// See [`super::bf16::Matrices::pack`].

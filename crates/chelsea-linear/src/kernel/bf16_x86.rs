@@ -6,7 +6,7 @@ use super::avx512::{Group, group_scales, super_scales, unpack};
 use crate::blocks::Quant;
 use crate::rows::Picked;
 use crate::tile::{BLOCK, Layout, high_bytes, low_bytes, scale_bytes};
-use chelsea_amx::{Amx, BLOCK_BYTES, SIDE};
+use chelsea_simd::{Amx, BLOCK_BYTES, SIDE};
 use std::arch::x86_64::*;
 
 /// See [`super::bf16::Matrices::pack`]; sizes were checked there.

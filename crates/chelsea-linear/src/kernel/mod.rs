@@ -27,6 +27,7 @@ use crate::blocks::{Quant, with_quant};
 use crate::rows::Picked;
 use crate::tile::TILE;
 use bf16::Matrices;
+use chelsea_simd::Level;
 use std::sync::OnceLock;
 
 /// Sets of instructions that have kernels. Values are made by [`Isa::detect`] and [`Isa::available`]
@@ -47,7 +48,7 @@ pub(crate) enum Isa {
 }
 
 impl Isa {
-    /// The best set that this machine has, found once.
+    /// The best set that this machine has.
     pub fn detect() -> Isa {
         static BEST: OnceLock<Isa> = OnceLock::new();
         *BEST.get_or_init(|| Isa::available().last().unwrap_or(Isa::Scalar))
@@ -56,22 +57,16 @@ impl Isa {
     /// The sets that this machine has, the best one last.
     pub fn available() -> impl DoubleEndedIterator<Item = Isa> {
         [
-            Some(Isa::Scalar),
+            (Isa::Scalar, Level::Plain),
             #[cfg(target_arch = "aarch64")]
-            std::arch::is_aarch64_feature_detected!("dotprod").then_some(Isa::Neon),
+            (Isa::Neon, Level::NeonDot),
             #[cfg(target_arch = "x86_64")]
-            (std::arch::is_x86_feature_detected!("avx2")
-                && std::arch::is_x86_feature_detected!("fma")
-                && std::arch::is_x86_feature_detected!("f16c"))
-            .then_some(Isa::Avx2),
+            (Isa::Avx2, Level::Avx2),
             #[cfg(target_arch = "x86_64")]
-            (std::arch::is_x86_feature_detected!("avx512bw")
-                && std::arch::is_x86_feature_detected!("avx512vl")
-                && std::arch::is_x86_feature_detected!("avx512vnni"))
-            .then_some(Isa::Avx512),
+            (Isa::Avx512, Level::Avx512Vnni),
         ]
         .into_iter()
-        .flatten()
+        .filter_map(|(isa, level)| level.is_available().then_some(isa))
     }
 
     /// A name for reports.
