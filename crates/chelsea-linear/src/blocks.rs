@@ -2,8 +2,9 @@
 //!
 //! `weight = (d * scale[g]) * (q - OFFSET) - m * min[g]`
 //!
-//! with unsigned codes `q`, half-precision `d` and `m` of the block, and small integers `scale` and
-//! `min` of each group `g` of 16 or 32 weights. The packed tiles and [`dequantize`] both build on it.
+//! with unsigned numbers `q`, half-precision `d` and `m` of the block, and small integers `scale` and
+//! `min` of each group `g` of 16 or 32 weights. A block holds `q` itself as a code, or a code of four bits that a table
+//! opens. The packed tiles and [`dequantize`] both build on it.
 
 use crate::{GgmlType, LinearError};
 use half::f16;
@@ -17,17 +18,24 @@ pub(crate) enum Scales {
     BlockMin,
     /// `d`, `m` for 256 weights; unsigned bytes `scale`, `min` for 32.
     SuperMin,
-    /// `d` for 256 weights; a signed byte `scale` for 16.
+    /// `d` for 256 weights; a signed byte `scale` for each group.
     SuperSigned,
     /// `d`, `m` for 256 weights; `scale` and `min` share a byte (low and high nibble) for 16.
     SuperNibble,
+    /// A power of two for 32 weights, as one byte `e`: `2^(e - 128)`.
+    Exponent,
+}
+
+/// The number of an exponent; the smallest two are below what normal numbers reach.
+pub(crate) fn power_of_two(e: u8) -> f32 {
+    f32::from_bits(if e < 2 { 0x20_0000 << e } else { (u32::from(e) - 1) << 23 })
 }
 
 /// One opened block.
 pub(crate) struct Codes {
     /// Unsigned codes; the first 32 or all 256.
     pub q: [u8; 256],
-    /// Bits of the half-precision scale of the block.
+    /// Bits of the half-precision scale of the block; its exponent for [`Scales::Exponent`].
     pub d: u16,
     /// Bits of the half-precision min of the block.
     pub m: u16,
@@ -53,6 +61,7 @@ impl Codes {
     pub fn group(&self, scales: Scales, g: usize) -> (f32, f32) {
         let (d, m) = (f16::from_bits(self.d).to_f32(), f16::from_bits(self.m).to_f32());
         match scales {
+            Scales::Exponent => (power_of_two(self.d as u8), 0.0),
             Scales::Block => (d, 0.0),
             Scales::BlockMin => (d, m),
             Scales::SuperSigned => (d * f32::from(self.scale[g] as i8), 0.0),
@@ -77,8 +86,32 @@ pub(crate) trait Quant: Copy + Send + Sync + 'static {
     const OFFSET: i32;
     /// Meaning of the scales.
     const SCALES: Scales;
+    /// `q - OFFSET` of every code of four bits, in types whose codes are places in a table.
+    const TABLE: Option<[i8; 16]> = None;
     /// Opens a block of `BYTES` bytes.
     fn open(block: &[u8], codes: &mut Codes);
+
+    /// The unsigned number `q` of a code.
+    #[inline(always)]
+    fn number(code: u8) -> u8 {
+        match Self::TABLE {
+            Some(table) => (i32::from(table[usize::from(code & 15)]) + Self::OFFSET) as u8,
+            None => code,
+        }
+    }
+}
+
+/// [`Quant::number`] of all codes of four bits.
+pub(crate) const fn numbers<Q: Quant>() -> [u8; 16] {
+    let mut numbers = [0; 16];
+    if let Some(table) = Q::TABLE {
+        let mut code = 0;
+        while code < 16 {
+            numbers[code] = (table[code] as i32 + Q::OFFSET) as u8;
+            code += 1;
+        }
+    }
+    numbers
 }
 
 fn u16_at(block: &[u8], at: usize) -> u16 {
@@ -105,7 +138,7 @@ fn fifth_bits(src: &[u8], q: &mut [u8]) {
 
 macro_rules! quant {
     ($(#[$doc:meta])* $name:ident, $len:literal, $bytes:literal, $low:literal + $high:literal, $group:literal, $offset:literal,
-     $scales:ident, |$block:ident, $codes:ident| $open:block) => {
+     $scales:ident $(, table $table:expr)?, |$block:ident, $codes:ident| $open:block) => {
         $(#[$doc])*
         #[derive(Clone, Copy)]
         pub(crate) struct $name;
@@ -117,6 +150,7 @@ macro_rules! quant {
             const GROUP: usize = $group;
             const OFFSET: i32 = $offset;
             const SCALES: Scales = Scales::$scales;
+            $(const TABLE: Option<[i8; 16]> = Some($table);)?
             #[inline(always)]
             fn open($block: &[u8], $codes: &mut Codes) {
                 assert_eq!($block.len(), Self::BYTES);
@@ -224,6 +258,35 @@ quant!(Q6K, 256, 210, 4 + 2, 16, 32, SuperSigned, |block, codes| {
     }
 });
 
+/// The sixteen numbers of IQ4_NL and IQ4_XS.
+const UNEVEN: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+quant!(IQ4NL, 32, 18, 4 + 0, 32, 128, Block, table UNEVEN, |block, codes| {
+    codes.d = u16_at(block, 0);
+    nibbles(&block[2..18], &mut codes.q[..32]);
+});
+
+quant!(IQ4XS, 256, 136, 4 + 0, 32, 128, SuperSigned, table UNEVEN, |block, codes| {
+    codes.d = u16_at(block, 0);
+    let high = u16_at(block, 2);
+    for j in 0..8 {
+        let low = block[4 + j / 2] >> (4 * (j % 2)) & 15;
+        codes.scale[j] = (low | ((high >> (2 * j)) as u8 & 3) << 4).wrapping_sub(32);
+    }
+    for (src, q) in block[8..136].chunks_exact(16).zip(codes.q.chunks_exact_mut(32)) {
+        nibbles(src, q);
+    }
+});
+
+quant!(
+    /// Four-bit floats (e2m1: a sign, two bits of exponent, one of mantissa), taken twice, so that they are integers,
+    /// under half the power of two.
+    MXFP4, 32, 17, 4 + 0, 32, 16, Exponent, table [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12],
+    |block, codes| {
+    codes.d = u16::from(block[0]);
+    nibbles(&block[1..17], &mut codes.q[..32]);
+});
+
 /// Two-bit codes: each half of a block takes 32 bytes, which hold 4 runs of 32 weights.
 #[inline(always)]
 fn pairs(src: &[u8], q: &mut [u8; 256]) {
@@ -292,6 +355,18 @@ macro_rules! with_quant {
                 type $q = Q6K;
                 $body
             }
+            $crate::GgmlType::IQ4NL => {
+                type $q = IQ4NL;
+                $body
+            }
+            $crate::GgmlType::IQ4XS => {
+                type $q = IQ4XS;
+                $body
+            }
+            $crate::GgmlType::MXFP4 => {
+                type $q = MXFP4;
+                $body
+            }
             $float => $otherwise,
         }
     }};
@@ -305,7 +380,7 @@ fn dequantize_quant<Q: Quant>(data: &[u8], out: &mut [f32]) {
         for (g, (out, q)) in out.chunks_exact_mut(Q::GROUP).zip(codes.q.chunks_exact(Q::GROUP)).enumerate() {
             let (scale, min) = codes.group(Q::SCALES, g);
             for (out, &q) in out.iter_mut().zip(q) {
-                *out = scale * (i32::from(q) - Q::OFFSET) as f32 - min;
+                *out = scale * (i32::from(Q::number(q)) - Q::OFFSET) as f32 - min;
             }
         }
     }

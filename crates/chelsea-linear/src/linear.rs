@@ -157,6 +157,9 @@ fn format_name(ty: GgmlType) -> &'static str {
         GgmlType::Q4K => "tiles of 4 bits, scale and min per 32",
         GgmlType::Q5K => "tiles of 4+1 bits, scale and min per 32",
         GgmlType::Q6K => "tiles of 4+2 bits, scale per 16",
+        GgmlType::IQ4NL => "tiles of 4 bits with a table, d per 32",
+        GgmlType::IQ4XS => "tiles of 4 bits with a table, scale per 32",
+        GgmlType::MXFP4 => "tiles of 4 bits with a table, exponent per 32",
         GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => "float",
     }
 }

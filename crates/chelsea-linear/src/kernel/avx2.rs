@@ -12,13 +12,14 @@
 //! | 6, around 32 | 4 | 2 * 63 * 127 = 16,002 | 4 * 2 * 32 * 127 = 32,512 |
 //! | 8 | 1 | signed: 2 * 128 * 127 = 32,512 | the same |
 //!
-//! Eight-bit codes are made signed and their sign is moved to the activation. `vpmaddwd` then adds the
+//! Numbers of four bits that a table opens take the way of their offset: MXFP4 (up to 12 either way) that of five bits,
+//! the uneven ones of IQ4 that of eight. Eight-bit codes are made signed and their sign is moved to the activation. `vpmaddwd` then adds the
 //! two lanes of a row; where scales are small integers of 16 columns, it multiplies by them as well.
 
 #![allow(unsafe_code)]
 
 use super::x86::prefetch;
-use crate::blocks::{Quant, Scales};
+use crate::blocks::{Quant, Scales, numbers};
 use crate::byte_block::{GROUP, ROW_BYTES};
 use crate::tile::{BLOCK, Layout, SUPER, TILE, block_bytes, high_bytes, low_bytes, scale_bytes};
 use std::arch::asm;
@@ -54,8 +55,8 @@ pub(super) unsafe fn tile<Q: Quant, const T: usize>(tile: &[u8], acts: &[u8], ou
                 prefetch(tile, ahead, step);
                 ahead += step;
                 let rows = [rows::<Q>(scales, i, 0), rows::<Q>(scales, i, 1)];
-                if Q::LOW == 8 {
-                    bytes::<T>(low, &rows, x, &mut sums);
+                if Q::OFFSET == 128 {
+                    bytes::<Q, T>(low, &rows, x, &mut sums);
                 } else {
                     let tokens = tokens::<Q, T>(x);
                     let mut parts = [[_mm256_setzero_si256(); 2]; T];
@@ -132,9 +133,16 @@ unsafe fn rows<Q: Quant>(scales: *const u8, i: usize, half: usize) -> Rows {
             |v: __m256i| _mm256_or_si256(_mm256_slli_epi32::<16>(v), _mm256_and_si256(v, _mm256_set1_epi32(0xffff)));
         let ones = _mm256_set1_epi16(1);
         let zero = _mm256_setzero_ps();
+        if Q::SCALES == Scales::Exponent {
+            let e = unsigned(0);
+            let normal = _mm256_slli_epi32::<23>(_mm256_sub_epi32(e, _mm256_set1_epi32(1)));
+            let small = _mm256_sllv_epi32(_mm256_set1_epi32(0x20_0000), e);
+            let bits = _mm256_blendv_epi8(normal, small, _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e));
+            return Rows { whole: [ones; 2], scale: _mm256_castsi256_ps(bits), min: [zero; 2] };
+        }
         let d = halves(0);
         match Q::SCALES {
-            Scales::Block => Rows { whole: [ones; 2], scale: d, min: [zero; 2] },
+            Scales::Block | Scales::Exponent => Rows { whole: [ones; 2], scale: d, min: [zero; 2] },
             Scales::BlockMin => Rows { whole: [ones; 2], scale: d, min: [around::<Q>(halves(32), d); 2] },
             Scales::SuperMin => {
                 let at = 64 + i / 2 * 48;
@@ -147,7 +155,10 @@ unsafe fn rows<Q: Quant>(scales: *const u8, i: usize, half: usize) -> Rows {
                 Rows { whole: [ones; 2], scale, min: [around::<Q>(min, scale); 2] }
             }
             Scales::SuperSigned => {
-                let whole = |g: usize| twice(_mm256_cvtepi8_epi32(bytes(32 + (2 * i + g) * 16)));
+                let whole = |g: usize| twice(_mm256_cvtepi8_epi32(bytes(32 + (BLOCK / Q::GROUP * i + g) * 16)));
+                if Q::GROUP == BLOCK {
+                    return Rows { whole: [whole(0); 2], scale: d, min: [zero; 2] };
+                }
                 Rows { whole: [whole(0), whole(1)], scale: d, min: [zero; 2] }
             }
             Scales::SuperNibble => {
@@ -196,6 +207,9 @@ unsafe fn unpack<Q: Quant, const P: usize>(low: *const u8, high: *const u8) -> [
             for (half, step) in step.iter_mut().enumerate() {
                 let bits = right(load(low, p % Q::LOW, half), p / Q::LOW * Q::LOW);
                 *step = _mm256_and_si256(bits, _mm256_set1_epi8(((1u16 << Q::LOW) - 1) as i8));
+                if Q::TABLE.is_some() {
+                    *step = _mm256_shuffle_epi8(table::<Q>(), *step);
+                }
                 if Q::HIGH > 0 {
                     // Moved to bit `LOW` of its byte.
                     let at = p / Q::HIGH.max(1) * Q::HIGH;
@@ -206,6 +220,33 @@ unsafe fn unpack<Q: Quant, const P: usize>(low: *const u8, high: *const u8) -> [
             }
         }
         steps
+    }
+}
+
+/// The unsigned numbers of codes of four bits, for the shuffle that looks them up.
+#[inline(always)]
+unsafe fn table<Q: Quant>() -> __m256i {
+    // SAFETY: sixteen bytes; the caller has AVX2.
+    unsafe {
+        let numbers = const { &numbers::<Q>() };
+        _mm256_broadcastsi128_si256(_mm_loadu_si128(numbers.as_ptr().cast()))
+    }
+}
+
+/// Step `s` of eight rows, as unsigned numbers of eight bits.
+///
+/// # Safety
+/// `low` must point at a block's plane.
+#[inline(always)]
+unsafe fn wide<Q: Quant>(low: *const u8, s: usize, half: usize) -> __m256i {
+    // SAFETY: by the contract; a vector of a plane is 64 bytes.
+    unsafe {
+        let codes = _mm256_loadu_si256(low.add(s % Q::LOW * 64 + half * 32).cast());
+        if Q::TABLE.is_none() {
+            return codes;
+        }
+        let codes = if s < Q::LOW { codes } else { _mm256_srli_epi16::<4>(codes) };
+        _mm256_shuffle_epi8(table::<Q>(), _mm256_and_si256(codes, _mm256_set1_epi8(15)))
     }
 }
 
@@ -362,7 +403,7 @@ unsafe fn second_half<Q: Quant, const T: usize>(
 /// # Safety
 /// `low` must point at a block's plane, `x` at a block of activations of `T` tokens.
 #[inline(always)]
-unsafe fn bytes<const T: usize>(low: *const u8, rows: &[Rows; 2], x: *const u8, sums: &mut [[__m256; 2]; T]) {
+unsafe fn bytes<Q: Quant, const T: usize>(low: *const u8, rows: &[Rows; 2], x: *const u8, sums: &mut [[__m256; 2]; T]) {
     // SAFETY: token `t < T` of the block; the caller has the instructions.
     unsafe {
         for (half, rows) in rows.iter().enumerate() {
@@ -370,7 +411,7 @@ unsafe fn bytes<const T: usize>(low: *const u8, rows: &[Rows; 2], x: *const u8, 
             let mut dots = [_mm256_setzero_si256(); T];
             for first in [0, 4] {
                 let codes: [__m256i; 4] = std::array::from_fn(|s| {
-                    let codes = _mm256_loadu_si256(low.add((first + s) * 64 + half * 32).cast());
+                    let codes = wide::<Q>(low, first + s, half);
                     _mm256_xor_si256(codes, _mm256_set1_epi8(i8::MIN))
                 });
                 let sizes = codes.map(|q| _mm256_abs_epi8(q));

@@ -97,7 +97,9 @@ fn the_largest_sums_of_every_type_do_not_overflow() {
             for block in data.chunks_exact_mut(ty.block_bytes()) {
                 // Everything but the half-precision numbers, which are 1 already, and the integer scales.
                 let (code_bytes, scale_bytes) = match ty {
-                    GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q8_0 => (2..block.len(), 0..0),
+                    GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q8_0 | GgmlType::IQ4NL => (2..block.len(), 0..0),
+                    GgmlType::IQ4XS => (8..block.len(), 2..8),
+                    GgmlType::MXFP4 => (1..block.len(), 0..0),
                     GgmlType::Q4_1 | GgmlType::Q5_1 => (4..block.len(), 0..0),
                     GgmlType::Q4K | GgmlType::Q5K => (16..block.len(), 4..16),
                     GgmlType::Q2K => (16..80, 0..16),

@@ -65,8 +65,8 @@ impl Random {
 /// Random blocks whose half-precision numbers are sane.
 fn random_weights(ty: GgmlType, rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
     let halves: &[usize] = match ty {
-        GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => &[],
-        GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q8_0 => &[0],
+        GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 | GgmlType::MXFP4 => &[],
+        GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q8_0 | GgmlType::IQ4NL | GgmlType::IQ4XS => &[0],
         GgmlType::Q4_1 | GgmlType::Q5_1 | GgmlType::Q4K | GgmlType::Q5K => &[0, 2],
         GgmlType::Q2K => &[80, 82],
         GgmlType::Q3K => &[108],
@@ -82,6 +82,7 @@ fn random_weights(ty: GgmlType, rows: usize, cols: usize, random: &mut Random) -
         match ty {
             GgmlType::F32 => block.copy_from_slice(&number.to_le_bytes()),
             GgmlType::F16 => block.copy_from_slice(&half::f16::from_f32(number).to_le_bytes()),
+            GgmlType::MXFP4 => block[0] = 120 + (block[0] & 7),
             GgmlType::BF16 => block.copy_from_slice(&half::bf16::from_f32(number).to_le_bytes()),
             _ => {}
         }
@@ -125,14 +126,26 @@ fn integer_weights(ty: GgmlType, rows: usize, cols: usize, random: &mut Random) 
             _ => {}
         }
         let (halves, scales): (&[usize], _) = match ty {
-            GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q8_0 => (&[0], 0..0),
+            GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q8_0 | GgmlType::IQ4NL => (&[0], 0..0),
+            GgmlType::IQ4XS => (&[0], 2..8),
+            GgmlType::MXFP4 => (&[], 0..1),
             GgmlType::Q4_1 | GgmlType::Q5_1 => (&[0, 2], 0..0),
             GgmlType::Q4K | GgmlType::Q5K => (&[0, 2], 4..16),
             GgmlType::Q2K => (&[80, 82], 0..16),
             GgmlType::Q3K => (&[108], 96..108),
             _ => (&[208], 192..208),
         };
-        block[scales].fill(if ty == GgmlType::Q2K { 0x11 } else { 0x01 });
+        block[scales].fill(match ty {
+            GgmlType::Q2K => 0x11,
+            // The exponent of one.
+            GgmlType::MXFP4 => 128,
+            _ => 0x01,
+        });
+        if ty == GgmlType::IQ4XS {
+            // 33, from which 32 is taken.
+            block[2..4].fill(0xaa);
+            block[4..8].fill(0x11);
+        }
         for &at in halves {
             block[at..at + 2].copy_from_slice(&half::f16::ONE.to_le_bytes());
         }
