@@ -2,6 +2,7 @@
 
 mod bf16;
 mod chunks;
+mod experts;
 mod kernels;
 
 use crate::activations::Activations;
