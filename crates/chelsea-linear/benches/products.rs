@@ -6,10 +6,14 @@
 //! thread products in f32 of 64 tokens; bits a weight and the time to pack. Decode walks over enough
 //! copies of a matrix that none stays in the caches. Best of several runs; the time to round the
 //! activations is part of the products, and shown by itself first.
+//! With the word `experts` it measures mixtures of experts instead: all products of a batch in one call, over the same
+//! products in a call each.
 //! Words on the command line pick types by name, `short` two of the shapes, and a number is the tokens of prefill:
 //! `cargo bench -p chelsea-linear -- Q4_K short 256`.
 
-use chelsea_linear::{Activations, GgmlType, Linear, Products, forward_many};
+use chelsea_linear::{
+    Activations, Choice, Experts, GgmlType, Input, Linear, Products, Routes, forward_experts, forward_many,
+};
 use std::time::{Duration, Instant};
 
 const SHAPES: [(usize, usize); 9] = [
@@ -81,6 +85,12 @@ fn main() {
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
     println!("{}, {threads} threads", chelsea_linear::instructions());
     let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread pool");
+    if filter.iter().any(|f| f == "experts") {
+        // Those of Qwen3-30B-A3B and of gpt-oss-20b.
+        measure_experts(GgmlType::Q4K, 128, 8, 768, 2048);
+        measure_experts(GgmlType::MXFP4, 32, 4, 2880, 2880);
+        return;
+    }
     let x = activations(64, 1536);
     let mut workspace = Activations::new();
     let time = one.install(|| best(5, || workspace.set(&x, &[64], 1536)));
@@ -148,4 +158,38 @@ fn measure(ty: GgmlType, rows: usize, cols: usize, tokens: usize, threads: usize
         mixed[0],
         mixed[1]
     );
+}
+
+/// Products of one matrix of `count` experts, of which every row meets `each`.
+fn measure_experts(ty: GgmlType, count: usize, each: usize, rows: usize, cols: usize) {
+    let data = random_bytes(ty.bytes_for(count * rows, cols).expect("whole blocks"));
+    let experts = Experts::new(ty, &data, count, rows, cols, Products::Fast, None).expect("valid experts");
+    let (mut routes, mut workspace) = (Routes::new(), Activations::new());
+    for m in [1, 8, 128] {
+        let x = activations(m, cols);
+        // Steps with no common divisor: all experts are met, no expert twice by one row.
+        let expert = |i: usize| ((i / each * 37 + i % each * 11) % count) as u32;
+        let choices: Vec<Choice> = (0..m * each).map(|i| Choice { expert: expert(i), weight: 1.0 }).collect();
+        let mut y = vec![0.0; m * each * rows];
+        let together = best(7, || {
+            routes.set(&[m], count, &choices);
+            forward_experts(&mut [(&experts, &mut y)], &x, Input::Rows, &routes, &mut workspace);
+        });
+        let apart = best(7, || {
+            for (expert, slots) in routes.experts() {
+                let chosen = |choice: &Choice| choice.expert as usize == expert;
+                let met = x.chunks_exact(cols).zip(choices.chunks_exact(each)).filter(|(_, c)| c.iter().any(chosen));
+                let gathered: Vec<f32> = met.flat_map(|(x, _)| x).copied().collect();
+                let y = &mut y[slots.start * rows..slots.end * rows];
+                experts.matrices()[expert].forward(&gathered, slots.len(), y);
+            }
+        });
+        let met = routes.experts().count();
+        println!(
+            "{ty} {count} experts of {rows} x {cols}, {m} rows, {each} each: {:.0} us, {:.1} GB/s of {met} experts, {:.2} of single calls",
+            together * 1e6,
+            (experts.bytes() / count * met) as f64 / together / 1e9,
+            together / apart
+        );
+    }
 }

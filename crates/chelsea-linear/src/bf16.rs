@@ -1,12 +1,12 @@
 //! Products in bf16, for the rows of long chunks on machines with matrix instructions.
 
-use crate::GgmlType;
 use crate::activations::Activations;
 use crate::blocks::with_quant;
 use crate::buffer::Buffer;
 use crate::kernel::bf16::{BLOCK_BYTES, Matrices, SIDE, Sums};
 use crate::rows::Place;
 use crate::tile::TILE;
+use crate::types::GgmlType;
 use std::cell::Cell;
 use std::ops::Range;
 

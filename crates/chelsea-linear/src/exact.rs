@@ -1,11 +1,12 @@
 //! Products in f32.
 
-use crate::GgmlType;
-use crate::blocks::{Quant, with_quant};
+use crate::blocks::with_quant;
 use crate::floats::open;
 use crate::kernel::Isa;
+use crate::quant::Quant;
 use crate::rows::{Picked, Place};
 use crate::tile::{self, BLOCK, Layout, OpenBlock, TILE};
+use crate::types::GgmlType;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 use std::array;

@@ -16,11 +16,12 @@
 //! here, too, what a sequence gets does not depend on who is beside it.
 
 use crate::activations::Activations;
+use crate::error::LinearError;
 use crate::items::{self, Output, Part};
 use crate::kernel::Machine;
 use crate::linear::{Linear, Products};
 use crate::rows::Place;
-use crate::{GgmlType, LinearError};
+use crate::types::GgmlType;
 use rayon::prelude::*;
 use std::ops::Range;
 

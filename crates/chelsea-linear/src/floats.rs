@@ -1,6 +1,6 @@
 //! Float weights, opened to f32.
 
-use crate::GgmlType;
+use crate::types::GgmlType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 

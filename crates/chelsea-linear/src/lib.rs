@@ -32,8 +32,11 @@ mod forward;
 mod items;
 mod kernel;
 mod linear;
+mod mxfp4;
 mod parallel;
+mod quant;
 mod rows;
+mod sizes;
 mod tile;
 mod types;
 
@@ -46,6 +49,7 @@ pub use error::LinearError;
 pub use experts::{Choice, Experts, Input, Routes, forward_experts};
 pub use forward::forward_many;
 pub use linear::{Linear, Products};
+pub use mxfp4::mxfp4_blocks;
 pub use types::GgmlType;
 
 /// Name of the instructions that products run on here, for reports.

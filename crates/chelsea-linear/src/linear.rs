@@ -1,9 +1,12 @@
 //! A weight matrix and its products.
 
 use crate::arena::Run;
-use crate::blocks::{Codes, Quant, round_to_q8, with_quant};
+use crate::blocks::{round_to_q8, with_quant};
+use crate::error::LinearError;
+use crate::floats;
+use crate::quant::{Codes, Quant};
 use crate::tile::{BLOCK, Layout, TILE, dequantize_row, pack};
-use crate::{GgmlType, LinearError, floats};
+use crate::types::GgmlType;
 use rayon::prelude::*;
 
 /// How the products of a matrix are formed.

@@ -30,7 +30,7 @@
 //!
 //! Rows past the last one of the matrix have zero scales and codes.
 
-use crate::blocks::{Codes, Quant, Scales, power_of_two};
+use crate::quant::{Codes, Quant, Scales, power_of_two};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use std::array;

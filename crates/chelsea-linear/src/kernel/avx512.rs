@@ -8,8 +8,8 @@
 #![allow(unsafe_code)]
 
 use super::x86::{minus_sums, prefetch};
-use crate::blocks::{Quant, Scales, numbers};
 use crate::byte_block::{GROUP, ROW_BYTES, SMALLEST};
+use crate::quant::{Quant, Scales, numbers};
 use crate::rows::Picked;
 use crate::tile::{BLOCK, Layout, SUPER, TILE, block_bytes, high_bytes, low_bytes, scale_bytes};
 use std::arch::x86_64::*;

@@ -3,7 +3,7 @@
 //! Weights are opened from their tile once for all rows that pass, scale and min included. [`Matrices::Twin`] does
 //! the same in plain code, so that how products are cut is tested on every machine.
 
-use crate::blocks::Quant;
+use crate::quant::Quant;
 use crate::rows::Picked;
 use crate::tile::{BLOCK, Layout, TILE};
 use chelsea_simd::{Amx, DEPTH};

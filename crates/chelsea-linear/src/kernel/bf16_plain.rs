@@ -1,6 +1,6 @@
 //! The plain twin of operands and products in bf16.
 
-use crate::blocks::Quant;
+use crate::quant::Quant;
 use crate::rows::Picked;
 use crate::tile::{BLOCK, Layout, OpenBlock, TILE, open};
 use chelsea_simd::BLOCK_BYTES;

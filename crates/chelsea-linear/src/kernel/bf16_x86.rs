@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::avx512::{Group, group_scales, super_scales, unpack};
-use crate::blocks::Quant;
+use crate::quant::Quant;
 use crate::rows::Picked;
 use crate::tile::{BLOCK, Layout, high_bytes, low_bytes, scale_bytes};
 use chelsea_simd::{Amx, BLOCK_BYTES, SIDE};

@@ -8,6 +8,8 @@
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_codes;
+#[cfg(target_arch = "x86_64")]
 mod avx2_quantize;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -22,10 +24,11 @@ pub(crate) mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use crate::GgmlType;
-use crate::blocks::{Quant, with_quant};
+use crate::blocks::with_quant;
+use crate::quant::Quant;
 use crate::rows::Picked;
 use crate::tile::TILE;
+use crate::types::GgmlType;
 use bf16::Matrices;
 use chelsea_simd::Level;
 use std::sync::OnceLock;

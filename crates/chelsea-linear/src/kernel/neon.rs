@@ -5,8 +5,8 @@
 
 #![allow(unsafe_code)]
 
-use crate::blocks::Quant;
 use crate::byte_block::{Block, ROW_BYTES};
+use crate::quant::Quant;
 use crate::tile::{BLOCK, Layout, OpenBlock, TILE, open};
 use std::arch::aarch64::*;
 use std::arch::asm;

@@ -1,7 +1,7 @@
 //! Plain code: the twin that the vector kernels are held against, and what runs where there are none.
 
-use crate::blocks::Quant;
 use crate::byte_block::{Block, ROW_BYTES, SMALLEST};
+use crate::quant::Quant;
 use crate::rows::Picked;
 use crate::tile::{BLOCK, Layout, OpenBlock, TILE, open};
 

@@ -9,7 +9,8 @@ use crate::activations::Activations;
 use crate::forward::forward_on;
 use crate::kernel::bf16::Matrices;
 use crate::kernel::{Isa, Machine};
-use crate::{GgmlType, Linear, Products};
+use crate::linear::{Linear, Products};
+use crate::types::GgmlType;
 
 /// Vector instructions alone: every row is multiplied in bytes.
 fn bytes_on(isa: Isa) -> Machine {
