@@ -94,7 +94,7 @@ pub(crate) trait Quant: Copy + Send + Sync + 'static {
     #[inline(always)]
     fn number(code: u8) -> u8 {
         match Self::TABLE {
-            Some(table) => (i32::from(table[usize::from(code & 15)]) + Self::OFFSET) as u8,
+            Some(_) => (const { numbers::<Self>() })[usize::from(code & 15)],
             None => code,
         }
     }
