@@ -17,10 +17,12 @@ from gguf.quants import dequantize
 HALVES = {
     T.Q4_0: [0], T.Q4_1: [0, 2], T.Q5_0: [0], T.Q5_1: [0, 2], T.Q8_0: [0],
     T.Q2_K: [80, 82], T.Q3_K: [108], T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208],
+    T.IQ4_NL: [0], T.IQ4_XS: [0], T.MXFP4: [],
 }
 SIZES = {
     T.Q4_0: (32, 18), T.Q4_1: (32, 20), T.Q5_0: (32, 22), T.Q5_1: (32, 24), T.Q8_0: (32, 34),
     T.Q2_K: (256, 84), T.Q3_K: (256, 110), T.Q4_K: (256, 144), T.Q5_K: (256, 176), T.Q6_K: (256, 210),
+    T.IQ4_NL: (32, 18), T.IQ4_XS: (256, 136), T.MXFP4: (32, 17),
 }
 
 
@@ -38,6 +40,10 @@ def main():
         for at in HALVES[ty]:
             halves = rng.normal(0, 0.05, len(blocks)).astype("<f2")
             blocks[:, at : at + 2] = halves.view(np.uint8).reshape(-1, 2)
+        if ty == T.MXFP4:
+            # Exponents of numbers of everyday size, and the two smallest, whose powers are not normal numbers.
+            blocks[:, 0] = rng.integers(118, 132, len(blocks))
+            blocks[:2, 0] = [0, 1]
         out.append(record(ty, blocks, dequantize(blocks, ty)))
     numbers = rng.normal(0, 1, 64).astype("<f4")
     out.append(record(T.F32, numbers, numbers))

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use chelsea_kv::{Budget, CacheConfig, CacheShape, Dtype, Rotary, SequenceCache, policy, snapshot};
+use chelsea_linear::GgmlType;
 
 use crate::mutate::Random;
 
@@ -28,6 +29,7 @@ pub fn of(name: &str) -> Seeds {
         "snapshot" => snapshots(),
         "samples" => samples(),
         "results" => results(),
+        "weights" => weights(),
         _ => Vec::new(),
     }
 }
@@ -218,6 +220,37 @@ fn samples() -> Seeds {
         ("ok-own.jsonl", own.as_bytes().to_vec()),
         ("bad-deep.jsonl", [b"[".repeat(5000), b"{".repeat(50)].concat()),
         ("bad-empty.jsonl", br#"{"input": "x\nQuestion: y", "outputs": [], "context": null}"#.to_vec()),
+    ]
+}
+
+/// Three rows of two blocks (or 64 floats) of every type.
+fn weights() -> Seeds {
+    let matrix = |ty: GgmlType, products: u8| {
+        let cols = 2 * ty.block_len().max(32);
+        let [low, high] = (cols as u16).to_le_bytes();
+        let bytes = ty.bytes_for(3, cols).unwrap_or(0);
+        // Bits of which neither exponents nor scales are all ones.
+        let data = (0..bytes).map(|i| (i * 37 % 251) as u8 & 0x3b);
+        [ty.id() as u8, 3, low, high, products].into_iter().chain(data).collect::<Vec<u8>>()
+    };
+    let mut short = matrix(GgmlType::MXFP4, 0);
+    short.pop();
+    vec![
+        ("ok-f32.bin", matrix(GgmlType::F32, 0)),
+        ("ok-bf16.bin", matrix(GgmlType::BF16, 1)),
+        ("ok-q4-0.bin", matrix(GgmlType::Q4_0, 0)),
+        ("ok-q5-1.bin", matrix(GgmlType::Q5_1, 0)),
+        ("ok-q8-0.bin", matrix(GgmlType::Q8_0, 1)),
+        ("ok-q2-k.bin", matrix(GgmlType::Q2K, 0)),
+        ("ok-q3-k.bin", matrix(GgmlType::Q3K, 0)),
+        ("ok-q4-k.bin", matrix(GgmlType::Q4K, 0)),
+        ("ok-q6-k.bin", matrix(GgmlType::Q6K, 0)),
+        ("ok-iq4-nl.bin", matrix(GgmlType::IQ4NL, 0)),
+        ("ok-iq4-xs.bin", matrix(GgmlType::IQ4XS, 0)),
+        ("ok-mxfp4.bin", matrix(GgmlType::MXFP4, 0)),
+        ("bad-short.bin", short),
+        ("bad-type.bin", vec![16, 1, 0, 1, 0]),
+        ("bad-empty.bin", vec![8, 0, 32, 0, 0]),
     ]
 }
 

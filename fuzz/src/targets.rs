@@ -5,6 +5,7 @@ use std::path::Path;
 use chelsea_eval::tasks::jsonl::{self, JsonlOptions};
 use chelsea_eval::{Probe, results};
 use chelsea_kv::snapshot;
+use chelsea_linear::{GgmlType, Linear, Products, dequantize};
 use chelsea_model::chat::{ChatTemplate, Message, RenderOptions};
 use chelsea_model::gguf::Gguf;
 use chelsea_model::tokenizer::Tokenizer;
@@ -28,6 +29,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "snapshot", run: snapshot },
     Target { name: "samples", run: samples },
     Target { name: "results", run: results },
+    Target { name: "weights", run: weights },
 ];
 
 /// The target called `name`.
@@ -136,6 +138,26 @@ pub fn samples(bytes: &[u8]) -> bool {
         }
     }
     read
+}
+
+/// A weight matrix: type, rows, columns (two bytes) and way of products, then its blocks. What is taken over is also
+/// multiplied, and its rows are those of the file.
+pub fn weights(bytes: &[u8]) -> bool {
+    let [ty, rows, low, high, products, data @ ..] = bytes else { return false };
+    let Ok(ty) = GgmlType::from_id(u32::from(*ty)) else { return false };
+    let (rows, cols) = (usize::from(*rows), usize::from(u16::from_le_bytes([*low, *high])));
+    let products = if *products % 2 == 0 { Products::Fast } else { Products::F32 };
+    let Ok(linear) = Linear::new(ty, data, rows, cols, products, None) else { return false };
+    let (mut of_file, mut row) = (vec![0.0; cols], vec![0.0; cols]);
+    for (i, data) in data.chunks_exact(data.len() / rows).enumerate() {
+        dequantize(ty, data, &mut of_file).expect("whole rows");
+        linear.row(i, &mut row);
+        // Packed floats are rounded; everything else is kept.
+        let same = |(a, b): (&f32, &f32)| a == b || (a.is_nan() && b.is_nan());
+        assert!(ty.block_len() == 1 || row.iter().zip(&of_file).all(same), "{ty} row {i}");
+    }
+    linear.forward(&vec![0.5; cols], 1, &mut vec![0.0; rows]);
+    true
 }
 
 /// Lines of results; what is read can be written and is then the same.

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "x86_64")]
-use chelsea_amx::SIDE;
+use chelsea_simd::SIDE;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
@@ -10,10 +10,8 @@ use std::arch::x86_64::*;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
     /// AVX-512 F, BW, DQ and VL, with FMA.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     Avx512,
     /// AVX2, FMA and F16C.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     Avx2,
     /// Whatever the target guarantees.
     Plain,
@@ -22,19 +20,11 @@ pub(crate) enum Level {
 impl Level {
     /// The best set of this processor.
     pub(crate) fn detect() -> Level {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let avx2 =
-                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
-            let avx512 = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("avx512vl");
-            if avx2 {
-                return if avx512 { Level::Avx512 } else { Level::Avx2 };
-            }
+        match chelsea_simd::Level::best() {
+            best if best >= chelsea_simd::Level::Avx512 => Level::Avx512,
+            best if best >= chelsea_simd::Level::Avx2 => Level::Avx2,
+            _ => Level::Plain,
         }
-        Level::Plain
     }
 }
 

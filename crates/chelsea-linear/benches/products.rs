@@ -1,14 +1,19 @@
 //! Products of every type on the matrices of small models: `cargo bench -p chelsea-linear`.
 //!
 //! Prints, for one and for all threads: prefill (128 tokens, or those given) in billions of operations a second, of
-//! which a product has `2 m rows cols`, and decode (one token) in GB/s of the bytes held; for one
+//! which a product has `2 m rows cols`, and decode (one token) in GB/s of the bytes held; what a step of a prefill
+//! and of eight sequences that decode costs, over what both cost apart (weights in the caches where they fit); for one
 //! thread products in f32 of 64 tokens; bits a weight and the time to pack. Decode walks over enough
 //! copies of a matrix that none stays in the caches. Best of several runs; the time to round the
 //! activations is part of the products, and shown by itself first.
+//! With the word `experts` it measures mixtures of experts instead: all products of a batch in one call, over the same
+//! products in a call each.
 //! Words on the command line pick types by name, `short` two of the shapes, and a number is the tokens of prefill:
 //! `cargo bench -p chelsea-linear -- Q4_K short 256`.
 
-use chelsea_linear::{Activations, GgmlType, Linear, Products, forward_many};
+use chelsea_linear::{
+    Activations, Choice, Experts, GgmlType, Input, Linear, Products, Routes, forward_experts, forward_many,
+};
 use std::time::{Duration, Instant};
 
 const SHAPES: [(usize, usize); 9] = [
@@ -24,6 +29,8 @@ const SHAPES: [(usize, usize); 9] = [
 ];
 /// Tokens of prefill where none are given.
 const PREFILL: usize = 128;
+/// Sequences that decode beside a prefill.
+const DECODING: usize = 8;
 /// Bytes that decode walks over: more than the last cache.
 const COLD: usize = 96 << 20;
 
@@ -54,15 +61,20 @@ fn best_walk<T>(items: &[T], mut work: impl FnMut(&T)) -> f64 {
     times.iter().sum::<Duration>().as_secs_f64()
 }
 
-fn random_bytes(n: usize) -> Vec<u8> {
+fn random_blocks(ty: GgmlType, rows: usize, cols: usize) -> Vec<u8> {
     let mut state = 1u64;
-    (0..n)
+    let mut blocks: Vec<u8> = (0..ty.bytes_for(rows, cols).expect("whole blocks"))
         .map(|_| {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             // No exponent of all ones: scales stay finite.
             (state >> 56) as u8 & 0x3b
         })
-        .collect()
+        .collect();
+    if ty == GgmlType::MXFP4 {
+        // Exponents of numbers of everyday size: what is below normal numbers is slow.
+        blocks.chunks_exact_mut(ty.block_bytes()).for_each(|block| block[0] = 110 + block[0] % 16);
+    }
+    blocks
 }
 
 fn activations(m: usize, cols: usize) -> Vec<f32> {
@@ -78,12 +90,18 @@ fn main() {
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
     println!("{}, {threads} threads", chelsea_linear::instructions());
     let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread pool");
+    if filter.iter().any(|f| f == "experts") {
+        // Those of Qwen3-30B-A3B and of gpt-oss-20b.
+        measure_experts(GgmlType::Q4K, 128, 8, 768, 2048);
+        measure_experts(GgmlType::MXFP4, 32, 4, 2880, 2880);
+        return;
+    }
     let x = activations(64, 1536);
     let mut workspace = Activations::new();
-    let time = one.install(|| best(5, || workspace.set(&x, 64, 1536)));
+    let time = one.install(|| best(5, || workspace.set(&x, &[64], 1536)));
     println!("activations rounded: {:.1} GB/s of f32, 1 thread", (x.len() * 4) as f64 / time / 1e9);
     println!(
-        "type  rows x cols      bits   pack GB/s | prefill {tokens}, GOP/s: 1, {threads} threads | decode, GB/s: 1, {threads} threads | f32 64, GFLOP/s"
+        "type  rows x cols      bits   pack GB/s | prefill {tokens}, GOP/s: 1, {threads} threads | decode, GB/s: 1, {threads} threads | mixed: 1, {threads} threads | f32 64, GFLOP/s"
     );
     for ty in GgmlType::ALL {
         if !filter.is_empty() && !filter.iter().any(|f| f.eq_ignore_ascii_case(ty.name())) {
@@ -98,23 +116,31 @@ fn main() {
 }
 
 fn measure(ty: GgmlType, rows: usize, cols: usize, tokens: usize, threads: usize) {
-    let data = random_bytes(ty.bytes_for(rows, cols).expect("whole blocks"));
+    let data = random_blocks(ty, rows, cols);
     let pools = [1, threads].map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().expect("a thread pool"));
     let make = || Linear::new(ty, &data, rows, cols, Products::Fast, None).expect("a valid matrix");
     let linear = make();
     let copies: Vec<Linear> = (0..COLD.div_ceil(linear.bytes())).map(|_| pools[1].install(make)).collect();
     let pack = pools[1].install(|| best(3, || drop(make())));
-    let x = activations(tokens, cols);
-    let mut y = vec![0.0; tokens * rows];
+    let x = activations(tokens + DECODING, cols);
+    let mut y = vec![0.0; (tokens + DECODING) * rows];
     let mut workspace = Activations::new();
     let mut prefill = [0.0; 2];
     let mut decode = [0.0; 2];
+    let mut mixed = [0.0; 2];
     for (i, pool) in pools.iter().enumerate() {
         pool.install(|| {
-            let run =
-                |workspace: &mut Activations, y: &mut [f32]| forward_many(&mut [(&linear, y)], &x, tokens, workspace);
-            let time = best(7, || run(&mut workspace, &mut y));
-            prefill[i] = 2.0 * (tokens * rows * cols) as f64 / time / 1e9;
+            let mut time = |chunks: &[usize]| {
+                let rows_in: usize = chunks.iter().sum();
+                let (x, y) = (&x[..rows_in * cols], &mut y[..rows_in * rows]);
+                best(7, || forward_many(&mut [(&linear, &mut *y)], x, chunks, &mut workspace))
+            };
+            let alone = time(&[tokens]);
+            prefill[i] = 2.0 * (tokens * rows * cols) as f64 / alone / 1e9;
+            let mut chunks = [1; 1 + DECODING];
+            let decoding = time(&chunks[1..]);
+            chunks[0] = tokens;
+            mixed[i] = time(&chunks) / (alone + decoding);
             let time = best_walk(&copies, |linear| linear.forward(&x[..cols], 1, &mut y[..rows]));
             decode[i] = (copies.len() * linear.bytes()) as f64 / time / 1e9;
         });
@@ -124,7 +150,7 @@ fn measure(ty: GgmlType, rows: usize, cols: usize, tokens: usize, threads: usize
     let time = pools[0].install(|| best(2, || exact.forward(x, 64, y)));
     let exact = 2.0 * (64 * rows * cols) as f64 / time / 1e9;
     println!(
-        "{:5} {:5} x {:<5} {:8.3} {:8.2}    | {:8.0} {:8.0}   | {:8.1} {:8.1}   | {exact:8.1}",
+        "{:5} {:5} x {:<5} {:8.3} {:8.2}    | {:8.0} {:8.0}   | {:8.1} {:8.1}   | {:8.2} {:8.2}      | {exact:8.1}",
         ty.name(),
         rows,
         cols,
@@ -133,6 +159,42 @@ fn measure(ty: GgmlType, rows: usize, cols: usize, tokens: usize, threads: usize
         prefill[0],
         prefill[1],
         decode[0],
-        decode[1]
+        decode[1],
+        mixed[0],
+        mixed[1]
     );
+}
+
+/// Products of one matrix of `count` experts, of which every row meets `each`.
+fn measure_experts(ty: GgmlType, count: usize, each: usize, rows: usize, cols: usize) {
+    let data = random_blocks(ty, count * rows, cols);
+    let experts = Experts::new(ty, &data, count, rows, cols, Products::Fast, None).expect("valid experts");
+    let (mut routes, mut workspace) = (Routes::new(), Activations::new());
+    for m in [1, 8, 128] {
+        let x = activations(m, cols);
+        // Steps with no common divisor: all experts are met, no expert twice by one row.
+        let expert = |i: usize| ((i / each * 37 + i % each * 11) % count) as u32;
+        let choices: Vec<Choice> = (0..m * each).map(|i| Choice { expert: expert(i), weight: 1.0 }).collect();
+        let mut y = vec![0.0; m * each * rows];
+        let together = best(7, || {
+            routes.set(&[m], count, &choices);
+            forward_experts(&mut [(&experts, &mut y)], &x, Input::Rows, &routes, &mut workspace);
+        });
+        let apart = best(7, || {
+            for (expert, slots) in routes.experts() {
+                let chosen = |choice: &Choice| choice.expert as usize == expert;
+                let met = x.chunks_exact(cols).zip(choices.chunks_exact(each)).filter(|(_, c)| c.iter().any(chosen));
+                let gathered: Vec<f32> = met.flat_map(|(x, _)| x).copied().collect();
+                let y = &mut y[slots.start * rows..slots.end * rows];
+                experts.matrices()[expert].forward(&gathered, slots.len(), y);
+            }
+        });
+        let met = routes.experts().count();
+        println!(
+            "{ty} {count} experts of {rows} x {cols}, {m} rows, {each} each: {:.0} us, {:.1} GB/s of {met} experts, {:.2} of single calls",
+            together * 1e6,
+            (experts.bytes() / count * met) as f64 / together / 1e9,
+            together / apart
+        );
+    }
 }

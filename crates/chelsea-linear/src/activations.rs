@@ -1,96 +1,47 @@
-//! Activations as bytes: what a packed product multiplies.
+//! Activations in the form that products multiply, and how the rows of a batch are grouped.
 //!
-//! Each block of 32 columns of each token is rounded to symmetric signed bytes under one f32 scale.
-//! Tokens lie in groups of up to [`GROUP`], block by block, so that a kernel reads one stream:
+//! Rows come in chunks, one chunk a sequence. A row's form depends on the length of its own chunk alone: rows of a
+//! long chunk are rounded to bf16 where the machine has matrix instructions, in runs of 16 rows (see
+//! [`crate::kernel::bf16`]); all others are rounded to bytes, in groups of up to 8 (see [`crate::byte_block`]). Groups
+//! and runs take rows of several chunks: kernels give a row the same numbers in any group, at any place, so what a
+//! sequence gets does not depend on who is in the batch beside it.
 //!
-//! ```text
-//! [group][block] { q [T][32] i8, scale [T] f32, -sums(first 16 of q) [T][2] i16, -sums(last 16 of q) [T][2] i16 }
-//! ```
-//!
-//! Both sums of 16 columns are split in two, columns `4 k` and `4 k + 1` apart from `4 k + 2` and
-//! `4 k + 3`, which is how kernels that add in 16 bits begin.
-//!
-//! `T` is [`GROUP`] for all groups but the last, which is as wide as the narrowest kernel that takes
-//! the tokens left; tokens that do not exist are zeros. A block that holds a NaN or an infinity gets
-//! a scale that is one, so the products of that token are not finite either.
-//!
-//! On machines with matrix instructions, many tokens are rounded to bf16 instead, in runs of 16 tokens: see
-//! [`crate::kernel::bf16`].
+//! Products of experts take several *batches* of rows at once, each with groups and runs of its own.
 
 use crate::buffer::Buffer;
-use crate::kernel::{self, Isa};
+use crate::byte_block::{self, Block, GROUP, ROW_BYTES};
+use crate::kernel::bf16::{BLOCK_BYTES, SIDE};
+use crate::kernel::{self, Form, Machine};
+use crate::parallel;
+use crate::rows::{Picked, Place};
 use crate::tile::BLOCK;
-use crate::{bf16, parallel};
-use chelsea_amx::{Amx, BLOCK_BYTES, SIDE as TOKENS};
+use std::ops::Range;
 
-/// Tokens of a full group.
-pub(crate) const GROUP: usize = 8;
-/// Group widths that have a kernel.
-pub(crate) const WIDTHS: [usize; 4] = [1, 2, 4, GROUP];
-/// Blocks with no number above this count as zeros: the inverse of their scale would overflow.
-pub(crate) const SMALLEST: f32 = 1e-35;
-/// Bytes of one token's block.
-pub(crate) const TOKEN_BYTES: usize = BLOCK + 12;
-
-/// A reusable workspace: activations, quantised once and shared by several products.
+/// A reusable workspace: activations, rounded once and shared by several products.
 #[derive(Debug, Default)]
 pub struct Activations {
-    buffer: Buffer,
-    shape: Shape,
-    form: Form,
+    /// Columns of a row.
+    cols: usize,
+    batches: Vec<Batch>,
+    /// Rows of all batches; within one those in bytes come first.
+    places: Vec<Place>,
+    groups: Vec<Range<usize>>,
+    runs: Vec<Range<usize>>,
+    /// Groups, each in the room of a full one.
+    bytes: Buffer,
+    /// Runs of 16 rows.
+    halves: Buffer,
 }
 
-/// What activations are rounded to.
-#[derive(Debug, Default, Clone, Copy)]
-pub(crate) enum Form {
-    /// Bytes with scales.
-    #[default]
-    Bytes,
-    /// bf16, for matrix instructions.
-    Bf16(Amx),
-}
-
-impl Form {
-    /// What suits `m` tokens on this machine.
-    pub fn of(m: usize) -> Form {
-        Amx::detect().filter(|_| m >= bf16::MIN_TOKENS).map_or(Form::Bytes, Form::Bf16)
-    }
-}
-
-/// Where groups lie.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Shape {
-    /// Tokens.
-    pub m: usize,
-    /// Columns.
-    pub cols: usize,
-}
-
-impl Shape {
-    /// Blocks of a row; the last one may be padded with zeros.
-    pub fn blocks(self) -> usize {
-        self.cols.div_ceil(BLOCK)
-    }
-
-    pub fn groups(self) -> usize {
-        self.m.div_ceil(GROUP)
-    }
-
-    /// First token, tokens and width of group `g`.
-    pub fn group(self, g: usize) -> (usize, usize, usize) {
-        let first = g * GROUP;
-        let tokens = (self.m - first).min(GROUP);
-        let width = WIDTHS.into_iter().find(|&w| w >= tokens).unwrap_or(GROUP);
-        (first, tokens, width)
-    }
-
-    fn group_bytes(self, g: usize) -> usize {
-        self.group(g).2 * self.blocks() * TOKEN_BYTES
-    }
-
-    fn group_start(self, g: usize) -> usize {
-        g * GROUP * self.blocks() * TOKEN_BYTES
-    }
+/// Rows that meet the same matrices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Batch {
+    /// All rows.
+    pub places: Range<usize>,
+    /// Groups of rows in bytes.
+    pub groups: Range<usize>,
+    /// Runs of rows in bf16.
+    pub runs: Range<usize>,
 }
 
 impl Activations {
@@ -99,136 +50,141 @@ impl Activations {
         Activations::default()
     }
 
-    /// Rounds `x`, `[m][cols]`, in parallel where that pays.
+    /// Rounds the rows of `x`, `[rows][cols]`, in parallel where that pays. `chunks` holds the number of rows of
+    /// each chunk.
     ///
     /// # Panics
-    /// When `x` does not hold `m * cols` numbers.
-    pub fn set(&mut self, x: &[f32], m: usize, cols: usize) {
-        self.set_form(Form::of(m), x, m, cols);
+    /// When `x` does not hold as many rows as the chunks have.
+    pub fn set(&mut self, x: &[f32], chunks: &[usize], cols: usize) {
+        let machine = Machine::detect();
+        self.arrange(machine, chunks, cols);
+        self.fill(machine, x);
     }
 
-    pub(crate) fn set_form(&mut self, form: Form, x: &[f32], m: usize, cols: usize) {
-        assert_eq!(Some(x.len()), m.checked_mul(cols), "activations are not {m} x {cols}");
-        (self.shape, self.form) = (Shape { m, cols }, form);
-        if m == 0 {
-            return;
-        }
-        match form {
-            Form::Bytes => self.set_bytes(x),
-            Form::Bf16(amx) => {
-                let (runs, stride) = (m.div_ceil(TOKENS), self.shape.blocks() * BLOCK_BYTES);
-                self.buffer.reserve(runs * stride);
-                parallel::for_each_chunk(self.buffer.bytes_mut(), stride, runs, |run, out| {
-                    let first = run * TOKENS;
-                    let tokens = &x[first * cols..(first + TOKENS).min(m) * cols];
-                    kernel::bf16::pack_tokens(amx, tokens, cols, &mut out[..stride]);
-                });
+    /// Arranges one batch whose results lie in the order of its rows. What was there before is forgotten.
+    pub(crate) fn arrange(&mut self, machine: Machine, chunks: &[usize], cols: usize) {
+        self.clear(cols);
+        self.push(machine, chunks.iter().copied(), |row| Place { from: row, to: row });
+    }
+
+    /// Forgets all rows; those to come have `cols` columns.
+    pub(crate) fn clear(&mut self, cols: usize) {
+        self.cols = cols;
+        self.batches.clear();
+        self.places.clear();
+        self.groups.clear();
+        self.runs.clear();
+    }
+
+    /// Arranges one more batch, of chunks of these lengths; `place` says where its row `i` is.
+    pub(crate) fn push(
+        &mut self,
+        machine: Machine,
+        chunks: impl Iterator<Item = usize> + Clone,
+        place: impl Fn(usize) -> Place,
+    ) {
+        let (places, groups, runs) = (self.places.len(), self.groups.len(), self.runs.len());
+        for form in [Form::Bytes, Form::Bf16] {
+            let first = self.places.len();
+            let mut row = 0;
+            for length in chunks.clone() {
+                if machine.form(length) == form {
+                    self.places.extend((row..row + length).map(&place));
+                }
+                row += length;
             }
+            let (parts, most) = match form {
+                Form::Bytes => (&mut self.groups, GROUP),
+                Form::Bf16 => (&mut self.runs, SIDE),
+            };
+            let end = self.places.len();
+            parts.extend((first..end).step_by(most).map(|at| at..end.min(at + most)));
         }
-    }
-
-    fn set_bytes(&mut self, x: &[f32]) {
-        let cols = self.shape.cols;
-        let shape = self.shape;
-        let Some(last) = shape.groups().checked_sub(1) else { return };
-        self.buffer.reserve(shape.group_start(last) + shape.group_bytes(last));
-        let isa = Isa::detect();
-        let quantize = |g: usize, out: &mut [u8]| {
-            let (first, tokens, width) = shape.group(g);
-            kernel::quantize_group(isa, &x[first * cols..(first + tokens) * cols], cols, width, out);
-        };
-        let stride = shape.group_start(1).max(1);
-        parallel::for_each_chunk(self.buffer.bytes_mut(), stride, shape.groups(), |g, chunk| {
-            let bytes = shape.group_bytes(g);
-            quantize(g, &mut chunk[..bytes]);
+        self.batches.push(Batch {
+            places: places..self.places.len(),
+            groups: groups..self.groups.len(),
+            runs: runs..self.runs.len(),
         });
     }
 
-    pub(crate) fn shape(&self) -> Shape {
-        self.shape
+    /// Rounds the rows that were arranged, in parallel where that pays.
+    ///
+    /// # Panics
+    /// When `x` does not hold them.
+    pub(crate) fn fill(&mut self, machine: Machine, x: &[f32]) {
+        let Activations { cols, ref places, ref groups, ref runs, .. } = *self;
+        let few = places.len() <= GROUP;
+        let picked = |part: &Range<usize>| Picked { x, cols, places: &places[part.clone()] };
+        let stride = GROUP * self.blocks() * ROW_BYTES;
+        self.bytes.reserve(groups.len() * stride);
+        parallel::for_each_chunk(self.bytes.bytes_mut(), stride, groups.len(), few, |g, out| {
+            let (rows, width) = (picked(&groups[g]), byte_block::width_of(groups[g].len()));
+            kernel::quantize_group(machine.isa, rows, width, &mut out[..stride / GROUP * width]);
+        });
+        let Some(matrices) = machine.matrices else { return };
+        let stride = cols.div_ceil(BLOCK) * BLOCK_BYTES;
+        self.halves.reserve(runs.len() * stride);
+        parallel::for_each_chunk(self.halves.bytes_mut(), stride, runs.len(), few, |run, out| {
+            matrices.pack(picked(&runs[run]), &mut out[..stride]);
+        });
     }
 
-    pub(crate) fn form(&self) -> Form {
-        self.form
+    /// Blocks of a row; the last one may be padded with zeros.
+    pub(crate) fn blocks(&self) -> usize {
+        self.cols.div_ceil(BLOCK)
     }
 
-    /// Tokens `16 run..` in bf16, block by block.
-    pub(crate) fn run(&self, run: usize) -> &[u8] {
-        let stride = self.shape.blocks() * BLOCK_BYTES;
-        &self.buffer.bytes()[run * stride..][..stride]
+    pub(crate) fn batches(&self) -> &[Batch] {
+        &self.batches
     }
 
-    /// Bytes of group `g`.
-    pub(crate) fn group(&self, g: usize) -> &[u8] {
-        &self.buffer.bytes()[self.shape.group_start(g)..][..self.shape.group_bytes(g)]
+    pub(crate) fn places(&self, part: Range<usize>) -> &[Place] {
+        &self.places[part]
+    }
+
+    /// Rows of group `g`, the width of its blocks, and the blocks.
+    pub(crate) fn group(&self, g: usize) -> (&[Place], usize, &[u8]) {
+        let (rows, stride) = (self.groups[g].clone(), self.blocks() * ROW_BYTES);
+        let width = byte_block::width_of(rows.len());
+        (&self.places[rows], width, &self.bytes.bytes()[g * GROUP * stride..][..width * stride])
+    }
+
+    /// Rows of a run, and their operand: bf16, block by block.
+    pub(crate) fn run(&self, run: usize) -> (&[Place], &[u8]) {
+        let stride = self.blocks() * BLOCK_BYTES;
+        (&self.places[self.runs[run].clone()], &self.halves.bytes()[run * stride..][..stride])
     }
 
     /// Bytes of memory held.
     pub fn bytes(&self) -> usize {
-        self.buffer.bytes().len()
+        let lists = size_of_val(&self.batches[..]) + size_of_val(&self.places[..]);
+        let parts = size_of_val(&self.groups[..]) + size_of_val(&self.runs[..]);
+        self.bytes.bytes().len() + self.halves.bytes().len() + lists + parts
     }
 
-    /// Token `t` as the numbers that the products really multiply.
-    pub fn dequantize(&self, t: usize, out: &mut [f32]) {
-        if let Form::Bf16(_) = self.form {
-            let blocks = self.run(t / TOKENS).chunks_exact(BLOCK_BYTES);
-            for (out, block) in out.chunks_mut(BLOCK).zip(blocks) {
-                for (out, b) in out.iter_mut().zip(block[t % TOKENS * 2 * BLOCK..].chunks_exact(2)) {
+    /// Row `row` of `x` as the numbers that the products really multiply; left as it is where no product takes it.
+    pub fn dequantize(&self, row: usize, out: &mut [f32]) {
+        let here = |rows: &[Place]| rows.iter().position(|place| place.from == row);
+        for g in 0..self.groups.len() {
+            let (rows, width, blocks) = self.group(g);
+            let Some(t) = here(rows) else { continue };
+            for (out, block) in out.chunks_mut(BLOCK).zip(blocks.chunks_exact(width * ROW_BYTES)) {
+                let block = Block::of(block, width);
+                for (out, &q) in out.iter_mut().zip(block.q(t)) {
+                    *out = block.scale(t) * f32::from(q);
+                }
+            }
+            return;
+        }
+        for run in 0..self.runs.len() {
+            let (rows, operand) = self.run(run);
+            let Some(t) = here(rows) else { continue };
+            for (out, block) in out.chunks_mut(BLOCK).zip(operand.chunks_exact(BLOCK_BYTES)) {
+                for (out, b) in out.iter_mut().zip(block[t * 2 * BLOCK..].chunks_exact(2)) {
                     *out = half::bf16::from_le_bytes([b[0], b[1]]).to_f32();
                 }
             }
             return;
         }
-        let (g, t) = (t / GROUP, t % GROUP);
-        let width = self.shape.group(g).2;
-        let group = self.group(g);
-        for (b, out) in out.chunks_mut(BLOCK).enumerate() {
-            let block = Block::of(&group[b * width * TOKEN_BYTES..][..width * TOKEN_BYTES], width);
-            for (out, &q) in out.iter_mut().zip(block.q(t)) {
-                *out = block.scale(t) * f32::from(q);
-            }
-        }
-    }
-}
-
-/// One block of a group, read plainly.
-#[derive(Clone, Copy)]
-pub(crate) struct Block<'a> {
-    bytes: &'a [u8],
-    width: usize,
-}
-
-impl<'a> Block<'a> {
-    #[inline(always)]
-    pub fn of(bytes: &'a [u8], width: usize) -> Block<'a> {
-        Block { bytes, width }
-    }
-
-    /// The bytes of token `t`.
-    #[inline(always)]
-    pub fn q(self, t: usize) -> &'a [i8] {
-        bytemuck::cast_slice(&self.bytes[t * BLOCK..][..BLOCK])
-    }
-
-    /// The scale of token `t`.
-    #[inline(always)]
-    pub fn scale(self, t: usize) -> f32 {
-        f32::from_ne_bytes(self.word(self.width * BLOCK + t * 4))
-    }
-
-    #[cfg(target_arch = "aarch64")]
-    /// Minus the sum of the bytes of token `t`: of all 32, or of the first or last 16 (`half`).
-    #[inline(always)]
-    pub fn minus_sum(self, t: usize, half: Option<usize>) -> i32 {
-        let sum = |half: usize| {
-            let word = self.word(self.width * (BLOCK + 4 + 4 * half) + t * 4);
-            i32::from(i16::from_ne_bytes([word[0], word[1]])) + i32::from(i16::from_ne_bytes([word[2], word[3]]))
-        };
-        half.map_or_else(|| sum(0) + sum(1), sum)
-    }
-
-    #[inline(always)]
-    fn word(self, at: usize) -> [u8; 4] {
-        [self.bytes[at], self.bytes[at + 1], self.bytes[at + 2], self.bytes[at + 3]]
     }
 }

@@ -1,85 +1,11 @@
-//! GGML blocks, opened. Every quantised type is brought to one meaning:
-//!
-//! `weight = (d * scale[g]) * (q - OFFSET) - m * min[g]`
-//!
-//! with unsigned codes `q`, half-precision `d` and `m` of the block, and small integers `scale` and
-//! `min` of each group `g` of 16 or 32 weights. The packed tiles and [`dequantize`] both build on it.
+//! GGML blocks, opened: where each type keeps its codes, scales and mins. The packed tiles and [`dequantize`] both
+//! build on it.
 
-use crate::{GgmlType, LinearError};
+use crate::error::LinearError;
+use crate::floats;
+use crate::quant::{Codes, Quant, Scales};
+use crate::types::GgmlType;
 use half::f16;
-
-/// Where the scales of a type lie and what they mean.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Scales {
-    /// One half-precision `d` for 32 weights; no min.
-    Block,
-    /// Half-precision `d` and `m` for 32 weights.
-    BlockMin,
-    /// `d`, `m` for 256 weights; unsigned bytes `scale`, `min` for 32.
-    SuperMin,
-    /// `d` for 256 weights; a signed byte `scale` for 16.
-    SuperSigned,
-    /// `d`, `m` for 256 weights; `scale` and `min` share a byte (low and high nibble) for 16.
-    SuperNibble,
-}
-
-/// One opened block.
-pub(crate) struct Codes {
-    /// Unsigned codes; the first 32 or all 256.
-    pub q: [u8; 256],
-    /// Bits of the half-precision scale of the block.
-    pub d: u16,
-    /// Bits of the half-precision min of the block.
-    pub m: u16,
-    /// Scale of each group; signed for [`Scales::SuperSigned`].
-    pub scale: [u8; 16],
-    /// Min of each group.
-    pub min: [u8; 16],
-}
-
-impl Scales {
-    /// Whether there are mins.
-    pub const fn has_min(self) -> bool {
-        matches!(self, Scales::BlockMin | Scales::SuperMin | Scales::SuperNibble)
-    }
-}
-
-impl Codes {
-    pub fn new() -> Codes {
-        Codes { q: [0; 256], d: 0, m: 0, scale: [1; 16], min: [1; 16] }
-    }
-
-    /// Scale and min of group `g`, as the numbers that multiply a code and that are subtracted.
-    pub fn group(&self, scales: Scales, g: usize) -> (f32, f32) {
-        let (d, m) = (f16::from_bits(self.d).to_f32(), f16::from_bits(self.m).to_f32());
-        match scales {
-            Scales::Block => (d, 0.0),
-            Scales::BlockMin => (d, m),
-            Scales::SuperSigned => (d * f32::from(self.scale[g] as i8), 0.0),
-            Scales::SuperMin | Scales::SuperNibble => (d * f32::from(self.scale[g]), m * f32::from(self.min[g])),
-        }
-    }
-}
-
-/// A quantised type: its block and its shape in packed tiles.
-pub(crate) trait Quant: Copy + Send + Sync + 'static {
-    /// Weights of a block: 32 or 256.
-    const LEN: usize;
-    /// Bytes of a block.
-    const BYTES: usize;
-    /// Bits of a code that lie in the low plane: 2, 4 or 8.
-    const LOW: usize;
-    /// Bits of a code that lie in the high plane: 0, 1 or 2.
-    const HIGH: usize;
-    /// Weights that share a scale: 16 or 32.
-    const GROUP: usize;
-    /// The code of weight zero in symmetric types (a power of two), 0 in those with a min.
-    const OFFSET: i32;
-    /// Meaning of the scales.
-    const SCALES: Scales;
-    /// Opens a block of `BYTES` bytes.
-    fn open(block: &[u8], codes: &mut Codes);
-}
 
 fn u16_at(block: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([block[at], block[at + 1]])
@@ -105,7 +31,7 @@ fn fifth_bits(src: &[u8], q: &mut [u8]) {
 
 macro_rules! quant {
     ($(#[$doc:meta])* $name:ident, $len:literal, $bytes:literal, $low:literal + $high:literal, $group:literal, $offset:literal,
-     $scales:ident, |$block:ident, $codes:ident| $open:block) => {
+     $scales:ident $(, table $table:expr)?, |$block:ident, $codes:ident| $open:block) => {
         $(#[$doc])*
         #[derive(Clone, Copy)]
         pub(crate) struct $name;
@@ -117,6 +43,7 @@ macro_rules! quant {
             const GROUP: usize = $group;
             const OFFSET: i32 = $offset;
             const SCALES: Scales = Scales::$scales;
+            $(const TABLE: Option<[i8; 16]> = Some($table);)?
             #[inline(always)]
             fn open($block: &[u8], $codes: &mut Codes) {
                 assert_eq!($block.len(), Self::BYTES);
@@ -224,6 +151,35 @@ quant!(Q6K, 256, 210, 4 + 2, 16, 32, SuperSigned, |block, codes| {
     }
 });
 
+/// The sixteen numbers of IQ4_NL and IQ4_XS.
+const UNEVEN: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+quant!(IQ4NL, 32, 18, 4 + 0, 32, 128, Block, table UNEVEN, |block, codes| {
+    codes.d = u16_at(block, 0);
+    nibbles(&block[2..18], &mut codes.q[..32]);
+});
+
+quant!(IQ4XS, 256, 136, 4 + 0, 32, 128, SuperSigned, table UNEVEN, |block, codes| {
+    codes.d = u16_at(block, 0);
+    let high = u16_at(block, 2);
+    for j in 0..8 {
+        let low = block[4 + j / 2] >> (4 * (j % 2)) & 15;
+        codes.scale[j] = (low | ((high >> (2 * j)) as u8 & 3) << 4).wrapping_sub(32);
+    }
+    for (src, q) in block[8..136].chunks_exact(16).zip(codes.q.chunks_exact_mut(32)) {
+        nibbles(src, q);
+    }
+});
+
+quant!(
+    /// Four-bit floats (e2m1: a sign, two bits of exponent, one of mantissa), taken twice, so that they are integers,
+    /// under half the power of two.
+    MXFP4, 32, 17, 4 + 0, 32, 16, Exponent, table [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12],
+    |block, codes| {
+    codes.d = u16::from(block[0]);
+    nibbles(&block[1..17], &mut codes.q[..32]);
+});
+
 /// Two-bit codes: each half of a block takes 32 bytes, which hold 4 runs of 32 weights.
 #[inline(always)]
 fn pairs(src: &[u8], q: &mut [u8; 256]) {
@@ -252,44 +208,56 @@ macro_rules! with_quant {
     ($ty:expr, $q:ident => $body:expr, $float:pat => $otherwise:expr) => {{
         use $crate::blocks::*;
         match $ty {
-            $crate::GgmlType::Q4_0 => {
+            $crate::types::GgmlType::Q4_0 => {
                 type $q = Q4_0;
                 $body
             }
-            $crate::GgmlType::Q4_1 => {
+            $crate::types::GgmlType::Q4_1 => {
                 type $q = Q4_1;
                 $body
             }
-            $crate::GgmlType::Q5_0 => {
+            $crate::types::GgmlType::Q5_0 => {
                 type $q = Q5_0;
                 $body
             }
-            $crate::GgmlType::Q5_1 => {
+            $crate::types::GgmlType::Q5_1 => {
                 type $q = Q5_1;
                 $body
             }
-            $crate::GgmlType::Q8_0 => {
+            $crate::types::GgmlType::Q8_0 => {
                 type $q = Q8_0;
                 $body
             }
-            $crate::GgmlType::Q2K => {
+            $crate::types::GgmlType::Q2K => {
                 type $q = Q2K;
                 $body
             }
-            $crate::GgmlType::Q3K => {
+            $crate::types::GgmlType::Q3K => {
                 type $q = Q3K;
                 $body
             }
-            $crate::GgmlType::Q4K => {
+            $crate::types::GgmlType::Q4K => {
                 type $q = Q4K;
                 $body
             }
-            $crate::GgmlType::Q5K => {
+            $crate::types::GgmlType::Q5K => {
                 type $q = Q5K;
                 $body
             }
-            $crate::GgmlType::Q6K => {
+            $crate::types::GgmlType::Q6K => {
                 type $q = Q6K;
+                $body
+            }
+            $crate::types::GgmlType::IQ4NL => {
+                type $q = IQ4NL;
+                $body
+            }
+            $crate::types::GgmlType::IQ4XS => {
+                type $q = IQ4XS;
+                $body
+            }
+            $crate::types::GgmlType::MXFP4 => {
+                type $q = MXFP4;
                 $body
             }
             $float => $otherwise,
@@ -305,7 +273,7 @@ fn dequantize_quant<Q: Quant>(data: &[u8], out: &mut [f32]) {
         for (g, (out, q)) in out.chunks_exact_mut(Q::GROUP).zip(codes.q.chunks_exact(Q::GROUP)).enumerate() {
             let (scale, min) = codes.group(Q::SCALES, g);
             for (out, &q) in out.iter_mut().zip(q) {
-                *out = scale * (i32::from(q) - Q::OFFSET) as f32 - min;
+                *out = scale * (i32::from(Q::number(q)) - Q::OFFSET) as f32 - min;
             }
         }
     }
@@ -321,7 +289,7 @@ pub fn dequantize(ty: GgmlType, data: &[u8], out: &mut [f32]) -> Result<(), Line
     if data.len() != expected {
         return Err(LinearError::Length { ty, expected, found: data.len() });
     }
-    with_quant!(ty, Q => dequantize_quant::<Q>(data, out), float => crate::float::open(float, data, out));
+    with_quant!(ty, Q => dequantize_quant::<Q>(data, out), float => floats::open(float, data, out));
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! What can be wrong with the bytes of a weight matrix.
 
-use crate::GgmlType;
+use crate::types::GgmlType;
 
 /// Why bytes are not a weight matrix.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

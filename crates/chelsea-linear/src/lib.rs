@@ -9,10 +9,13 @@
 //! A product is thus exact but for the rounding of activations (half a step of 1/127 of the largest
 //! magnitude in each block of 32) and f32 sums. Kernels: AVX-512 VNNI, AVX2, NEON with dot products, and
 //! plain code; chosen at run time, see [`instructions`]. Where there are matrix instructions (AMX, so far on
-//! Linux only), products of 32 tokens and more round weights and activations to bf16 instead, which is both
-//! faster and closer.
+//! Linux only), the rows of chunks of 32 rows and more have weights and activations rounded to bf16 instead, which is
+//! both faster and closer.
 //!
-//! Shapes are row-major: weights `[rows][cols]`, activations `[m][cols]`, outputs `[m][rows]`.
+//! A product depends on its row and on the length of the row's own chunk: not on the other sequences of a batch, nor
+//! on the number of threads, bit for bit.
+//!
+//! Shapes are row-major: weights `[outputs][cols]`, activations `[rows][cols]`, outputs `[rows][outputs]`.
 //! Products run on the rayon pool that the caller is in; no pool is built here.
 
 mod activations;
@@ -20,22 +23,36 @@ mod arena;
 mod bf16;
 mod blocks;
 mod buffer;
+mod byte_block;
 mod error;
-mod float;
+mod exact;
+mod experts;
+mod floats;
+mod forward;
+mod items;
 mod kernel;
 mod linear;
-mod packed;
+mod mxfp4;
 mod parallel;
+mod quant;
+mod rows;
+mod sizes;
 mod tile;
 mod types;
+
+#[cfg(test)]
+mod tests;
 
 pub use activations::Activations;
 pub use blocks::dequantize;
 pub use error::LinearError;
-pub use linear::{Linear, Products, forward_many};
+pub use experts::{Choice, Experts, Input, Routes, forward_experts};
+pub use forward::forward_many;
+pub use linear::{Linear, Products};
+pub use mxfp4::mxfp4_blocks;
 pub use types::GgmlType;
 
 /// Name of the instructions that products run on here, for reports.
 pub fn instructions() -> &'static str {
-    if chelsea_amx::Amx::detect().is_some() { "AVX-512 VNNI, AMX" } else { kernel::Isa::detect().name() }
+    if chelsea_simd::Amx::detect().is_some() { "AVX-512 VNNI, AMX" } else { kernel::Isa::detect().name() }
 }

@@ -1,13 +1,13 @@
 //! A weight matrix and its products.
 
-use crate::activations::Activations;
 use crate::arena::Run;
-use crate::blocks::{Codes, Quant, round_to_q8, with_quant};
-use crate::kernel::Isa;
+use crate::blocks::{round_to_q8, with_quant};
+use crate::error::LinearError;
+use crate::floats;
+use crate::quant::{Codes, Quant};
 use crate::tile::{BLOCK, Layout, TILE, dequantize_row, pack};
-use crate::{GgmlType, LinearError, float, packed};
+use crate::types::GgmlType;
 use rayon::prelude::*;
-use std::cell::Cell;
 
 /// How the products of a matrix are formed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -113,7 +113,7 @@ impl Linear {
     /// How the weights lie in memory, in a few words.
     pub fn format(&self) -> &'static str {
         match &self.weights {
-            Weights::Packed { ty, .. } => packed::format_name(*ty),
+            Weights::Packed { ty, .. } => format_name(*ty),
             Weights::Source { .. } => "rows of floats",
         }
     }
@@ -132,21 +132,9 @@ impl Linear {
                 with_quant!(ty, Q => dequantize_row::<Q>(tile, blocks, i % TILE, out), _ => unreachable!("float tiles"));
             }
             Weights::Source { row_bytes, data } => {
-                float::open(self.ty, &data[i * row_bytes..][..*row_bytes], out);
+                floats::open(self.ty, &data[i * row_bytes..][..*row_bytes], out);
             }
         }
-    }
-
-    /// `y = x W^T` with `x` `[m][cols]` and `y` `[m][rows]`, on the caller's rayon pool.
-    ///
-    /// # Panics
-    /// When `x` or `y` has another length.
-    pub fn forward(&self, x: &[f32], m: usize, y: &mut [f32]) {
-        thread_local!(static WORKSPACE: Cell<Option<Activations>> = const { Cell::new(None) });
-        // Taken, not borrowed: while this thread waits for others it may run another product.
-        let mut workspace = WORKSPACE.take().unwrap_or_default();
-        forward_many(&mut [(self, y)], x, m, &mut workspace);
-        WORKSPACE.set(Some(workspace));
     }
 
     /// How products are formed.
@@ -159,23 +147,23 @@ impl Linear {
     }
 }
 
-/// Several products of the same `x`, `[m][cols]`: the activations are quantised once (into `workspace`)
-/// and all outputs, `[m][rows]` each, are formed in one parallel region on the caller's rayon pool.
-///
-/// # Panics
-/// When a length does not match a shape, or when the matrices differ in columns.
-pub fn forward_many(parts: &mut [(&Linear, &mut [f32])], x: &[f32], m: usize, workspace: &mut Activations) {
-    let Some(cols) = parts.first().map(|part| part.0.cols) else { return };
-    assert_eq!(Some(x.len()), m.checked_mul(cols), "activations are not {m} x {cols}");
-    for (linear, y) in parts.iter() {
-        assert_eq!(linear.cols, cols, "matrices of one call differ in columns");
-        assert_eq!(Some(y.len()), m.checked_mul(linear.rows), "output is not {m} x {}", linear.rows);
-    }
-    if parts.iter().any(|part| part.0.products == Products::Fast) {
-        workspace.set(x, m, cols);
-    }
-    if m > 0 {
-        packed::products(parts, x, m, workspace, Isa::detect());
+/// Name of a packed type, for reports: bits of a code and what its scales are.
+fn format_name(ty: GgmlType) -> &'static str {
+    match ty {
+        GgmlType::Q4_0 => "tiles of 4 bits, d per 32",
+        GgmlType::Q4_1 => "tiles of 4 bits, d and min per 32",
+        GgmlType::Q5_0 => "tiles of 4+1 bits, d per 32",
+        GgmlType::Q5_1 => "tiles of 4+1 bits, d and min per 32",
+        GgmlType::Q8_0 => "tiles of 8 bits, d per 32",
+        GgmlType::Q2K => "tiles of 2 bits, scale and min per 16",
+        GgmlType::Q3K => "tiles of 2+1 bits, scale per 16",
+        GgmlType::Q4K => "tiles of 4 bits, scale and min per 32",
+        GgmlType::Q5K => "tiles of 4+1 bits, scale and min per 32",
+        GgmlType::Q6K => "tiles of 4+2 bits, scale per 16",
+        GgmlType::IQ4NL => "tiles of 4 bits with a table, d per 32",
+        GgmlType::IQ4XS => "tiles of 4 bits with a table, scale per 32",
+        GgmlType::MXFP4 => "tiles of 4 bits with a table, exponent per 32",
+        GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => "float",
     }
 }
 
@@ -218,7 +206,7 @@ fn pack_float(ty: GgmlType, tile: &mut [u8], blocks: usize, sources: &[Option<&[
         let bytes = &bytes[..bytes.len().min(BLOCK * size)];
         let mut numbers = [0.0; BLOCK];
         let numbers = &mut numbers[..bytes.len() / size];
-        float::open(ty, bytes, numbers);
+        floats::open(ty, bytes, numbers);
         round_to_q8(numbers, codes);
         true
     });

@@ -29,18 +29,18 @@ fn fan(threads: usize, drain: &(impl Fn() + Sync)) {
     }
 }
 
-/// Calls `work(i, chunk)` for the first `chunks` runs of `stride` bytes; the last may be shorter.
+/// Calls `work(i, chunk)` for the first `chunks` runs of `stride` bytes; the last may be shorter. Where there is
+/// `little` to do, threads are not woken for it.
 pub(crate) fn for_each_chunk(
     bytes: &mut [u8],
     stride: usize,
     chunks: usize,
+    little: bool,
     work: impl Fn(usize, &mut [u8]) + Sync + Send,
 ) {
     use rayon::prelude::*;
-    if chunks <= 1 {
-        if chunks == 1 {
-            work(0, bytes);
-        }
+    if chunks <= 1 || little {
+        bytes.chunks_mut(stride.max(1)).take(chunks).enumerate().for_each(|(i, chunk)| work(i, chunk));
         return;
     }
     bytes.par_chunks_mut(stride).take(chunks).enumerate().for_each(|(i, chunk)| work(i, chunk));

@@ -17,17 +17,20 @@
 //! scales, Block:        per block of 32 columns:   d [16] f16
 //! scales, BlockMin:     per block of 32 columns:   d [16] f16, m [16] f16
 //! scales, SuperMin:     per 256 columns:           d [16] f16, m [16] f16, 4 x (a [16] u8, b [16] u8, c [16] u8)
-//! scales, SuperSigned:  per 256 columns:           d [16] f16, 16 x scale [16] i8
+//! scales, SuperSigned:  per 256 columns:           d [16] f16, 16 (or 8) x scale [16] i8
 //! scales, SuperNibble:  per 256 columns:           d [16] f16, m [16] f16, 16 x (scale | min << 4) [16] u8
+//! scales, Exponent:     per block of 32 columns:   e [16] u8
 //! ```
 //!
 //! Six-bit scales and mins (SuperMin) of an even group and the odd one after it: `a` and `b` hold the
 //! scale and the two low bits of the min, `scale | min << 6`; `c` holds the high bits of both mins,
 //! `even >> 2 | odd >> 2 << 4`.
 //!
+//! Codes that are places in a table stay so: they are opened with the block.
+//!
 //! Rows past the last one of the matrix have zero scales and codes.
 
-use crate::blocks::{Codes, Quant, Scales};
+use crate::quant::{Codes, Quant, Scales, power_of_two};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use std::array;
@@ -55,8 +58,9 @@ pub(crate) const fn scale_bytes<Q: Quant>() -> usize {
         Scales::Block => 32,
         Scales::BlockMin => 64,
         Scales::SuperMin => 64 + 4 * 48,
-        Scales::SuperSigned => 32 + 16 * 16,
+        Scales::SuperSigned => 32 + Q::LEN / Q::GROUP * 16,
         Scales::SuperNibble => 64 + 16 * 16,
+        Scales::Exponent => 16,
     }
 }
 
@@ -88,7 +92,7 @@ impl Layout {
 
 /// Opened weights of one block of one tile.
 pub(crate) struct OpenBlock {
-    /// Codes, `[step][row * 4 + column % 4]`.
+    /// Numbers `q` of the codes, `[step][row * 4 + column % 4]`.
     pub q: [[u8; 64]; 8],
     /// Scales of the groups (one, or two of 16 columns), `[group][row]`.
     pub scale: [[f32; TILE]; 2],
@@ -148,9 +152,13 @@ fn write_plane(plane: &mut [u8], q: &[[u8; 64]], shift: usize, bits: usize) {
 }
 
 fn write_scales<Q: Quant>(scales: &mut [u8], r: usize, codes: &Codes) {
+    if Q::SCALES == Scales::Exponent {
+        scales[r] = codes.d as u8;
+        return;
+    }
     scales[r * 2..][..2].copy_from_slice(&codes.d.to_le_bytes());
     match Q::SCALES {
-        Scales::Block => {}
+        Scales::Block | Scales::Exponent => {}
         Scales::BlockMin => scales[32 + r * 2..][..2].copy_from_slice(&codes.m.to_le_bytes()),
         Scales::SuperMin => {
             scales[32 + r * 2..][..2].copy_from_slice(&codes.m.to_le_bytes());
@@ -163,7 +171,7 @@ fn write_scales<Q: Quant>(scales: &mut [u8], r: usize, codes: &Codes) {
             }
         }
         Scales::SuperSigned => {
-            for g in 0..16 {
+            for g in 0..Q::LEN / Q::GROUP {
                 scales[32 + g * 16 + r] = codes.scale[g];
             }
         }
@@ -188,7 +196,7 @@ pub(crate) fn open<Q: Quant>(tile: &[u8], layout: Layout, block: usize, out: &mu
     }
 }
 
-/// The codes of block `block` (of 32 columns) of a tile, `[step][row * 4 + column % 4]`. Written for the
+/// The numbers of block `block` (of 32 columns) of a tile, `[step][row * 4 + column % 4]`. Written for the
 /// compiler to turn into vector instructions.
 #[inline(always)]
 pub(crate) fn open_codes<Q: Quant>(tile: &[u8], layout: Layout, block: usize, out: &mut [[u8; 64]; 8]) {
@@ -196,7 +204,9 @@ pub(crate) fn open_codes<Q: Quant>(tile: &[u8], layout: Layout, block: usize, ou
     let high = &tile[layout.high + block * high_bytes::<Q>()..][..high_bytes::<Q>()];
     for (s, q) in out.iter_mut().enumerate() {
         for (i, q) in q.iter_mut().enumerate() {
-            *q = field(low, s, i, Q::LOW) | if Q::HIGH > 0 { field(high, s, i, Q::HIGH) << (Q::LOW % 8) } else { 0 };
+            let code =
+                field(low, s, i, Q::LOW) | if Q::HIGH > 0 { field(high, s, i, Q::HIGH) << (Q::LOW % 8) } else { 0 };
+            *q = Q::number(code);
         }
     }
 }
@@ -216,10 +226,13 @@ fn group_scales<Q: Quant>(scales: &[u8], g: usize) -> ([f32; TILE], [f32; TILE])
         numbers
     };
     let bytes = |at: usize| -> [u8; TILE] { array::from_fn(|r| scales[at + r]) };
+    if Q::SCALES == Scales::Exponent {
+        return (bytes(0).map(power_of_two), [0.0; TILE]);
+    }
     let d = halves(0);
     let m = if Q::SCALES.has_min() { halves(32) } else { [0.0; TILE] };
     match Q::SCALES {
-        Scales::Block | Scales::BlockMin => (d, m),
+        Scales::Block | Scales::BlockMin | Scales::Exponent => (d, m),
         Scales::SuperMin => {
             let at = 64 + g / 2 * 48;
             let (low, high) = (bytes(at + g % 2 * 16), bytes(at + 32));
@@ -255,7 +268,7 @@ pub(crate) fn dequantize_row<Q: Quant>(tile: &[u8], blocks: usize, r: usize, out
                 if Q::HIGH > 0 {
                     q |= field(high, s, i, Q::HIGH) << (Q::LOW % 8);
                 }
-                *out = scale * (i32::from(q) - Q::OFFSET) as f32 - min;
+                *out = scale * (i32::from(Q::number(q)) - Q::OFFSET) as f32 - min;
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Decoding of GGML blocks against the gguf package's (`scripts/ggml_blocks.py`).
 
-use chelsea_linear::{GgmlType, Linear, LinearError, Products, dequantize};
+use chelsea_linear::{GgmlType, Linear, LinearError, Products, dequantize, mxfp4_blocks};
 
 /// `(type, blocks, weights)` of every record.
 fn golden() -> Vec<(GgmlType, &'static [u8], Vec<f32>)> {
@@ -123,11 +123,29 @@ fn wrong_shapes_and_lengths_are_errors() {
 #[test]
 fn unsupported_types_are_named() {
     assert_eq!(
-        GgmlType::from_id(20).expect_err("not supported").to_string(),
-        "weights of GGML type IQ4_NL (id 20) are not supported"
+        GgmlType::from_id(16).expect_err("not supported").to_string(),
+        "weights of GGML type IQ2_XXS (id 16) are not supported"
     );
     assert!(GgmlType::from_id(4_000_000_000).expect_err("not a type").to_string().contains("unknown"));
     for ty in GgmlType::ALL {
         assert_eq!(GgmlType::from_id(ty.id()), Ok(ty));
     }
+}
+
+#[test]
+fn codes_and_scales_of_mxfp4_become_the_numbers_of_its_standard() {
+    // Every code twice: 0, 1, 2 .. 15, 0, 1 .. 15. The second block is four times the first.
+    let codes: Vec<u8> = (0..16).cycle().take(32).map(|i: u8| (2 * i % 16) | (2 * i % 16 + 1) << 4).collect();
+    let blocks = mxfp4_blocks(&codes, &[127, 129]).expect("two blocks");
+    let mut found = [0.0; 64];
+    dequantize(GgmlType::MXFP4, &blocks, &mut found).expect("whole blocks");
+    // The numbers of E2M1 in the Microscaling Formats (MX) Specification.
+    let sizes = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+    for (i, found) in found.iter().enumerate() {
+        let sign = if i % 16 < 8 { 1.0 } else { -1.0 };
+        let scale = if i < 32 { 1.0 } else { 4.0 };
+        assert_eq!(*found, sign * scale * sizes[i % 8], "weight {i}");
+    }
+    assert!(matches!(mxfp4_blocks(&codes, &[127]), Err(LinearError::Length { expected: 16, found: 32, .. })));
+    assert_eq!(mxfp4_blocks(&[], &[]), Ok(Vec::new()));
 }

@@ -36,7 +36,7 @@ fn products_of_one_call(m: usize) {
         (0..11).map(|i| matrix(16 * i + 5, cols, if i % 4 == 3 { Products::F32 } else { Products::Fast })).collect();
     let mut together: Vec<Vec<f32>> = matrices.iter().map(|w| vec![f32::NAN; m * w.rows()]).collect();
     let mut parts: Vec<(&Linear, &mut [f32])> = matrices.iter().zip(together.iter_mut().map(|y| &mut y[..])).collect();
-    forward_many(&mut parts, &x, m, &mut Activations::new());
+    forward_many(&mut parts, &x, &[m], &mut Activations::new());
     for (w, together) in matrices.iter().zip(&together) {
         let mut alone = vec![f32::NAN; m * w.rows()];
         w.forward(&x, m, &mut alone);
@@ -115,7 +115,7 @@ fn many_products_at_once_from_many_threads() {
 #[test]
 fn no_tokens_are_no_work() {
     matrix(40, 64, Products::Fast).forward(&[], 0, &mut []);
-    forward_many(&mut [], &[], 0, &mut Activations::new());
+    forward_many(&mut [], &[], &[], &mut Activations::new());
 }
 
 #[test]

@@ -99,16 +99,11 @@ pub(crate) fn add_bias(x: &mut [f32], bias: &[f32]) {
 
 /// The gate of the feed-forward: `gate = silu(gate) * up`.
 pub(crate) fn silu_mul(gate: &mut [f32], up: &[f32]) {
-    let arch = pulp::Arch::new();
     // Compiled once for every width of vectors.
     let silu_mul = |gate: &mut [f32], up: &[f32]| {
-        arch.dispatch(
+        chelsea_simd::vectorized(
             #[inline(always)]
-            || {
-                for (gate, up) in gate.iter_mut().zip(up) {
-                    *gate = *gate / (1.0 + exp(-*gate)) * up;
-                }
-            },
+            || gate.iter_mut().zip(up).for_each(|(gate, up)| *gate = *gate / (1.0 + exp(-*gate)) * up),
         );
     };
     // An exponential costs far more than the other loops' numbers.

@@ -36,7 +36,7 @@ fn main() -> std::process::ExitCode {
         // Said on standard error, too, and in a way that panics where that is closed.
         .log_internal_errors(false)
         .init();
-    let result = match &cli.command {
+    let result = chelsea_simd::check().map_err(anyhow::Error::from).and_then(|_| match &cli.command {
         Command::Run(args) => run::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Eval(args) => eval::run(args),
@@ -49,7 +49,7 @@ fn main() -> std::process::ExitCode {
             print!("{}", String::from_utf8_lossy(&script));
             Ok(())
         }
-    };
+    });
     if let Err(error) = &result {
         eprintln!("error: {error:#}");
     }

@@ -16,7 +16,7 @@ use crate::balance::Balance;
 use crate::page::{K8V4, Rows, Scales};
 use crate::{Dtype, Head, PAGE, TILE};
 #[cfg(target_arch = "x86_64")]
-use chelsea_amx::Amx;
+use chelsea_simd::Amx;
 use core::ops::Range;
 use half::{bf16, f16};
 

@@ -12,8 +12,7 @@ use super::simd::avx512::{Avx512, Matrices};
 use super::simd::neon::Neon;
 use super::simd::{Kernel, Simd, portable::Portable};
 use crate::Dtype;
-#[cfg(target_arch = "x86_64")]
-use chelsea_amx::Amx;
+use chelsea_simd::Level;
 use std::sync::OnceLock;
 
 /// An instruction set that the attention kernels are compiled for.
@@ -38,24 +37,13 @@ impl Isa {
     /// Whether this machine has it.
     pub fn is_available(self) -> bool {
         match self {
-            Isa::Portable => true,
-            Isa::Neon => cfg!(target_arch = "aarch64"),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => {
-                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
-            }
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => {
-                Isa::Avx2.is_available()
-                    && is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512vl")
-            }
-            #[cfg(target_arch = "x86_64")]
-            Isa::Amx => Isa::Avx512.is_available() && Amx::detect().is_some(),
-            #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512 | Isa::Amx => false,
+            Isa::Portable => Level::Plain,
+            Isa::Neon => Level::Neon,
+            Isa::Avx2 => Level::Avx2,
+            Isa::Avx512 => Level::Avx512,
+            Isa::Amx => Level::Amx,
         }
+        .is_available()
     }
 
     /// Those that this machine has, the slowest first.

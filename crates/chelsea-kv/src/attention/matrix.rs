@@ -17,7 +17,7 @@ use crate::page::{Line, Rows};
 use crate::simd::{split, squares};
 use crate::{Dtype, PAGE, TILE};
 use bytemuck::Zeroable;
-use chelsea_amx::{Amx, BLOCK_BYTES, DEPTH, SIDE};
+use chelsea_simd::{Amx, BLOCK_BYTES, DEPTH, SIDE};
 use core::arch::x86_64::*;
 
 /// Rows come in pairs of operands; those past the last hold anything, and nothing reads what becomes of them. Fewer

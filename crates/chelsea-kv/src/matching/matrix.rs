@@ -7,7 +7,7 @@
 use crate::page::Line;
 use crate::simd::{split, squares, transpose};
 use bytemuck::Zeroable;
-use chelsea_amx::{Amx, BLOCK_BYTES, DEPTH, SIDE};
+use chelsea_simd::{Amx, BLOCK_BYTES, DEPTH, SIDE};
 use std::arch::x86_64::*;
 
 /// Rows of A, and of B, that are multiplied at once.

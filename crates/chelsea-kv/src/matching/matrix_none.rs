@@ -1,6 +1,6 @@
 //! Stands in where the instructions are not known: nothing but `suit` is ever called.
 
-use chelsea_amx::Amx;
+use chelsea_simd::Amx;
 
 /// As where there are matrix instructions.
 pub(super) const ROWS: usize = super::kernel::ROWS;

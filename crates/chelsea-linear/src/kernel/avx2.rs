@@ -12,14 +12,16 @@
 //! | 6, around 32 | 4 | 2 * 63 * 127 = 16,002 | 4 * 2 * 32 * 127 = 32,512 |
 //! | 8 | 1 | signed: 2 * 128 * 127 = 32,512 | the same |
 //!
-//! Eight-bit codes are made signed and their sign is moved to the activation. `vpmaddwd` then adds the
+//! Numbers of four bits that a table opens take the way of their offset: MXFP4 (up to 12 either way) that of five bits,
+//! the uneven ones of IQ4 that of eight. Eight-bit codes are made signed and their sign is moved to the activation. `vpmaddwd` then adds the
 //! two lanes of a row; where scales are small integers of 16 columns, it multiplies by them as well.
 
 #![allow(unsafe_code)]
 
+use super::avx2_codes::{middle, unpack, wide};
 use super::x86::prefetch;
-use crate::activations::{GROUP, TOKEN_BYTES};
-use crate::blocks::{Quant, Scales};
+use crate::byte_block::{GROUP, ROW_BYTES};
+use crate::quant::{Quant, Scales};
 use crate::tile::{BLOCK, Layout, SUPER, TILE, block_bytes, high_bytes, low_bytes, scale_bytes};
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -34,7 +36,7 @@ const HALF: usize = 8;
 /// The machine must have the instructions that this function enables.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn tile<Q: Quant, const T: usize>(tile: &[u8], acts: &[u8], out: &mut [[f32; TILE]]) {
-    let blocks = acts.len() / (T * TOKEN_BYTES);
+    let blocks = acts.len() / (T * ROW_BYTES);
     let layout = Layout::of::<Q>(blocks);
     assert!(tile.len() >= layout.bytes && out.len() == T);
     align_stack();
@@ -54,8 +56,8 @@ pub(super) unsafe fn tile<Q: Quant, const T: usize>(tile: &[u8], acts: &[u8], ou
                 prefetch(tile, ahead, step);
                 ahead += step;
                 let rows = [rows::<Q>(scales, i, 0), rows::<Q>(scales, i, 1)];
-                if Q::LOW == 8 {
-                    bytes::<T>(low, &rows, x, &mut sums);
+                if Q::OFFSET == 128 {
+                    bytes::<Q, T>(low, &rows, x, &mut sums);
                 } else {
                     let tokens = tokens::<Q, T>(x);
                     let mut parts = [[_mm256_setzero_si256(); 2]; T];
@@ -65,7 +67,7 @@ pub(super) unsafe fn tile<Q: Quant, const T: usize>(tile: &[u8], acts: &[u8], ou
                 }
                 low = low.add(low_bytes::<Q>());
                 high = high.add(high_bytes::<Q>());
-                x = x.add(T * TOKEN_BYTES);
+                x = x.add(T * ROW_BYTES);
             }
             scales = scales.add(scale_bytes::<Q>());
         }
@@ -98,17 +100,6 @@ fn anew(mut address: *const u8) -> *const u8 {
     address
 }
 
-/// Log2 of the code that counts as zero in the sums of 16 bits.
-const fn middle<Q: Quant>() -> Option<i32> {
-    if Q::OFFSET > 0 {
-        Some(Q::OFFSET.trailing_zeros() as i32)
-    } else if Q::LOW + Q::HIGH == 5 {
-        Some(4)
-    } else {
-        None
-    }
-}
-
 /// Scales and mins of the one or two groups of a block of eight rows, one lane a row.
 struct Rows {
     /// Integer scales of the groups, the same in both 16-bit lanes of a row; ones where a group is a block.
@@ -132,9 +123,16 @@ unsafe fn rows<Q: Quant>(scales: *const u8, i: usize, half: usize) -> Rows {
             |v: __m256i| _mm256_or_si256(_mm256_slli_epi32::<16>(v), _mm256_and_si256(v, _mm256_set1_epi32(0xffff)));
         let ones = _mm256_set1_epi16(1);
         let zero = _mm256_setzero_ps();
+        if Q::SCALES == Scales::Exponent {
+            let e = unsigned(0);
+            let normal = _mm256_slli_epi32::<23>(_mm256_sub_epi32(e, _mm256_set1_epi32(1)));
+            let small = _mm256_sllv_epi32(_mm256_set1_epi32(0x20_0000), e);
+            let bits = _mm256_blendv_epi8(normal, small, _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e));
+            return Rows { whole: [ones; 2], scale: _mm256_castsi256_ps(bits), min: [zero; 2] };
+        }
         let d = halves(0);
         match Q::SCALES {
-            Scales::Block => Rows { whole: [ones; 2], scale: d, min: [zero; 2] },
+            Scales::Block | Scales::Exponent => Rows { whole: [ones; 2], scale: d, min: [zero; 2] },
             Scales::BlockMin => Rows { whole: [ones; 2], scale: d, min: [around::<Q>(halves(32), d); 2] },
             Scales::SuperMin => {
                 let at = 64 + i / 2 * 48;
@@ -147,7 +145,10 @@ unsafe fn rows<Q: Quant>(scales: *const u8, i: usize, half: usize) -> Rows {
                 Rows { whole: [ones; 2], scale, min: [around::<Q>(min, scale); 2] }
             }
             Scales::SuperSigned => {
-                let whole = |g: usize| twice(_mm256_cvtepi8_epi32(bytes(32 + (2 * i + g) * 16)));
+                let whole = |g: usize| twice(_mm256_cvtepi8_epi32(bytes(32 + (BLOCK / Q::GROUP * i + g) * 16)));
+                if Q::GROUP == BLOCK {
+                    return Rows { whole: [whole(0); 2], scale: d, min: [zero; 2] };
+                }
                 Rows { whole: [whole(0), whole(1)], scale: d, min: [zero; 2] }
             }
             Scales::SuperNibble => {
@@ -170,42 +171,6 @@ unsafe fn around<Q: Quant>(min: __m256, scale: __m256) -> __m256 {
             Some(log) if Q::OFFSET == 0 => _mm256_fnmadd_ps(_mm256_set1_ps((1 << log) as f32), scale, min),
             _ => min,
         }
-    }
-}
-
-/// Steps `4 P..4 P + 4` of a block, each as two vectors of eight rows.
-///
-/// # Safety
-/// `low` and `high` must point at a block's planes.
-#[inline(always)]
-unsafe fn unpack<Q: Quant, const P: usize>(low: *const u8, high: *const u8) -> [[__m256i; 2]; 4] {
-    // SAFETY: by the contract; a vector of a plane is 64 bytes.
-    unsafe {
-        let load = |p: *const u8, v: usize, half: usize| _mm256_loadu_si256(p.add(v * 64 + half * 32).cast());
-        let right = |v: __m256i, n: usize| if n == 0 { v } else { _mm256_srl_epi16(v, _mm_cvtsi32_si128(n as i32)) };
-        let shift = |v: __m256i, right_by: isize| {
-            if right_by < 0 {
-                _mm256_sll_epi16(v, _mm_cvtsi32_si128(-right_by as i32))
-            } else {
-                right(v, right_by as usize)
-            }
-        };
-        let mut steps = [[_mm256_setzero_si256(); 2]; 4];
-        for (s, step) in steps.iter_mut().enumerate() {
-            let p = 4 * P + s;
-            for (half, step) in step.iter_mut().enumerate() {
-                let bits = right(load(low, p % Q::LOW, half), p / Q::LOW * Q::LOW);
-                *step = _mm256_and_si256(bits, _mm256_set1_epi8(((1u16 << Q::LOW) - 1) as i8));
-                if Q::HIGH > 0 {
-                    // Moved to bit `LOW` of its byte.
-                    let at = p / Q::HIGH.max(1) * Q::HIGH;
-                    let bits = shift(load(high, p % Q::HIGH.max(1), half), at as isize - Q::LOW as isize);
-                    let mask = ((1u16 << Q::HIGH) - 1) << (Q::LOW % 8);
-                    *step = _mm256_or_si256(*step, _mm256_and_si256(bits, _mm256_set1_epi8(mask as i8)));
-                }
-            }
-        }
-        steps
     }
 }
 
@@ -362,7 +327,7 @@ unsafe fn second_half<Q: Quant, const T: usize>(
 /// # Safety
 /// `low` must point at a block's plane, `x` at a block of activations of `T` tokens.
 #[inline(always)]
-unsafe fn bytes<const T: usize>(low: *const u8, rows: &[Rows; 2], x: *const u8, sums: &mut [[__m256; 2]; T]) {
+unsafe fn bytes<Q: Quant, const T: usize>(low: *const u8, rows: &[Rows; 2], x: *const u8, sums: &mut [[__m256; 2]; T]) {
     // SAFETY: token `t < T` of the block; the caller has the instructions.
     unsafe {
         for (half, rows) in rows.iter().enumerate() {
@@ -370,7 +335,7 @@ unsafe fn bytes<const T: usize>(low: *const u8, rows: &[Rows; 2], x: *const u8, 
             let mut dots = [_mm256_setzero_si256(); T];
             for first in [0, 4] {
                 let codes: [__m256i; 4] = std::array::from_fn(|s| {
-                    let codes = _mm256_loadu_si256(low.add((first + s) * 64 + half * 32).cast());
+                    let codes = wide::<Q>(low, first + s, half);
                     _mm256_xor_si256(codes, _mm256_set1_epi8(i8::MIN))
                 });
                 let sizes = codes.map(|q| _mm256_abs_epi8(q));

@@ -4,7 +4,8 @@
 #![allow(unsafe_code)]
 
 use super::x86::minus_sums;
-use crate::activations::{SMALLEST, TOKEN_BYTES};
+use crate::byte_block::{ROW_BYTES, SMALLEST};
+use crate::rows::Picked;
 use crate::tile::BLOCK;
 use std::arch::x86_64::*;
 
@@ -13,14 +14,14 @@ use std::arch::x86_64::*;
 /// # Safety
 /// The machine must have the instructions that this function enables.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn quantize_group(x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
-    let blocks = cols.div_ceil(BLOCK);
-    assert!(out.len() == blocks * width * TOKEN_BYTES && x.len() <= width * cols);
-    if x.len() < width * cols {
+pub(super) unsafe fn quantize_group(rows: Picked<'_>, width: usize, out: &mut [u8]) {
+    let blocks = rows.cols.div_ceil(BLOCK);
+    assert!(out.len() == blocks * width * ROW_BYTES && rows.len() <= width);
+    if rows.len() < width {
         out.fill(0);
     }
-    for (t, x) in x.chunks_exact(cols).enumerate() {
-        for (x, out) in x.chunks(BLOCK).zip(out.chunks_exact_mut(width * TOKEN_BYTES)) {
+    for (t, x) in rows.iter().enumerate() {
+        for (x, out) in x.chunks(BLOCK).zip(out.chunks_exact_mut(width * ROW_BYTES)) {
             // SAFETY: token `t < width` of a block.
             unsafe {
                 if let Ok(x) = x.try_into() {

@@ -8,8 +8,9 @@
 #![allow(unsafe_code)]
 
 use super::x86::{minus_sums, prefetch};
-use crate::activations::{GROUP, SMALLEST, TOKEN_BYTES};
-use crate::blocks::{Quant, Scales};
+use crate::byte_block::{GROUP, ROW_BYTES, SMALLEST};
+use crate::quant::{Quant, Scales, numbers};
+use crate::rows::Picked;
 use crate::tile::{BLOCK, Layout, SUPER, TILE, block_bytes, high_bytes, low_bytes, scale_bytes};
 use std::arch::x86_64::*;
 
@@ -42,7 +43,7 @@ const STRANDS: usize = 4;
 /// The machine must have the instructions that this function enables.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) unsafe fn tile<Q: Quant, const T: usize>(tile: &[u8], acts: &[u8], out: &mut [[f32; TILE]]) {
-    let blocks = acts.len() / (T * TOKEN_BYTES);
+    let blocks = acts.len() / (T * ROW_BYTES);
     let layout = Layout::of::<Q>(blocks);
     assert!(tile.len() >= layout.bytes && out.len() == T);
     let mut sums = [_mm512_setzero_ps(); T];
@@ -66,7 +67,7 @@ pub(super) unsafe fn tile<Q: Quant, const T: usize>(tile: &[u8], acts: &[u8], ou
                 block::<Q, T>(&codes, &group, x, &mut sums);
                 low = low.add(low_bytes::<Q>());
                 high = high.add(high_bytes::<Q>());
-                x = x.add(T * TOKEN_BYTES);
+                x = x.add(T * ROW_BYTES);
             }
             scales = scales.add(scale_bytes::<Q>());
         }
@@ -82,14 +83,21 @@ pub(super) struct Group {
     pub min: [__m512; 2],
 }
 
-/// The half-precision scales and mins at the head of a (super-)block's scales.
+/// The half-precision scales and mins at the head of a (super-)block's scales, or its powers of two.
 ///
 /// # Safety
 /// `scales` must point at `scale_bytes::<Q>()` bytes.
 #[inline(always)]
 pub(super) unsafe fn super_scales<Q: Quant>(scales: *const u8) -> (__m512, __m512) {
-    // SAFETY: 32 bytes of halves, 64 where there are mins.
+    // SAFETY: 32 bytes of halves, 64 where there are mins; 16 bytes of exponents.
     unsafe {
+        if Q::SCALES == Scales::Exponent {
+            let e = _mm512_cvtepu8_epi32(_mm_loadu_si128(scales.cast()));
+            let normal = _mm512_slli_epi32::<23>(_mm512_sub_epi32(e, _mm512_set1_epi32(1)));
+            let small = _mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(2));
+            let bits = _mm512_mask_sllv_epi32(normal, small, _mm512_set1_epi32(0x20_0000), e);
+            return (_mm512_castsi512_ps(bits), _mm512_setzero_ps());
+        }
         let d = _mm512_cvtph_ps(_mm256_loadu_si256(scales.cast()));
         let m = if Q::SCALES.has_min() {
             _mm512_cvtph_ps(_mm256_loadu_si256(scales.add(32).cast()))
@@ -107,7 +115,7 @@ pub(super) unsafe fn group_scales<Q: Quant>(scales: *const u8, i: usize, d: __m5
     // SAFETY: group `i` (groups `2 i` and `2 i + 1` of 16 columns) lies inside the scales.
     unsafe {
         match Q::SCALES {
-            Scales::Block | Scales::BlockMin => Group { scale: [d; 2], min: [m; 2] },
+            Scales::Block | Scales::BlockMin | Scales::Exponent => Group { scale: [d; 2], min: [m; 2] },
             Scales::SuperMin => {
                 let at = scales.add(64 + i / 2 * 48);
                 let byte = _mm512_cvtepu8_epi32(_mm_loadu_si128(at.add(i % 2 * 16).cast()));
@@ -120,9 +128,13 @@ pub(super) unsafe fn group_scales<Q: Quant>(scales: *const u8, i: usize, d: __m5
             }
             Scales::SuperSigned => {
                 let scale = |g: usize| {
-                    let bytes = _mm_loadu_si128(scales.add(32 + (2 * i + g) * 16).cast());
+                    let g = BLOCK / Q::GROUP * i + g;
+                    let bytes = _mm_loadu_si128(scales.add(32 + g * 16).cast());
                     _mm512_mul_ps(d, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)))
                 };
+                if Q::GROUP == BLOCK {
+                    return Group { scale: [scale(0); 2], min: [m; 2] };
+                }
                 Group { scale: [scale(0), scale(1)], min: [m; 2] }
             }
             Scales::SuperNibble => {
@@ -136,7 +148,7 @@ pub(super) unsafe fn group_scales<Q: Quant>(scales: *const u8, i: usize, d: __m5
     }
 }
 
-/// The eight steps of a block.
+/// The eight steps of a block, as unsigned numbers.
 ///
 /// # Safety
 /// `low` and `high` must point at a block's planes.
@@ -168,6 +180,11 @@ pub(super) unsafe fn unpack<Q: Quant>(low: *const u8, high: *const u8) -> [__m51
                 steps[6] = _mm512_and_si512(_mm512_srli_epi16::<6>(a), mask);
                 steps[7] = _mm512_and_si512(_mm512_srli_epi16::<6>(b), mask);
             }
+        }
+        if Q::TABLE.is_some() {
+            let numbers = const { &numbers::<Q>() };
+            let table = _mm512_broadcast_i32x4(_mm_loadu_si128(numbers.as_ptr().cast()));
+            unroll8!(s, steps[s] = _mm512_shuffle_epi8(table, steps[s]));
         }
         // The high bits, moved to bit `LOW` of their byte.
         if Q::HIGH == 1 {
@@ -317,15 +334,15 @@ unsafe fn block<Q: Quant, const T: usize>(codes: &[__m512i; 8], group: &Group, x
 /// # Safety
 /// The machine must have the instructions that this function enables.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(super) unsafe fn quantize_group(x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
-    let blocks = cols.div_ceil(BLOCK);
-    assert!(out.len() == blocks * width * TOKEN_BYTES && x.len() <= width * cols);
-    if x.len() < width * cols {
+pub(super) unsafe fn quantize_group(rows: Picked<'_>, width: usize, out: &mut [u8]) {
+    let blocks = rows.cols.div_ceil(BLOCK);
+    assert!(out.len() == blocks * width * ROW_BYTES && rows.len() <= width);
+    if rows.len() < width {
         out.fill(0);
     }
     let absolute = _mm512_set1_epi32(0x7fff_ffff);
-    for (t, x) in x.chunks_exact(cols).enumerate() {
-        for (x, out) in x.chunks(BLOCK).zip(out.chunks_exact_mut(width * TOKEN_BYTES)) {
+    for (t, x) in rows.iter().enumerate() {
+        for (x, out) in x.chunks(BLOCK).zip(out.chunks_exact_mut(width * ROW_BYTES)) {
             // SAFETY: loads are masked to the numbers that are there; stores stay inside this token's
             // part of the block.
             unsafe {

@@ -1,103 +1,113 @@
-//! Operands of matrix instructions: tokens rounded to bf16, and weights opened to it.
+//! Matrix instructions in bf16, and their operands: rows of activations rounded to it, and weights opened to it.
 //!
-//! Weights are opened from their tile once for all tokens that pass, scale and min included. Rounding is to
-//! nearest, ties away from zero for weights and to even for tokens; `super::bf16_tests` has the plain twin.
+//! Weights are opened from their tile once for all rows that pass, scale and min included. [`Matrices::Twin`] does
+//! the same in plain code, so that how products are cut is tested on every machine.
 
-#![allow(unsafe_code)]
+use crate::quant::Quant;
+use crate::rows::Picked;
+use crate::tile::{BLOCK, Layout, TILE};
+use chelsea_simd::{Amx, DEPTH};
+pub(crate) use chelsea_simd::{BLOCK_BYTES, SIDE};
 
-use super::avx512::{Group, group_scales, super_scales, unpack};
-use crate::blocks::Quant;
-use crate::tile::{BLOCK, Layout, TILE, high_bytes, low_bytes, scale_bytes};
-use chelsea_amx::{Amx, BLOCK_BYTES, DEPTH, SIDE};
-use std::arch::x86_64::*;
+#[cfg(any(test, not(target_arch = "x86_64")))]
+use super::bf16_plain as plain;
+#[cfg(target_arch = "x86_64")]
+use super::bf16_x86 as x86;
 
-/// Writes up to 16 tokens, `[tokens][cols]`, as a left operand; tokens and columns that do not exist are zeros.
-///
-/// # Panics
-/// When `x` holds more than 16 tokens or `out` is no `cols / 32` blocks (rounded up).
-pub(crate) fn pack_tokens(_: Amx, x: &[f32], cols: usize, out: &mut [u8]) {
-    assert!(x.len() <= SIDE * cols && out.len() == cols.div_ceil(BLOCK) * BLOCK_BYTES);
-    // SAFETY: the instructions are here.
-    unsafe { pack(x, cols, out) }
+/// Products of a run of 16 rows with a tile.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct Sums(pub [[f32; TILE]; SIDE]);
+
+/// What multiplies matrices.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Matrices {
+    /// AMX.
+    Amx(Amx),
+    /// Plain code.
+    #[cfg(test)]
+    Twin,
 }
 
-/// Opens blocks `first..` of a tile of `blocks`, as many as `out` has room for, as a right operand.
-///
-/// # Panics
-/// When the tile has no such blocks.
-pub(crate) fn open_tile<Q: Quant>(_: Amx, tile: &[u8], blocks: usize, first: usize, out: &mut [u8]) {
-    assert!(tile.len() >= Layout::of::<Q>(blocks).bytes && first + out.len() / BLOCK_BYTES <= blocks);
-    // SAFETY: the instructions are here; all blocks lie inside the tile.
-    unsafe { open::<Q>(tile, blocks, first, out) }
-}
+impl Matrices {
+    /// What this machine has.
+    pub fn detect() -> Option<Matrices> {
+        Amx::detect().map(Matrices::Amx)
+    }
 
-/// See [`pack_tokens`].
-///
-/// # Safety
-/// The machine must have the instructions that this function enables; `out` must hold all blocks.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn pack(x: &[f32], cols: usize, out: &mut [u8]) {
-    let tokens = x.len() / cols;
-    // Block by block: sixteen tokens are read side by side, and what is written lies in a row.
-    for (b, out) in out.chunks_exact_mut(BLOCK_BYTES).enumerate() {
-        let first = b * BLOCK;
-        let mask = u32::MAX >> (BLOCK - BLOCK.min(cols - first));
-        for (t, out) in out.chunks_exact_mut(2 * BLOCK).enumerate() {
-            let mask = if t < tokens { mask } else { 0 };
-            let x = x.as_ptr().wrapping_add(t * cols + first);
-            // SAFETY: loads are masked to the numbers that are there; the store fills `out`.
-            unsafe {
-                let low = _mm512_maskz_loadu_ps(mask as u16, x);
-                let high = _mm512_maskz_loadu_ps((mask >> 16) as u16, x.wrapping_add(16));
-                let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
-                _mm512_storeu_si512(out.as_mut_ptr().cast(), both);
-            }
+    /// Before the first [`Matrices::multiply`] of this thread.
+    pub fn configure(self) {
+        match self {
+            Matrices::Amx(amx) => amx.configure(),
+            #[cfg(test)]
+            Matrices::Twin => {}
         }
     }
-}
 
-/// See [`open_tile`].
-///
-/// # Safety
-/// The machine must have the instructions that this function enables; the blocks must lie inside the tile.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn open<Q: Quant>(tile: &[u8], blocks: usize, first: usize, out: &mut [u8]) {
-    let layout = Layout::of::<Q>(blocks);
-    let per_scales = Q::LEN / BLOCK;
-    // SAFETY: the planes and scales of block `b < blocks` lie inside the tile by `layout`.
-    unsafe {
-        for (b, out) in (first..).zip(out.chunks_exact_mut(BLOCK_BYTES)) {
-            let scales = tile.as_ptr().add(layout.scales + b / per_scales * scale_bytes::<Q>());
-            let (d, m) = super_scales::<Q>(scales);
-            let group = group_scales::<Q>(scales, b % per_scales, d, m);
-            let low = tile.as_ptr().add(b * low_bytes::<Q>());
-            let codes = unpack::<Q>(low, tile.as_ptr().add(layout.high + b * high_bytes::<Q>()));
-            // Of what is not a number the bits must survive the rounding below.
-            let sane =
-                |x: __m512| _mm512_mask_mov_ps(x, _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x), _mm512_set1_ps(f32::NAN));
-            let group = Group { scale: group.scale.map(sane), min: group.min.map(sane) };
-            // The zero of symmetric codes is part of what is subtracted.
-            let zero = _mm512_set1_ps(Q::OFFSET as f32);
-            let min = [
-                _mm512_fmadd_ps(group.scale[0], zero, group.min[0]),
-                _mm512_fmadd_ps(group.scale[1], zero, group.min[1]),
-            ];
-            let byte = _mm512_set1_epi32(0xff);
-            let half = _mm512_set1_epi32(0x8000);
-            for (s, &q) in codes.iter().enumerate() {
-                let (scale, min) = (group.scale[s * 4 / Q::GROUP], min[s * 4 / Q::GROUP]);
-                let weight = |q| {
-                    let number = _mm512_fmsub_ps(_mm512_cvtepi32_ps(q), scale, min);
-                    _mm512_add_epi32(_mm512_castps_si512(number), half)
-                };
-                let pair = |even, odd| {
-                    _mm512_mask_blend_epi16(0xaaaa_aaaa, _mm512_srli_epi32::<16>(weight(even)), weight(odd))
-                };
-                let a = pair(_mm512_and_si512(q, byte), _mm512_and_si512(_mm512_srli_epi32::<8>(q), byte));
-                let b = pair(_mm512_and_si512(_mm512_srli_epi32::<16>(q), byte), _mm512_srli_epi32::<24>(q));
-                let out = out.as_mut_ptr().add(s * 128);
-                _mm512_storeu_si512(out.cast(), a);
-                _mm512_storeu_si512(out.add(64).cast(), b);
+    /// After the last [`Matrices::multiply`] for a while.
+    pub fn release(self) {
+        match self {
+            Matrices::Amx(amx) => amx.release(),
+            #[cfg(test)]
+            Matrices::Twin => {}
+        }
+    }
+
+    /// Writes up to 16 rows as a left operand, rounded to the nearest bf16, ties to even; rows and columns that do
+    /// not exist are zeros.
+    ///
+    /// # Panics
+    /// When there are more than 16 rows or `out` is no `cols / 32` blocks (rounded up).
+    pub fn pack(self, rows: Picked<'_>, out: &mut [u8]) {
+        assert!(rows.len() <= SIDE && out.len() == rows.cols.div_ceil(BLOCK) * BLOCK_BYTES);
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Matrices::Amx(amx) => x86::pack_rows(amx, rows, out),
+            #[cfg(not(target_arch = "x86_64"))]
+            Matrices::Amx(_) => plain::pack_rows(rows, out),
+            #[cfg(test)]
+            Matrices::Twin => plain::pack_rows(rows, out),
+        }
+    }
+
+    /// Opens blocks `first..` of a tile of `blocks`, as many as `out` has room for, as a right operand. Rounding is to
+    /// nearest, ties away from zero.
+    ///
+    /// # Panics
+    /// When the tile has no such blocks.
+    pub fn open<Q: Quant>(self, tile: &[u8], blocks: usize, first: usize, out: &mut [u8]) {
+        assert!(tile.len() >= Layout::of::<Q>(blocks).bytes && first + out.len() / BLOCK_BYTES <= blocks);
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Matrices::Amx(amx) => x86::open_tile::<Q>(amx, tile, blocks, first, out),
+            #[cfg(not(target_arch = "x86_64"))]
+            Matrices::Amx(_) => plain::open_tile::<Q>(tile, blocks, first, out),
+            #[cfg(test)]
+            Matrices::Twin => plain::open_tile::<Q>(tile, blocks, first, out),
+        }
+    }
+
+    /// Adds the products of two left operands with two right ones: `sums[2 i + j]` are those of `left[i]` with
+    /// `right[j]`, from zero where `fresh`.
+    ///
+    /// # Panics
+    /// When the operands differ in length, or have none.
+    ///
+    /// # Safety
+    /// This thread has called [`Matrices::configure`] and not [`Matrices::release`] since.
+    #[allow(unsafe_code)]
+    pub unsafe fn multiply(self, left: [&[u8]; 2], right: [&[u8]; 2], sums: [&mut Sums; 4], fresh: bool) {
+        match self {
+            Matrices::Amx(amx) => {
+                let sums = sums.map(|sums| sums.0.as_flattened_mut().as_mut_ptr());
+                // SAFETY: the registers are configured; sums are 16 rows of 16 numbers that are this thread's.
+                unsafe { amx.multiply(left, right, sums, 4 * TILE, fresh) }
+            }
+            #[cfg(test)]
+            Matrices::Twin => {
+                for (i, sums) in sums.into_iter().enumerate() {
+                    plain::multiply(left[i / 2], right[i % 2], &mut sums.0, fresh);
+                }
             }
         }
     }

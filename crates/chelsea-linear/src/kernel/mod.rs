@@ -1,30 +1,36 @@
 //! Products of one tile of weights with one group of activations, and the choice of instructions.
 //!
 //! A [`TileKernel`] takes a tile (see [`crate::tile`]), a group of activations (see
-//! [`crate::activations`]) and writes `[T][16]` sums. Per block of 32 columns it forms exact integer
+//! [`crate::byte_block`]) and writes `[T][16]` sums. Per block of 32 columns it forms exact integer
 //! dot products, then adds `scale * activation scale * dot - min * activation scale * sum` in f32.
 //! [`scalar`] is the plain twin that every other set of kernels is held against.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_codes;
+#[cfg(target_arch = "x86_64")]
 mod avx2_quantize;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub(crate) mod bf16;
+#[cfg(any(test, not(target_arch = "x86_64")))]
+mod bf16_plain;
 #[cfg(target_arch = "x86_64")]
-pub(crate) mod bf16;
-#[cfg(not(target_arch = "x86_64"))]
-#[path = "bf16_none.rs"]
-pub(crate) mod bf16;
+mod bf16_x86;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 pub(crate) mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use crate::GgmlType;
-use crate::blocks::{Quant, with_quant};
+use crate::blocks::with_quant;
+use crate::quant::Quant;
+use crate::rows::Picked;
 use crate::tile::TILE;
+use crate::types::GgmlType;
+use bf16::Matrices;
+use chelsea_simd::Level;
 use std::sync::OnceLock;
 
 /// Sets of instructions that have kernels. Values are made by [`Isa::detect`] and [`Isa::available`]
@@ -45,7 +51,7 @@ pub(crate) enum Isa {
 }
 
 impl Isa {
-    /// The best set that this machine has, found once.
+    /// The best set that this machine has.
     pub fn detect() -> Isa {
         static BEST: OnceLock<Isa> = OnceLock::new();
         *BEST.get_or_init(|| Isa::available().last().unwrap_or(Isa::Scalar))
@@ -54,22 +60,16 @@ impl Isa {
     /// The sets that this machine has, the best one last.
     pub fn available() -> impl DoubleEndedIterator<Item = Isa> {
         [
-            Some(Isa::Scalar),
+            (Isa::Scalar, Level::Plain),
             #[cfg(target_arch = "aarch64")]
-            std::arch::is_aarch64_feature_detected!("dotprod").then_some(Isa::Neon),
+            (Isa::Neon, Level::NeonDot),
             #[cfg(target_arch = "x86_64")]
-            (std::arch::is_x86_feature_detected!("avx2")
-                && std::arch::is_x86_feature_detected!("fma")
-                && std::arch::is_x86_feature_detected!("f16c"))
-            .then_some(Isa::Avx2),
+            (Isa::Avx2, Level::Avx2),
             #[cfg(target_arch = "x86_64")]
-            (std::arch::is_x86_feature_detected!("avx512bw")
-                && std::arch::is_x86_feature_detected!("avx512vl")
-                && std::arch::is_x86_feature_detected!("avx512vnni"))
-            .then_some(Isa::Avx512),
+            (Isa::Avx512, Level::Avx512Vnni),
         ]
         .into_iter()
-        .flatten()
+        .filter_map(|(isa, level)| level.is_available().then_some(isa))
     }
 
     /// A name for reports.
@@ -83,6 +83,40 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => "AVX-512 VNNI",
         }
+    }
+}
+
+/// Chunks of fewer rows than this are multiplied in bytes: opening weights to bf16 would cost more than it saves.
+pub(crate) const MIN_ROWS: usize = 32;
+
+/// What activations are rounded to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Bytes with scales.
+    Bytes,
+    /// bf16, for matrix instructions.
+    Bf16,
+}
+
+/// What products run on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Machine {
+    /// Vector instructions.
+    pub isa: Isa,
+    /// Matrix instructions.
+    pub matrices: Option<Matrices>,
+}
+
+impl Machine {
+    /// What this machine has.
+    pub fn detect() -> Machine {
+        Machine { isa: Isa::detect(), matrices: Matrices::detect() }
+    }
+
+    /// The form of the rows of a chunk of `rows` rows. It depends on nothing else: what a sequence gets must not
+    /// depend on who runs beside it.
+    pub fn form(self, rows: usize) -> Form {
+        if self.matrices.is_some() && rows >= MIN_ROWS { Form::Bf16 } else { Form::Bytes }
     }
 }
 
@@ -106,14 +140,14 @@ fn kernel_of<Q: Quant>(isa: Isa, width: usize) -> TileKernel {
             1 => avx2_tile::<Q, 1>,
             2 => avx2_tile::<Q, 2>,
             4 => avx2_tile::<Q, 4>,
-            _ => avx2_tile::<Q, { crate::activations::GROUP }>,
+            _ => avx2_tile::<Q, { crate::byte_block::GROUP }>,
         },
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => match width {
             1 => avx512_tile::<Q, 1>,
             2 => avx512_tile::<Q, 2>,
             4 => avx512_tile::<Q, 4>,
-            _ => avx512_tile::<Q, { crate::activations::GROUP }>,
+            _ => avx512_tile::<Q, { crate::byte_block::GROUP }>,
         },
     }
 }
@@ -144,24 +178,19 @@ fn neon_tile<Q: Quant>(tiles: &[u8], acts: &[u8], out: &mut [[f32; TILE]]) {
     }
 }
 
-/// Quantises the tokens of one group, `[tokens][cols]`, into `out`; see [`crate::activations`].
-pub(crate) fn quantize_group(isa: Isa, x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
+/// Quantises the rows of one group into `out`; see [`crate::byte_block`].
+pub(crate) fn quantize_group(isa: Isa, rows: Picked<'_>, width: usize, out: &mut [u8]) {
     match isa {
-        Isa::Scalar => scalar::quantize_group(x, cols, width, out),
+        Isa::Scalar => scalar::quantize_group(rows, width, out),
         #[cfg(target_arch = "aarch64")]
-        Isa::Neon => scalar::quantize_group(x, cols, width, out),
+        Isa::Neon => scalar::quantize_group(rows, width, out),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` that exists may be used.
         #[allow(unsafe_code)]
-        Isa::Avx2 => unsafe { avx2_quantize::quantize_group(x, cols, width, out) },
+        Isa::Avx2 => unsafe { avx2_quantize::quantize_group(rows, width, out) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` that exists may be used.
         #[allow(unsafe_code)]
-        Isa::Avx512 => unsafe { avx512::quantize_group(x, cols, width, out) },
+        Isa::Avx512 => unsafe { avx512::quantize_group(rows, width, out) },
     }
 }
-
-#[cfg(test)]
-mod bf16_tests;
-#[cfg(test)]
-mod tests;

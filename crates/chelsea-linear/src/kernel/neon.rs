@@ -5,8 +5,8 @@
 
 #![allow(unsafe_code)]
 
-use crate::activations::{Block, TOKEN_BYTES};
-use crate::blocks::Quant;
+use crate::byte_block::{Block, ROW_BYTES};
+use crate::quant::Quant;
 use crate::tile::{BLOCK, Layout, OpenBlock, TILE, open};
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -18,13 +18,13 @@ use std::arch::asm;
 #[target_feature(enable = "neon,dotprod")]
 pub(super) unsafe fn tile<Q: Quant>(tile: &[u8], acts: &[u8], out: &mut [[f32; TILE]]) {
     let width = out.len();
-    let blocks = acts.len() / (width * TOKEN_BYTES);
+    let blocks = acts.len() / (width * ROW_BYTES);
     let layout = Layout::of::<Q>(blocks);
     let mut w = OpenBlock::new();
     out.fill([0.0; TILE]);
-    for (b, x) in acts.chunks_exact(width * TOKEN_BYTES).enumerate() {
+    for (b, x) in acts.chunks_exact(width * ROW_BYTES).enumerate() {
         open::<Q>(tile, layout, b, &mut w);
-        if Q::LOW == 8 {
+        if Q::OFFSET == 128 {
             w.q.as_flattened_mut().iter_mut().for_each(|q| *q ^= 0x80);
         }
         let x = Block::of(x, width);
@@ -33,7 +33,7 @@ pub(super) unsafe fn tile<Q: Quant>(tile: &[u8], acts: &[u8], out: &mut [[f32; T
                 let steps = Q::GROUP / 4;
                 let dot = dot(&w.q[g * steps..][..steps], &x.q(t)[g * Q::GROUP..][..Q::GROUP]);
                 let minus_sum = x.minus_sum(t, (Q::GROUP != BLOCK).then_some(g));
-                let offset = if Q::LOW == 8 { 0 } else { minus_sum * Q::OFFSET };
+                let offset = if Q::OFFSET == 128 { 0 } else { minus_sum * Q::OFFSET };
                 let (x_scale, x_min) = (x.scale(t), x.scale(t) * minus_sum as f32);
                 for (r, out) in out.iter_mut().enumerate() {
                     *out += w.scale[g][r] * x_scale * (dot[r] + offset) as f32;

@@ -1,17 +1,18 @@
 //! Plain code: the twin that the vector kernels are held against, and what runs where there are none.
 
-use crate::activations::{Block, SMALLEST, TOKEN_BYTES};
-use crate::blocks::Quant;
+use crate::byte_block::{Block, ROW_BYTES, SMALLEST};
+use crate::quant::Quant;
+use crate::rows::Picked;
 use crate::tile::{BLOCK, Layout, OpenBlock, TILE, open};
 
 /// See [`super::TileKernel`]. The width of the group is `out.len()`.
 pub(crate) fn tile<Q: Quant>(tile: &[u8], acts: &[u8], out: &mut [[f32; TILE]]) {
     let width = out.len();
-    let blocks = acts.len() / (width * TOKEN_BYTES);
+    let blocks = acts.len() / (width * ROW_BYTES);
     let layout = Layout::of::<Q>(blocks);
     let mut w = OpenBlock::new();
     out.fill([0.0; TILE]);
-    for (b, acts) in acts.chunks_exact(width * TOKEN_BYTES).enumerate() {
+    for (b, acts) in acts.chunks_exact(width * ROW_BYTES).enumerate() {
         open::<Q>(tile, layout, b, &mut w);
         let acts = Block::of(acts, width);
         for (t, out) in out.iter_mut().enumerate() {
@@ -36,10 +37,10 @@ pub(crate) fn tile<Q: Quant>(tile: &[u8], acts: &[u8], out: &mut [[f32; TILE]]) 
 
 /// See [`super::quantize_group`].
 #[inline(always)]
-pub(crate) fn quantize_group(x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
+pub(crate) fn quantize_group(rows: Picked<'_>, width: usize, out: &mut [u8]) {
     out.fill(0);
-    for (t, x) in x.chunks_exact(cols).enumerate() {
-        for (x, out) in x.chunks(BLOCK).zip(out.chunks_exact_mut(width * TOKEN_BYTES)) {
+    for (t, x) in rows.iter().enumerate() {
+        for (x, out) in x.chunks(BLOCK).zip(out.chunks_exact_mut(width * ROW_BYTES)) {
             // As integers, absolute values order like the numbers, with infinity and NaN on top.
             let amax = f32::from_bits(x.iter().fold(0, |a, v| a.max(v.abs().to_bits())));
             let scale = amax * (1.0 / 127.0);

@@ -22,7 +22,7 @@ pub(super) fn prefetch(tiles: &[u8], at: usize, bytes: usize) {
 }
 
 /// Minus the sums of the first and of the last 16 of 32 bytes, in four 16-bit numbers; see
-/// [`crate::activations`].
+/// [`crate::byte_block`].
 #[target_feature(enable = "avx2")]
 #[inline]
 pub(super) fn minus_sums(q: __m256i) -> [[i16; 2]; 2] {

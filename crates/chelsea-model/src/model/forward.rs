@@ -61,6 +61,8 @@ pub struct Workspace {
     filled: usize,
     /// Rows whose logits are wanted, ascending.
     wanted: Vec<usize>,
+    /// Rows of each chunk that still run: all, and at the end those whose logits are wanted.
+    chunks: Vec<usize>,
     rotary: RotaryTable,
     activations: Activations,
     clock: Clock,
@@ -147,6 +149,8 @@ impl Model {
         ws.wanted.clear();
         ws.clock.start();
         let rows = self.check(batch, &mut ws.wanted)?;
+        ws.chunks.clear();
+        ws.chunks.extend(batch.iter().map(|chunk| chunk.tokens.len()));
         let (hidden, eps) = (self.config.hidden, self.config.norm_eps);
 
         let positions = batch.iter().flat_map(|chunk| (chunk.cache.tokens()..).take(chunk.tokens.len()));
@@ -166,7 +170,7 @@ impl Model {
         rms_norm(ws.x.take(rows * hidden), &self.output_norm, eps, y);
         ws.filled = rows * self.config.vocab;
         ws.clock.lap(Phase::Rest);
-        product(output, y, rows, ws.logits.take(ws.filled), &mut ws.activations);
+        product(output, y, &ws.chunks, ws.logits.take(ws.filled), &mut ws.activations);
         ws.clock.lap(Phase::Output);
         Ok(())
     }
@@ -237,7 +241,7 @@ impl Model {
         rms_norm(ws.x.take(rows * config.hidden), &layer.attn_norm, eps, y);
         let parts = &mut [(&layer.q.weight, &mut *q), (&layer.k.weight, &mut *k), (&layer.v.weight, &mut *v)];
         ws.clock.lap(Phase::Rest);
-        forward_many(parts, y, rows, &mut ws.activations);
+        forward_many(parts, y, &ws.chunks, &mut ws.activations);
         ws.clock.lap(Phase::Products);
         for (projection, out) in [(&layer.q, &mut *q), (&layer.k, &mut *k), (&layer.v, &mut *v)] {
             if let Some(bias) = &projection.bias {
@@ -285,6 +289,11 @@ impl Model {
     fn keep_wanted(&self, ws: &mut Workspace) -> usize {
         ws.x.keep_rows(&ws.wanted, self.config.hidden);
         ws.attended.keep_rows(&ws.wanted, self.config.q_heads * self.config.head_dim);
+        let (mut end, mut wanted) = (0, ws.wanted.iter().peekable());
+        for rows in &mut ws.chunks {
+            end += *rows;
+            *rows = std::iter::from_fn(|| wanted.next_if(|&&row| row < end)).count();
+        }
         ws.wanted.len()
     }
 
@@ -294,7 +303,7 @@ impl Model {
         let y = ws.y.take(rows * config.hidden);
         let attended = ws.attended.take(rows * config.q_heads * config.head_dim);
         ws.clock.lap(Phase::Rest);
-        product(&layer.output.weight, attended, rows, y, &mut ws.activations);
+        product(&layer.output.weight, attended, &ws.chunks, y, &mut ws.activations);
         ws.clock.lap(Phase::Products);
         if let Some(bias) = &layer.output.bias {
             add_bias(y, bias);
@@ -309,17 +318,17 @@ impl Model {
         let (gate, up) = (ws.gate.take(rows * config.feed_forward), ws.up.take(rows * config.feed_forward));
         rms_norm(x, &layer.ffn_norm, config.norm_eps, y);
         ws.clock.lap(Phase::Rest);
-        forward_many(&mut [(&layer.gate, &mut *gate), (&layer.up, &mut *up)], y, rows, &mut ws.activations);
+        forward_many(&mut [(&layer.gate, &mut *gate), (&layer.up, &mut *up)], y, &ws.chunks, &mut ws.activations);
         ws.clock.lap(Phase::Products);
         silu_mul(gate, up);
         ws.clock.lap(Phase::Rest);
-        product(&layer.down, gate, rows, y, &mut ws.activations);
+        product(&layer.down, gate, &ws.chunks, y, &mut ws.activations);
         ws.clock.lap(Phase::Products);
         add(x, y);
     }
 }
 
-/// One product, `[rows][in] -> [rows][out]`.
-fn product(linear: &Linear, x: &[f32], rows: usize, y: &mut [f32], activations: &mut Activations) {
-    forward_many(&mut [(linear, y)], x, rows, activations);
+/// One product, `[rows][in] -> [rows][out]`, of chunks of so many rows each.
+fn product(linear: &Linear, x: &[f32], chunks: &[usize], y: &mut [f32], activations: &mut Activations) {
+    forward_many(&mut [(linear, y)], x, chunks, activations);
 }

@@ -1,78 +1,9 @@
 //! Every set of kernels against the plain twin, and the twin against a product in f64.
 
 use super::*;
-use crate::activations::{Activations, Form, GROUP, WIDTHS};
-use crate::{Linear, Products};
-
-/// A small deterministic generator; shapes and bits need no better one.
-pub(super) struct Random(pub u64);
-
-impl Random {
-    fn next(&mut self) -> u32 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 33) as u32
-    }
-    pub fn below(&mut self, n: usize) -> usize {
-        self.next() as usize % n
-    }
-    /// About normal, mean 0, deviation 1.
-    pub fn normal(&mut self) -> f32 {
-        (0..12).map(|_| self.next() as f32 / (1u64 << 31) as f32).sum::<f32>() - 6.0
-    }
-}
-
-/// Random blocks whose half-precision numbers are sane.
-pub(super) fn random_weights(ty: GgmlType, rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
-    let halves: &[usize] = match ty {
-        GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => &[],
-        GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q8_0 => &[0],
-        GgmlType::Q4_1 | GgmlType::Q5_1 | GgmlType::Q4K | GgmlType::Q5K => &[0, 2],
-        GgmlType::Q2K => &[80, 82],
-        GgmlType::Q3K => &[108],
-        GgmlType::Q6K => &[208],
-    };
-    let mut data: Vec<u8> = (0..ty.bytes_for(rows, cols).expect("whole blocks")).map(|_| random.next() as u8).collect();
-    for block in data.chunks_exact_mut(ty.block_bytes()) {
-        for &at in halves {
-            let half = half::f16::from_f32(random.normal() * 0.05);
-            block[at..at + 2].copy_from_slice(&half.to_le_bytes());
-        }
-        let number = random.normal();
-        match ty {
-            GgmlType::F32 => block.copy_from_slice(&number.to_le_bytes()),
-            GgmlType::F16 => block.copy_from_slice(&half::f16::from_f32(number).to_le_bytes()),
-            GgmlType::BF16 => block.copy_from_slice(&half::bf16::from_f32(number).to_le_bytes()),
-            _ => {}
-        }
-    }
-    data
-}
-
-fn random_shape(ty: GgmlType, random: &mut Random) -> (usize, usize, usize) {
-    let blocks = if ty.block_len() == 256 { 1 + random.below(5) } else { 1 + random.below(40) };
-    let cols = blocks * ty.block_len().max(32) - if ty.block_len() == 1 { random.below(32) } else { 0 };
-    (1 + random.below(70), cols, 1 + random.below(37))
-}
-
-/// `x W^T` in f64 from the weights and activations that the products really use, and the sum of the
-/// absolute terms, which is what rounding errors grow with.
-pub(super) fn reference(linear: &Linear, acts: &Activations, m: usize) -> Vec<(f64, f64)> {
-    let cols = linear.cols();
-    let mut w = vec![0.0; cols];
-    let mut x = vec![vec![0.0; cols]; m];
-    for (t, x) in x.iter_mut().enumerate() {
-        acts.dequantize(t, x);
-    }
-    let mut y = vec![(0.0, 0.0); m * linear.rows()];
-    for row in 0..linear.rows() {
-        linear.row(row, &mut w);
-        for (t, x) in x.iter().enumerate() {
-            let terms = || w.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x));
-            y[t * linear.rows() + row] = (terms().sum(), terms().map(f64::abs).sum());
-        }
-    }
-    y
-}
+use crate::byte_block::{GROUP, ROW_BYTES, WIDTHS};
+use crate::kernel::quantize_group;
+use crate::rows::{Picked, Place};
 
 #[test]
 fn products_of_every_kernel_agree_with_f64() {
@@ -81,14 +12,12 @@ fn products_of_every_kernel_agree_with_f64() {
         for round in 0..6 {
             let (rows, cols, m) = random_shape(ty, &mut random);
             let data = random_weights(ty, rows, cols, &mut random);
-            let linear = Linear::new(ty, &data, rows, cols, Products::Fast, None).expect("a valid matrix");
+            let linear = packed(ty, &data, rows, cols);
             let x: Vec<f32> = (0..m * cols).map(|_| random.normal()).collect();
-            let mut acts = Activations::new();
-            acts.set_form(Form::Bytes, &x, m, cols);
+            let acts = in_bytes(&x, m, cols);
             let expected = reference(&linear, &acts, m);
             for isa in Isa::available() {
-                let mut y = vec![f32::NAN; m * rows];
-                crate::packed::products(&mut [(&linear, &mut y[..])], &x, m, &acts, isa);
+                let (y, _) = products_on(bytes_on(isa), &linear, &x, &[m]);
                 for (i, (&y, (e, size))) in y.iter().zip(&expected).enumerate() {
                     // Mins and codes cancel: errors are relative to terms of up to both sizes.
                     let bound = 1e-5 * size + 1e-5;
@@ -102,31 +31,6 @@ fn products_of_every_kernel_agree_with_f64() {
     }
 }
 
-/// Blocks whose scales are 1 (or small integers) and whose codes are random, all ones or all zeros.
-pub(super) fn integer_weights(ty: GgmlType, rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
-    let mut data = random_weights(ty, rows, cols, random);
-    for (i, block) in data.chunks_exact_mut(ty.block_bytes()).enumerate() {
-        match i % 3 {
-            1 => block.fill(0xff),
-            2 => block.fill(0x00),
-            _ => {}
-        }
-        let (halves, scales): (&[usize], _) = match ty {
-            GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q8_0 => (&[0], 0..0),
-            GgmlType::Q4_1 | GgmlType::Q5_1 => (&[0, 2], 0..0),
-            GgmlType::Q4K | GgmlType::Q5K => (&[0, 2], 4..16),
-            GgmlType::Q2K => (&[80, 82], 0..16),
-            GgmlType::Q3K => (&[108], 96..108),
-            _ => (&[208], 192..208),
-        };
-        block[scales].fill(if ty == GgmlType::Q2K { 0x11 } else { 0x01 });
-        for &at in halves {
-            block[at..at + 2].copy_from_slice(&half::f16::ONE.to_le_bytes());
-        }
-    }
-    data
-}
-
 #[test]
 fn integer_sums_are_exact_in_every_kernel() {
     let mut random = Random(5);
@@ -135,21 +39,19 @@ fn integer_sums_are_exact_in_every_kernel() {
         for (extreme, m) in [1, 2, 3, 4, 8, 15].into_iter().flat_map(|m| [(false, m), (true, m)]) {
             let (rows, cols) = (37, 256);
             let data = integer_weights(ty, rows, cols, &mut random);
-            let linear = Linear::new(ty, &data, rows, cols, Products::Fast, None).expect("a valid matrix");
+            let linear = packed(ty, &data, rows, cols);
             let sign = |t: usize| if t.is_multiple_of(2) { 127.0 } else { -127.0 };
             let mut x: Vec<f32> = (0..m * cols).map(|_| random.below(255) as f32 - 127.0).collect();
             for (t, x) in x.chunks_exact_mut(cols).enumerate() {
                 x.iter_mut().enumerate().filter(|(c, _)| extreme || c % 32 == 0).for_each(|(_, x)| *x = sign(t));
             }
-            let mut acts = Activations::new();
-            acts.set_form(Form::Bytes, &x, m, cols);
+            let acts = in_bytes(&x, m, cols);
             let mut seen = vec![0.0; cols];
             acts.dequantize(m - 1, &mut seen);
             assert_eq!(seen, x[(m - 1) * cols..], "the scale of activations is 1 here");
             let expected = reference(&linear, &acts, m);
             for isa in Isa::available() {
-                let mut y = vec![f32::NAN; m * rows];
-                crate::packed::products(&mut [(&linear, &mut y[..])], &x, m, &acts, isa);
+                let (y, _) = products_on(bytes_on(isa), &linear, &x, &[m]);
                 for (i, (&y, (e, _))) in y.iter().zip(&expected).enumerate() {
                     assert_eq!(f64::from(y), *e, "{ty} {isa:?} extreme {extreme} m={m} at {i}");
                 }
@@ -166,17 +68,12 @@ fn every_width_and_odd_count_of_blocks_agrees_with_plain_code() {
             let cols = if ty.block_len() == 1 { blocks * 32 - blocks } else { blocks * ty.block_len() };
             let rows = 1 + random.below(40);
             let data = random_weights(ty, rows, cols, &mut random);
-            let linear = Linear::new(ty, &data, rows, cols, Products::Fast, None).expect("a valid matrix");
+            let linear = packed(ty, &data, rows, cols);
             for m in 1..=GROUP + 1 {
                 let x: Vec<f32> = (0..m * cols).map(|_| random.normal()).collect();
-                let mut acts = Activations::new();
-                acts.set_form(Form::Bytes, &x, m, cols);
+                let acts = in_bytes(&x, m, cols);
                 let sizes = reference(&linear, &acts, m);
-                let products = |isa| {
-                    let mut y = vec![f32::NAN; m * rows];
-                    crate::packed::products(&mut [(&linear, &mut y[..])], &x, m, &acts, isa);
-                    y
-                };
+                let products = |isa| products_on(bytes_on(isa), &linear, &x, &[m]).0;
                 let expected = products(Isa::Scalar);
                 for isa in Isa::available() {
                     for (i, ((y, e), (_, size))) in products(isa).iter().zip(&expected).zip(&sizes).enumerate() {
@@ -200,7 +97,9 @@ fn the_largest_sums_of_every_type_do_not_overflow() {
             for block in data.chunks_exact_mut(ty.block_bytes()) {
                 // Everything but the half-precision numbers, which are 1 already, and the integer scales.
                 let (code_bytes, scale_bytes) = match ty {
-                    GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q8_0 => (2..block.len(), 0..0),
+                    GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q8_0 | GgmlType::IQ4NL => (2..block.len(), 0..0),
+                    GgmlType::IQ4XS => (8..block.len(), 2..8),
+                    GgmlType::MXFP4 => (1..block.len(), 0..0),
                     GgmlType::Q4_1 | GgmlType::Q5_1 => (4..block.len(), 0..0),
                     GgmlType::Q4K | GgmlType::Q5K => (16..block.len(), 4..16),
                     GgmlType::Q2K => (16..80, 0..16),
@@ -214,14 +113,12 @@ fn the_largest_sums_of_every_type_do_not_overflow() {
             if ty == GgmlType::Q8_0 {
                 data.chunks_exact_mut(ty.block_bytes()).for_each(|block| block[2..].fill(scales));
             }
-            let linear = Linear::new(ty, &data, rows, cols, Products::Fast, None).expect("a valid matrix");
+            let linear = packed(ty, &data, rows, cols);
             let x: Vec<f32> = (0..m * cols).map(|i| if i / cols % 2 == 0 { 127.0 } else { -127.0 }).collect();
-            let mut acts = Activations::new();
-            acts.set_form(Form::Bytes, &x, m, cols);
+            let acts = in_bytes(&x, m, cols);
             let expected = reference(&linear, &acts, m);
             for isa in Isa::available() {
-                let mut y = vec![f32::NAN; m * rows];
-                crate::packed::products(&mut [(&linear, &mut y[..])], &x, m, &acts, isa);
+                let (y, _) = products_on(bytes_on(isa), &linear, &x, &[m]);
                 for (i, (&y, (e, size))) in y.iter().zip(&expected).enumerate() {
                     assert!(
                         (f64::from(y) - e).abs() <= 1e-6 * size,
@@ -247,8 +144,7 @@ fn products_in_f32_agree_with_f64() {
             let x: Vec<f32> = (0..m * cols).map(|_| random.normal()).collect();
             let mut w = vec![0.0; cols];
             for isa in Isa::available() {
-                let mut y = vec![f32::NAN; m * rows];
-                crate::packed::products(&mut [(&linear, &mut y[..])], &x, m, &Activations::new(), isa);
+                let (y, _) = products_on(bytes_on(isa), &linear, &x, &[m]);
                 for (row, data) in data.chunks_exact(data.len() / rows).enumerate() {
                     crate::dequantize(ty, data, &mut w).expect("whole blocks");
                     for (t, x) in x.chunks_exact(cols).enumerate() {
@@ -277,12 +173,15 @@ fn activations_are_quantised_alike_by_every_kernel() {
             if cols > 64 {
                 x[70] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0, 1e-36, f32::MAX][random.below(6)];
             }
-            let bytes = cols.div_ceil(32) * width * crate::activations::TOKEN_BYTES;
+            let bytes = cols.div_ceil(32) * width * ROW_BYTES;
+            // The last row first.
+            let places: Vec<Place> = (0..tokens).rev().map(|from| Place { from, to: 0 }).collect();
+            let picked = Picked { x: &x, cols, places: &places };
             let mut expected = vec![7; bytes];
-            quantize_group(Isa::Scalar, &x, cols, width, &mut expected);
+            quantize_group(Isa::Scalar, picked, width, &mut expected);
             for isa in Isa::available() {
                 let mut found = vec![9; bytes];
-                quantize_group(isa, &x, cols, width, &mut found);
+                quantize_group(isa, picked, width, &mut found);
                 assert!(found == expected, "{isa:?} width {width} cols {cols} tokens {tokens}");
             }
         }
@@ -299,10 +198,7 @@ fn a_number_that_is_not_finite_spoils_its_token_only() {
             let mut x: Vec<f32> = (0..3 * 256).map(|_| random.normal()).collect();
             x[256 + 70] = bad;
             for isa in Isa::available() {
-                let mut acts = Activations::new();
-                acts.set_form(Form::Bytes, &x, 3, 256);
-                let mut y = [0.0; 3 * 16];
-                crate::packed::products(&mut [(&linear, &mut y[..])], &x, 3, &acts, isa);
+                let (y, _) = products_on(bytes_on(isa), &linear, &x, &[3]);
                 assert!(y[..16].iter().all(|y| y.is_finite()), "{ty} {isa:?}");
                 assert!(y[16..32].iter().all(|y| !y.is_finite()), "{ty} {isa:?}");
                 assert!(y[32..].iter().all(|y| y.is_finite()), "{ty} {isa:?}");

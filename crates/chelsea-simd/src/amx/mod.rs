@@ -21,7 +21,9 @@ use linux as imp;
 #[cfg(not(all(target_arch = "x86_64", target_pointer_width = "64", target_os = "linux")))]
 use none as imp;
 
-use std::sync::OnceLock;
+use crate::Level;
+
+pub(crate) use imp::available;
 
 /// Rows of a left operand, and columns of a right one.
 pub const SIDE: usize = 16;
@@ -38,8 +40,7 @@ pub struct Amx(());
 impl Amx {
     /// Looked for, and asked of the operating system, once.
     pub fn detect() -> Option<Amx> {
-        static FOUND: OnceLock<bool> = OnceLock::new();
-        FOUND.get_or_init(imp::available).then_some(Amx(()))
+        Level::Amx.is_available().then_some(Amx(()))
     }
 
     /// Shapes the matrix registers of this thread, for [`Amx::multiply`].

@@ -1,41 +1,16 @@
-//! Float weights, and products in f32.
+//! Products in f32.
 
-use crate::GgmlType;
-use crate::blocks::{Quant, with_quant};
+use crate::blocks::with_quant;
+use crate::floats::open;
 use crate::kernel::Isa;
+use crate::quant::Quant;
+use crate::rows::{Picked, Place};
 use crate::tile::{self, BLOCK, Layout, OpenBlock, TILE};
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
+use crate::types::GgmlType;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 use std::array;
 use std::cell::Cell;
-
-/// Opens float weights; `data` and `out` hold equally many.
-#[inline(always)]
-pub(crate) fn open(ty: GgmlType, data: &[u8], out: &mut [f32]) {
-    match ty {
-        GgmlType::F16 => {
-            for (out, data) in out.chunks_mut(32).zip(data.chunks(64)) {
-                let mut halves = [f16::ZERO; 32];
-                for (half, b) in halves.iter_mut().zip(data.chunks_exact(2)) {
-                    *half = f16::from_le_bytes([b[0], b[1]]);
-                }
-                halves[..out.len()].convert_to_f32_slice(out);
-            }
-        }
-        GgmlType::BF16 => {
-            for (out, b) in out.iter_mut().zip(data.chunks_exact(2)) {
-                *out = bf16::from_le_bytes([b[0], b[1]]).to_f32();
-            }
-        }
-        _ => {
-            for (out, b) in out.iter_mut().zip(data.chunks_exact(4)) {
-                *out = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-            }
-        }
-    }
-}
 
 /// Columns that are opened at once: whole blocks of every type, and few enough that 16 rows of them stay
 /// in the first-level cache while all tokens pass.
@@ -61,9 +36,8 @@ pub(crate) enum Strip<'a> {
     Rows { ty: GgmlType, bytes: &'a [u8], row_bytes: usize },
 }
 
-/// Calls `write(token, sums)` with the products of a strip with all tokens of `x`, `[m][cols]`. Weights
-/// are opened once.
-pub(crate) fn products(isa: Isa, strip: Strip<'_>, x: &[f32], cols: usize, mut write: impl FnMut(usize, &[f32; TILE])) {
+/// Calls `write(place, sums)` with the products of a strip with some rows. Weights are opened once.
+pub(crate) fn products(isa: Isa, strip: Strip<'_>, rows: Picked<'_>, mut write: impl FnMut(Place, &[f32; TILE])) {
     thread_local!(static SCRATCH: Cell<Scratch> = Cell::default());
     let mut scratch = SCRATCH.take();
     if let Strip::Rows { .. } = strip {
@@ -72,9 +46,9 @@ pub(crate) fn products(isa: Isa, strip: Strip<'_>, x: &[f32], cols: usize, mut w
     }
     scratch.panel.resize(COLUMNS, [0.0; TILE]);
     scratch.sums.clear();
-    scratch.sums.resize(x.len() / cols, [0.0; TILE]);
-    for first in (0..cols).step_by(COLUMNS) {
-        let part = Part { strip, x, cols, first, n: COLUMNS.min(cols - first) };
+    scratch.sums.resize(rows.len(), [0.0; TILE]);
+    for first in (0..rows.cols).step_by(COLUMNS) {
+        let part = Part { strip, rows, first, n: COLUMNS.min(rows.cols - first) };
         match isa {
             // SAFETY: an `Isa` that exists may be used.
             #[cfg(target_arch = "x86_64")]
@@ -94,8 +68,8 @@ pub(crate) fn products(isa: Isa, strip: Strip<'_>, x: &[f32], cols: usize, mut w
             Isa::Scalar => unsafe { part.run::<4, Plain<false>>(&mut scratch) },
         }
     }
-    for (t, sums) in scratch.sums.iter().enumerate() {
-        write(t, sums);
+    for (&place, sums) in rows.places.iter().zip(&scratch.sums) {
+        write(place, sums);
     }
     SCRATCH.set(scratch);
 }
@@ -125,8 +99,7 @@ fn part_avx2(part: Part<'_>, scratch: &mut Scratch) {
 #[derive(Clone, Copy)]
 struct Part<'a> {
     strip: Strip<'a>,
-    x: &'a [f32],
-    cols: usize,
+    rows: Picked<'a>,
     first: usize,
     n: usize,
 }
@@ -142,7 +115,7 @@ impl Part<'_> {
         let Scratch { rows, panel, sums } = scratch;
         let panel = &mut panel[..self.n];
         self.open(rows, panel);
-        let mut tokens = self.x.chunks_exact(self.cols).map(|x| &x[self.first..][..self.n]);
+        let mut tokens = self.rows.iter().map(|x| &x[self.first..][..self.n]);
         let (blocks, rest) = sums.as_chunks_mut::<T>();
         for sums in blocks {
             let x = array::from_fn(|_| tokens.next().unwrap_or(&[]));
@@ -160,7 +133,7 @@ impl Part<'_> {
     fn open(self, out: &mut [f32], panel: &mut [[f32; TILE]]) {
         match self.strip {
             Strip::Tile { ty, tile } => {
-                let (blocks, first) = (self.cols.div_ceil(BLOCK), self.first / BLOCK);
+                let (blocks, first) = (self.rows.cols.div_ceil(BLOCK), self.first / BLOCK);
                 with_quant!(ty, Q => open_tile::<Q>(tile, blocks, first, panel), _ => unreachable!("float tiles"));
             }
             Strip::Rows { ty, bytes, row_bytes } => {
