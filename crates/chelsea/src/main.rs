@@ -17,6 +17,7 @@ mod run;
 mod saved;
 mod setup;
 
+use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 use cli::{Cli, Command};
 use tracing_subscriber::filter::LevelFilter;
@@ -49,6 +50,8 @@ fn main() -> std::process::ExitCode {
             print!("{}", String::from_utf8_lossy(&script));
             Ok(())
         }
+        Command::Man { folder } => clap_mangen::generate_to(Cli::command(), folder)
+            .with_context(|| format!("cannot write manual pages to {}", folder.display())),
     });
     if let Err(error) = &result {
         eprintln!("error: {error:#}");
