@@ -101,8 +101,7 @@ fn check(layer: &Layer, scale: f32, tolerance: f32) {
     let mut rng = SmallRng::seed_from_u64(layer.seed);
     let (heads, q) = (layer.heads(&mut rng), layer.queries(&mut rng));
     let sinks = layer.sinks(&mut rng);
-    let attention =
-        Attention { window: layer.window, sinks: sinks.as_deref(), ..Attention::full(layer.group, scale) };
+    let attention = Attention { window: layer.window, sinks: sinks.as_deref(), ..Attention::full(layer.group, scale) };
     let mut expected = vec![f32::NAN; q.len()];
     reference::attend(Request { heads: &heads, q: &q, n: layer.n, out: &mut expected }, &attention);
     for isa in Isa::available() {
@@ -227,7 +226,8 @@ fn windows_hide_what_came_before() {
     for window in [1, 7, 64, 65, 130, 5000] {
         for (before, n) in [(0, 1), (0, 200), (40, 150), (100, 1), (500, 1), (500, 3), (511, 130), (2000, 200)] {
             for (dtype, head_dim) in [(Dtype::F16, 64), (Dtype::F32, 20), (Dtype::Q8, 64), (Dtype::K8V4, 64)] {
-                let layer = Layer { before: vec![before, before / 2], n, dtype, head_dim, window: Some(window), ..plain() };
+                let layer =
+                    Layer { before: vec![before, before / 2], n, dtype, head_dim, window: Some(window), ..plain() };
                 check(&layer, 0.125, 1e-5);
             }
         }

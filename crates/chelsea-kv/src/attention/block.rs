@@ -101,11 +101,15 @@ impl Block<'_> {
         sums.max.fill(f32::MIN);
         weights.fill(0.0);
 
+        let whole = job.whole();
         for p in job.pages.clone() {
             let page = &job.head.pages()[p];
             let (keys, values) = (page.keys::<F>(), page.values::<F>());
             let shared = F::Value::SHARED;
-            assert!(keys.len() >= PAGE * key_dim && values.len() * shared >= PAGE * value_dim, "a page is PAGE entries");
+            assert!(
+                keys.len() >= PAGE * key_dim && values.len() * shared >= PAGE * value_dim,
+                "a page is PAGE entries"
+            );
             let bias = page.ln_counts().map(|ln_count| ln_count * core::f32::consts::LOG2_E);
             // SAFETY: the caller promises the instruction set.
             let mut ahead = unsafe { prefetch_distance::<S, F>(&job, p) };
@@ -113,7 +117,7 @@ impl Block<'_> {
             // Entries of this page that a row sees. Where all rows see all, one product does for the block; on the
             // diagonal, and where windows begin, every few rows have their own limits.
             let seen = |r: usize| job.seen(r, p);
-            let all = seen(0).end == PAGE && seen(rows - 1).start == 0;
+            let all = whole.contains(&p);
             let step = if all { rows } else { S::ROWS };
             for first in (0..rows).step_by(step) {
                 let len = step.min(rows - first);
@@ -144,7 +148,7 @@ impl Block<'_> {
                 unsafe {
                     softmax.page::<S>(
                         &mut scores[..len * PAGE],
-                        |r| if all { 0..PAGE } else { seen(first + r) },
+                        (!all).then_some(|r| seen(first + r)),
                         &mut sums.max[first..],
                         factors,
                         &mut weights[first * S::LANES..],

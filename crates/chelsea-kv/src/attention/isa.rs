@@ -4,6 +4,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::matrix;
+use super::plan::BlockRows;
 #[cfg(target_arch = "x86_64")]
 use super::simd::avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
@@ -11,7 +12,6 @@ use super::simd::avx512::{Avx512, Matrices};
 #[cfg(target_arch = "aarch64")]
 use super::simd::neon::Neon;
 use super::simd::{Kernel, Simd, portable::Portable};
-use super::plan::BlockRows;
 use crate::Head;
 #[cfg(target_arch = "x86_64")]
 use chelsea_amx::Amx;

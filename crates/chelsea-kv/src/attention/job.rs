@@ -67,6 +67,13 @@ impl Job<'_> {
         start.saturating_sub(p * PAGE).min(PAGE)..end.saturating_sub(p * PAGE).min(PAGE)
     }
 
+    /// Pages of which all rows of the block see all entries.
+    pub fn whole(&self) -> Range<usize> {
+        let token = |r: usize| visible(self.head.len(), self.tokens, r / self.group, self.window);
+        let (first, last) = (token(self.rows.start), token(self.rows.end - 1));
+        last.start.div_ceil(PAGE)..first.end / PAGE
+    }
+
     /// The query of row `r` of the block.
     #[inline(always)]
     pub fn query(&self, r: usize) -> &[f32] {

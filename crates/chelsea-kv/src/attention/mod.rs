@@ -157,14 +157,7 @@ fn job<'a>(request: &'a Request<'_>, block: &RowBlock, part: &Part, layer: &Atte
 const MANY_TOKENS: usize = 64;
 
 /// Merges the parts of a request's blocks and writes its outputs.
-fn finish(
-    isa: Isa,
-    plan: &Plan,
-    blocks: &[RowBlock],
-    sums: &[f32],
-    request: &mut Request<'_>,
-    layer: &Attention<'_>,
-) {
+fn finish(isa: Isa, plan: &Plan, blocks: &[RowBlock], sums: &[f32], request: &mut Request<'_>, layer: &Attention<'_>) {
     let (heads, group, value_dim) = (request.heads.len(), layer.group, value_dim(&request.heads[0]));
     let write = |first_token: usize, out: &mut [f32]| {
         isa.run(Merge { plan, blocks, sums, heads, group, value_dim, sinks: layer.sinks, first_token, out });

@@ -16,7 +16,7 @@ const LEAST: f64 = 5_000.0;
 /// Pieces a thread, so that whoever is done early finds something to take over.
 const PIECES_A_THREAD: f64 = 8.0;
 /// Least work of a part, in units of what the part costs by itself: buffers to be set up and sums to be merged.
-const LEAST_OVERHEADS: f64 = 48.0;
+const LEAST_OVERHEADS: f64 = 40.0;
 /// Most parts of a block.
 pub(super) const MOST_PARTS: usize = 64;
 /// Parts of a request that are enough for the largest machines.
@@ -100,9 +100,9 @@ impl Plan {
         let (rows, pages) = (block.rows.len(), block.pages.len());
         let (page, own) = (page_cost(rows, head, sizes.speed), part_cost(rows, head));
         let work = page * pages as f64;
-        let parts = (work / (own * LEAST_OVERHEADS).max(LEAST)) as usize;
-        // A power of two, so that heads of one length leave no thread without work at the end.
-        let parts = 1 << parts.min(most).clamp(1, pages).ilog2();
+        let parts = (work / (own * LEAST_OVERHEADS).max(LEAST)).max(1.0);
+        // A power of two, the nearest, so that heads of one length leave no thread without work at the end.
+        let parts = 1 << (parts.log2().round() as u32).min(most.clamp(1, pages).ilog2());
         let len = sums_len(rows, value_dim(head));
         block.parts = self.parts.len()..self.parts.len() + parts;
         for i in 0..parts {
@@ -140,7 +140,7 @@ fn page_cost(rows: usize, head: &Head, speed: f64) -> f64 {
 
 /// Nanoseconds that a part of `rows` rows takes beside its pages, roughly.
 fn part_cost(rows: usize, head: &Head) -> f64 {
-    100.0 + 0.25 * (rows * (key_dim(head) + value_dim(head))) as f64
+    60.0 + 0.15 * (rows * (key_dim(head) + value_dim(head))) as f64
 }
 
 /// Works on all parts, which `sums` has room for, by the threads of the current pool: on runs of consecutive parts that
@@ -156,13 +156,7 @@ pub(super) fn spread(parts: &[Part], sums: &mut [f32], work: impl Fn(&Part, &mut
 }
 
 /// Halves parts between threads until they cost no more than `piece`; `before` is what all before them cost.
-fn halve(
-    parts: &[Part],
-    sums: &mut [f32],
-    before: f64,
-    piece: f64,
-    work: &(impl Fn(&Part, &mut [f32]) + Sync),
-) {
+fn halve(parts: &[Part], sums: &mut [f32], before: f64, piece: f64, work: &(impl Fn(&Part, &mut [f32]) + Sync)) {
     let cost = parts.last().map_or(before, |part| part.until) - before;
     if parts.len() < 2 || cost <= piece {
         let mut rest = sums;
@@ -181,10 +175,7 @@ fn halve(
     let (left, right) = parts.split_at(split.clamp(1, parts.len() - 1));
     let (left_sums, right_sums) = sums.split_at_mut(right[0].sums.start - left[0].sums.start);
     let left_end = left[left.len() - 1].until;
-    rayon::join(
-        || halve(left, left_sums, before, piece, work),
-        || halve(right, right_sums, left_end, piece, work),
-    );
+    rayon::join(|| halve(left, left_sums, before, piece, work), || halve(right, right_sums, left_end, piece, work));
 }
 
 #[cfg(test)]

@@ -35,8 +35,8 @@ pub(super) struct Softmax<'a> {
 }
 
 impl Softmax<'_> {
-    /// Turns the scores of some rows, `[rows][PAGE]`, into weights. Row `r` sees the entries `seen(r)`; its
-    /// largest score so far is in `max` and the sum of its weights, lane by lane, in `totals`. What is left of
+    /// Turns the scores of some rows, `[rows][PAGE]`, into weights. Row `r` sees the entries `seen(r)`, or
+    /// all without it; its largest score so far is in `max` and the sum of its weights, lane by lane, in `totals`. What is left of
     /// earlier weights is written to `factors`, which has room for whole vectors.
     ///
     /// # Safety
@@ -45,7 +45,7 @@ impl Softmax<'_> {
     pub unsafe fn page<S: Simd>(
         &self,
         scores: &mut [f32],
-        seen: impl Fn(usize) -> Range<usize>,
+        seen: Option<impl Fn(usize) -> Range<usize>>,
         max: &mut [f32],
         factors: &mut [f32],
         totals: &mut [f32],
@@ -54,11 +54,16 @@ impl Softmax<'_> {
         // SAFETY: the caller promises the instruction set.
         unsafe {
             for (r, (scores, max)) in scores.chunks_exact_mut(PAGE).zip(&mut *max).enumerate() {
-                let seen = seen(r);
-                if seen.start > self.columns.start {
-                    self.hide_before::<S>(scores, seen.start);
+                let mut hide = None;
+                if let Some(seen) = &seen {
+                    let seen = seen(r);
+                    if seen.start > self.columns.start {
+                        self.hide_before::<S>(scores, seen.start);
+                    }
+                    if seen.end < self.columns.end {
+                        hide = HIDE[2 * PAGE - seen.end..].first_chunk();
+                    }
                 }
-                let hide = HIDE[2 * PAGE - seen.end..].first_chunk::<PAGE>().filter(|_| seen.end < self.columns.end);
                 factors[r] = self.raise::<S>(scores, hide, max);
             }
             exponentials::<S>(&mut factors[..rows.next_multiple_of(S::LANES)]);

@@ -59,69 +59,74 @@ impl Kernel for Merge<'_> {
     unsafe fn run<S: Simd>(self) {
         let Merge { plan, blocks, sums, heads, group, value_dim: d, sinks, first_token, out } = self;
         let tokens = out.len() / (heads * group * d);
+        let mut factors = [0.0; MOST_PARTS + TILE];
         for block in blocks {
             let rows = block.rows.start.max(first_token * group)..block.rows.end.min((first_token + tokens) * group);
             let parts = &plan.parts[block.parts.clone()];
+            let (Some(first), Some(last)) = (parts.first(), parts.last()) else { continue };
+            let held = &sums[first.sums.start..last.sums.end];
             for row in rows {
                 let q_head = block.head * group + row % group;
                 let out = &mut out[((row / group - first_token) * heads * group + q_head) * d..][..d];
                 let sink = sinks.map(|sinks| sinks[q_head] * LOG2_E);
-                let held = |part: usize| &sums[parts[part].sums.clone()];
                 // SAFETY: the caller promises the instruction set.
-                unsafe { merge::<S>(held, parts.len(), block.rows.len(), row - block.rows.start, sink, out) };
+                unsafe { merge::<S>(held, block.rows.len(), row - block.rows.start, sink, &mut factors, out) };
             }
         }
     }
 }
 
-/// Makes the output of row `row` of `rows` of what `parts` parts hold.
+/// Makes the output of row `row` of `rows` of what the parts of its block hold, one after the other in `held`. `factors`
+/// is room to work in.
 ///
 /// # Safety
 /// `S`'s instruction set is available.
 #[inline(always)]
-unsafe fn merge<'a, S: Simd>(
-    held: impl Fn(usize) -> &'a [f32],
-    parts: usize,
+unsafe fn merge<S: Simd>(
+    held: &[f32],
     rows: usize,
     row: usize,
     sink: Option<f32>,
+    factors: &mut [f32; MOST_PARTS + TILE],
     out: &mut [f32],
 ) {
     let d = out.len();
-    let max_of = |part: usize| held(part)[rows * d + row];
+    let parts = held.chunks_exact(sums_len(rows, d));
+    let count = parts.len();
     let mut max = sink.unwrap_or(f32::MIN);
-    for part in 0..parts {
-        max = max.max(max_of(part));
+    for (part, factor) in parts.clone().zip(&mut *factors) {
+        *factor = part[rows * d + row];
+        max = max.max(*factor);
     }
-    let mut factors = [0.0; MOST_PARTS + TILE];
-    for (part, factor) in factors[..parts].iter_mut().enumerate() {
-        *factor = max_of(part) - max;
-    }
-    // The sink has a place of its own after the parts; numbers past it become 1 and are not read.
-    factors[parts] = sink.map_or(0.0, |sink| sink - max);
+    // The sink has a place of its own after the parts. Numbers past it become anything, and are not read.
+    factors[count] = sink.unwrap_or(max);
+    let vectors = &mut factors[..(count + 1).next_multiple_of(S::LANES)];
+    vectors.iter_mut().for_each(|x| *x -= max);
     // SAFETY: the caller promises the instruction set.
-    unsafe { exponentials::<S>(&mut factors[..(parts + 1).next_multiple_of(S::LANES)]) };
-    let mut weight = if sink.is_some() { factors[parts] } else { 0.0 };
-    for part in 0..parts {
-        weight += held(part)[rows * (d + 1) + row] * factors[part];
+    unsafe { exponentials::<S>(vectors) };
+    let mut weight = if sink.is_some() { factors[count] } else { 0.0 };
+    for (part, factor) in parts.clone().zip(&*factors) {
+        weight += part[rows * (d + 1) + row] * factor;
     }
-    for factor in &mut factors[..parts] {
-        *factor /= weight;
-    }
-    let whole = d / S::LANES * S::LANES;
-    for v in (0..whole).step_by(S::LANES) {
-        // SAFETY: `row` of every part and of `out` has `d` numbers, `v` and what follows are a vector of them.
-        unsafe {
-            let load = |part: usize| S::load(held(part)[row * d + v..][..S::LANES].as_ptr());
-            let mut sum = S::mul(load(0), S::splat(factors[0]));
-            for (part, &factor) in factors[..parts].iter().enumerate().skip(1) {
-                sum = S::mul_add(load(part), S::splat(factor), sum);
+    for (index, (part, factor)) in parts.zip(&*factors).enumerate() {
+        let factor = factor / weight;
+        let values = &part[row * d..][..d];
+        let (vectors, rest) = out.split_at_mut(d / S::LANES * S::LANES);
+        let (value_vectors, value_rest) = values.split_at(vectors.len());
+        for (out, values) in vectors.chunks_exact_mut(S::LANES).zip(value_vectors.chunks_exact(S::LANES)) {
+            // SAFETY: both chunks are one vector; the caller promises the instruction set.
+            unsafe {
+                let (values, factor) = (S::load(values.as_ptr()), S::splat(factor));
+                let sum = match index {
+                    0 => S::mul(values, factor),
+                    _ => S::mul_add(values, factor, S::load(out.as_ptr())),
+                };
+                S::store(out.as_mut_ptr(), sum);
             }
-            S::store(out[v..][..S::LANES].as_mut_ptr(), sum);
         }
-    }
-    for (v, out) in out.iter_mut().enumerate().skip(whole) {
-        *out = factors[..parts].iter().enumerate().map(|(part, factor)| held(part)[row * d + v] * factor).sum();
+        for (out, value) in rest.iter_mut().zip(value_rest) {
+            *out = if index == 0 { value * factor } else { *out + value * factor };
+        }
     }
 }
 

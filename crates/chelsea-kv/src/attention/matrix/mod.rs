@@ -49,6 +49,7 @@ impl Block<'_> {
             let balance = job.head.balance().map(Balance::sizes);
             operands.set_queries(rows, key_dim, scale, balance, |r| job.query(r));
             amx.configure();
+            let whole = job.whole();
             for p in job.pages.clone() {
                 let page = &job.head.pages()[p];
                 // The first row's window begins first, and the last row sees furthest.
@@ -61,7 +62,13 @@ impl Block<'_> {
                 let bias = page.ln_counts().map(|ln_count| ln_count * core::f32::consts::LOG2_E);
                 let softmax = Softmax { bias: &bias, scales: page.scales::<F>(), columns: 0..PAGE };
                 let scores = operands.scores::<F>(amx, rows, key_dim);
-                softmax.page::<S>(scores, |r| job.seen(r, p), sums.max, factors, weights);
+                softmax.page::<S>(
+                    scores,
+                    (!whole.contains(&p)).then_some(|r| job.seen(r, p)),
+                    sums.max,
+                    factors,
+                    weights,
+                );
                 operands.add_values::<F>(amx, rows, value_dim, factors);
             }
             amx.release();
