@@ -1,7 +1,7 @@
 //! Every instruction set of this machine against attention's definition in f64.
 
 use chelsea_kv::attention::{Attention, Isa, Request, attend_batch, attend_with, reference};
-use chelsea_kv::{CacheConfig, CacheShape, Dtype, Head, Rotary, SequenceCache};
+use chelsea_kv::{CacheConfig, CacheShape, Dims, Dtype, Head, Rotary, SequenceCache};
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 /// What a random layer looks like.
 #[derive(Debug, Clone)]
 struct Layer {
-    head_dim: usize,
+    dims: Dims,
     group: usize,
     dtype: Dtype,
     /// Entries of each head beyond those of the queries.
@@ -29,9 +29,9 @@ impl Layer {
         let mut numbers = |n: usize| -> Vec<f32> { (0..n).map(|_| rng.random_range(-1.0..1.0)).collect() };
         let mut heads = Vec::new();
         for &before in &self.before {
-            let mut head = Head::new(self.head_dim, self.dtype);
+            let mut head = Head::new(self.dims, self.dtype);
             for i in 0..before + self.n {
-                let (key, value) = (numbers(self.head_dim), numbers(self.head_dim));
+                let (key, value) = (numbers(self.dims.key), numbers(self.dims.value));
                 let count = 1 + (u64::from(self.largest_count - 1) * (i as u64 * 7919 % 101) / 100) as u32;
                 head.push(&key, &value, count, i as f32);
             }
@@ -41,8 +41,12 @@ impl Layer {
     }
 
     fn queries(&self, rng: &mut SmallRng) -> Vec<f32> {
-        let len = self.n * self.before.len() * self.group * self.head_dim;
+        let len = self.n * self.before.len() * self.group * self.dims.key;
         (0..len).map(|_| rng.random_range(-1.0f32..1.0) * self.spread).collect()
+    }
+
+    fn outputs(&self) -> Vec<f32> {
+        vec![f32::NAN; self.n * self.before.len() * self.group * self.dims.value]
     }
 
     fn sinks(&self, rng: &mut SmallRng) -> Option<Vec<f32>> {
@@ -56,9 +60,16 @@ fn windows() -> impl Strategy<Value = usize> {
     prop_oneof![1usize..=10, 60usize..=70, 120usize..=135, Just(100_000)]
 }
 
+/// Sizes of keys and values, the same and not.
+fn sizes() -> impl Strategy<Value = Dims> {
+    let same = prop::sample::select(vec![2usize, 6, 8, 16, 20, 64, 80, 96, 128, 256]).prop_map(Dims::both);
+    let pairs = [(192, 128), (128, 192), (80, 64), (16, 48), (64, 6), (10, 32)];
+    prop_oneof![2 => same, 1 => prop::sample::select(pairs.map(|(key, value)| Dims { key, value }).to_vec())]
+}
+
 fn layers() -> impl Strategy<Value = Layer> {
     (
-        prop::sample::select(vec![2usize, 6, 8, 16, 20, 64, 80, 96, 128, 256]),
+        sizes(),
         1usize..=8,
         prop::sample::select(vec![Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8, Dtype::K8V4]),
         prop::collection::vec(prop_oneof![Just(0usize), 0usize..20, 0usize..300], 1..4),
@@ -69,8 +80,8 @@ fn layers() -> impl Strategy<Value = Layer> {
         prop::sample::select(vec![None, None, Some(1.0f32), Some(10.0)]),
         any::<u64>(),
     )
-        .prop_map(|(head_dim, group, dtype, before, n, spread, largest_count, window, sinks, seed)| Layer {
-            head_dim,
+        .prop_map(|(dims, group, dtype, before, n, spread, largest_count, window, sinks, seed)| Layer {
+            dims,
             group,
             dtype,
             before,
@@ -102,10 +113,10 @@ fn check(layer: &Layer, scale: f32, tolerance: f32) {
     let (heads, q) = (layer.heads(&mut rng), layer.queries(&mut rng));
     let sinks = layer.sinks(&mut rng);
     let attention = Attention { window: layer.window, sinks: sinks.as_deref(), ..Attention::full(layer.group, scale) };
-    let mut expected = vec![f32::NAN; q.len()];
+    let mut expected = layer.outputs();
     reference::attend(Request { heads: &heads, q: &q, n: layer.n, out: &mut expected }, &attention);
     for isa in Isa::available() {
-        let mut out = vec![f32::NAN; q.len()];
+        let mut out = layer.outputs();
         let request = Request { heads: &heads, q: &q, n: layer.n, out: &mut out };
         attend_with(isa, &mut [request], &attention);
         let (off, at) = difference(&out, &expected);
@@ -120,7 +131,7 @@ proptest! {
 
     #[test]
     fn every_instruction_set_agrees_with_the_definition(layer in layers()) {
-        check(&layer, 1.0 / (layer.head_dim as f32).sqrt(), 1e-5);
+        check(&layer, 1.0 / (layer.dims.key as f32).sqrt(), 1e-5);
     }
 }
 
@@ -169,7 +180,7 @@ fn attend(heads: &[Head], q: &[f32], n: usize, group: usize, out: &mut [f32]) {
 /// A layer that tests change in one respect.
 fn plain() -> Layer {
     Layer {
-        head_dim: 64,
+        dims: Dims::both(64),
         group: 3,
         dtype: Dtype::F16,
         before: vec![500, 70],
@@ -186,7 +197,7 @@ fn plain() -> Layer {
 fn a_single_entry_returns_its_value() {
     for head_dim in [8, 16, 64, 80, 256] {
         for dtype in Dtype::ALL {
-            check(&Layer { head_dim, dtype, before: vec![0], spread: 100.0, ..plain() }, 1.0, 1e-6);
+            check(&Layer { dims: Dims::both(head_dim), dtype, before: vec![0], spread: 100.0, ..plain() }, 1.0, 1e-6);
         }
     }
 }
@@ -196,6 +207,19 @@ fn every_group_size_reads_its_own_kv_head() {
     for group in [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17, 25] {
         check(&Layer { group, ..plain() }, 0.125, 1e-5);
         check(&Layer { group, n: 9, ..plain() }, 0.125, 1e-5);
+    }
+}
+
+#[test]
+fn keys_and_values_may_differ_in_size() {
+    for (key, value) in [(64, 64), (128, 128), (256, 256), (192, 128), (80, 64), (16, 48), (64, 10), (6, 64)] {
+        for dtype in Dtype::ALL {
+            for (n, before) in [(1, vec![3000, 5]), (3, vec![60, 0]), (100, vec![200, 31])] {
+                let layer = Layer { dims: Dims { key, value }, dtype, n, before, ..plain() };
+                check(&layer, 1.0 / (key as f32).sqrt(), 1e-5);
+                check(&Layer { window: Some(90), sinks: Some(1.0), ..layer }, 1.0 / (key as f32).sqrt(), 1e-5);
+            }
+        }
     }
 }
 
@@ -226,8 +250,14 @@ fn windows_hide_what_came_before() {
     for window in [1, 7, 64, 65, 130, 5000] {
         for (before, n) in [(0, 1), (0, 200), (40, 150), (100, 1), (500, 1), (500, 3), (511, 130), (2000, 200)] {
             for (dtype, head_dim) in [(Dtype::F16, 64), (Dtype::F32, 20), (Dtype::Q8, 64), (Dtype::K8V4, 64)] {
-                let layer =
-                    Layer { before: vec![before, before / 2], n, dtype, head_dim, window: Some(window), ..plain() };
+                let layer = Layer {
+                    before: vec![before, before / 2],
+                    n,
+                    dtype,
+                    dims: Dims::both(head_dim),
+                    window: Some(window),
+                    ..plain()
+                };
                 check(&layer, 0.125, 1e-5);
             }
         }
@@ -271,7 +301,8 @@ fn sinks_join_the_denominator() {
     let layer = Attention { sinks: Some(&[0.0, 1000.0, f32::NEG_INFINITY]), ..Attention::full(3, 1.0) };
     let mut out = vec![f32::NAN; 3 * 64];
     attend_batch(&mut [Request { heads: &[head], q: &[0.0; 3 * 64], n: 1, out: &mut out }], &layer);
-    assert_eq!(out, [[1.5; 64], [0.0; 64], [3.0; 64]].concat());
+    let (off, _) = difference(&out, &[[1.5; 64], [0.0; 64], [3.0; 64]].concat());
+    assert!(off < 1e-6, "{off}");
 }
 
 /// The winner's value, exactly: no overflow, no NaN, no leftover of the others.

@@ -4,7 +4,7 @@
 
 #![allow(unsafe_code)]
 
-use super::job::{Job, key_dim, value_dim};
+use super::job::Job;
 #[cfg(target_arch = "x86_64")]
 use super::matrix::{self, Operands};
 use super::product::{PANEL, Product};
@@ -76,7 +76,7 @@ impl Block<'_> {
             return unsafe { self.by_matrices::<F>(amx) };
         }
         let Block { job, scratch, sums } = self;
-        let (key_dim, value_dim, rows) = (key_dim(job.head), value_dim(job.head), job.rows.len());
+        let (key_dim, value_dim, rows) = (job.head.key_dim(), job.head.value_dim(), job.rows.len());
         let queries = at_least(&mut scratch.queries, rows * key_dim.next_multiple_of(PANEL));
         let scores = at_least(&mut scratch.scores, rows * PAGE);
         let factors = at_least(&mut scratch.factors, rows.next_multiple_of(S::LANES));

@@ -6,16 +6,6 @@
 use crate::{Head, PAGE};
 use core::ops::Range;
 
-/// Numbers of a key of `head`, and of the queries that belong to it.
-pub(super) fn key_dim(head: &Head) -> usize {
-    head.head_dim()
-}
-
-/// Numbers of a value of `head`, and of the outputs that belong to it.
-pub(super) fn value_dim(head: &Head) -> usize {
-    head.head_dim()
-}
-
 /// Entries that query `token` of `tokens` sees in a head of `len` entries: those up to its own, and of these the last
 /// `window` where there is a window.
 pub(super) fn visible(len: usize, tokens: usize, token: usize, window: Option<usize>) -> Range<usize> {
@@ -77,7 +67,7 @@ impl Job<'_> {
     /// The query of row `r` of the block.
     #[inline(always)]
     pub fn query(&self, r: usize) -> &[f32] {
-        let (row, dim) = (self.rows.start + r, key_dim(self.head));
+        let (row, dim) = (self.rows.start + r, self.head.key_dim());
         let at = row / self.group * self.token_stride + self.first_query + row % self.group * dim;
         &self.queries[at..][..dim]
     }

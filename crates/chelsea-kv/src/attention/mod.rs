@@ -38,7 +38,7 @@ pub use isa::Isa;
 
 use crate::Head;
 use block::{Block, Scratch};
-use job::{Job, key_dim, value_dim};
+use job::Job;
 use plan::{Part, Plan, RowBlock};
 use rayon::prelude::*;
 use std::cell::{Cell, RefCell};
@@ -119,7 +119,7 @@ pub fn attend_with(isa: Isa, requests: &mut [Request<'_>], layer: &Attention<'_>
     plan::spread(&plan.parts, sums, |part, sums| {
         let block = &plan.blocks[part.block];
         let request = &shared[block.request];
-        let sums = Sums::new(sums, block.rows.len(), value_dim(&request.heads[block.head]));
+        let sums = Sums::new(sums, block.rows.len(), request.heads[block.head].value_dim());
         let job = job(request, block, part, layer);
         SCRATCH.with_borrow_mut(|scratch| isa.run(Block { job, scratch, sums }));
     });
@@ -137,7 +137,7 @@ pub fn attend_with(isa: Isa, requests: &mut [Request<'_>], layer: &Attention<'_>
 /// The work of one part.
 fn job<'a>(request: &'a Request<'_>, block: &RowBlock, part: &Part, layer: &Attention<'_>) -> Job<'a> {
     let head = &request.heads[block.head];
-    let of_head = layer.group * key_dim(head);
+    let of_head = layer.group * head.key_dim();
     Job {
         head,
         queries: request.q,
@@ -158,7 +158,7 @@ const MANY_TOKENS: usize = 64;
 
 /// Merges the parts of a request's blocks and writes its outputs.
 fn finish(isa: Isa, plan: &Plan, blocks: &[RowBlock], sums: &[f32], request: &mut Request<'_>, layer: &Attention<'_>) {
-    let (heads, group, value_dim) = (request.heads.len(), layer.group, value_dim(&request.heads[0]));
+    let (heads, group, value_dim) = (request.heads.len(), layer.group, request.heads[0].value_dim());
     let write = |first_token: usize, out: &mut [f32]| {
         isa.run(Merge { plan, blocks, sums, heads, group, value_dim, sinks: layer.sinks, first_token, out });
     };
@@ -175,7 +175,7 @@ fn finish(isa: Isa, plan: &Plan, blocks: &[RowBlock], sums: &[f32], request: &mu
 fn check(request: &Request<'_>, layer: &Attention<'_>) {
     let Request { heads, q, n, out } = request;
     let q_heads = heads.len() * layer.group;
-    let sizes = |head: &Head| (key_dim(head), value_dim(head));
+    let sizes = |head: &Head| (head.key_dim(), head.value_dim());
     let (key_dim, value_dim) = heads.first().map_or((0, 0), sizes);
     assert!(heads.iter().all(|head| sizes(head) == (key_dim, value_dim)), "the heads of a layer share their sizes");
     assert!(heads.iter().all(|head| head.len() >= *n), "every query belongs to an entry of every head");

@@ -4,7 +4,7 @@
 //! bit for bit, on any number of threads and beside any other requests. Which thread works on which parts is decided
 //! apart from it, by [`spread`].
 
-use super::job::{self, key_dim, value_dim};
+use super::job;
 use super::sums::sums_len;
 use super::{Attention, Isa, Request};
 use crate::{Head, PAGE};
@@ -103,7 +103,7 @@ impl Plan {
         let parts = (work / (own * LEAST_OVERHEADS).max(LEAST)).max(1.0);
         // A power of two, the nearest, so that heads of one length leave no thread without work at the end.
         let parts = 1 << (parts.log2().round() as u32).min(most.clamp(1, pages).ilog2());
-        let len = sums_len(rows, value_dim(head));
+        let len = sums_len(rows, head.value_dim());
         block.parts = self.parts.len()..self.parts.len() + parts;
         for i in 0..parts {
             let page_at = |i: usize| block.pages.start + pages * i / parts;
@@ -125,22 +125,22 @@ impl Plan {
 fn most_parts(request: &Request<'_>, group: usize, step: usize) -> usize {
     let rows = request.n * group;
     let blocks = request.heads.len() * rows.div_ceil(step);
-    let sums = request.heads.iter().map(|head| sums_len(rows, value_dim(head))).sum::<usize>();
+    let sums = request.heads.iter().map(|head| sums_len(rows, head.value_dim())).sum::<usize>();
     MOST_PARTS.min(ENOUGH_PARTS.div_ceil(blocks)).min(MOST_SUMS / sums)
 }
 
 /// Nanoseconds that a block of `rows` rows takes for a page, roughly: the larger of reading it at 20
 /// bytes a nanosecond and computing at `speed` operations a nanosecond.
 fn page_cost(rows: usize, head: &Head, speed: f64) -> f64 {
-    let dims = key_dim(head) + value_dim(head);
+    let dims = head.key_dim() + head.value_dim();
     let operations = (rows * 2 * PAGE * dims) as f64;
-    let bits = head.dtype().key_bits() * key_dim(head) + head.dtype().value_bits() * value_dim(head);
+    let bits = head.dtype().key_bits() * head.key_dim() + head.dtype().value_bits() * head.value_dim();
     ((PAGE * bits / 8) as f64 / 20.0).max(operations / speed)
 }
 
 /// Nanoseconds that a part of `rows` rows takes beside its pages, roughly.
 fn part_cost(rows: usize, head: &Head) -> f64 {
-    60.0 + 0.15 * (rows * (key_dim(head) + value_dim(head))) as f64
+    60.0 + 0.15 * (rows * (head.key_dim() + head.value_dim())) as f64
 }
 
 /// Works on all parts, which `sums` has room for, by the threads of the current pool: on runs of consecutive parts that

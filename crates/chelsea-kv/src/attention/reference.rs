@@ -10,8 +10,7 @@ use super::{Attention, Request};
 pub fn attend(request: Request<'_>, layer: &Attention<'_>) {
     super::check(&request, layer);
     let Request { heads, q, n, out } = request;
-    let Some((key_dim, value_dim)) = heads.first().map(|head| (super::job::key_dim(head), super::job::value_dim(head)))
-    else {
+    let Some((key_dim, value_dim)) = heads.first().map(|head| (head.key_dim(), head.value_dim())) else {
         return;
     };
     let (mut key, mut value) = (vec![0.0f32; key_dim], vec![0.0f32; value_dim]);

@@ -7,7 +7,6 @@ mod operands;
 pub(super) use operands::Operands;
 
 use super::block::{Block, Scratch, at_least};
-use super::job::{key_dim, value_dim};
 use super::simd::avx512::Matrices;
 use super::simd::{Simd, Stored};
 use super::softmax::{Softmax, add_lanes};
@@ -21,7 +20,7 @@ pub(super) const ROWS: usize = 2 * SIDE;
 
 /// Whether matrices suit a head: numbers that two in bf16 hold, and sizes that fill whole operands.
 pub(super) fn suit(head: &Head) -> bool {
-    head.dtype() != Dtype::F32 && key_dim(head).is_multiple_of(DEPTH) && value_dim(head).is_multiple_of(DEPTH)
+    head.dtype() != Dtype::F32 && head.key_dim().is_multiple_of(DEPTH) && head.value_dim().is_multiple_of(DEPTH)
 }
 
 impl Block<'_> {
@@ -33,7 +32,7 @@ impl Block<'_> {
     pub(super) unsafe fn by_matrices<F: Stored>(self, amx: Amx) {
         type S = Matrices;
         let Block { job, scratch, sums } = self;
-        let (key_dim, value_dim, rows) = (key_dim(job.head), value_dim(job.head), job.rows.len());
+        let (key_dim, value_dim, rows) = (job.head.key_dim(), job.head.value_dim(), job.rows.len());
         let Scratch { factors, weights, operands, .. } = scratch;
         let factors = at_least(factors, rows.next_multiple_of(S::LANES));
         let weights = at_least(weights, rows * S::LANES);
