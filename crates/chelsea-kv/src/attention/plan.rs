@@ -8,6 +8,7 @@ use super::job;
 use super::sums::sums_len;
 use super::{Attention, Isa, Request};
 use crate::{Head, PAGE};
+use core::f64::consts::SQRT_2;
 use core::ops::Range;
 
 /// Least work that is handed to another thread, in nanoseconds: several times what handing it over costs, and no more
@@ -16,7 +17,7 @@ const LEAST: f64 = 5_000.0;
 /// Pieces a thread, so that whoever is done early finds something to take over.
 const PIECES_A_THREAD: f64 = 8.0;
 /// Least work of a part, in units of what the part costs by itself: buffers to be set up and sums to be merged.
-const LEAST_OVERHEADS: f64 = 40.0;
+const LEAST_OVERHEADS: f64 = 80.0;
 /// Most parts of a block.
 pub(super) const MOST_PARTS: usize = 64;
 /// Parts of a request that are enough for the largest machines.
@@ -84,11 +85,11 @@ impl Plan {
             for (index, head) in request.heads.iter().enumerate() {
                 let sizes = isa.block_rows(rows, head);
                 let step = sizes.of(rows);
+                let most = if rows > 0 { most_parts(request, layer.group, step) } else { 1 };
                 for first in (0..rows).step_by(step.max(1)) {
                     let rows = first..rows.min(first + step);
                     let tokens = rows.start / layer.group..(rows.end - 1) / layer.group + 1;
                     let pages = job::pages(head.len(), request.n, tokens, layer.window);
-                    let most = most_parts(request, layer.group, step);
                     self.add(RowBlock { request: at, head: index, rows, pages, parts: 0..0 }, head, sizes, most);
                 }
             }
@@ -100,9 +101,12 @@ impl Plan {
         let (rows, pages) = (block.rows.len(), block.pages.len());
         let (page, own) = (page_cost(rows, head, sizes.speed), part_cost(rows, head));
         let work = page * pages as f64;
-        let parts = (work / (own * LEAST_OVERHEADS).max(LEAST)).max(1.0);
+        let parts = work / (own * LEAST_OVERHEADS).max(LEAST);
+        // Two parts pay sooner than more: they are what lets two threads share three heads.
+        let parts = if work > 1.5 * LEAST.max(own * LEAST_OVERHEADS / 2.0) { parts.max(2.0) } else { 1.0 };
         // A power of two, the nearest, so that heads of one length leave no thread without work at the end.
-        let parts = 1 << (parts.log2().round() as u32).min(most.clamp(1, pages).ilog2());
+        let nearest = ((parts * SQRT_2) as usize).ilog2();
+        let parts = 1 << nearest.min(most.clamp(1, pages).ilog2());
         let len = sums_len(rows, head.value_dim());
         block.parts = self.parts.len()..self.parts.len() + parts;
         for i in 0..parts {

@@ -93,6 +93,10 @@ unsafe fn merge<S: Simd>(
     let d = out.len();
     let parts = held.chunks_exact(sums_len(rows, d));
     let count = parts.len();
+    if count == 1 && sink.is_none() {
+        let factor = 1.0 / held[rows * (d + 1) + row];
+        return out.iter_mut().zip(&held[row * d..]).for_each(|(out, value)| *out = value * factor);
+    }
     let mut max = sink.unwrap_or(f32::MIN);
     for (part, factor) in parts.clone().zip(&mut *factors) {
         *factor = part[rows * d + row];
