@@ -97,12 +97,12 @@ mod tests {
         let plan = ReadPlan::of_block(64);
         let mut reading = Reading::new([0; 30].as_slice());
         let mut lengths = Vec::new();
-        for until_due in [16, 15, 0, 1] {
+        for until_due in [16, 13, 0, 1] {
             let n = reading.next(&plan, until_due).len();
             lengths.push(n);
             reading.advance(n);
         }
-        // A last chunk of no more than a step may be followed by nothing.
+        // After the last chunk nothing is left.
         assert_eq!(lengths, [16, 8, 6, 0]);
         assert!(reading.is_done());
         assert_eq!((reading.done(), reading.total()), (30, 30));

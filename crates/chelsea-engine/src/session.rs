@@ -150,7 +150,11 @@ impl Session {
             session.sequence.check(std::slice::from_ref(token))?;
         }
         let rows = sessions.iter_mut().zip(tokens).map(|(session, &token)| (&mut session.sequence, token));
-        decode_all(rows.collect(), runner)
+        decode_all(rows.collect(), runner)?;
+        // Whatever the runner's pace: nobody is waited for.
+        let all = sessions.iter_mut().map(|session| &mut session.sequence);
+        let mut waiting: Vec<&mut Sequence> = all.filter(|sequence| sequence.compaction_waits()).collect();
+        first_error(runner.settle(&mut waiting))
     }
 
     /// Reads `tokens` and returns `-ln p` of each, given all before it. Something must have been read.
