@@ -293,12 +293,7 @@ fn room_of(
     (budget, depth, prompt): (Budget, usize, usize),
 ) -> Result<usize> {
     let dtype = args.kv_type.map_or(dtype_for(budget, Dtype::F16), DtypeArg::dtype);
-    let cache = CacheConfig {
-        dtype,
-        budget,
-        policy: args.policy.clone(),
-        ..CacheConfig::new(config.cache_shape())
-    };
+    let cache = CacheConfig { dtype, budget, policy: args.policy.clone(), ..CacheConfig::new(config.cache_shape()) };
     cache.validate()?;
     let heads = cache.shape.heads();
     let page = Page::bytes(cache.shape.layer(0).dims(), dtype);
