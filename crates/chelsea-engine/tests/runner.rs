@@ -208,7 +208,6 @@ fn at_full_pace_all_compactions_are_made_where_they_fall_due() {
         assert!(runner.step(&mut works).into_iter().all(|outcome| matches!(outcome, Ok(Outcome::Took(1)))));
         assert!(!sequences.iter().any(Sequence::compaction_waits));
     }
-    assert!(sequences.iter().all(|sequence| sequence.cache().is_within_budget() || sequence.cache().entries() > 0));
     assert!(sequences.iter().all(|sequence| !sequence.clustering().is_zero()));
 }
 
