@@ -148,12 +148,12 @@ fn options_check(args: &RunArgs) -> Result<()> {
              --quality best`"
         );
     }
-    let twice = chelsea_kv::policy(args.cache.policy())?.needs().repetition.is_some();
-    if twice && args.file.is_empty() && args.load_cache.is_none() {
+    let policy = args.cache.policy();
+    if policy.needs().repetition.is_some() && args.file.is_empty() && args.load_cache.is_none() {
         bail!(
             "policy `{}` compresses a document, which it reads twice, and nothing else: give one with -f FILE, or choose \
              another policy",
-            args.cache.policy()
+            policy.name()
         );
     }
     Ok(())
@@ -190,7 +190,7 @@ pub fn one_shot(args: &CacheArgs, layout: &Layout<'_>) -> Result<Option<Repetiti
 /// Refuses a document of `document` tokens and a question of `question` that do not fit after what was read, before any of it
 /// is read; and a document that leaves no room to be repeated by a policy that has to read it twice.
 pub fn check_room(session: &Session, document: usize, question: usize, words: Option<&Repetition>) -> Result<()> {
-    session.check_room(document + question)?;
+    session.check_context(document + question)?;
     let config = session.cache().config();
     let all = session.history().len() + document;
     // What was compressed before is not compressed again.
@@ -199,7 +199,7 @@ pub fn check_room(session: &Session, document: usize, question: usize, words: Op
         && !compressed
         && config.allowed(all) < all * config.shape.heads()
     {
-        session.check_room(document + words.longest(chunk.min(all))).with_context(|| {
+        session.check_context(document + words.longest(chunk.min(all))).with_context(|| {
             format!("policy `{}` has the model repeat the text after it, part by part", config.policy.name())
         })?;
     }

@@ -63,7 +63,6 @@ pub fn load(
     no_template: bool,
 ) -> Result<(Session, Option<String>)> {
     let expected = Expected { fingerprint: loaded.model.fingerprint(), shape: loaded.model.cache_shape() };
-    let policy = args.policy.as_deref().map(chelsea_kv::policy).transpose()?;
     let (mut cache, info) =
         snapshot::load(file, Some(&expected), None).with_context(|| format!("cannot go on from {}", file.display()))?;
     let note: Note = serde_json::from_str(&info.note).context("the cache file was not written by this command")?;
@@ -76,8 +75,8 @@ pub fn load(
     }
     // Both at once: neither need go with what the other was.
     let budget = args.asked_budget().unwrap_or(cache.config().budget);
-    match policy {
-        Some(policy) => cache.reconfigure(policy, budget)?,
+    match &args.policy {
+        Some(policy) => cache.reconfigure(policy.clone(), budget)?,
         None => cache.set_budget(budget)?,
     }
     let twice = cache.config().policy.needs().repetition.is_some();

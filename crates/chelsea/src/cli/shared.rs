@@ -1,9 +1,11 @@
 //! Flags that several verbs share: which model, how its cache is kept, how text is sampled.
 
 use chelsea_engine::{Compression, Sampling, SessionOptions};
-use chelsea_kv::{Budget, Dtype, Schedule};
+use chelsea_kv::policy::{Chelsea, ChelseaBest, PolicyError};
+use chelsea_kv::{Budget, Dtype, Policy, Schedule};
 use chelsea_model::LoadOptions;
 use clap::{Args, ValueEnum};
+use std::sync::Arc;
 
 /// Which model, and on what it runs.
 #[derive(Debug, Clone, Args)]
@@ -52,7 +54,7 @@ pub struct CacheArgs {
     pub kv_budget: Option<Budget>,
     /// How entries are chosen: a name, and settings if any (chelsea:floor=0,chunk=128) [default: chelsea].
     #[arg(long, value_parser = parse_policy, long_help = policy_help())]
-    pub policy: Option<String>,
+    pub policy: Option<Arc<dyn Policy>>,
     /// How much work choosing may be: `best` is `--policy chelsea-best --compress one-shot`. It compresses the document
     /// once; questions and answers after it are kept whole.
     #[arg(long, value_enum, default_value_t = QualityArg::Good, conflicts_with_all = ["policy", "compress"])]
@@ -147,15 +149,15 @@ impl CacheArgs {
 
     /// The budget that was asked for, or a quarter of the full cache.
     pub fn budget(&self) -> Budget {
-        let default = if self.policy() == "full" { Budget::Keep(1.0) } else { Budget::Share(0.25) };
+        let default = if self.policy().keeps_everything() { Budget::Keep(1.0) } else { Budget::Share(0.25) };
         self.asked_budget().unwrap_or(default)
     }
 
     /// The policy that was asked for, or the default.
-    pub fn policy(&self) -> &str {
-        self.policy.as_deref().unwrap_or(match self.quality {
-            QualityArg::Good => "chelsea",
-            QualityArg::Best => "chelsea-best",
+    pub fn policy(&self) -> Arc<dyn Policy> {
+        self.policy.clone().unwrap_or_else(|| match self.quality {
+            QualityArg::Good => Arc::new(Chelsea::default()),
+            QualityArg::Best => Arc::new(ChelseaBest::default()),
         })
     }
 
@@ -171,7 +173,7 @@ impl CacheArgs {
     pub fn session(&self) -> SessionOptions {
         SessionOptions {
             budget: self.budget(),
-            policy: self.policy().to_string(),
+            policy: self.policy(),
             schedule: schedule(self.schedule),
             compression: self.compression(),
             sinks: self.sinks,
@@ -235,9 +237,8 @@ pub(super) fn schedule(arg: Option<ScheduleArg>) -> Schedule {
     }
 }
 
-pub(super) fn parse_policy(text: &str) -> Result<String, chelsea_kv::policy::PolicyError> {
-    let spec = text.replace('+', ",");
-    chelsea_kv::policy::policy(&spec).map(|_| spec)
+pub(super) fn parse_policy(text: &str) -> Result<Arc<dyn Policy>, PolicyError> {
+    chelsea_kv::policy(&text.replace('+', ","))
 }
 
 /// The registry as help text.
