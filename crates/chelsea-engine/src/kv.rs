@@ -1,14 +1,6 @@
-//! What the engine asks of a cache that may refuse: room for the tokens to come, and a compaction.
+//! The compactions that the engine asks of a cache.
 
-use chelsea_kv::{CacheError, CompactReport, MAX_TOKENS, SequenceCache};
-
-/// Makes sure that `tokens` more can be appended to every layer.
-///
-/// # Errors
-/// [`CacheError`] if they cannot be; the cache is as it was.
-pub(crate) fn reserve(cache: &mut SequenceCache, tokens: usize) -> Result<(), CacheError> {
-    if cache.tokens().saturating_add(tokens) > MAX_TOKENS { Err(CacheError::TooLong(MAX_TOKENS)) } else { Ok(()) }
-}
+use chelsea_kv::{CacheError, CompactReport, SequenceCache};
 
 /// Which compaction a sequence is to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,9 +17,9 @@ impl Compaction {
     /// # Errors
     /// [`CacheError`] if it needs more memory than there is; the cache is as it was.
     pub(crate) fn carry_out(self, cache: &mut SequenceCache) -> Result<CompactReport, CacheError> {
-        Ok(match self {
+        match self {
             Compaction::Due => cache.compact(),
             Compaction::AtEnd => cache.compact_at_end(),
-        })
+        }
     }
 }

@@ -23,7 +23,7 @@ pub use error::EngineError;
 pub use generate::{Finish, GenerateOptions, Generation, generate, generate_many};
 pub use layout::Layout;
 pub use options::{Compression, SessionOptions, cache_config, dtype_for};
-pub use reading::{ReadPlan, Reading};
+pub use reading::Reading;
 pub use repetition::Repetition;
 pub use runner::{Outcome, Pace, Runner, Work};
 pub use sampler::{Sampling, SamplingError};

@@ -31,7 +31,7 @@ pub struct SessionOptions {
     pub sinks: usize,
     /// Last entries of every head that are never merged.
     pub window: usize,
-    /// Entries of each head that reading a prompt may hold beyond the budget; see [`ReadPlan`](crate::ReadPlan) for
+    /// Entries of each head that reading a prompt may hold beyond the budget; see [`ReadPlan`](chelsea_kv::ReadPlan) for
     /// what it is used for.
     pub block: usize,
     /// Longest sequence, prompt and answer together; the trained context when none is given.

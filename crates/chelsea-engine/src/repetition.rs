@@ -47,7 +47,7 @@ impl Session {
             }
             prompt.extend(&prompts.turn);
             prompt.extend(tokens);
-            let mut fork = self.fork();
+            let mut fork = self.fork()?;
             fork.set_compression(Compression::OneShot);
             fork.cache_mut().watch(begin..begin + tokens.len());
             fork.read(&prompt, |_| ())?;

@@ -3,10 +3,10 @@
 //! A sequence computes nothing by itself: a [`Runner`](crate::Runner) takes it a step further, alone or together with
 //! others. Dropping it gives its memory back at once, in whatever state it is.
 
-use crate::kv::{self, Compaction};
-use crate::reading::{ReadPlan, Reading};
+use crate::kv::Compaction;
+use crate::reading::Reading;
 use crate::{Compression, EngineError, SessionOptions, cache_config};
-use chelsea_kv::{Budget, CacheConfig, MemoryReport, Policy, SequenceCache};
+use chelsea_kv::{Budget, CacheConfig, Forecast, MemoryReport, PAGE, Policy, ReadPlan, SequenceCache};
 use chelsea_model::{Model, ModelError};
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,7 +92,7 @@ impl Sequence {
             cache,
             history,
             logits: Vec::new(),
-            plan: ReadPlan::of_block(options.block),
+            plan: ReadPlan::of_block(options.block, PAGE),
             compression: options.compression,
             limit,
             reading: None,
@@ -104,10 +104,13 @@ impl Sequence {
 
     /// A second sequence that goes on from here, a reading included. The caches share their pages until one of the two
     /// writes.
-    pub fn fork(&self) -> Self {
-        Sequence {
+    ///
+    /// # Errors
+    /// If the pool has no room for what the two do not share.
+    pub fn fork(&self) -> Result<Self, EngineError> {
+        Ok(Sequence {
             model: self.model.clone(),
-            cache: self.cache.fork(),
+            cache: self.cache.fork()?,
             history: self.history.clone(),
             logits: self.logits.clone(),
             plan: self.plan,
@@ -117,7 +120,7 @@ impl Sequence {
             pending: self.pending,
             lost: self.lost,
             clustering: Duration::ZERO,
-        }
+        })
     }
 
     /// Whether `tokens` more would fit into the context.
@@ -212,7 +215,7 @@ impl Sequence {
 
     /// Makes sure that the cache can take in `tokens` more.
     pub(crate) fn reserve(&mut self, tokens: usize) -> Result<(), EngineError> {
-        Ok(kv::reserve(&mut self.cache, tokens)?)
+        Ok(self.cache.reserve(tokens)?)
     }
 
     /// Takes note of tokens that went through the model, and of the logits after the last one if they were wanted.
@@ -327,6 +330,33 @@ impl Sequence {
     /// The model.
     pub fn model(&self) -> &Arc<Model> {
         &self.model
+    }
+
+    /// First token from which the sequence can be taken back: see [`Sequence::rewind`].
+    pub fn exact_from(&self) -> usize {
+        self.cache.exact_from()
+    }
+
+    /// Takes back the last `tokens` tokens, as if they had never come. There are no logits afterwards.
+    ///
+    /// # Errors
+    /// If some of them were clustered, a text is being read, or a compaction waits.
+    pub fn rewind(&mut self, tokens: usize) -> Result<(), EngineError> {
+        if self.lost {
+            return Err(EngineError::Lost);
+        }
+        if self.reading.is_some() || self.pending.is_some() {
+            return Err(EngineError::StillReading);
+        }
+        self.cache.rewind(tokens)?;
+        self.history.truncate(self.history.len() - tokens);
+        self.logits.clear();
+        Ok(())
+    }
+
+    /// Bytes that the sequence is going to take once it has `tokens` tokens in all.
+    pub fn forecast(&self, tokens: usize) -> Forecast {
+        self.cache.forecast(tokens, &self.plan)
     }
 
     /// Where every byte of the cache is.

@@ -84,8 +84,11 @@ impl Session {
     }
 
     /// A second session that goes on from here. The caches share their pages until one writes.
-    pub fn fork(&self) -> Self {
-        Self::of(self.sequence.fork(), self.runner.pool().clone(), self.cancel.clone())
+    ///
+    /// # Errors
+    /// If the pool has no room for what the two do not share.
+    pub fn fork(&self) -> Result<Self, EngineError> {
+        Ok(Self::of(self.sequence.fork()?, self.runner.pool().clone(), self.cancel.clone()))
     }
 
     /// Reads `tokens` in chunks. Stops early, with what was read so far, when cancelled.

@@ -80,7 +80,7 @@ fn a_session_goes_on_alone_after_a_batch() {
     let mut other = sessions(&model);
     let mut runner = Runner::new(model.clone(), pool());
     Session::step_many(&mut one.iter_mut().collect::<Vec<_>>(), &[1, 2, 3, 4], &mut runner).unwrap();
-    let fork = one[0].fork();
+    let fork = one[0].fork().unwrap();
     assert_eq!(fork.logits(), one[0].logits());
     one[0].step(9).unwrap();
     other[0].step(1).unwrap();

@@ -47,7 +47,7 @@ impl Actor {
         let mut forks = Vec::new();
         while let Some(Act::Fork(acts)) = self.acts.front().cloned() {
             self.acts.pop_front();
-            forks.push(Actor::new(self.sequence.fork(), acts));
+            forks.push(Actor::new(self.sequence.fork().unwrap(), acts));
         }
         forks
     }

@@ -66,7 +66,7 @@ fn a_sequence_that_is_dropped_gives_its_shared_pages_back_at_once() {
     let (mut runner, mut sequence) = (runner(&model), sequence(&model, 1.0, "full"));
     read(&mut runner, &mut sequence, &tokens(200, 0));
     assert_eq!(sequence.memory().shared, 0);
-    let mut fork = sequence.fork();
+    let mut fork = sequence.fork().unwrap();
     fork.start_reading(tokens(100, 1)).unwrap();
     assert!(matches!(runner.step(&mut [Work::Read(&mut fork)])[..], [Ok(Outcome::Took(32))]));
     assert!(sequence.memory().shared > 0);
@@ -80,7 +80,7 @@ fn what_is_wrong_with_one_work_is_told_of_it_alone() {
     let mut runner = runner(&model);
     let mut fine = sequence(&model, 1.0, "full");
     read(&mut runner, &mut fine, &tokens(10, 0));
-    let mut alone = fine.fork();
+    let mut alone = fine.fork().unwrap();
     let ready = || {
         let mut sequence = sequence(&model, 1.0, "full");
         read(&mut Runner::new(model.clone(), pool(1)), &mut sequence, &tokens(10, 1));
@@ -140,7 +140,7 @@ fn a_cache_of_another_text_is_refused() {
     let model = model(Products::F32);
     let (mut runner, mut sequence) = (runner(&model), sequence(&model, 1.0, "full"));
     read(&mut runner, &mut sequence, &tokens(10, 0));
-    let cache = sequence.cache().fork();
+    let cache = sequence.cache().fork().unwrap();
     let refused = Sequence::with_cache(model, &SessionOptions::default(), cache, tokens(9, 0));
     assert!(matches!(refused, Err(EngineError::History { tokens: 9, cached: 10 })));
 }

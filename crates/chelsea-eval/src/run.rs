@@ -245,7 +245,7 @@ impl Subject<'_> {
             needs = needs.and(setting.made_policy().needs());
         }
         let mut session = self.session(&full(), Budget::Keep(1.0), Compression::OneShot, stored)?;
-        session.cache_mut().gather(needs);
+        session.cache_mut().gather(needs).map_err(chelsea_engine::EngineError::from)?;
         self.read(&mut session, document)?;
         Ok(session)
     }
@@ -301,7 +301,7 @@ impl Subject<'_> {
             self.read(&mut session, &[document, cue].concat())?;
             return Ok(session);
         };
-        let mut session = full.fork();
+        let mut session = full.fork()?;
         // The last token is read over the compressed cache: what is said first comes from that, too.
         let last = usize::from(setting.keep < 1.0);
         let (before, last) = cue.split_at(cue.len().saturating_sub(last));
@@ -337,7 +337,7 @@ impl Subject<'_> {
                 standing.clear();
             }
             let session = match &once {
-                Some(once) => once.fork(),
+                Some(once) => once.fork()?,
                 None => self.compressed(&tokens.document, prepared.cue(), setting, full)?,
             };
             bytes += session.memory().total();

@@ -17,7 +17,7 @@ pub fn chat(session: Session, loaded: &Loaded, layout: &Layout<'_>, args: &RunAr
     let mut editor = rustyline::DefaultEditor::new()?;
     eprintln!("{} with policy {}. {HELP}", loaded.name, session.cache().config().policy.name());
     let start = session;
-    let mut turn = start.fork();
+    let mut turn = start.fork()?;
     let mut first = true;
     let mut closed = true;
     loop {
@@ -36,7 +36,7 @@ pub fn chat(session: Session, loaded: &Loaded, layout: &Layout<'_>, args: &RunAr
                 continue;
             }
             "/clear" => {
-                turn = start.fork();
+                turn = start.fork()?;
                 first = true;
                 continue;
             }
@@ -63,7 +63,7 @@ pub fn chat(session: Session, loaded: &Loaded, layout: &Layout<'_>, args: &RunAr
             // Half a question cannot be taken out of a clustered cache again.
             eprintln!("The question was not read to its end: the conversation starts anew, as after /clear.");
             setup::rearm();
-            turn = start.fork();
+            turn = start.fork()?;
             first = true;
             continue;
         }

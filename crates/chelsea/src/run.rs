@@ -237,7 +237,7 @@ fn answer_all(
             break;
         }
         // A fork that is clustered has pages of its own: while it lives, the document's are held beside them.
-        let mut fork = (i + 1 < args.prompt.len()).then(|| session.fork());
+        let mut fork = (i + 1 < args.prompt.len()).then(|| session.fork()).transpose()?;
         let turn = fork.as_mut().unwrap_or(&mut session);
         if !args.json && args.prompt.len() > 1 {
             println!("{}> {prompt}", if i > 0 { "\n" } else { "" });

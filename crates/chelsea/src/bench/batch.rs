@@ -60,7 +60,7 @@ pub fn run(args: &BenchArgs, subject: &Subject, rows: &mut Vec<Row>, quiet: bool
 
 /// Seconds of a step of all sessions together.
 fn step(sessions: &[Session], steps: usize, subject: &Subject, runner: &mut Runner) -> Result<f64> {
-    let mut forks: Vec<Session> = sessions.iter().map(Session::fork).collect();
+    let mut forks = sessions.iter().map(Session::fork).collect::<Result<Vec<_>, _>>()?;
     let mut batch: Vec<&mut Session> = forks.iter_mut().collect();
     let n = batch.len();
     let tokens = subject.tokens(steps * n, 3);

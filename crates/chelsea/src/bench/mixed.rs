@@ -7,7 +7,8 @@ use super::subject::{Subject, label, steps};
 use super::trials::{Samples, Spread, interleaved};
 use crate::cli::BenchArgs;
 use anyhow::Result;
-use chelsea_engine::{Pace, ReadPlan, Runner, Sequence, Session, SessionOptions, Work};
+use chelsea_engine::{Pace, Runner, Sequence, Session, SessionOptions, Work};
+use chelsea_kv::{PAGE, ReadPlan};
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
@@ -44,7 +45,7 @@ struct Case {
 
 /// Tokens that are read at once where clustering goes on meanwhile.
 fn chunk() -> usize {
-    ReadPlan::of_block(SessionOptions::default().block).step
+    ReadPlan::of_block(SessionOptions::default().block, PAGE).step
 }
 
 /// Tokens that a sequence takes in at most during a trial.
@@ -88,7 +89,8 @@ pub fn run(args: &BenchArgs, subject: &Subject, quiet: bool) -> Result<Vec<Row>>
 }
 
 fn trial(sessions: &[Session], subject: &Subject, runner: &mut Runner, case: &mut Case, counts: bool) -> Result<()> {
-    let mut sequences: Vec<Sequence> = sessions.iter().map(|session| session.sequence().fork()).collect();
+    let mut sequences: Vec<Sequence> =
+        sessions.iter().map(|session| session.sequence().fork()).collect::<Result<_, _>>()?;
     let Some((reader, decoders)) = sequences.split_first_mut() else { return Ok(()) };
     let text = subject.tokens(PASSES * chunk(), 8);
     let tokens = subject.tokens(PASSES * decoders.len(), 9);
