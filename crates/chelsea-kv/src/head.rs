@@ -129,7 +129,7 @@ impl Head {
     }
 
     /// Bytes of a page of this head.
-    fn page_bytes(&self) -> usize {
+    pub(crate) fn page_bytes(&self) -> usize {
         Page::bytes(self.dims, self.dtype)
     }
 
@@ -254,8 +254,7 @@ impl Head {
 
     /// Gives pages back whose entries no later token sees, where a token sees `window` tokens, itself included. A page of
     /// which one entry is still seen stays whole: attention leaves out the others.
-    pub(crate) fn slide(&mut self, window: Option<usize>) {
-        let Some(window) = window else { return };
+    pub(crate) fn slide(&mut self, window: usize) {
         let unseen = self.len.saturating_sub(window - 1) / PAGE;
         self.pages.drain(..unseen);
         self.len -= unseen * PAGE;

@@ -53,10 +53,12 @@
 //! ```
 
 pub mod attention;
+mod backend;
 mod balance;
 pub mod budget;
 pub mod cache;
 mod convert;
+mod cpu;
 mod dtype;
 mod head;
 mod layer;
@@ -67,22 +69,26 @@ mod page;
 pub mod policy;
 mod pool;
 mod query;
+mod reference;
 mod rotary;
 pub mod scratch;
 mod simd;
 pub mod snapshot;
 
+pub use backend::{Asked, Backend, Block, Change, Store};
 pub use budget::{Budget, BudgetError, ReadPlan};
 pub use cache::{
     AttendRequest, CacheConfig, CacheError, CompactReport, Forecast, Importance, MAX_TOKENS, MemoryReport, Schedule,
     SequenceCache,
 };
+pub use cpu::Cpu;
 pub use dtype::{Dims, Dtype};
 pub use head::Head;
 pub use layer::{CacheShape, LayerSpec, ShapeError};
 pub use mapped::Mapped;
 pub use page::{PAGE, Page, TILE};
 pub use policy::{Policy, PolicyError, policy, registry};
-pub use pool::{Pool, PoolFull};
+pub use pool::{Lease, Pool, PoolFull, Reservation};
 pub use query::{QueryMoments, QueryPower, RecentQueries};
+pub use reference::Reference;
 pub use rotary::Rotary;

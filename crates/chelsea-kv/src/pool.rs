@@ -109,13 +109,13 @@ impl Pool {
     }
 
     /// Charges `bytes` from which leases are taken; what is left of them is returned with the reservation.
-    pub(crate) fn reserve(&self, bytes: usize) -> Result<Reservation, PoolFull> {
+    pub fn reserve(&self, bytes: usize) -> Result<Reservation, PoolFull> {
         self.0.charge(bytes)?;
         Ok(Reservation { ledger: Some(self.0.clone()), left: AtomicUsize::new(bytes) })
     }
 
     /// Charges `bytes`, for as long as the lease lives.
-    pub(crate) fn lease(&self, bytes: usize) -> Result<Lease, PoolFull> {
+    pub fn lease(&self, bytes: usize) -> Result<Lease, PoolFull> {
         self.0.charge(bytes)?;
         Ok(Lease { ledger: Some(self.0.clone()), bytes, mapped: 0 })
     }
@@ -130,7 +130,7 @@ impl Pool {
 
 /// Bytes that were charged for pages to come.
 #[derive(Debug)]
-pub(crate) struct Reservation {
+pub struct Reservation {
     /// Nothing for heads that belong to no cache.
     ledger: Option<Arc<Ledger>>,
     left: AtomicUsize,
@@ -179,7 +179,7 @@ impl Drop for Reservation {
 
 /// Bytes charged to a pool, returned when dropped.
 #[derive(Debug, Default)]
-pub(crate) struct Lease {
+pub struct Lease {
     ledger: Option<Arc<Ledger>>,
     bytes: usize,
     mapped: usize,

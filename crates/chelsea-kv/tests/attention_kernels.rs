@@ -162,10 +162,10 @@ fn keys_that_are_stored_divided_agree_with_the_definition() {
         let scale = 1.0 / (head_dim as f32).sqrt();
         let mut expected = vec![f32::NAN; q.len()];
         let attention = Attention::full(3, scale);
-        reference::attend(Request { heads: cache.heads(), q: &q, n, out: &mut expected }, &attention);
+        reference::attend(Request { heads: &cache.heads(), q: &q, n, out: &mut expected }, &attention);
         for isa in Isa::available() {
             let mut out = vec![f32::NAN; q.len()];
-            attend_with(isa, &mut [Request { heads: cache.heads(), q: &q, n, out: &mut out }], &attention);
+            attend_with(isa, &mut [Request { heads: &cache.heads(), q: &q, n, out: &mut out }], &attention);
             let (off, _) = difference(&out, &expected);
             assert!(off <= if isa == Isa::Amx { 4e-5 } else { 1e-5 }, "{isa:?}, {head_dim}, {n}: off by {off}");
         }

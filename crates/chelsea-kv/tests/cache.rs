@@ -291,7 +291,7 @@ fn streaming_keeps_sinks_and_the_latest_entries_under_either_schedule() {
             feed(&mut cache, 128, b);
             cache.compact().unwrap();
         }
-        for head in cache.heads() {
+        for head in cache.heads().iter() {
             let positions: Vec<f32> = (0..head.len()).map(|i| head.position(i)).collect();
             let wanted: Vec<f32> = (0..4).chain(1024 - 252..1024).map(|p| p as f32).collect();
             assert_eq!(positions, wanted);

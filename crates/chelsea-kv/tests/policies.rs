@@ -313,7 +313,7 @@ fn pooled_neighbours_stand_for_the_same_number_of_tokens() {
     let mut cache = SequenceCache::new(config("pool", 0.25)).expect("valid");
     feed(&mut cache, &blocks(200, 0));
     cache.compact_now(None).expect("possible");
-    for head in cache.heads() {
+    for head in cache.heads().iter() {
         let counts: Vec<u32> = (2..head.len() - 8).map(|i| head.count(i)).collect();
         assert_eq!((counts.len(), counts.iter().sum::<u32>()), (40, 190));
         assert!(counts.iter().all(|n| (4..=5).contains(n)), "{counts:?}");
@@ -322,7 +322,7 @@ fn pooled_neighbours_stand_for_the_same_number_of_tokens() {
     }
     feed(&mut cache, &blocks(200, 1));
     cache.compact_now(Some(Budget::Keep(0.1))).expect("possible");
-    for head in cache.heads() {
+    for head in cache.heads().iter() {
         let counts: Vec<u32> = (2..head.len() - 8).map(|i| head.count(i)).collect();
         assert_eq!((counts.len(), counts.iter().sum::<u32>()), (30, 390));
         assert!(counts.iter().all(|n| (9..=17).contains(n)), "{counts:?}");

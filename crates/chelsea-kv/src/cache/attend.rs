@@ -1,7 +1,8 @@
 //! Queries against a cache, one sequence at a time or several together.
 
 use super::SequenceCache;
-use crate::attention::{self, Attention, Request};
+use crate::attention::Attention;
+use crate::backend::Asked;
 
 /// What one sequence of a batch asks.
 #[derive(Debug)]
@@ -35,19 +36,20 @@ impl SequenceCache {
     pub fn attend_many(layer: usize, requests: &mut [AttendRequest<'_>], sinks: Option<&[f32]>) {
         let Some(shape) = requests.first().map(|request| request.cache.config.shape.clone()) else { return };
         let spec = shape.layer(layer);
-        let mut of_heads: Vec<Request<'_>> = Vec::with_capacity(requests.len());
+        let backend = requests[0].cache.config.backend.clone();
+        let mut asked: Vec<Asked<'_>> = Vec::with_capacity(requests.len());
         for AttendRequest { cache, q, out } in requests.iter_mut() {
             assert!(cache.config.shape == shape, "sequences of a batch share one model");
             let n = q.len() / spec.query_width();
             assert!(q.len() == n * spec.query_width(), "queries are [n, q_heads, key_dim]");
             cache.observe_queries(layer, q, n);
-            of_heads.push(Request { heads: &cache.heads[shape.heads_of(layer)], q, n, out });
+            asked.push(Asked { store: &*cache.store, heads: shape.heads_of(layer), q, n, out });
         }
         let attention = Attention { group: spec.group(), scale: spec.scale, window: spec.window, sinks };
-        attention::attend_batch(&mut of_heads, &attention);
-        if spec.window.is_some() {
+        backend.attend(&mut asked, &attention);
+        if let Some(window) = spec.window {
             for AttendRequest { cache, .. } in requests {
-                cache.heads[shape.heads_of(layer)].iter_mut().for_each(|head| head.slide(spec.window));
+                cache.store.slide(shape.heads_of(layer), window);
             }
         }
     }

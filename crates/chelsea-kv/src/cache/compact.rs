@@ -1,12 +1,12 @@
 //! When a cache is compacted, which entries are candidates, and how a plan is carried out.
 
 use super::{CacheConfig, CacheError, Schedule, SequenceCache};
+use crate::backend::Change;
 use crate::budget::{Budget, Length};
-use crate::merge::{merge_from, scratch_bytes};
 use crate::policy::{HeadView, Plan, View};
 use crate::pool::{Reservation, ScratchLease};
 use crate::scratch::ScratchMeter;
-use crate::{Head, LayerSpec, PAGE};
+use crate::{Head, LayerSpec};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -132,15 +132,15 @@ impl SequenceCache {
 
     /// First entry of each head that is no sink.
     fn sinks(&self) -> Vec<usize> {
-        self.heads.iter().map(|head| self.config.sinks.min(head.len())).collect()
+        (0..self.store.heads()).map(|g| self.config.sinks.min(self.store.len(g))).collect()
     }
 
     /// The entries of each head from `from` up to the recent window; none of heads that do not grow.
     fn candidates(&self, from: &[usize]) -> Vec<Range<usize>> {
         let window = self.window();
-        let mut ranges = vec![0..0; self.heads.len()];
-        for (g, head) in self.growing() {
-            ranges[g] = from[g]..head.len().saturating_sub(window).max(from[g]);
+        let mut ranges = vec![0..0; self.store.heads()];
+        for g in self.growing() {
+            ranges[g] = from[g]..self.store.len(g).saturating_sub(window).max(from[g]);
         }
         ranges
     }
@@ -160,17 +160,18 @@ impl SequenceCache {
         let target = (allowed + candidates(&ranges)).saturating_sub(before);
         let scratch = ScratchMeter::with_spare(self.spare(allowed)).charged_to(self.config.pool.clone());
         self.take_value_scales(&ranges);
-        let plan = self.config.policy.plan(&self.view(&ranges, &scratch), target)?;
+        let plan = {
+            let heads = self.store.export();
+            self.config.policy.plan(&self.view(&heads, &ranges, &scratch), target)?
+        };
         let _roots = scratch.reserve(plan.bytes())?;
         let (reserved, _merging) = self.reserve_to_merge(&ranges)?;
-        let idle = self.pages_to_come(allowed);
-        self.heads.iter_mut().for_each(|head| head.limit_idle_pages(idle));
-        self.carry_out(&ranges, &plan, &scratch, &reserved);
+        self.carry_out(&ranges, &plan, self.entries_to_come(allowed), &scratch, &reserved);
         drop(reserved);
         self.compacted_at = self.tokens();
         let window = self.window();
         let frozen: Vec<(usize, usize)> =
-            self.growing().map(|(g, head)| (g, head.len().saturating_sub(window).max(ranges[g].start))).collect();
+            self.growing().map(|g| (g, self.store.len(g).saturating_sub(window).max(ranges[g].start))).collect();
         frozen.into_iter().for_each(|(g, frozen)| self.frozen[g] = frozen);
         self.scratch_peak = self.scratch_peak.max(scratch.peak());
         self.peak = self.peak.max(bytes_before + scratch.peak());
@@ -183,12 +184,11 @@ impl SequenceCache {
     /// Charges what carrying a plan out may take, so that nothing can fail once it has begun: copies of pages that others
     /// own, too, and what as many heads as there are threads sum clusters up in.
     fn reserve_to_merge(&self, ranges: &[Range<usize>]) -> Result<(Reservation, ScratchLease), CacheError> {
-        let copies = |(g, head): (usize, &Head)| match ranges[g].is_empty() {
-            true => 0,
-            false => head.bytes_to_rewrite(ranges[g].start),
-        };
-        let copies: usize = self.growing().map(copies).sum();
-        let merging = self.growing().map(|(g, head)| scratch_bytes(ranges[g].len(), head.dims())).max().unwrap_or(0);
+        let changes = self.growing().filter(|&g| !ranges[g].is_empty());
+        let bytes: Vec<(usize, usize)> =
+            changes.map(|g| self.store.bytes_to_change(g, ranges[g].start, ranges[g].len())).collect();
+        let copies: usize = bytes.iter().map(|(copies, _)| copies).sum();
+        let merging = bytes.iter().map(|&(_, merging)| merging).max().unwrap_or(0);
         let pool = &self.config.pool;
         Ok((pool.reserve(copies)?, pool.lease_scratch(merging * rayon::current_num_threads())?))
     }
@@ -212,16 +212,16 @@ impl SequenceCache {
         promised.saturating_sub(self.bytes_held())
     }
 
-    /// Pages that each head is going to fill, once `allowed` entries are left, before the next compaction can be due: no
-    /// head needs more of those it gives up, and what is held then is pages with entries alone.
-    fn pages_to_come(&self, allowed: usize) -> usize {
+    /// Entries that each head is going to take in, once `allowed` are left, before the next compaction can be due: no head
+    /// needs more room of what it gives up, and what is held then is entries alone.
+    fn entries_to_come(&self, allowed: usize) -> usize {
         let room = self.ceiling().saturating_sub(allowed).checked_div(self.growing_heads()).unwrap_or(0);
-        room.max(self.config.decode_block).min(self.length().to_come()) / PAGE
+        room.max(self.config.decode_block).min(self.length().to_come())
     }
 
-    fn view<'a>(&'a self, ranges: &[Range<usize>], scratch: &'a ScratchMeter) -> View<'a> {
+    fn view<'a>(&'a self, heads: &'a [Head], ranges: &[Range<usize>], scratch: &'a ScratchMeter) -> View<'a> {
         let needs = self.config.policy.needs();
-        let heads = self.growing().map(|(g, head)| {
+        let heads = self.growing().map(|g| {
             let power = match &self.query_power {
                 Some(power) if needs.query_power => power.weights(g),
                 _ => Vec::new(),
@@ -229,7 +229,7 @@ impl SequenceCache {
             let seen = self.statistics.seen(&self.config, g, self.tokens());
             let rotary = &self.config.shape.layer(seen.layer).rotary;
             let scale = self.value_scale[g].unwrap_or(1.0);
-            HeadView::new(head, ranges[g].clone(), rotary, power, scale).with_seen(seen)
+            HeadView::new(&heads[g], ranges[g].clone(), rotary, power, scale).with_seen(seen)
         });
         View { heads: heads.collect(), tokens: self.tokens(), scratch }
     }
@@ -238,28 +238,30 @@ impl SequenceCache {
         if !self.config.policy.needs().value_scale {
             return;
         }
-        self.value_scale.par_iter_mut().zip(&self.heads).zip(ranges).for_each(|((scale, head), range)| {
+        let heads = self.store.export();
+        self.value_scale.par_iter_mut().zip(&*heads).zip(ranges).for_each(|((scale, head), range)| {
             if scale.is_none() && !range.is_empty() {
                 *scale = Some(mean_value_power(head, range.clone()));
             }
         });
     }
 
-    fn carry_out(&mut self, ranges: &[Range<usize>], plan: &Plan, scratch: &ScratchMeter, reserved: &Reservation) {
+    fn carry_out(
+        &mut self,
+        ranges: &[Range<usize>],
+        plan: &Plan,
+        idle: usize,
+        scratch: &ScratchMeter,
+        reserved: &Reservation,
+    ) {
         assert_eq!(plan.heads(), self.growing_heads(), "policy `{}` plans for every head", self.config.policy.name());
-        // Which head of the plan each head is.
-        let mut planned = vec![None; self.heads.len()];
-        let numbers: Vec<usize> = self.growing().map(|(g, _)| g).collect();
-        numbers.iter().enumerate().for_each(|(i, &g)| planned[g] = Some(i));
-        self.heads.par_iter_mut().zip(ranges).zip(&planned).for_each(|((head, range), planned)| {
-            if let Some(roots) = planned.map(|i| plan.roots(i))
-                && !roots.is_empty()
-            {
-                merge_from(head, range.clone(), roots, scratch, reserved);
-            }
-        });
-        for (i, &g) in numbers.iter().enumerate() {
-            self.statistics.follow(g, &ranges[g], plan.roots(i));
+        let planned: Vec<(usize, usize)> =
+            self.growing().enumerate().filter(|&(i, _)| !plan.roots(i).is_empty()).collect();
+        let change = |&(i, g): &(usize, usize)| Change { head: g, range: ranges[g].clone(), roots: plan.roots(i) };
+        let changes: Vec<Change<'_>> = planned.iter().map(change).collect();
+        self.store.apply(&changes, idle, scratch, reserved);
+        for Change { head, range, roots } in changes {
+            self.statistics.follow(head, &range, roots);
         }
     }
 }

@@ -1,9 +1,10 @@
 //! What a cache is made for, and what can be wrong with it.
 
 use super::statistics::Statistics;
+use crate::backend::Backend;
 use crate::budget::{Budget, BudgetError, Limits, Sliding};
 use crate::policy::{Chelsea, Policy};
-use crate::{CacheShape, Dtype, PAGE, Page, Pool, PoolFull, ShapeError};
+use crate::{CacheShape, Cpu, Dtype, PAGE, Page, Pool, PoolFull, ShapeError};
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -45,6 +46,8 @@ pub struct CacheConfig {
     pub decode_block: usize,
     /// The ledger that every byte is charged to; its own, without a limit, unless it is shared.
     pub pool: Pool,
+    /// Where entries lie and attention is computed.
+    pub backend: Arc<dyn Backend>,
 }
 
 impl CacheConfig {
@@ -60,11 +63,15 @@ impl CacheConfig {
             schedule: Schedule::default(),
             decode_block: DECODE_BLOCK,
             pool: Pool::unlimited(),
+            backend: Arc::new(Cpu),
         }
     }
 
     /// Checks that a cache can be made so.
     pub fn validate(&self) -> Result<(), CacheError> {
+        if !self.backend.supports(self.dtype) {
+            return Err(CacheError::Dtype { backend: self.backend.name(), dtype: self.dtype.name() });
+        }
         self.budget.validate(&self.limits())?;
         if self.policy.keeps_everything() && self.budget != Budget::Keep(1.0) {
             return Err(CacheError::NothingToGive(self.policy.name()));
@@ -111,6 +118,14 @@ pub enum CacheError {
     /// A policy that keeps everything was given a budget.
     #[error("policy `{0}` keeps every entry: it cannot hold a budget below the full cache")]
     NothingToGive(&'static str),
+    /// The backend has no such number type.
+    #[error("the backend `{backend}` does not store entries in {dtype}")]
+    Dtype {
+        /// The backend.
+        backend: &'static str,
+        /// What was asked for.
+        dtype: &'static str,
+    },
     /// The pool has no room.
     #[error(transparent)]
     Pool(#[from] PoolFull),

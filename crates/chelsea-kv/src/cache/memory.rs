@@ -6,7 +6,7 @@ use crate::LayerSpec;
 use crate::balance::Balance;
 use crate::policy::Needs;
 use crate::query::QueryPower;
-use crate::{Dims, Head, Page};
+use crate::{Dims, Head, PAGE, Page};
 
 /// Bytes of a cache, by purpose. They are disjoint, except for `shared` and `scratch_peak`, which
 /// [`MemoryReport::total`] leaves out. What a budget acts on, the entries of the layers that grow with the text, is told
@@ -65,11 +65,10 @@ impl SequenceCache {
             scratch_peak: self.scratch_peak,
             ..MemoryReport::default()
         };
-        for ((_, layer), head) in self.config.shape.layer_of_heads().zip(&self.heads) {
-            let (entries, Dims { key, value }) = (head.len(), layer.dims());
-            let page_bytes = Page::bytes(layer.dims(), dtype);
-            report.shared += head.pages().iter().filter(|page| page.is_shared()).count() * page_bytes;
-            let held = head.pages_held() * page_bytes;
+        for (g, (_, layer)) in self.config.shape.layer_of_heads().enumerate() {
+            let (entries, Dims { key, value }) = (self.store.len(g), layer.dims());
+            let (held, shared) = self.store.bytes(g);
+            report.shared += shared;
             if !layer.grows() {
                 report.sliding += held;
                 continue;
@@ -80,8 +79,8 @@ impl SequenceCache {
             report.counts += entries * 4;
             report.ln_counts += entries * 4;
             report.positions += entries * 4;
-            report.slack += held - dtype.bytes(entries, layer.dims()) - entries * 12;
-            report.fixed += head.pages().len() * Statistics::page_bytes(self.needs);
+            report.slack += held.saturating_sub(dtype.bytes(entries, layer.dims()) + entries * 12);
+            report.fixed += entries.div_ceil(PAGE) * Statistics::page_bytes(self.needs);
         }
         report
     }
@@ -93,7 +92,8 @@ impl SequenceCache {
 
     /// Raises the peak to what this cache and `fork`, made of it, hold together: pages that they share count once.
     pub fn count_fork(&mut self, fork: &SequenceCache) {
-        let pairs = self.heads.iter().zip(&fork.heads);
+        let (own, forked) = (self.heads(), fork.heads());
+        let pairs = own.iter().zip(forked.iter());
         let shared = |(own, other): (&Head, &Head)| {
             let same = own.pages().iter().zip(other.pages()).filter(|(own, other)| own.is_same(other)).count();
             same * Page::bytes(own.dims(), self.config.dtype)
@@ -111,14 +111,13 @@ impl SequenceCache {
 
     /// Bytes of all pages and of what is fixed: [`MemoryReport::total`].
     pub(super) fn bytes_held(&self) -> usize {
-        let pages = self.heads.iter().map(|head| head.pages_held() * Page::bytes(head.dims(), self.config.dtype));
-        pages.sum::<usize>() + self.bytes_beside(|head, grows| if grows { head.pages().len() } else { 0 })
+        (0..self.store.heads()).map(|g| self.store.bytes(g).0).sum::<usize>()
+            + self.bytes_beside(|len| len.div_ceil(PAGE))
     }
 
     /// Bytes of everything but pages, where statistics of entries are kept for so many pages of each head.
-    pub(super) fn bytes_beside(&self, pages: impl Fn(&Head, bool) -> usize) -> usize {
-        let heads = self.config.shape.layer_of_heads().zip(&self.heads);
-        let pages: usize = heads.map(|((_, layer), head)| pages(head, layer.grows())).sum();
+    pub(super) fn bytes_beside(&self, pages: impl Fn(usize) -> usize) -> usize {
+        let pages: usize = self.growing().map(|g| pages(self.store.len(g))).sum();
         fixed_bytes(&self.config, self.needs) + pages * Statistics::page_bytes(self.needs)
     }
 }

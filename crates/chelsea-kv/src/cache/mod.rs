@@ -34,27 +34,24 @@ pub(crate) use saved::Saved;
 pub use statistics::Importance;
 pub(crate) use statistics::Statistics;
 
-use crate::balance::Balance;
+use crate::backend::{Block, Store};
 use crate::budget::Budget;
 use crate::policy::{Needs, Policy};
 use crate::pool::{Lease, Reservation};
 use crate::query::QueryPower;
 use crate::{Head, LayerSpec, PAGE};
-use rayon::prelude::*;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// Positions are kept as `f32`, which counts exactly up to here.
 pub const MAX_TOKENS: usize = 1 << 24;
 
-/// Tokens of a block from which a layer's heads are filled in parallel.
-const PARALLEL_TOKENS: usize = 64;
-
 /// The KV cache of one sequence.
 #[derive(Debug)]
 pub struct SequenceCache {
     config: CacheConfig,
-    /// The KV heads of all layers, layer by layer.
-    heads: Vec<Head>,
+    /// The entries of the KV heads of all layers, layer by layer.
+    store: Box<dyn Store>,
     /// Tokens that each layer was given.
     layer_tokens: Vec<usize>,
     /// Entries at the front of each head up to which everything has been through a compaction: `Once`
@@ -109,7 +106,7 @@ impl SequenceCache {
             scratch_peak: 0,
             beside: config.pool.lease(0)?,
             ahead: None,
-            heads,
+            store: config.backend.import(heads),
             config,
         };
         cache.settle()?;
@@ -159,23 +156,23 @@ impl SequenceCache {
 
     /// Entries over all heads of layers that grow with the text: those that a budget speaks of.
     pub fn entries(&self) -> usize {
-        self.growing().map(|(_, head)| head.len()).sum()
+        self.growing().map(|g| self.store.len(g)).sum()
     }
 
     /// Entries over all heads of layers with a sliding window.
     pub fn sliding_entries(&self) -> usize {
-        self.heads.iter().map(Head::len).sum::<usize>() - self.entries()
+        (0..self.store.heads()).map(|g| self.store.len(g)).sum::<usize>() - self.entries()
     }
 
-    /// The heads of layers that grow with the text, with their numbers.
-    fn growing(&self) -> impl Iterator<Item = (usize, &Head)> {
-        let layers = self.config.shape.layer_of_heads();
-        self.heads.iter().enumerate().zip(layers).filter(|(_, (_, layer))| layer.grows()).map(|(head, _)| head)
+    /// Numbers of the heads of layers that grow with the text.
+    fn growing(&self) -> impl Iterator<Item = usize> {
+        self.config.shape.layer_of_heads().enumerate().filter(|(_, (_, layer))| layer.grows()).map(|(g, _)| g)
     }
 
-    /// All heads, layer by layer: see [`CacheShape::heads_of`](crate::CacheShape::heads_of).
-    pub fn heads(&self) -> &[Head] {
-        &self.heads
+    /// All heads in host memory, layer by layer (see [`CacheShape::heads_of`](crate::CacheShape::heads_of)): lent where
+    /// they lie there anyway, and else copied out.
+    pub fn heads(&self) -> Cow<'_, [Head]> {
+        self.store.export()
     }
 
     /// Tokens of the block that some layers were given and others were not; 0 between blocks.
@@ -203,23 +200,11 @@ impl SequenceCache {
             return Err(CacheError::TooLong(MAX_TOKENS));
         }
         let (of_layer, spec) = (shape.heads_of(layer), spec.clone());
-        let slide = |head: &mut Head| head.slide(spec.window);
-        self.heads[of_layer.clone()].iter_mut().for_each(slide);
-        let reserved = self.take_reserved(layer, n)?;
-        let heads = &mut self.heads[of_layer];
-        let dtype = self.config.dtype;
-        let extend = |(h, head): (usize, &mut Head)| {
-            let (keys, values) = (&k[(h * key_dim).min(k.len())..], &v[(h * value_dim).min(v.len())..]);
-            if dtype.scaled() && held < Balance::SETTLED {
-                head.weigh(keys, strides.key, n, &spec.rotary, &reserved);
-            }
-            head.extend_from(keys, values, strides, n, held, &reserved);
-        };
-        if n >= PARALLEL_TOKENS {
-            heads.par_iter_mut().enumerate().for_each(extend);
-        } else {
-            heads.iter_mut().enumerate().for_each(extend);
+        if let Some(window) = spec.window {
+            self.store.slide(of_layer.clone(), window);
         }
+        let reserved = self.take_reserved(layer, n)?;
+        self.store.append(of_layer, &spec, Block { k, v, n, first: held }, &reserved);
         self.layer_tokens[layer] += n;
         // What was charged ahead serves the layers to come.
         self.ahead = (self.block() != 0).then_some(reserved);
@@ -234,28 +219,26 @@ impl SequenceCache {
     /// If the pool has no room; the cache is as it was then.
     pub fn reserve(&mut self, tokens: usize) -> Result<(), CacheError> {
         self.ahead = None;
-        let needed = self.heads.iter().map(|head| head.bytes_to_extend(tokens)).sum();
-        self.beside
-            .resize(self.bytes_beside(|head, grows| if grows { (head.len() + tokens).div_ceil(PAGE) } else { 0 }))?;
+        let needed = self.store.bytes_to_append(0..self.store.heads(), tokens);
+        self.beside.resize(self.bytes_beside(|len| (len + tokens).div_ceil(PAGE)))?;
         self.ahead = Some(self.config.pool.reserve(needed)?);
         Ok(())
     }
 
     /// What the next `n` tokens of `layer` may be charged to: what was charged ahead, or else what they need.
     fn take_reserved(&mut self, layer: usize, n: usize) -> Result<Reservation, CacheError> {
-        let heads = &self.heads[self.config.shape.heads_of(layer)];
-        let needed: usize = heads.iter().map(|head| head.bytes_to_extend(n)).sum();
+        let needed = self.store.bytes_to_append(self.config.shape.heads_of(layer), n);
         if let Some(ahead) = self.ahead.take_if(|ahead| ahead.left() >= needed) {
             return Ok(ahead);
         }
         let reserved = self.config.pool.reserve(needed)?;
-        self.beside.resize(self.bytes_beside(|head, grows| if grows { (head.len() + n).div_ceil(PAGE) } else { 0 }))?;
+        self.beside.resize(self.bytes_beside(|len| (len + n).div_ceil(PAGE)))?;
         Ok(reserved)
     }
 
     /// Has the pool charged for what is beside pages, as it is now.
     fn settle(&mut self) -> Result<(), CacheError> {
-        let bytes = self.bytes_beside(|head, grows| if grows { head.pages().len() } else { 0 });
+        let bytes = self.bytes_beside(|len| len.div_ceil(PAGE));
         Ok(self.beside.resize(bytes)?)
     }
 
@@ -267,7 +250,7 @@ impl SequenceCache {
     pub fn fork(&self) -> Result<SequenceCache, CacheError> {
         let mut fork = SequenceCache {
             config: self.config.clone(),
-            heads: self.heads.clone(),
+            store: self.store.fork(),
             layer_tokens: self.layer_tokens.clone(),
             frozen: self.frozen.clone(),
             value_scale: self.value_scale.clone(),

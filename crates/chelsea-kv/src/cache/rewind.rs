@@ -17,7 +17,8 @@ impl SequenceCache {
                 _ => first,
             }
         };
-        self.config.shape.layer_of_heads().zip(&self.heads).map(of_head).max().unwrap_or(0)
+        let heads = self.heads();
+        self.config.shape.layer_of_heads().zip(heads.iter()).map(of_head).max().unwrap_or(0)
     }
 
     /// Takes back the last `tokens` tokens: the cache goes on as if they had never been appended. What was found out of
@@ -31,18 +32,15 @@ impl SequenceCache {
         if tokens > seen - exact_from || self.block() != 0 {
             return Err(CacheError::Rewind { tokens, exact_from, seen });
         }
-        let left = |head: &Head| head.len() - tokens;
-        let needed = self.heads.iter().map(|head| head.bytes_to_rewrite(left(head))).sum();
-        let reserved = self.config.pool.reserve(needed)?;
-        self.heads.iter_mut().for_each(|head| head.truncate_from(head.len() - tokens, &reserved));
+        let reserved = self.config.pool.reserve(self.store.bytes_to_truncate(tokens))?;
+        self.store.truncate(tokens, &reserved);
         drop(reserved);
         let now = seen - tokens;
         self.layer_tokens.fill(now);
         self.compacted_at = self.compacted_at.min(now);
-        self.statistics.rewind(now, &self.heads);
-        for (frozen, head) in self.frozen.iter_mut().zip(&self.heads) {
-            *frozen = (*frozen).min(head.len());
-        }
+        let lens: Vec<usize> = (0..self.store.heads()).map(|g| self.store.len(g)).collect();
+        self.statistics.rewind(now, &lens);
+        self.frozen.iter_mut().zip(&lens).for_each(|(frozen, &len)| *frozen = (*frozen).min(len));
         self.settle()
     }
 }

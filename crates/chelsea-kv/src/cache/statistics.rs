@@ -119,12 +119,12 @@ impl Statistics {
         }
     }
 
-    /// Forgets what belongs to tokens from `tokens` on, and to the entries that `heads` no longer have.
-    pub(super) fn rewind(&mut self, tokens: usize, heads: &[Head]) {
+    /// Forgets what belongs to tokens from `tokens` on, and to entries that heads of `lens` entries no longer have.
+    pub(super) fn rewind(&mut self, tokens: usize, lens: &[usize]) {
         if let Some(recent) = &mut self.recent {
             recent.rewind(tokens);
         }
-        let cut = |numbers: &mut [Vec<f32>]| numbers.iter_mut().zip(heads).for_each(|(n, head)| n.truncate(head.len()));
+        let cut = |numbers: &mut [Vec<f32>]| numbers.iter_mut().zip(lens).for_each(|(n, &len)| n.truncate(len));
         self.mass.as_deref_mut().into_iter().for_each(cut);
         self.importance.iter_mut().for_each(|importance| cut(&mut importance.heads));
     }
@@ -182,7 +182,7 @@ impl SequenceCache {
         let shape = &self.config.shape;
         let begun = || QueryPower::new(shape.clone());
         self.query_power = needs.query_power.then(|| self.query_power.take().unwrap_or_else(begun));
-        self.statistics = std::mem::take(&mut self.statistics).adapted(shape, needs, &self.heads);
+        self.statistics = std::mem::take(&mut self.statistics).adapted(shape, needs, &self.store.export());
         self.needs = needs;
         self.peak = self.peak.max(self.bytes_held());
         self.settle()
@@ -207,7 +207,11 @@ impl SequenceCache {
             moments.observe(layer, q, n, first, *sinks);
         }
         let of_layer = shape.heads_of(layer);
-        let heads = &self.heads[of_layer.clone()];
+        if mass.is_none() && watch.is_none() {
+            return;
+        }
+        let heads = self.store.export();
+        let heads = &heads[of_layer.clone()];
         if let Some(mass) = mass {
             let masses = mass[of_layer.clone()].par_iter_mut().zip(heads).enumerate();
             masses.for_each(|(h, (mass, head))| {
@@ -247,9 +251,11 @@ impl SequenceCache {
         };
         let none =
             |((_, layer), head): ((usize, &LayerSpec), &Head)| vec![0.0; if layer.grows() { head.len() } else { 0 }];
-        let heads = || self.config.shape.layer_of_heads().zip(&self.heads);
+        let heads = self.heads();
+        let heads = || self.config.shape.layer_of_heads().zip(heads.iter());
         let found = Importance { heads: heads().map(none).collect() };
-        self.statistics.watch = Some(Watch { chunk: heads().map(chunk).collect(), found });
+        let watch = Watch { chunk: heads().map(chunk).collect(), found };
+        self.statistics.watch = Some(watch);
     }
 
     /// What was found since [`SequenceCache::watch`], which ends with this.
@@ -262,8 +268,8 @@ impl SequenceCache {
     /// # Errors
     /// If it was made of a cache with other entries.
     pub fn set_importance(&mut self, importance: Importance) -> Result<(), CacheError> {
-        let fits = |(found, head): (&Vec<f32>, &Head)| found.len() <= head.len();
-        if importance.heads.len() != self.heads.len() || !importance.heads.iter().zip(&self.heads).all(fits) {
+        let fits = |(g, found): (usize, &Vec<f32>)| found.len() <= self.store.len(g);
+        if importance.heads.len() != self.store.heads() || !importance.heads.iter().enumerate().all(fits) {
             return Err(CacheError::OtherEntries);
         }
         self.statistics.importance = Some(importance);
@@ -273,12 +279,8 @@ impl SequenceCache {
     /// Whether a second pass has found out how much the entries matter, all but those of the recent window.
     pub fn has_importance(&self) -> bool {
         let window = self.config.window;
-        let heads = || self.config.shape.layer_of_heads().zip(&self.heads);
-        let known = |(found, ((_, layer), head)): (&Vec<f32>, ((usize, &LayerSpec), &Head))| {
-            !layer.grows() || found.len() + window >= head.len()
-        };
-        let importance = self.statistics.importance.as_ref();
-        importance.is_some_and(|importance| importance.heads.iter().zip(heads()).all(known))
+        let known = |heads: &[Vec<f32>]| self.growing().all(|g| heads[g].len() + window >= self.store.len(g));
+        self.statistics.importance.as_ref().is_some_and(|importance| known(&importance.heads))
     }
 }
 

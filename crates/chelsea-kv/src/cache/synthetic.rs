@@ -89,7 +89,7 @@ mod tests {
     fn counts_add_up_to_the_tokens_and_sinks_and_window_are_single() {
         for (tokens, entries) in [(1000, 300), (1000, 1000), (70, 3), (0, 0), (500, 69)] {
             let cache = SequenceCache::synthetic(config(), tokens, entries, 3).unwrap();
-            for head in cache.heads() {
+            for head in cache.heads().iter() {
                 let counts: Vec<u32> = (0..head.len()).map(|i| head.count(i)).collect();
                 assert_eq!(counts.iter().sum::<u32>() as usize, tokens);
                 assert_eq!(counts.len(), entries);

@@ -161,6 +161,7 @@ impl Header {
             schedule: self.schedule,
             decode_block: self.decode_block,
             pool: Pool::unlimited(),
+            backend: std::sync::Arc::new(crate::Cpu),
         }
     }
 

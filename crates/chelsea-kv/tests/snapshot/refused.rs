@@ -168,12 +168,12 @@ fn every_changed_byte_is_noticed() {
 
 #[test]
 fn other_formats_are_refused() {
-    for version in [0, 1, 2, 3, 5] {
+    for version in [0, 1, 2, 3, 4, 6] {
         let mut bytes = small();
         bytes[8] = version;
         reseal(&mut bytes);
         let error = parse(&bytes).map(|_| ()).unwrap_err();
-        assert!(matches!(error, SnapshotError::Version { found, known: 4 } if found == u32::from(version)), "{error}");
+        assert!(matches!(error, SnapshotError::Version { found, known: 5 } if found == u32::from(version)), "{error}");
         assert!(error.to_string().contains("build the cache again"), "{error}");
     }
 }
@@ -213,7 +213,10 @@ fn files_that_lie_under_good_checksums_are_refused() {
     assert!(len > 64 && !len.is_multiple_of(64), "two pages, the second with room left");
     let (counts, positions) = (header + 2 * page, header + 2 * page + 4 * len);
     let room = header + page + (64 - 1) * 4 * 2 + page / 2;
-    let shape = 64 + 16;
+    // One rotary embedding of two frequencies, two layers, then the settings.
+    let rotary = 64 + 16;
+    let layer = rotary + 24;
+    let settings = layer + 2 * 28;
     for (at, new, word) in [
         (counts, 0u32.to_le_bytes(), "no token"),
         (counts + 4, 1_000_000u32.to_le_bytes(), "stands for"),
@@ -221,21 +224,26 @@ fn files_that_lie_under_good_checksums_are_refused() {
         (positions, (-1.0f32).to_le_bytes(), "position -1"),
         (positions + 8, 150.0f32.to_le_bytes(), "position 150"),
         (room, [1; 4], "nothing belongs"),
-        (shape, u32::MAX.to_le_bytes(), "most that makes sense"),
-        (shape, 0u32.to_le_bytes(), "makes no sense"),
-        (shape + 4, 3u32.to_le_bytes(), "2 query heads"),
-        (shape + 8, u32::MAX.to_le_bytes(), "queries"),
-        (shape + 12, 3u32.to_le_bytes(), "odd"),
-        (shape + 12, 2u32.to_le_bytes(), "makes no sense"),
-        (shape + 16, 9u32.to_le_bytes(), "storage type 9"),
-        (shape + 20, 9u32.to_le_bytes(), "schedule 9"),
-        (shape + 24, 9u32.to_le_bytes(), "of kind 9"),
-        (shape + 36 + 4, 1u32.to_le_bytes(), "for sinks"),
-        (shape + 44 + 4, 1u32.to_le_bytes(), "for the recent window"),
-        (shape + 60, 151u32.to_le_bytes(), "last clustered at 151"),
-        (shape + 76 + 4, 1u32.to_le_bytes(), "for the latest entries"),
-        (shape + 84, f32::INFINITY.to_le_bytes(), "not finite"),
-        (shape + 88, u32::MAX.to_le_bytes(), "more bytes should follow"),
+        (rotary, u32::MAX.to_le_bytes(), "more bytes should follow"),
+        (rotary + 4, f32::INFINITY.to_le_bytes(), "not finite"),
+        (rotary + 8, u32::MAX.to_le_bytes(), "more bytes should follow"),
+        (layer - 4, u32::MAX.to_le_bytes(), "more bytes should follow"),
+        (layer - 4, 0u32.to_le_bytes(), "at least one layer"),
+        (layer, u32::MAX.to_le_bytes(), "queries"),
+        (layer, 0u32.to_le_bytes(), "at least one head"),
+        (layer + 4, 3u32.to_le_bytes(), "2 query heads"),
+        (layer + 8, 5u32.to_le_bytes(), "odd"),
+        (layer + 8, 2u32.to_le_bytes(), "turns 4 dimensions"),
+        (layer + 12, u32::MAX.to_le_bytes(), "values"),
+        (layer + 16, f32::NAN.to_le_bytes(), "multiplies scores"),
+        (layer + 24, 1u32.to_le_bytes(), "rotary embedding 1"),
+        (settings, 9u32.to_le_bytes(), "storage type 9"),
+        (settings + 4, 9u32.to_le_bytes(), "schedule 9"),
+        (settings + 8, 9u32.to_le_bytes(), "of kind 9"),
+        (settings + 20 + 4, 1u32.to_le_bytes(), "for sinks"),
+        (settings + 28 + 4, 1u32.to_le_bytes(), "for the recent window"),
+        (settings + 44, 151u32.to_le_bytes(), "last clustered at 151"),
+        (settings + 60 + 4, 1u32.to_le_bytes(), "for the latest entries"),
     ] {
         let text = complaint(at, &new);
         assert!(text.contains(word), "byte {at}, wanted `{word}`: {text}");

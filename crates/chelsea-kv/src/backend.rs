@@ -1,0 +1,123 @@
+//! The seam between what a cache means and where its entries lie.
+//!
+//! A [`SequenceCache`](crate::SequenceCache) keeps the books: tokens, budgets, when to compact, statistics, what was
+//! charged. Its entries lie in a [`Store`], which a [`Backend`] makes and computes attention over. There are two here:
+//! [`Cpu`](crate::Cpu), whose kernels are what the crate is fast for, and [`Reference`](crate::Reference), which is plain,
+//! slow and easy to read, and which tests hold the other against.
+//!
+//! Policies never see a store: they plan over host heads ([`Store::export`]), which the CPU's store lends as they are and
+//! another device copies out. What they answer, the roots of each head, is carried out by [`Store::apply`].
+
+use crate::attention::Attention;
+use crate::pool::Reservation;
+use crate::scratch::ScratchMeter;
+use crate::{Dtype, Head, LayerSpec};
+use std::any::Any;
+use std::borrow::Cow;
+use std::fmt::Debug;
+use std::ops::Range;
+
+/// A device that holds entries and computes attention over them.
+pub trait Backend: Debug + Send + Sync {
+    /// What it is called in reports.
+    fn name(&self) -> &'static str;
+
+    /// Whether entries can be stored so.
+    fn supports(&self, dtype: Dtype) -> bool;
+
+    /// A store with the entries of `heads`, the KV heads of all layers of one sequence.
+    fn import(&self, heads: Vec<Head>) -> Box<dyn Store>;
+
+    /// Attention of the queries of several sequences to one layer. What one is answered does not depend on the others.
+    ///
+    /// # Panics
+    /// If the lengths of queries and outputs do not fit the heads: the cache has checked them.
+    fn attend(&self, asked: &mut [Asked<'_>], attention: &Attention<'_>);
+}
+
+/// What one sequence of a batch asks of a layer.
+#[derive(Debug)]
+pub struct Asked<'a> {
+    /// Where the entries lie.
+    pub store: &'a dyn Store,
+    /// The layer's KV heads.
+    pub heads: Range<usize>,
+    /// Queries after RoPE, `[n, q_heads, key_dim]`; they belong to the last `n` entries.
+    pub q: &'a [f32],
+    /// Number of queries of each query head.
+    pub n: usize,
+    /// Outputs, `[n, q_heads, value_dim]`.
+    pub out: &'a mut [f32],
+}
+
+/// Tokens that are added to a layer.
+#[derive(Debug, Clone, Copy)]
+pub struct Block<'a> {
+    /// Keys after RoPE, `[n, kv_heads, key_dim]`.
+    pub k: &'a [f32],
+    /// Values, `[n, kv_heads, value_dim]`.
+    pub v: &'a [f32],
+    /// Tokens.
+    pub n: usize,
+    /// Position of the first of them.
+    pub first: usize,
+}
+
+/// What a plan changes in one head: of the entries `range`, `roots` says which survive and which join them
+/// ([`crate::merge`]).
+#[derive(Debug, Clone)]
+pub struct Change<'a> {
+    /// The head.
+    pub head: usize,
+    /// Its candidates.
+    pub range: Range<usize>,
+    /// One root for each candidate.
+    pub roots: &'a [u32],
+}
+
+/// The entries of one sequence: the KV heads of all layers, numbered layer by layer.
+///
+/// Memory is charged before it is taken: `bytes_to_*` say how much a call takes at most, the cache reserves it, and the
+/// call takes it from there. None of the calls fails.
+pub trait Store: Debug + Send + Sync {
+    /// Number of heads.
+    fn heads(&self) -> usize;
+
+    /// Entries of head `g`.
+    fn len(&self, g: usize) -> usize;
+
+    /// Bytes that head `g` holds, what it shares with forks included, and the part of them that it shares.
+    fn bytes(&self, g: usize) -> (usize, usize);
+
+    /// Bytes that adding `n` tokens to the heads takes at most.
+    fn bytes_to_append(&self, heads: Range<usize>, n: usize) -> usize;
+
+    /// Adds tokens at the end of the heads of a layer.
+    fn append(&mut self, heads: Range<usize>, layer: &LayerSpec, block: Block<'_>, reserved: &Reservation);
+
+    /// Drops entries of the heads that no later token sees, where one sees `window` tokens: all of them, or all but those
+    /// that share a unit of memory with entries that are seen.
+    fn slide(&mut self, heads: Range<usize>, window: usize);
+
+    /// Bytes that [`Store::apply`] takes at most for changes of entries `from` on of head `g`, and for a while.
+    fn bytes_to_change(&self, g: usize, from: usize, candidates: usize) -> (usize, usize);
+
+    /// Carries out changes: members of a cluster become their count-weighted mean at the root's place, survivors keep
+    /// their order and every bit. Room for `idle` entries that are given up may be kept for the next ones.
+    fn apply(&mut self, changes: &[Change<'_>], idle: usize, scratch: &ScratchMeter, reserved: &Reservation);
+
+    /// Bytes that dropping the last `n` entries of every head takes at most.
+    fn bytes_to_truncate(&self, n: usize) -> usize;
+
+    /// Drops the last `n` entries of every head.
+    fn truncate(&mut self, n: usize, reserved: &Reservation);
+
+    /// A store with the same entries that goes its own way from here; memory is shared until one of the two changes it.
+    fn fork(&self) -> Box<dyn Store>;
+
+    /// The heads as they lie in host memory: for policies, for statistics and for snapshots.
+    fn export(&self) -> Cow<'_, [Head]>;
+
+    /// The store itself, for the backend that made it.
+    fn as_any(&self) -> &dyn Any;
+}
