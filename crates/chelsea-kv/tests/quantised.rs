@@ -158,7 +158,8 @@ fn text_that_comes_in_small_pieces_is_balanced_as_well() {
             };
             entries.map(off).sum::<f64>()
         };
-        let [whole, pieces] = [&whole, &pieces].map(|cache| &cache.heads()[0]);
+        let (whole, pieces) = (whole.heads(), pieces.heads());
+        let (whole, pieces) = (&whole[0], &pieces[0]);
         // The first few were rounded before it was known how large keys are.
         let (at_once, in_pieces) = (error(whole, 64..300), error(pieces, 64..300));
         assert!(in_pieces < 1.3 * at_once, "{first} at first: {in_pieces}, at once {at_once}");

@@ -68,7 +68,7 @@ impl SequenceCache {
         let mut cache = Self::from_heads(config, heads, tokens, Statistics::default())?;
         cache.compacted_at = tokens;
         if entries < tokens {
-            let grown: Vec<usize> = cache.growing().map(|(g, _)| g).collect();
+            let grown: Vec<usize> = cache.growing().collect();
             grown.into_iter().for_each(|g| cache.frozen[g] = middle.end);
         }
         Ok(cache)

@@ -122,7 +122,8 @@ fn pieces(cache: &SequenceCache, mut take: impl FnMut(&[u8]) -> io::Result<()>) 
             put(bytemuck::cast_slice(scatter))
         })?;
     }
-    let heads = cache.heads().iter().zip(cache.config().shape.layer_of_heads());
+    let heads = cache.heads();
+    let heads = heads.iter().zip(cache.config().shape.layer_of_heads());
     for (mass, (head, (_, layer))) in mass.iter().flatten().zip(heads) {
         let len = if layer.grows() { head.len() } else { 0 };
         let known = &mass[..mass.len().min(len)];
