@@ -46,9 +46,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         let mut session = Session::new(model.clone(), pool.clone(), Arc::new(AtomicBool::new(false)), &options)?;
         session.read(&text, |_| ())?;
         session.compress_with(&words)?;
-        let heads = session.cache().heads().iter();
+        let heads = session.cache().heads();
         let kept: Vec<Vec<u64>> =
-            heads.map(|head| (0..head.len()).map(|i| head.position(i) as u64).collect()).collect();
+            heads.iter().map(|head| (0..head.len()).map(|i| head.position(i) as u64).collect()).collect();
         answers.push(json!(kept));
     }
     println!("{}", Value::Array(answers));
