@@ -42,7 +42,8 @@ pub(crate) fn model(model: &NamedModel, options: &Options, progress: &mut dyn Pr
                 address: address.to_owned(),
             });
         }
-        progress.note(&format!("{} comes under the {} ({address}), which you have accepted", model.title, model.licence));
+        progress
+            .note(&format!("{} comes under the {} ({address}), which you have accepted", model.title, model.licence));
     }
     let _lock = Lock::take(&lock_path(options, model.name), model.name, progress)?;
     // Whoever held the lock before may have done the work.

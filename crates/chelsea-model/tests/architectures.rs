@@ -246,8 +246,7 @@ fn the_text_model_inside_a_gemma3_for_text_and_images_loads() {
         serde_json::from_slice(&fs::read(folder("gemma3").join("config.json")).unwrap()).unwrap();
     let bytes = fs::read(folder("gemma3").join("model.safetensors")).unwrap();
     let header_end = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    let header: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(&bytes[8..header_end]).unwrap();
+    let header: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&bytes[8..header_end]).unwrap();
     let golden = Golden::read(&folder("gemma3").join("logits-30.bin"));
     for prefix in ["language_model.model.", "model.language_model."] {
         let mut renamed = serde_json::Map::new();

@@ -4,9 +4,9 @@
 
 mod support;
 
+use chelsea_model::Config;
 use chelsea_model::config::{ConfigError, LayerConfig, Rope, Scaling};
 use chelsea_model::gguf::Gguf;
-use chelsea_model::Config;
 use serde_json::{Value, json};
 use support::gguf_writer::Meta;
 use support::tiny::{Tiny, TinyRope};

@@ -237,8 +237,7 @@ fn gemma3_270m_keeps_the_whole_text_in_three_layers_only() {
     let path = models::path(GEMMA3);
     let file = ModelFile::open(&path).expect("the model opens");
     let shape = file.config().cache_shape();
-    let full: Vec<usize> =
-        (0..shape.layers().len()).filter(|&layer| shape.layers()[layer].window.is_none()).collect();
+    let full: Vec<usize> = (0..shape.layers().len()).filter(|&layer| shape.layers()[layer].window.is_none()).collect();
     assert_eq!(full, [5, 11, 17]);
     // A key and a value of 256 numbers in 16 bits.
     assert_eq!(shape.full_bytes(8000), (3 * 8000 + 15 * 512) * 2 * 256 * 2);

@@ -7,8 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the bottom up, as the list in `lib.rs`.
-const ORDER: [&str; 9] =
-    ["files", "config", "arch", "error", "checkpoint", "text", "blocks", "model", "forward"];
+const ORDER: [&str; 9] = ["files", "config", "arch", "error", "checkpoint", "text", "blocks", "model", "forward"];
 
 fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
@@ -140,6 +139,7 @@ fn circles_are_found() {
     };
     assert_eq!(circle(&edges(&[("a", "b"), ("b", "c"), ("a", "c")])), None);
     assert!(circle(&edges(&[("a", "b"), ("b", "c"), ("c", "b")])).is_some());
-    let names = names_after("use crate::a::B;\nuse crate::{c::D, e};\nlet x = crate::f::g(); other_crate::h", "crate::");
+    let names =
+        names_after("use crate::a::B;\nuse crate::{c::D, e};\nlet x = crate::f::g(); other_crate::h", "crate::");
     assert_eq!(names.into_iter().collect::<Vec<_>>(), ["a", "c", "e", "f"]);
 }

@@ -68,7 +68,9 @@ fn describe(keys: &Keys<'_>, config: &mut Config) -> Result<(), ConfigError> {
                 }
             }
             if keys.bool("use_bidirectional_attention")?.unwrap_or(false) {
-                return Err(ConfigError::Unsupported("attention to later tokens (`use_bidirectional_attention`)".into()));
+                return Err(ConfigError::Unsupported(
+                    "attention to later tokens (`use_bidirectional_attention`)".into(),
+                ));
             }
             pattern = match keys.size("sliding_window_pattern")? {
                 Some(pattern) => pattern,

@@ -2,9 +2,5 @@
 
 use crate::config::Architecture;
 
-pub(super) static LLAMA: Architecture = Architecture {
-    name: "llama",
-    model_types: &["llama"],
-    gguf_interleaved: true,
-    ..Architecture::PLAIN
-};
+pub(super) static LLAMA: Architecture =
+    Architecture { name: "llama", model_types: &["llama"], gguf_interleaved: true, ..Architecture::PLAIN };

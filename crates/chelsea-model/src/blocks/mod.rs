@@ -15,8 +15,8 @@ mod workspace;
 
 pub(crate) use attention::Attention;
 pub use batch::{Chunk, Wanted};
-pub use clock::Spent;
 pub(crate) use clock::Phase;
+pub use clock::Spent;
 pub(crate) use mlp::Mlp;
 pub(crate) use moe::{Expert, Experts};
 pub(crate) use norm::{add, rms_norm, rms_norm_in_place};

@@ -106,14 +106,16 @@ impl Experts {
         let inner = self.experts[0].gate.weight.rows();
         let (gate, up) = (gate.take(self.used * inner), up.take(self.used * inner));
         let mut parts: Vec<(&Linear, &mut [f32])> = Vec::with_capacity(2 * self.used);
-        for ((pick, gate), up) in routed.picks.iter().zip(gate.chunks_exact_mut(inner)).zip(up.chunks_exact_mut(inner)) {
+        for ((pick, gate), up) in routed.picks.iter().zip(gate.chunks_exact_mut(inner)).zip(up.chunks_exact_mut(inner))
+        {
             let expert = &self.experts[pick.expert];
             parts.push((&expert.gate.weight, gate));
             parts.push((&expert.up.weight, up));
         }
         products(&mut parts, y, &[1], activations);
         let (sum, out) = (routed.sum.take(y.len()), routed.out.take(y.len()));
-        for ((pick, gate), up) in routed.picks.iter().zip(gate.chunks_exact_mut(inner)).zip(up.chunks_exact_mut(inner)) {
+        for ((pick, gate), up) in routed.picks.iter().zip(gate.chunks_exact_mut(inner)).zip(up.chunks_exact_mut(inner))
+        {
             let expert = &self.experts[pick.expert];
             expert.gate.add_bias(gate);
             expert.up.add_bias(up);

@@ -4,8 +4,8 @@ use chelsea_linear::Activations;
 
 use super::buffer::Buffer;
 use super::clock::{Clock, Spent};
-use super::routed::Routed;
 use super::rope::RotaryTable;
+use super::routed::Routed;
 
 /// Buffers of a forward pass, kept from call to call: nothing is allocated once they have grown to the
 /// largest batch.
@@ -53,10 +53,10 @@ impl Workspace {
     /// A workspace that holds these logits already, as if a call had just made them.
     pub fn with_logits(logits: &[f32]) -> Workspace {
         {
-        let mut workspace = Workspace::default();
-        workspace.set_logits(logits);
-        workspace
-    }
+            let mut workspace = Workspace::default();
+            workspace.set_logits(logits);
+            workspace
+        }
     }
 
     /// Logits of the last call: a row of [`Config::vocab`](crate::Config) numbers for every wanted position,

@@ -29,8 +29,7 @@ pub(crate) fn from_gguf(
     check_layer_count(count)?;
     let hidden = keys.need_size("embedding_length")?;
     let missing = |name: &str| keys.missing(name);
-    let q_heads =
-        keys.per_layer("attention.head_count", count)?.ok_or_else(|| missing("attention.head_count"))?;
+    let q_heads = keys.per_layer("attention.head_count", count)?.ok_or_else(|| missing("attention.head_count"))?;
     let kv_heads = keys.per_layer("attention.head_count_kv", count)?;
     let inner = keys.per_layer("feed_forward_length", count)?;
     let first_heads = q_heads.first().copied().unwrap_or(0);

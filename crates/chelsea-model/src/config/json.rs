@@ -196,7 +196,8 @@ fn rope(keys: &JsonKeys<'_>, head_dim: usize, trained: usize) -> Result<(Rope, u
                 None => {
                     // Files that name no original context say the stretch instead.
                     let stretch = trained as f32 / original as f32;
-                    let stretch = if original == trained { scaling_keys.f32("factor")?.unwrap_or(1.0) } else { stretch };
+                    let stretch =
+                        if original == trained { scaling_keys.f32("factor")?.unwrap_or(1.0) } else { stretch };
                     longrope_attention_factor(stretch, original)
                 }
             };

@@ -59,9 +59,7 @@ impl<'a> GgufKeys<'a> {
         let sizes: Option<Vec<usize>> = sizes.into_iter().map(|size| usize::try_from(size).ok()).collect();
         match sizes {
             Some(sizes) if sizes.len() == layers => Ok(Some(sizes)),
-            Some(sizes) => {
-                Err(ConfigError::Invalid(format!("`{key}` has {} sizes for {layers} layers", sizes.len())))
-            }
+            Some(sizes) => Err(ConfigError::Invalid(format!("`{key}` has {} sizes for {layers} layers", sizes.len()))),
             None => Err(ConfigError::Invalid(format!("`{key}` holds a negative size"))),
         }
     }

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use chelsea_kv::{CacheShape, LayerSpec, MAX_TOKENS, Rotary};
 use thiserror::Error;
 
-pub use architecture::Architecture;
 pub(crate) use architecture::Activation;
+pub use architecture::Architecture;
 pub(crate) use gguf::{GgufDescription, from_gguf};
 pub(crate) use json::from_json;
 pub(crate) use keys::Keys;

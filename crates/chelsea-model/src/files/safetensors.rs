@@ -125,7 +125,8 @@ impl Tensors {
         let names: Vec<String> = self.halves.keys().filter(|name| name.ends_with(BLOCKS)).cloned().collect();
         for name in names {
             let stem = name.trim_end_matches(BLOCKS);
-            let (Some(blocks), scales) = (self.halves.remove(&name), self.halves.remove(&format!("{stem}{SCALES}"))) else {
+            let (Some(blocks), scales) = (self.halves.remove(&name), self.halves.remove(&format!("{stem}{SCALES}")))
+            else {
                 continue;
             };
             let scales = scales.ok_or_else(|| broken(format!("tensor `{}` has no scales beside it", blocks.name)))?;

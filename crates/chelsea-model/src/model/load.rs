@@ -160,10 +160,13 @@ impl LayerLoader<'_, '_, '_> {
             self.experts_one_by_one(count, inner)?
         } else {
             let (gate, up) = if self.weights.has(&self.name("ffn_gate_up_exps.weight")) {
-                let mut pair = self.merged("ffn_gate_up_exps", count, 2 * inner, hidden, &[
-                    Rows::EverySecond(0),
-                    Rows::EverySecond(1),
-                ])?;
+                let mut pair = self.merged(
+                    "ffn_gate_up_exps",
+                    count,
+                    2 * inner,
+                    hidden,
+                    &[Rows::EverySecond(0), Rows::EverySecond(1)],
+                )?;
                 let up = pair.pop().unwrap_or_default();
                 (pair.pop().unwrap_or_default(), up)
             } else {
@@ -182,8 +185,7 @@ impl LayerLoader<'_, '_, '_> {
     fn experts_one_by_one(&mut self, count: usize, inner: usize) -> Result<Vec<Expert>, ModelError> {
         let hidden = self.config.hidden;
         let expert = |index: usize| {
-            let [gate, up, down] =
-                ["ffn_gate", "ffn_up", "ffn_down"].map(|part| self.name(&format!("{part}.{index}")));
+            let [gate, up, down] = ["ffn_gate", "ffn_up", "ffn_down"].map(|part| self.name(&format!("{part}.{index}")));
             Ok::<_, ModelError>(Expert {
                 gate: self.weights.projection(&gate, inner, hidden, None)?,
                 up: self.weights.projection(&up, inner, hidden, None)?,

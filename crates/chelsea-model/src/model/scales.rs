@@ -18,12 +18,9 @@ pub(super) fn are_finite(ty: GgmlType, data: &[u8]) -> bool {
     match ty {
         GgmlType::F32 => fits(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]).is_finite()),
         GgmlType::BF16 => fits(|b| u16::from_le_bytes([b[0], b[1]]) & 0x7F80 != 0x7F80),
-        GgmlType::F16
-        | GgmlType::Q4_0
-        | GgmlType::Q5_0
-        | GgmlType::Q8_0
-        | GgmlType::IQ4NL
-        | GgmlType::IQ4XS => fits(|b| half(b, 0)),
+        GgmlType::F16 | GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q8_0 | GgmlType::IQ4NL | GgmlType::IQ4XS => {
+            fits(|b| half(b, 0))
+        }
         GgmlType::Q4_1 | GgmlType::Q5_1 | GgmlType::Q4K | GgmlType::Q5K => fits(|b| half(b, 0) && half(b, 2)),
         GgmlType::Q2K => fits(|b| half(b, 80) && half(b, 82)),
         GgmlType::Q3K => fits(|b| half(b, 108)),

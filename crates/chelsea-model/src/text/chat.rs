@@ -20,9 +20,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
+use super::tokenizer::Tokenizer;
 use crate::checkpoint::ModelFile;
 use crate::files::gguf::Gguf;
-use super::tokenizer::Tokenizer;
 
 /// Steps a template may take, and blocks of 64 bytes it may make; real ones take thousands.
 const FUEL: u64 = 4_000_000;
