@@ -149,9 +149,12 @@ fn the_sliding_window_counts_only_where_layers_use_it() {
     assert_eq!(windows(&qwen25()), (28, 0, None), "switched off");
     let on = with(qwen25(), "use_sliding_window", json!(true));
     assert_eq!(windows(&on), (28, 0, None), "above the last layer");
-    assert_eq!(windows(&with(on.clone(), "max_window_layers", json!(20))), (20, 8, Some(131072)));
+    let upper = with(on.clone(), "max_window_layers", json!(20));
+    assert_eq!(windows(&upper), (28, 0, None), "no smaller than the context");
+    let window = |config: Value| with(config, "sliding_window", json!(8192));
+    assert_eq!(windows(&window(upper)), (20, 8, Some(8192)));
     let kinds = json!([vec!["full_attention"; 27], vec!["sliding_attention"]].concat());
-    assert_eq!(windows(&with(qwen25(), "layer_types", kinds)), (27, 1, Some(131072)));
+    assert_eq!(windows(&window(with(qwen25(), "layer_types", kinds))), (27, 1, Some(8192)));
     let few = with(qwen25(), "layer_types", json!(["full_attention"]));
     assert!(error(&few).to_string().contains("1 entries for 28 layers"));
     let odd = with(qwen25(), "layer_types", json!(["linear_attention"]));

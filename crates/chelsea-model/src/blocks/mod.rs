@@ -10,7 +10,6 @@ mod moe;
 mod norm;
 mod product;
 mod rope;
-mod routed;
 mod workspace;
 
 pub(crate) use attention::Attention;
@@ -18,7 +17,7 @@ pub use batch::{Chunk, Wanted};
 pub(crate) use clock::Phase;
 pub use clock::Spent;
 pub(crate) use mlp::Mlp;
-pub(crate) use moe::{Expert, Experts};
+pub(crate) use moe::{ExpertProjection, Experts};
 pub(crate) use norm::{add, rms_norm, rms_norm_in_place};
 pub(crate) use product::{Projection, products};
 pub use workspace::Workspace;

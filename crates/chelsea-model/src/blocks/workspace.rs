@@ -1,11 +1,10 @@
 //! Buffers of a forward pass.
 
-use chelsea_linear::Activations;
+use chelsea_linear::{Activations, Choice, Routes};
 
 use super::buffer::Buffer;
 use super::clock::{Clock, Spent};
 use super::rope::RotaryTable;
-use super::routed::Routed;
 
 /// Buffers of a forward pass, kept from call to call: nothing is allocated once they have grown to the
 /// largest batch.
@@ -38,8 +37,13 @@ pub struct Workspace {
     pub(crate) wanted_of_chunks: Vec<usize>,
     /// One table for each rotary embedding of the model.
     pub(crate) rotary: Vec<RotaryTable>,
-    /// What mixtures of experts work with.
-    pub(super) routed: Routed,
+    /// Logits of a mixture's router, `[rows][experts]`.
+    pub(super) router_logits: Buffer,
+    /// The experts of every row, and where its slots lie.
+    pub(super) choices: Vec<Choice>,
+    pub(super) routes: Routes,
+    /// Outputs of experts, `[slots][hidden]`.
+    pub(super) expert_out: Buffer,
     pub(crate) activations: Activations,
     pub(crate) clock: Clock,
 }
@@ -91,7 +95,9 @@ impl Workspace {
         let buffers = [&self.x, &self.y, &self.q, &self.k, &self.v, &self.attended, &self.gate, &self.up, &self.logits];
         buffers.into_iter().map(Buffer::bytes).sum::<usize>()
             + self.rotary.iter().map(RotaryTable::bytes).sum::<usize>()
-            + self.routed.bytes()
+            + [&self.router_logits, &self.expert_out].into_iter().map(Buffer::bytes).sum::<usize>()
+            + self.choices.capacity() * size_of::<Choice>()
+            + self.routes.bytes()
             + self.activations.bytes()
     }
 }

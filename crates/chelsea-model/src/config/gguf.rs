@@ -91,7 +91,7 @@ pub(crate) fn from_gguf(
     if inner.is_none() && config.layers.iter().any(dense) {
         return Err(missing("feed_forward_length"));
     }
-    config.for_trained_context().validate()
+    config.with_trained_context().validate()
 }
 
 /// Scaling of the rotary embedding, and the context it makes usable.

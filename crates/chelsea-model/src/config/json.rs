@@ -89,7 +89,7 @@ fn read(architecture: &'static Architecture, keys: JsonKeys<'_>) -> Result<Confi
         layers: windows.into_iter().map(|window| LayerConfig { window, ..layer.clone() }).collect(),
     };
     (architecture.describe)(&Keys::Json(keys), &mut config)?;
-    config.for_trained_context().validate()
+    config.with_trained_context().validate()
 }
 
 /// The sliding window of each layer.

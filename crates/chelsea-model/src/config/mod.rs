@@ -83,7 +83,8 @@ pub struct LayerConfig {
     pub head_dim: usize,
     /// Factor on products of queries and keys.
     pub scale: f32,
-    /// Sliding window in tokens: a token sees itself and the `window - 1` before it. `None`: it sees all.
+    /// Sliding window in tokens, below the trained context: a token sees itself and the `window - 1` before it. `None`: it
+    /// sees all.
     pub window: Option<usize>,
     /// Rotary embedding; `None`: the layer does not know positions.
     pub rope: Option<Rope>,
@@ -203,9 +204,13 @@ impl Config {
         self
     }
 
-    /// What [`Config::for_context`] says when nobody asks for a length.
-    fn for_trained_context(self) -> Config {
+    /// What follows from the context that the model was trained to read: the choice of [`Config::for_context`], and that a
+    /// window no smaller than it is none. Some models say one all the same, and their layers could not be clustered.
+    fn with_trained_context(mut self) -> Config {
         let context = self.context_length;
+        for layer in &mut self.layers {
+            layer.window = layer.window.filter(|&window| window < context);
+        }
         self.for_context(context)
     }
 

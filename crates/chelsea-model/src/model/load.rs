@@ -5,7 +5,7 @@ use chelsea_linear::{GgmlType, Linear};
 
 use super::weights::{Rows, Weights, is_float};
 use super::{LoadOptions, Model, rotaries};
-use crate::blocks::{Attention, Expert, Experts, FeedForward, Layer, Mlp, Projection};
+use crate::blocks::{Attention, ExpertProjection, Experts, FeedForward, Layer, Mlp, Projection};
 use crate::checkpoint::ModelFile;
 use crate::config::{self, Config, LayerConfig};
 use crate::error::ModelError;
@@ -156,80 +156,89 @@ impl LayerLoader<'_, '_, '_> {
             weight: self.weights.exact_matrix(&format!("{router}.weight"), count, hidden)?,
             bias: self.weights.vector(&format!("{router}.bias"), count)?,
         };
-        let experts = if self.weights.has(&self.name("ffn_gate.0.weight")) {
-            self.experts_one_by_one(count, inner)?
+        let one = [Rows::From(0)];
+        let [gate, up] = if self.weights.has(&self.name("ffn_gate.0.weight")) {
+            [
+                self.experts_one_by_one("ffn_gate", count, inner, hidden)?,
+                self.experts_one_by_one("ffn_up", count, inner, hidden)?,
+            ]
+        } else if self.weights.has(&self.name("ffn_gate_up_exps.weight")) {
+            let kinds = [Rows::EverySecond(0), Rows::EverySecond(1)];
+            self.merged("ffn_gate_up_exps", count, 2 * inner, hidden, kinds)?
         } else {
-            let (gate, up) = if self.weights.has(&self.name("ffn_gate_up_exps.weight")) {
-                let mut pair = self.merged(
-                    "ffn_gate_up_exps",
-                    count,
-                    2 * inner,
-                    hidden,
-                    &[Rows::EverySecond(0), Rows::EverySecond(1)],
-                )?;
-                let up = pair.pop().unwrap_or_default();
-                (pair.pop().unwrap_or_default(), up)
-            } else {
-                let one = &[Rows::From(0)];
-                let gate = self.merged("ffn_gate_exps", count, inner, hidden, one)?.pop().unwrap_or_default();
-                (gate, self.merged("ffn_up_exps", count, inner, hidden, one)?.pop().unwrap_or_default())
-            };
-            let down = self.merged("ffn_down_exps", count, hidden, inner, &[Rows::From(0)])?.pop().unwrap_or_default();
-            let parts = gate.into_iter().zip(up).zip(down);
-            parts.map(|((gate, up), down)| Expert { gate, up, down }).collect()
+            let [gate] = self.merged("ffn_gate_exps", count, inner, hidden, one)?;
+            let [up] = self.merged("ffn_up_exps", count, inner, hidden, one)?;
+            [gate, up]
         };
-        Ok(Experts { router, experts, used, routing, activation: self.config.architecture.activation })
+        let down = if self.weights.has(&self.name("ffn_down.0.weight")) {
+            self.experts_one_by_one("ffn_down", count, hidden, inner)?
+        } else {
+            let [down] = self.merged("ffn_down_exps", count, hidden, inner, one)?;
+            down
+        };
+        Ok(Experts { router, gate, up, down, used, routing, activation: self.config.architecture.activation })
     }
 
-    /// Experts that have tensors of their own.
-    fn experts_one_by_one(&mut self, count: usize, inner: usize) -> Result<Vec<Expert>, ModelError> {
-        let hidden = self.config.hidden;
-        let expert = |index: usize| {
-            let [gate, up, down] = ["ffn_gate", "ffn_up", "ffn_down"].map(|part| self.name(&format!("{part}.{index}")));
-            Ok::<_, ModelError>(Expert {
-                gate: self.weights.projection(&gate, inner, hidden, None)?,
-                up: self.weights.projection(&up, inner, hidden, None)?,
-                down: self.weights.projection(&down, hidden, inner, None)?,
-            })
-        };
-        (0..count).map(expert).collect()
-    }
-
-    /// Experts whose matrices lie in one tensor: for each of `kinds`, which rows of an expert's are meant, one product per
-    /// expert. The tensor is `[experts, rows, cols]`; safetensors files of floats have `[experts, cols, rows]`.
-    fn merged(
+    /// Matrices of experts that have tensors of their own.
+    fn experts_one_by_one(
         &mut self,
         part: &str,
         count: usize,
         rows: usize,
         cols: usize,
-        kinds: &[Rows],
-    ) -> Result<Vec<Vec<Projection>>, ModelError> {
+    ) -> Result<ExpertProjection, ModelError> {
+        let matrix = |index: usize| {
+            let name = self.name(&format!("{part}.{index}.weight"));
+            self.weights.matrix(&name, rows, cols, None)
+        };
+        let matrices = (0..count).map(matrix).collect::<Result<_, _>>()?;
+        self.together(&format!("{part}.0.weight"), matrices, None)
+    }
+
+    fn together(
+        &self,
+        part: &str,
+        matrices: Vec<Linear>,
+        biases: Option<Vec<f32>>,
+    ) -> Result<ExpertProjection, ModelError> {
+        let weights = chelsea_linear::Experts::from_matrices(matrices)
+            .map_err(|source| ModelError::Linear { name: self.name(part), source })?;
+        Ok(ExpertProjection { weights, biases })
+    }
+
+    /// Experts whose matrices lie in one tensor: for each of `kinds`, which rows of an expert's are meant. The tensor is
+    /// `[experts, rows, cols]`; safetensors files of floats have `[experts, cols, rows]`.
+    fn merged<const N: usize>(
+        &mut self,
+        part: &str,
+        count: usize,
+        rows: usize,
+        cols: usize,
+        kinds: [Rows; N],
+    ) -> Result<[ExpertProjection; N], ModelError> {
         let name = self.name(&format!("{part}.weight"));
         let turned = self.weights.file.gguf().is_none()
             && self.weights.file.tensor(&name).is_some_and(|tensor| is_float(tensor.ty));
         let shape = if turned { [count, cols, rows] } else { [count, rows, cols] };
         let tensor = self.weights.need(&name, &shape)?;
         let biases = self.weights.values(&self.name(&format!("{part}.bias")), &[count, rows])?;
-        let each = rows / kinds.len();
-        let mut all = Vec::with_capacity(kinds.len());
-        for &kind in kinds {
-            let mut experts = Vec::with_capacity(count);
+        let each = rows / N;
+        let mut all = Vec::with_capacity(N);
+        for kind in kinds {
+            let mut matrices = Vec::with_capacity(count);
             for expert in 0..count {
-                let weight = self.expert_matrix(tensor, expert, kind, (each, cols), turned)?;
-                let bias = biases.as_ref().map(|biases| {
-                    let biases = &biases[expert * rows..][..rows];
-                    match kind {
-                        Rows::From(first) => biases[first..][..each].to_vec(),
-                        Rows::EverySecond(first) => biases[first..].iter().step_by(2).copied().collect(),
-                    }
-                });
-                experts.push(Projection { weight, bias });
+                matrices.push(self.expert_matrix(tensor, expert, kind, (each, cols), turned)?);
             }
-            all.push(experts);
+            let of_expert = |biases: &[f32]| match kind {
+                Rows::From(first) => biases[first..][..each].to_vec(),
+                Rows::EverySecond(first) => biases[first..].iter().step_by(2).copied().collect(),
+            };
+            let biases = biases.as_ref().map(|biases| biases.chunks_exact(rows).flat_map(of_expert).collect());
+            all.push(self.together(&format!("{part}.weight"), matrices, biases)?);
         }
         self.weights.finish(tensor);
-        Ok(all)
+        // As many were pushed as there are kinds.
+        all.try_into().map_err(|_| ModelError::MissingTensor(name))
     }
 
     fn expert_matrix(
@@ -241,8 +250,8 @@ impl LayerLoader<'_, '_, '_> {
         turned: bool,
     ) -> Result<Linear, ModelError> {
         let data = match turned {
-            true => self.weights.expert_turned(tensor, expert, kind, rows),
-            false => self.weights.expert_rows(tensor, expert, kind, rows),
+            true => self.weights.expert_turned(tensor, expert, kind, rows).into(),
+            false => self.weights.expert_rows(tensor, expert, kind, rows)?,
         };
         self.weights.pack(tensor, &format!(" [{expert}]"), &data, (rows, cols), None)
     }

@@ -1,10 +1,11 @@
 //! Takes tensors out of a file: checks their shapes and values, packs matrices one by one and releases their pages, so
 //! that memory never holds much more than the packed weights.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ops::Range;
 
-use chelsea_linear::{GgmlType, Linear, Products};
+use chelsea_linear::{GgmlType, Linear, Products, mxfp4_blocks};
 
 use super::scales::{are_finite, exponents_are_finite};
 use super::{LoadOptions, PackedTensor, Progress};
@@ -205,10 +206,22 @@ impl<'a, 'p> Weights<'a, 'p> {
     }
 
     /// The bytes of one expert's matrix in a tensor `[experts, rows of tensor, cols]`, row by row in whole blocks.
-    pub(super) fn expert_rows(&self, tensor: &TensorEntry, expert: usize, rows: Rows, count: usize) -> Vec<u8> {
+    pub(super) fn expert_rows(
+        &self,
+        tensor: &TensorEntry,
+        expert: usize,
+        rows: Rows,
+        count: usize,
+    ) -> Result<Cow<'a, [u8]>, ModelError> {
+        let broken = |source| ModelError::Linear { name: tensor.name.clone(), source };
         let (all_rows, cols) = (tensor.shape[1], tensor.shape[2]);
         let data = self.file.data(tensor);
         let scales = self.file.scales(tensor);
+        if let (Rows::From(first), None) = (rows, scales) {
+            let bytes = cols / tensor.ty.block_len() * tensor.ty.block_bytes();
+            let first = expert * all_rows + first;
+            return Ok(Cow::Borrowed(&data[first * bytes..(first + count) * bytes]));
+        }
         let mut out = Vec::new();
         for i in 0..count {
             let row = expert * all_rows
@@ -223,15 +236,12 @@ impl<'a, 'p> Weights<'a, 'p> {
                 }
                 Some(scales) => {
                     let blocks = cols / tensor.ty.block_len();
-                    let codes = data[row * blocks * 16..][..blocks * 16].chunks_exact(16);
-                    for (codes, &scale) in codes.zip(&scales[row * blocks..][..blocks]) {
-                        out.push(scale);
-                        out.extend(ggml_codes(codes));
-                    }
+                    let codes = &data[row * blocks * 16..][..blocks * 16];
+                    out.extend(mxfp4_blocks(codes, &scales[row * blocks..][..blocks]).map_err(broken)?);
                 }
             }
         }
-        out
+        Ok(Cow::Owned(out))
     }
 
     /// The bytes of one expert's matrix of floats in a tensor `[experts, cols, rows of tensor]`: turned over.
@@ -269,13 +279,6 @@ impl<'a, 'p> Weights<'a, 'p> {
         }
         Ok(())
     }
-}
-
-/// The codes of an MXFP4 block as GGML orders them. Safetensors files put neighbours into one byte, the earlier in the
-/// low half; GGML puts code `i` in the low and code `i + 16` in the high half of byte `i`.
-fn ggml_codes(codes: &[u8]) -> [u8; 16] {
-    let code = |i: usize| codes[i / 2] >> (4 * (i % 2)) & 0x0F;
-    std::array::from_fn(|i| code(i) | code(i + 16) << 4)
 }
 
 /// Whether a type can be turned over: whether its blocks are single numbers.
