@@ -132,6 +132,7 @@ impl Tokens {
                 tokens: list.len(),
             });
         }
+        let spaces_replaced = matches!(alphabet, Alphabet::SentencePiece { drop_first_space: false });
         let mut tokens = Self { vocab: HashMap::with_capacity(list.len()), table: Table::new(alphabet), added: vec![] };
         for (id, token) in list.iter().enumerate() {
             check_token(token)?;
@@ -144,7 +145,10 @@ impl Tokens {
                 ty => return Err(TokenizerError::TokenType { id, ty }),
             };
             if matches!(kind, Kind::Special | Kind::Added) {
-                tokens.added.push(AddedToken::from(token, kind == Kind::Special).normalized(false));
+                // Where spaces are replaced and nothing is prepended, added tokens are found in the replaced text: a run of
+                // spaces is one token whether it was written with spaces or with the sign that stands for them.
+                let normalized = kind == Kind::Added && spaces_replaced;
+                tokens.added.push(AddedToken::from(token, kind == Kind::Special).normalized(normalized));
             }
             tokens.table.push(token, kind);
             tokens.vocab.insert(token.to_owned(), id as u32);

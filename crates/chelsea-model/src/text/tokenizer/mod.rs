@@ -166,12 +166,15 @@ impl Tokenizer {
             value.map_err(|e| TokenizerError::Json(e.to_string()))
         };
         let decoder = if self.model.byte_fallback {
-            serde_json::json!({"type": "Sequence", "decoders": [
-                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
-                {"type": "ByteFallback"},
-                {"type": "Fuse"},
-                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
-            ]})
+            let mut steps = vec![
+                serde_json::json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}),
+                serde_json::json!({"type": "ByteFallback"}),
+                serde_json::json!({"type": "Fuse"}),
+            ];
+            if matches!(self.table.alphabet, table::Alphabet::SentencePiece { drop_first_space: true }) {
+                steps.push(serde_json::json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+            }
+            serde_json::json!({"type": "Sequence", "decoders": steps})
         } else {
             serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true})
         };
