@@ -62,6 +62,13 @@ TOOL_TURNS = [
 
 # (template, messages, tools, variables, add_generation_prompt)
 TEMPLATES = [
+    # What can be iterated over: not none, which is how templates ask whether there are tools.
+    (
+        "{% if tools is iterable and tools | length > 0 %}{{ tools | length }} tools{% else %}no tools{% endif %} "
+        "{{ none is iterable }} {{ messages is iterable }} {{ 'text' is iterable }} {{ 3 is iterable }} "
+        "{{ unheard_of is iterable }}",
+        CONVERSATIONS[0], None, {}, False,
+    ),
     # Blocks trimmed and stripped; the loop variable; a trailing newline dropped.
     (
         "{% for m in messages %}\n    {% if loop.first %}\n[first]\n    {% endif %}\n"

@@ -5,7 +5,7 @@
     python logits.py MODEL.gguf OUT.bin --long 8000            # the last 4 of 8000 positions
 
 Made with transformers 5.2.0, torch 2.15.0, tokenizers 0.22.2, gguf 0.19.0, accelerate 1.15.0, on a CPU.
-The model runs in float32 with sdpa attention and no cache, on ids without a BOS.
+The model runs in float32 with sdpa attention and no cache, on ids without a BOS (Gemma: with its own).
 
 The whole logits of 64 positions would be 39 MB for a vocabulary of 152K, so a file
 keeps for each position what a test needs to be honest:
@@ -34,12 +34,13 @@ import argparse
 import pathlib
 import struct
 
+import gguf
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
 from texts import NEEDLE, PASSAGE, QUESTION, long_text
-from tokenizers_from_gguf import tokenizer_from_gguf
+from tokenizers_from_gguf import SentencePieceTokenizer, field, tokenizer_from_gguf
 
 TOP = 256
 PROBES = 512
@@ -48,16 +49,22 @@ LONG_POSITIONS = 4
 
 
 def text_ids(path: pathlib.Path, long: int | None) -> list[int]:
-    tokenizer = tokenizer_from_gguf(path)
+    bos: list[int] = []
+    if field(gguf.GGUFReader(path), "tokenizer.ggml.model") == "llama":
+        # Gemma has learned to begin with its BOS, and says little of use without.
+        spm = SentencePieceTokenizer(path)
+        encode, bos = spm.encode, [spm.bos]
+    else:
+        tokenizer = tokenizer_from_gguf(path)
 
-    def encode(text: str) -> list[int]:
-        return tokenizer.encode(text, add_special_tokens=False).ids
+        def encode(text: str) -> list[int]:
+            return tokenizer.encode(text, add_special_tokens=False).ids
 
     if long is None:
-        ids = encode(PASSAGE)
+        ids = bos + encode(PASSAGE)
         assert len(ids) >= POSITIONS, f"the passage has only {len(ids)} tokens"
         return ids[:POSITIONS]
-    head, tail = encode(NEEDLE), encode(QUESTION)
+    head, tail = bos + encode(NEEDLE), encode(QUESTION)
     filler = encode(long_text(seed=20, sentences=long // 8))
     assert len(filler) + len(head) + len(tail) >= long, "too few sentences"
     return head + filler[: long - len(head) - len(tail)] + tail

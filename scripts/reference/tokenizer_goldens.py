@@ -3,7 +3,8 @@
     pip install -r requirements.txt
     python tokenizer_goldens.py MODEL.gguf OUT.json
 
-Made with transformers 5.2.0, tokenizers 0.22.2, gguf 0.19.0.
+Made with transformers 5.2.0, tokenizers 0.22.2, gguf 0.19.0, sentencepiece 0.2.3. A SentencePiece vocabulary is
+judged by the `sentencepiece` library itself, and has no rows to decode.
 
 OUT.json: {"encode": [{"text", "ids", "special": ids or null}], "decode": [{"ids", "text", "skipped"}]}.
 `ids` spells control tokens out, `special` (null where it is the same) parses them. The ids
@@ -16,7 +17,9 @@ import pathlib
 import random
 import sys
 
-from tokenizers_from_gguf import tokenizer_from_gguf
+import gguf
+
+from tokenizers_from_gguf import SentencePieceTokenizer, field, tokenizer_from_gguf
 from texts import PASSAGE, long_text
 
 CORPUS = [
@@ -88,9 +91,35 @@ CORPUS = [
     long_text(seed=7, sentences=12),
 ]
 
+# Runs of spaces, tabs and line ends are tokens of their own in Gemma's vocabulary.
+MORE_SPACES = [
+    "  a", "   a  b   ", "x" + " " * 31 + "y" + " " * 33, "\t\tx\t\t\t", "a\n\n  b\n\n\n   ",
+    "<start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n", "<bos>a<eos> <unk> <pad><unused7>",
+    "<table><tr><td>1</td></tr></table> <h1>T</h1>", "[multimodal] <start_of_image> x",
+]
+
+
+def write(out: pathlib.Path, lines: list[dict], decode: list[dict]) -> None:
+    with out.open("w", encoding="utf-8") as f:
+        def block(rows):
+            return ",\n".join(json.dumps(row, ensure_ascii=True, separators=(",", ":")) for row in rows)
+        f.write('{"encode":[\n' + block(lines) + '\n],"decode":[\n' + block(decode) + "\n]}\n")
+    print(f"{out}: {len(lines)} texts, {sum(len(l['ids']) for l in lines)} ids")
+
+
+def sentence_piece(path: pathlib.Path, out: pathlib.Path) -> None:
+    tokenizer = SentencePieceTokenizer(path)
+    lines = []
+    for text in CORPUS + MORE_SPACES:
+        literal, parsed = tokenizer.encode(text), tokenizer.encode_parsed(text)
+        lines.append({"text": text, "ids": literal, "special": parsed if parsed != literal else None})
+    write(out, lines, [])
+
 
 def main() -> None:
     path, out = map(pathlib.Path, sys.argv[1:3])
+    if field(gguf.GGUFReader(path), "tokenizer.ggml.model") == "llama":
+        return sentence_piece(path, out)
     tokenizer = tokenizer_from_gguf(path)
 
     def encode(text: str, special: bool) -> list[int]:
@@ -112,11 +141,7 @@ def main() -> None:
             pool.insert(rng.randrange(len(pool)), rng.choice(special))
         text, skipped = (tokenizer.decode(pool, skip_special_tokens=skip) for skip in (False, True))
         decode.append({"ids": pool, "text": text, "skipped": skipped if skipped != text else None})
-    with out.open("w", encoding="utf-8") as f:
-        def block(rows):
-            return ",\n".join(json.dumps(row, ensure_ascii=True, separators=(",", ":")) for row in rows)
-        f.write('{"encode":[\n' + block(lines) + '\n],"decode":[\n' + block(decode) + "\n]}\n")
-    print(f"{out}: {len(lines)} texts, {sum(len(l['ids']) for l in lines)} ids")
+    write(out, lines, decode)
 
 
 if __name__ == "__main__":

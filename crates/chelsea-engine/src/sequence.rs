@@ -132,11 +132,7 @@ impl Sequence {
         if needed <= limit {
             return Ok(());
         }
-        Err(match self.model.config().window {
-            // No wider context would help.
-            Some(window) if window <= limit => ModelError::Window { window, needed }.into(),
-            _ => EngineError::ContextFull { needed, limit },
-        })
+        Err(EngineError::ContextFull { needed, limit })
     }
 
     /// Whether `tokens` could be taken in next.

@@ -47,7 +47,7 @@ impl EvalError {
             self,
             EvalError::TooLong { .. }
                 | EvalError::Read(ReadError::Line { .. })
-                | EvalError::Engine(EngineError::ContextFull { .. } | EngineError::Model(ModelError::Window { .. }))
+                | EvalError::Engine(EngineError::ContextFull { .. })
         )
     }
 }

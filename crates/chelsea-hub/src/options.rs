@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// The variable that says which terms of use are accepted.
+pub(crate) const ACCEPT_TERMS: &str = "CHELSEA_ACCEPT_TERMS";
+
 /// Folders, access and manners of one resolver. [`Options::from_env`] is what a program wants.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -14,6 +17,8 @@ pub struct Options {
     pub endpoint: Option<String>,
     /// An access token for the hub.
     pub token: Option<String>,
+    /// Short names of models whose terms of use the user has accepted.
+    pub accepted_terms: Vec<String>,
     /// Ask nothing of the network: only cached copies.
     pub offline: bool,
     /// The Python that has pip; `None` tries `python3`, then `python`.
@@ -37,6 +42,7 @@ impl Options {
     ///   cache. The platform does not matter here: other hub clients look there on all of them.
     /// - `HF_ENDPOINT`, `HF_HUB_OFFLINE` (1, true, yes or on).
     /// - `HF_TOKEN`, else the file in `HF_TOKEN_PATH`, else the file `token` in the hub's home.
+    /// - `CHELSEA_ACCEPT_TERMS`: short names of models, with commas between them, whose terms of use are accepted.
     /// - `CHELSEA_PYTHON`: the Python to run pip with.
     /// - `SSL_CERT_FILE`, else `REQUESTS_CA_BUNDLE`, else `CURL_CA_BUNDLE`: certificates for the hub.
     pub fn from_env() -> Self {
@@ -71,6 +77,9 @@ impl Options {
             hub_cache,
             endpoint: var("HF_ENDPOINT").map(|text| text.trim().trim_end_matches('/').to_owned()),
             token,
+            accepted_terms: var(ACCEPT_TERMS)
+                .map(|names| names.split(',').map(|name| name.trim().to_owned()).collect())
+                .unwrap_or_default(),
             offline,
             python: var("CHELSEA_PYTHON").map(PathBuf::from),
             ca_file: ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"]
@@ -89,6 +98,7 @@ impl Options {
             home,
             endpoint: None,
             token: None,
+            accepted_terms: Vec::new(),
             offline: false,
             python: None,
             ca_file: None,

@@ -157,8 +157,9 @@ impl Activations {
 
     /// Bytes of memory held.
     pub fn bytes(&self) -> usize {
-        let lists = size_of_val(&self.batches[..]) + size_of_val(&self.places[..]);
-        let parts = size_of_val(&self.groups[..]) + size_of_val(&self.runs[..]);
+        // Lists keep what they have grown to.
+        let lists = self.batches.capacity() * size_of::<Batch>() + self.places.capacity() * size_of::<Place>();
+        let parts = (self.groups.capacity() + self.runs.capacity()) * size_of::<Range<usize>>();
         self.bytes.bytes().len() + self.halves.bytes().len() + lists + parts
     }
 

@@ -55,6 +55,14 @@ pub enum LinearError {
         /// Output features.
         rows: usize,
     },
+    /// Experts of one layer whose matrices differ in shape.
+    #[error("one expert has {} x {} weights, another {} x {}", first.0, first.1, other.0, other.1)]
+    Experts {
+        /// Rows and columns of the first.
+        first: (usize, usize),
+        /// Rows and columns of another.
+        other: (usize, usize),
+    },
     /// No memory for the packed weights.
     #[error("no memory for {bytes} bytes of weights: {message}")]
     Memory {

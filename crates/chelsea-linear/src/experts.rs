@@ -58,6 +58,19 @@ impl Experts {
         Ok(Experts { matrices: data.chunks_exact(one).map(matrix).collect::<Result<_, _>>()? })
     }
 
+    /// Experts whose matrices were made one by one, in order: where a file has a tensor for each.
+    ///
+    /// # Errors
+    /// [`LinearError::Empty`] where there is no expert; [`LinearError::Experts`] where they differ in shape.
+    pub fn from_matrices(matrices: Vec<Linear>) -> Result<Experts, LinearError> {
+        let shape = |linear: &Linear| (linear.rows(), linear.cols());
+        let Some(first) = matrices.first().map(shape) else { return Err(LinearError::Empty { rows: 0, cols: 0 }) };
+        match matrices.iter().find(|linear| shape(linear) != first) {
+            Some(other) => Err(LinearError::Experts { first, other: shape(other) }),
+            None => Ok(Experts { matrices }),
+        }
+    }
+
     /// The matrices of all experts, in order; at least one.
     pub fn matrices(&self) -> &[Linear] {
         &self.matrices

@@ -8,12 +8,13 @@ use chelsea_linear::LinearError;
 use thiserror::Error;
 
 use crate::config::ConfigError;
-use crate::gguf::GgufError;
+use crate::files::FileError;
+use crate::files::gguf::GgufError;
 
 /// Why a model could not be loaded, or a forward pass not be run.
 ///
 /// After a failed forward pass nothing was computed and the caches are untouched, unless it is
-/// [`ModelError::Cache`].
+/// [`ModelError::Cache`] or [`ModelError::Logits`].
 #[derive(Debug, Error)]
 pub enum ModelError {
     /// A file that cannot be opened.
@@ -97,7 +98,7 @@ pub enum ModelError {
         /// What is wrong.
         source: LinearError,
     },
-    /// A norm or bias with a value that is not a number.
+    /// A tensor with a value, or a block with a scale, that is not a number.
     #[error("tensor `{0}` holds values that are not finite: the file is damaged")]
     NotFinite(String),
 
@@ -111,17 +112,6 @@ pub enum ModelError {
         token: u32,
         /// Rows of the embedding.
         vocab: usize,
-    },
-    /// More tokens than a model with a sliding window can read here.
-    #[error(
-        "the model has a sliding window of {window} tokens, and the sequence would reach {needed}: \
-         attention is exact up to the window only, so shorten the input"
-    )]
-    Window {
-        /// The window.
-        window: usize,
-        /// Length the sequence would have.
-        needed: usize,
     },
     /// A position too large for the arithmetic of rotary embeddings.
     #[error("position {needed} is beyond {limit}, where rotary embeddings lose their precision")]
@@ -139,7 +129,28 @@ pub enum ModelError {
         /// Shape of the model.
         expected: chelsea_kv::CacheShape,
     },
+    /// Logits that are no numbers: the weights, or a number format too narrow for what the model computes, are to
+    /// blame. The caches of the batch must be dropped.
+    #[error("the model's logits are not finite; {}", match layer {
+        Some(layer) => format!("the first layer to give such numbers is {layer} of {layers} (counted from 0)"),
+        None => "every layer by itself gives finite numbers".to_owned(),
+    })]
+    Logits {
+        /// The first layer whose output is not finite.
+        layer: Option<usize>,
+        /// Layers of the model.
+        layers: usize,
+    },
     /// The cache refused keys and values; drop it.
     #[error(transparent)]
     Cache(#[from] CacheError),
+}
+
+impl From<FileError> for ModelError {
+    fn from(error: FileError) -> ModelError {
+        match error {
+            FileError::Io { path, source } => ModelError::Io { path, source },
+            FileError::Broken { path, why } => ModelError::Safetensors { path, why },
+        }
+    }
 }

@@ -4,26 +4,32 @@
 //! weights, [`Model::forward`] runs chunks of token sequences through them against
 //! [`chelsea_kv::SequenceCache`]s.
 //!
-//! - [`gguf`], `safetensors`: containers. Foreign bytes, so everything is checked.
-//! - [`config`]: what a model is, the same for both containers.
-//! - `file`: a model on disk, tensors by one set of names.
-//! - `model`: packed weights, and the forward pass over them.
-//! - [`tokenizer`], [`chat`]: text to ids and back, and conversations to text.
-//! - `ops`: norms, rotary embedding, gate.
+//! Modules point one way, in this order, and a test holds them to it:
+//!
+//! - `files`: containers ([`gguf`], safetensors). Foreign bytes, so everything is checked.
+//! - [`config`]: what a model is, layer by layer, the same for both containers.
+//! - [`arch`]: one file for each architecture, with names and switches.
+//! - `error`: what may go wrong.
+//! - `checkpoint`: a model on disk, tensors by one set of names.
+//! - `text`: [`tokenizer`] and [`chat`] templates.
+//! - `blocks`: attention, gated feed-forward, mixture of experts, norm, rotary embedding, and their buffers.
+//! - `model`: packed weights: loading them, or drawing them at random.
+//! - `forward`: one loop over the blocks.
 
-pub mod chat;
+pub mod arch;
+mod blocks;
+mod checkpoint;
 pub mod config;
 mod error;
-mod file;
-pub mod gguf;
+mod files;
+mod forward;
 mod model;
-mod ops;
-mod safetensors;
-pub mod tokenizer;
+mod text;
 
+pub use blocks::{Chunk, Spent, Wanted, Workspace};
+pub use checkpoint::ModelFile;
 pub use config::{Architecture, Config};
 pub use error::ModelError;
-pub use file::{ModelFile, TensorEntry};
-pub use model::{
-    Chunk, LoadOptions, Model, PackedTensor, Progress, RandomModel, Spent, Wanted, WeightBytes, Workspace,
-};
+pub use files::{TensorEntry, gguf};
+pub use model::{LoadOptions, Model, PackedTensor, Progress, RandomModel, WeightBytes};
+pub use text::{chat, tokenizer};

@@ -146,7 +146,7 @@ fn fast_products_stay_near_the_definition() {
     let tiny = Tiny { inner: 80, vocab: 50, ..Tiny::llama() }.fill(14);
     let folder = tempfile::tempdir().unwrap();
     let path = tiny.write_safetensors(folder.path(), 3, "BF16");
-    let fast = Model::load(&path, &LoadOptions { products: Products::Fast }, &mut |_, _| {}).unwrap();
+    let fast = Model::load(&path, &LoadOptions::default(), &mut |_, _| {}).unwrap();
     assert_eq!(fast.kv_dtype(), Dtype::Bf16);
     let (found, expected) = (logits(&fast, &TOKENS, 8), tiny.logits(&TOKENS).concat());
     let error: f64 = found.iter().zip(&expected).map(|(x, y)| (f64::from(*x) - y).powi(2)).sum();
@@ -168,8 +168,7 @@ fn buffers_stop_growing_after_the_largest_batch() {
 
 #[test]
 fn bad_batches_are_refused_before_a_cache_is_touched() {
-    let tiny = Tiny { window: Some(8), ..Tiny::llama() }.fill(16);
-    let model = load_gguf(&tiny);
+    let model = load_gguf(&Tiny::llama().fill(16));
     let (mut a, mut b, mut workspace) = (cache(&model), cache(&model), Workspace::new());
     let mut refused = |tokens: &[u32]| {
         let batch = &mut [
@@ -183,7 +182,6 @@ fn bad_batches_are_refused_before_a_cache_is_touched() {
     assert!(matches!(refused(&[]), ModelError::EmptyChunk));
     assert!(matches!(refused(&[3, 40]), ModelError::Token { token: 40, vocab: 40 }));
     assert!(matches!(refused(&[u32::MAX]), ModelError::Token { .. }));
-    assert!(matches!(refused(&[1; 9]), ModelError::Window { window: 8, needed: 9 }));
 
     let other = load_gguf(&Tiny::qwen3().fill(17));
     let mut foreign = cache(&other);
@@ -192,15 +190,31 @@ fn bad_batches_are_refused_before_a_cache_is_touched() {
 }
 
 #[test]
-fn a_sliding_window_is_exact_up_to_its_length() {
-    let tiny = Tiny { window: Some(TOKENS.len()), ..Tiny::llama() }.fill(18);
-    let model = load_gguf(&tiny);
-    let expected: Vec<f32> = tiny.logits(&TOKENS).into_iter().flatten().map(|logit| logit as f32).collect();
-    assert_close(&logits(&model, &TOKENS, 7), &expected, 1e-4);
-    let (mut cache, mut workspace) = (cache(&model), Workspace::new());
-    model.forward(&mut [Chunk { tokens: &TOKENS, cache: &mut cache, logits: Wanted::None }], &mut workspace).unwrap();
-    let error = model
-        .forward(&mut [Chunk { tokens: &[1], cache: &mut cache, logits: Wanted::Last }], &mut workspace)
-        .unwrap_err();
-    assert!(error.to_string().contains("sliding window of 21 tokens"), "{error}");
+fn a_sliding_window_follows_the_definition() {
+    for window in [1, 4, 8, TOKENS.len(), 100] {
+        let tiny = Tiny { window: Some(window), ..Tiny::llama() }.fill(18);
+        let model = load_gguf(&tiny);
+        let expected: Vec<f32> = tiny.logits(&TOKENS).into_iter().flatten().map(|logit| logit as f32).collect();
+        for block in [1, 7, TOKENS.len()] {
+            assert_close(&logits(&model, &TOKENS, block), &expected, 1e-4);
+        }
+    }
+}
+
+#[test]
+fn logits_that_are_no_numbers_are_an_error_that_names_the_layer() {
+    // Large enough that a product of two overflows, and finite all the same.
+    for layer in 0..2 {
+        let mut tiny = Tiny::llama().fill(19);
+        for part in ["ffn_up", "ffn_gate", "ffn_down"] {
+            tiny.weights.get_mut(&format!("blk.{layer}.{part}.weight")).unwrap().1.fill(1e30);
+        }
+        let model = load_gguf(&tiny);
+        let (mut cache, mut workspace) = (cache(&model), Workspace::new());
+        let mut chunk = [Chunk { tokens: &TOKENS, cache: &mut cache, logits: Wanted::Last }];
+        let error = model.forward(&mut chunk, &mut workspace).unwrap_err();
+        assert!(matches!(error, ModelError::Logits { layer: Some(found), layers: 2 } if found == layer), "{error}");
+        assert!(error.to_string().contains(&format!("is {layer} of 2")), "{error}");
+        assert!(workspace.logits().is_empty());
+    }
 }

@@ -175,6 +175,25 @@ fn vectors_that_are_not_finite_are_refused() {
 }
 
 #[test]
+fn matrices_that_are_not_finite_are_refused() {
+    let tiny = Tiny::llama().fill(1);
+    let spoil = |name: &str, data: &dyn Fn(&mut support::gguf_writer::RawTensor)| {
+        let text = error_text(load_changed(&tiny, |file| {
+            data(file.tensors.iter_mut().find(|tensor| tensor.name == name).unwrap());
+        }));
+        assert!(text.contains(name) && text.contains("not finite"), "{text}");
+    };
+    spoil("blk.1.ffn_up.weight", &|tensor| tensor.data[400..404].copy_from_slice(&f32::INFINITY.to_le_bytes()));
+    // Q8_0: a scale in half precision and 32 codes a block. One scale of many is no number.
+    spoil("blk.0.attn_v.weight", &|tensor| {
+        let blocks = tensor.data.len() / 4 / 32;
+        tensor.ty = 8;
+        tensor.data = [[0x00, 0x20].as_slice(), &[1; 32]].concat().repeat(blocks);
+        tensor.data[34 * (blocks - 1)..][..2].copy_from_slice(&[0x00, 0x7E]);
+    });
+}
+
+#[test]
 fn paths_that_are_no_models_say_what_was_looked_for() {
     let folder = tempfile::tempdir().unwrap();
     assert!(matches!(load(&folder.path().join("absent.gguf")), Err(ModelError::Io { .. })));

@@ -16,7 +16,7 @@ use chelsea_linear::Products;
 use chelsea_model::tokenizer::Tokenizer;
 use chelsea_model::{Chunk, LoadOptions, Model, ModelFile, Wanted, Workspace};
 use support::golden::{Golden, argmax, log_sum_exp};
-use support::models::{self, QWEN_05B, QWEN_15B, SMOLLM2};
+use support::models::{self, GEMMA3, QWEN_05B, QWEN_15B, SMOLLM2};
 
 /// Tests run side by side; models of several GB must not.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -188,6 +188,57 @@ fn qwen_05b_logits_agree_with_the_reference() {
 #[ignore = "needs the 1.5B model"]
 fn qwen_15b_logits_agree_with_the_reference() {
     logits_agree(QWEN_15B);
+}
+
+#[test]
+#[ignore = "needs Gemma 3 270M"]
+fn gemma3_270m_logits_agree_with_the_reference() {
+    logits_agree(GEMMA3);
+}
+
+/// Within the window of 512, and beyond it.
+#[test]
+#[ignore = "needs Gemma 3 270M"]
+fn gemma3_270m_agrees_at_positions_300_700_and_4000() {
+    for length in [300, 700, 4000] {
+        long_logits_agree(GEMMA3, &format!("gemma3-270m-{length}"), Products::F32, Some(Dtype::F32));
+    }
+}
+
+/// Logits of an independent implementation of the same weights in f32, which shares nothing with `transformers`.
+#[test]
+#[ignore = "needs Gemma 3 270M"]
+fn gemma3_270m_agrees_with_a_second_reference() {
+    let path = models::path(GEMMA3);
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let file = ModelFile::open(&path).expect("the model opens");
+    let mut runner = Runner::new(&file, Products::F32, Some(Dtype::F32));
+    let first = [2, 818, 5279, 529, 7001, 563];
+    let second = [2, 17390, 104_264, 657, 236_743, 236_770, 236_771, 236_771, 10_674];
+    let expected: [(&[u32], &[(u32, f32)]); 2] =
+        [(&first, &[(506, 19.091), (496, 18.548), (9079, 18.269)]), (&second, &[(57_356, 26.826), (79_741, 25.395)])];
+    for (tokens, top) in expected {
+        runner.cache = SequenceCache::new(runner.cache.config().clone()).expect("a cache");
+        let logits = runner.step(tokens, Wanted::Last);
+        assert_eq!(argmax(logits), top[0].0);
+        for &(id, logit) in top {
+            let found = logits[id as usize];
+            assert!((found - logit).abs() < 2e-3, "{id}: {found} instead of {logit}");
+        }
+    }
+}
+
+/// Layers with a window hold no more than their window, and three of 18 grow.
+#[test]
+#[ignore = "needs Gemma 3 270M"]
+fn gemma3_270m_keeps_the_whole_text_in_three_layers_only() {
+    let path = models::path(GEMMA3);
+    let file = ModelFile::open(&path).expect("the model opens");
+    let shape = file.config().cache_shape();
+    let full: Vec<usize> = (0..shape.layers().len()).filter(|&layer| shape.layers()[layer].window.is_none()).collect();
+    assert_eq!(full, [5, 11, 17]);
+    // A key and a value of 256 numbers in 16 bits.
+    assert_eq!(shape.full_bytes(8000), (3 * 8000 + 15 * 512) * 2 * 256 * 2);
 }
 
 #[test]

@@ -82,19 +82,20 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         sum.tensors += 1;
         sum.bytes += tensor.bytes;
     }
+    let first = &config.layers[0];
     let report = Report {
         path: file.path().display().to_string(),
         architecture: config.architecture.name(),
         name: config.name.as_deref(),
-        layers: config.layers,
+        layers: config.layers.len(),
         hidden: config.hidden,
-        feed_forward: config.feed_forward,
-        q_heads: config.q_heads,
-        kv_heads: config.kv_heads,
-        head_dim: config.head_dim,
+        feed_forward: first.feed_forward.inner(),
+        q_heads: first.q_heads,
+        kv_heads: first.kv_heads,
+        head_dim: first.head_dim,
         vocab: config.vocab,
         context_length: config.context_length,
-        sliding_window: config.window,
+        sliding_window: config.smallest_window(),
         fingerprint: crate::saved::fingerprint_text(&file.fingerprint()),
         weight_bytes: file.tensors().iter().map(|t| t.bytes).sum(),
         types,

@@ -54,6 +54,7 @@ impl Bench {
             name: "tiny",
             title: "two slices",
             licence: "MIT",
+            terms: None,
             bytes: whole.len() as u64,
             sha256: sha256(&whole),
             packages: Box::leak(packages.into_boxed_slice()),
@@ -295,4 +296,23 @@ fn a_data_set_is_the_files_of_one_folder() {
     let other = NamedData { files: 2, name: "other", ..set };
     let error = data(&other, &bench.options, &mut Silent).expect_err("a file is missing");
     assert!(matches!(error, HubError::WrongContent { .. }), "{error}");
+}
+
+#[test]
+fn a_model_under_terms_is_fetched_only_for_those_who_accept_them() {
+    let bench = Bench::new();
+    let model = NamedModel { licence: "Tiny Terms", terms: Some("https://terms.example/tiny"), ..bench.model };
+    let refused = super::model(&model, &bench.options, &mut Silent).expect_err("nobody accepted them");
+    let text = refused.to_string();
+    assert!(matches!(refused, HubError::TermsNotAccepted { .. }));
+    assert!(text.contains("Tiny Terms") && text.contains("https://terms.example/tiny"), "{text}");
+    assert!(text.contains("CHELSEA_ACCEPT_TERMS=tiny"), "{text}");
+    assert!(!bench.dir.path().join("log").exists(), "nothing was asked for");
+
+    let other = Options { accepted_terms: vec!["other".into()], ..bench.options.clone() };
+    assert!(super::model(&model, &other, &mut Silent).is_err());
+    let accepted = Options { accepted_terms: vec!["other".into(), "Tiny".into()], ..bench.options.clone() };
+    let path = super::model(&model, &accepted, &mut Silent).expect("accepted");
+    // What is here already is not asked for again.
+    assert_eq!(super::model(&model, &bench.options, &mut Silent).expect("it is here"), path);
 }

@@ -158,3 +158,26 @@ fn wrong_lengths_of_experts_are_errors() {
 fn an_expert_that_does_not_exist_is_refused() {
     Routes::new().set(&[1], 4, &[Choice { expert: 4, weight: 1.0 }]);
 }
+
+#[test]
+fn matrices_made_one_by_one_are_the_same_experts() {
+    let mut random = Random(59);
+    let (ty, count, rows, cols) = (GgmlType::Q8_0, 3, 5, 64);
+    let data = random_weights(ty, count * rows, cols, &mut random);
+    let together = Experts::new(ty, &data, count, rows, cols, Products::Fast, None).expect("valid experts");
+    let one = |data: &[u8]| Linear::new(ty, data, rows, cols, Products::Fast, None).expect("a valid matrix");
+    let matrices: Vec<Linear> = data.chunks_exact(data.len() / count).map(one).collect();
+    let apart = Experts::from_matrices(matrices).expect("of one shape");
+    let (mut a, mut b) = (vec![0.0; cols], vec![0.0; cols]);
+    for (first, second) in together.matrices().iter().zip(apart.matrices()) {
+        for row in 0..rows {
+            first.row(row, &mut a);
+            second.row(row, &mut b);
+            assert_eq!(a, b);
+        }
+    }
+    assert!(matches!(Experts::from_matrices(Vec::new()), Err(LinearError::Empty { .. })));
+    let short = Linear::new(ty, &data[..data.len() / count / rows], 1, cols, Products::Fast, None).expect("a matrix");
+    let error = Experts::from_matrices(vec![one(&data[..data.len() / count]), short]).expect_err("two shapes");
+    assert_eq!(error, LinearError::Experts { first: (5, 64), other: (1, 64) });
+}

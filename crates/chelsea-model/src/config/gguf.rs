@@ -1,110 +1,117 @@
-//! A [`Config`] from GGUF metadata.
+//! A [`Config`] from GGUF metadata: the keys that all architectures have.
 
-use super::{Architecture, Config, ConfigError, Rope, Scaling, yarn_attention_factor};
-use crate::gguf::{EMBEDDING, GgufError, Metadata};
+use super::keys::GgufKeys;
+use super::{
+    Architecture, Config, ConfigError, FeedForward, Keys, LayerConfig, Rope, Scaling, check_layer_count,
+    yarn_attention_factor,
+};
+use crate::files::gguf::{EMBEDDING, GgufError, Metadata};
 
-/// Divisors of the rotary frequencies that Llama 3 files carry as a tensor.
-pub(crate) const ROPE_DIVISORS: &str = "rope_freqs.weight";
-
-/// Metadata under the prefix of the architecture.
-struct Keys<'a> {
-    metadata: &'a Metadata,
-    prefix: &'static str,
+/// What a GGUF model says of itself outside its metadata.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct GgufDescription {
+    /// Rows of the embedding.
+    pub(crate) vocab: Option<usize>,
+    /// Values of `rope_freqs.weight`: divisors of the rotary frequencies, as Llama 3 files have them.
+    pub(crate) divisors: Option<Vec<f32>>,
+    /// Values of `rope_factors_short.weight` and `rope_factors_long.weight`, as Phi-3 files have them.
+    pub(crate) long_rope: Option<(Vec<f32>, Vec<f32>)>,
 }
 
-impl Keys<'_> {
-    fn key(&self, name: &str) -> String {
-        format!("{}.{name}", self.prefix)
+/// Reads the configuration of a GGUF file, or of the first of several.
+pub(crate) fn from_gguf(
+    architecture: &'static Architecture,
+    metadata: &Metadata,
+    description: GgufDescription,
+) -> Result<Config, ConfigError> {
+    let keys = GgufKeys { metadata, prefix: architecture.name };
+    let count = keys.need_size("block_count")?;
+    check_layer_count(count)?;
+    let hidden = keys.need_size("embedding_length")?;
+    let missing = |name: &str| keys.missing(name);
+    let q_heads = keys.per_layer("attention.head_count", count)?.ok_or_else(|| missing("attention.head_count"))?;
+    let kv_heads = keys.per_layer("attention.head_count_kv", count)?;
+    let inner = keys.per_layer("feed_forward_length", count)?;
+    let first_heads = q_heads.first().copied().unwrap_or(0);
+    let head_dim = match keys.size("attention.key_length")? {
+        Some(size) => size,
+        None => hidden.checked_div(first_heads).unwrap_or(0),
+    };
+    let value_dim = keys.size("attention.value_length")?.unwrap_or(head_dim);
+    if value_dim != head_dim {
+        return Err(ConfigError::Unsupported(format!("a value size of {value_dim} beside a key size of {head_dim}")));
+    }
+    let context = keys.need_size("context_length")?;
+    let dims = keys.size("rope.dimension_count")?.unwrap_or(head_dim);
+    let base = keys.f32("rope.freq_base")?.unwrap_or(10_000.0);
+    let (scaling, context_length) = scaling(&keys, description.divisors, description.long_rope, context)?;
+
+    // A list of token strings must not be longer than the embedding.
+    let vocab = description.vocab.ok_or_else(|| GgufError::MissingTensor(EMBEDDING.to_owned()))?;
+    let listed = metadata.strings("tokenizer.ggml.tokens")?.map_or(0, |tokens| tokens.len());
+    if listed > vocab {
+        return Err(ConfigError::Invalid(format!("{listed} tokens are listed, but the embedding has {vocab} rows")));
     }
 
-    fn size(&self, name: &str) -> Result<Option<usize>, GgufError> {
-        Ok(self.metadata.u32(&self.key(name))?.map(|n| n as usize))
+    let scale = match keys.f32("attention.scale")?.filter(|&scale| scale != 0.0) {
+        Some(scale) => scale,
+        None => 1.0 / (head_dim as f32).sqrt(),
+    };
+    let window = keys.size("attention.sliding_window")?.filter(|&window| window > 0);
+    let rope = Rope { base, dims, scaling };
+    let layer = |index: usize| LayerConfig {
+        q_heads: q_heads[index],
+        kv_heads: kv_heads.as_ref().map_or(q_heads[index], |heads| heads[index]),
+        head_dim,
+        scale,
+        window,
+        rope: Some(rope.clone()),
+        // Files of mixtures without a dense layer need not say its size.
+        feed_forward: FeedForward::Dense { inner: inner.as_ref().map_or(0, |inner| inner[index]) },
+    };
+    let mut config = Config {
+        architecture,
+        name: metadata.str("general.name")?.map(str::to_owned),
+        hidden,
+        vocab,
+        norm_eps: keys
+            .f32("attention.layer_norm_rms_epsilon")?
+            .ok_or_else(|| missing("attention.layer_norm_rms_epsilon"))?,
+        embedding_scale: 1.0,
+        context_length,
+        tied_embeddings: None,
+        layers: (0..count).map(layer).collect(),
+    };
+    (architecture.describe)(&Keys::Gguf(keys), &mut config)?;
+    let experts = keys.size("expert_count")?.unwrap_or(0);
+    let dense = |layer: &LayerConfig| matches!(layer.feed_forward, FeedForward::Dense { .. });
+    if experts > 0 && config.layers.iter().all(dense) {
+        return Err(ConfigError::Unsupported(format!("a mixture of {experts} experts in this architecture")));
     }
-
-    fn need_size(&self, name: &str) -> Result<usize, GgufError> {
-        self.size(name)?.ok_or_else(|| GgufError::MissingKey(self.key(name)))
+    if inner.is_none() && config.layers.iter().any(dense) {
+        return Err(missing("feed_forward_length"));
     }
-
-    fn f32(&self, name: &str) -> Result<Option<f32>, GgufError> {
-        self.metadata.f32(&self.key(name))
-    }
-
-    fn str(&self, name: &str) -> Result<Option<&str>, GgufError> {
-        self.metadata.str(&self.key(name))
-    }
-}
-
-impl Config {
-    /// Reads the configuration of a GGUF file, or of the first of several. `vocab` are the rows of the embedding
-    /// ([`embedding_rows`](crate::gguf::Gguf::embedding_rows)), `divisors` the values of the tensor `rope_freqs.weight`, where a file has one.
-    ///
-    /// # Errors
-    /// [`ConfigError`] for another architecture, missing or contradictory keys, and features that the
-    /// forward pass does not have.
-    pub fn from_gguf(
-        metadata: &Metadata,
-        vocab: Option<usize>,
-        divisors: Option<Vec<f32>>,
-    ) -> Result<Config, ConfigError> {
-        let found = metadata.need("general.architecture", Metadata::str)?;
-        let architecture = Architecture::from_gguf(found).ok_or_else(|| ConfigError::Architecture(found.to_owned()))?;
-        let keys = Keys { metadata, prefix: architecture.name() };
-
-        let experts = keys.size("expert_count")?.unwrap_or(0);
-        if experts > 0 {
-            return Err(ConfigError::Unsupported(format!("a mixture of {experts} experts")));
-        }
-        let hidden = keys.need_size("embedding_length")?;
-        let q_heads = keys.need_size("attention.head_count")?;
-        let kv_heads = keys.size("attention.head_count_kv")?.unwrap_or(q_heads);
-        let head_dim = match keys.size("attention.key_length")? {
-            Some(size) => size,
-            None => hidden.checked_div(q_heads).unwrap_or(0),
-        };
-        let value_dim = keys.size("attention.value_length")?.unwrap_or(head_dim);
-        if value_dim != head_dim {
-            return Err(ConfigError::Unsupported(format!(
-                "a value size of {value_dim} beside a key size of {head_dim}"
-            )));
-        }
-        let context = keys.need_size("context_length")?;
-        let dims = keys.size("rope.dimension_count")?.unwrap_or(head_dim);
-        let (scaling, context) = scaling(&keys, divisors, context)?;
-
-        // A list of token strings must not be longer than the embedding.
-        let vocab = vocab.ok_or_else(|| GgufError::MissingTensor(EMBEDDING.to_owned()))?;
-        let listed = metadata.strings("tokenizer.ggml.tokens")?.map_or(0, |tokens| tokens.len());
-        if listed > vocab {
-            return Err(ConfigError::Invalid(format!(
-                "{listed} tokens are listed, but the embedding has {vocab} rows"
-            )));
-        }
-
-        Config {
-            architecture,
-            name: metadata.str("general.name")?.map(str::to_owned),
-            layers: keys.need_size("block_count")?,
-            hidden,
-            feed_forward: keys.need_size("feed_forward_length")?,
-            q_heads,
-            kv_heads,
-            head_dim,
-            vocab,
-            norm_eps: match keys.f32("attention.layer_norm_rms_epsilon")? {
-                Some(eps) => eps,
-                None => return Err(GgufError::MissingKey(keys.key("attention.layer_norm_rms_epsilon")).into()),
-            },
-            rope: Rope { base: keys.f32("rope.freq_base")?.unwrap_or(10_000.0), dims, scaling },
-            context_length: context,
-            tied_embeddings: None,
-            window: keys.size("attention.sliding_window")?.filter(|&window| window > 0),
-        }
-        .validate()
-    }
+    config.with_trained_context().validate()
 }
 
 /// Scaling of the rotary embedding, and the context it makes usable.
-fn scaling(keys: &Keys<'_>, divisors: Option<Vec<f32>>, context: usize) -> Result<(Scaling, usize), ConfigError> {
+fn scaling(
+    keys: &GgufKeys<'_>,
+    divisors: Option<Vec<f32>>,
+    long_rope: Option<(Vec<f32>, Vec<f32>)>,
+    context: usize,
+) -> Result<(Scaling, usize), ConfigError> {
+    if let Some((short_factors, long_factors)) = long_rope {
+        // The type is not in the metadata; the two tensors say it.
+        let original_context = keys.need_size("rope.scaling.original_context_length")?;
+        let attention_factor = match keys.f32("rope.scaling.attn_factor")? {
+            Some(factor) => factor,
+            None => super::rope::longrope_attention_factor(context as f32 / original_context as f32, original_context),
+        };
+        let scaling =
+            Scaling::LongRope { short_factors, long_factors, original_context, attention_factor, long: false };
+        return Ok((scaling, context));
+    }
     let factor = match keys.f32("rope.scaling.factor")? {
         Some(factor) => Some(factor),
         // The key of files written before `rope.scaling.*` existed.
@@ -136,10 +143,10 @@ fn scaling(keys: &Keys<'_>, divisors: Option<Vec<f32>>, context: usize) -> Resul
             Ok((scaling, context.max((original as f32 * factor) as usize)))
         }
         (kind @ ("linear" | "yarn"), Some(_)) => {
-            Err(ConfigError::Unsupported(format!("rotary scaling `{kind}` together with `{ROPE_DIVISORS}`")))
+            Err(ConfigError::Unsupported(format!("rotary scaling `{kind}` together with a tensor of divisors")))
         }
         (kind, _) => Err(ConfigError::Unsupported(format!(
-            "rotary scaling `{kind}` (supported: none, linear, yarn, and llama3 through `{ROPE_DIVISORS}`)"
+            "rotary scaling `{kind}` (supported: none, linear, yarn, llama3 and longrope through their tensors)"
         ))),
     }
 }

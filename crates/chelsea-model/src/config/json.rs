@@ -1,154 +1,136 @@
-//! A [`Config`] from the `config.json` of a safetensors model.
+//! A [`Config`] from the `config.json` of a safetensors model: the keys that all architectures have.
 
 use serde_json::{Map, Value};
 
-use super::{Architecture, Config, ConfigError, Rope, Scaling, yarn_attention_factor};
+use super::keys::{JsonKeys, missing};
+use super::rope::longrope_attention_factor;
+use super::{
+    Architecture, Config, ConfigError, FeedForward, Keys, LayerConfig, Rope, Scaling, check_layer_count,
+    yarn_attention_factor,
+};
 
-/// An object of `config.json`, with typed getters. `null` counts as missing.
-struct Keys<'a>(&'a Map<String, Value>);
-
-impl<'a> Keys<'a> {
-    fn get(&self, key: &str) -> Option<&'a Value> {
-        self.0.get(key).filter(|value| !value.is_null())
-    }
-
-    fn typed<T>(
-        &self,
-        key: &str,
-        expected: &str,
-        convert: impl FnOnce(&'a Value) -> Option<T>,
-    ) -> Result<Option<T>, ConfigError> {
-        match self.get(key) {
-            None => Ok(None),
-            Some(value) => match convert(value) {
-                Some(converted) => Ok(Some(converted)),
-                None => Err(ConfigError::Json(format!("`{key}` is {value}, expected {expected}"))),
-            },
+/// Reads `config.json`; `find` knows the architecture of a `model_type`.
+///
+/// A model of text and images keeps what it says of text in `text_config`; that is what is read then.
+pub(crate) fn from_json(
+    text: &str,
+    find: impl FnOnce(&str) -> Result<&'static Architecture, ConfigError>,
+) -> Result<Config, ConfigError> {
+    let value: Value = serde_json::from_str(text).map_err(|error| ConfigError::Json(error.to_string()))?;
+    let outer = value.as_object().ok_or_else(|| ConfigError::Json("not an object".into()))?;
+    let outer_keys = JsonKeys { map: outer };
+    let found = outer_keys.str("model_type")?.ok_or_else(|| missing("model_type"))?;
+    let architecture = find(found)?;
+    let mut map = match outer_keys.object("text_config")? {
+        Some(inner) => inner.map.clone(),
+        None => outer.clone(),
+    };
+    for key in ["quantization_config", "tie_word_embeddings"] {
+        if let Some(value) = outer.get(key) {
+            map.entry(key).or_insert_with(|| value.clone());
         }
     }
-
-    fn size(&self, key: &str) -> Result<Option<usize>, ConfigError> {
-        self.typed(key, "a size", |value| value.as_u64().and_then(|n| usize::try_from(n).ok()))
-    }
-
-    fn need_size(&self, key: &str) -> Result<usize, ConfigError> {
-        self.size(key)?.ok_or_else(|| missing(key))
-    }
-
-    fn f32(&self, key: &str) -> Result<Option<f32>, ConfigError> {
-        self.typed(key, "a number", |value| value.as_f64().map(|x| x as f32))
-    }
-
-    fn need_f32(&self, key: &str) -> Result<f32, ConfigError> {
-        self.f32(key)?.ok_or_else(|| missing(key))
-    }
-
-    fn bool(&self, key: &str) -> Result<Option<bool>, ConfigError> {
-        self.typed(key, "true or false", Value::as_bool)
-    }
-
-    fn str(&self, key: &str) -> Result<Option<&'a str>, ConfigError> {
-        self.typed(key, "a string", Value::as_str)
-    }
-
-    fn object(&self, key: &str) -> Result<Option<Keys<'a>>, ConfigError> {
-        Ok(self.typed(key, "an object", Value::as_object)?.map(Keys))
-    }
-}
-
-fn missing(key: &str) -> ConfigError {
-    ConfigError::Json(format!("`{key}` is missing"))
-}
-
-impl Config {
-    /// Reads `config.json`.
-    ///
-    /// # Errors
-    /// [`ConfigError`] for text that is not a JSON object, another architecture, missing or contradictory
-    /// keys, and features that the forward pass does not have.
-    pub fn from_json(text: &str) -> Result<Config, ConfigError> {
-        let value: Value = serde_json::from_str(text).map_err(|error| ConfigError::Json(error.to_string()))?;
-        let keys = Keys(value.as_object().ok_or_else(|| ConfigError::Json("not an object".into()))?);
-
-        let found = keys.str("model_type")?.ok_or_else(|| missing("model_type"))?;
-        let architecture =
-            Architecture::from_model_type(found).ok_or_else(|| ConfigError::Architecture(found.to_owned()))?;
-        if let Some(activation) = keys.str("hidden_act")?
-            && activation != "silu"
-        {
-            return Err(ConfigError::Unsupported(format!("the activation `{activation}`")));
+    if let Value::Object(defaults) = (architecture.defaults)() {
+        for (key, value) in defaults {
+            map.entry(key).or_insert(value);
         }
-        if let Some(quantization) = keys.object("quantization_config")? {
-            let method = quantization.str("quant_method")?.unwrap_or("of an unnamed method");
+    }
+    read(architecture, JsonKeys { map: &map })
+}
+
+fn read(architecture: &'static Architecture, keys: JsonKeys<'_>) -> Result<Config, ConfigError> {
+    let activation = match keys.str("hidden_act")? {
+        Some(activation) => Some(activation),
+        None => keys.str("hidden_activation")?,
+    };
+    if let Some(activation) = activation
+        && activation != architecture.hidden_act
+    {
+        return Err(ConfigError::Unsupported(format!("the activation `{activation}` in {architecture}")));
+    }
+    if let Some(quantization) = keys.object("quantization_config")? {
+        let method = quantization.str("quant_method")?.unwrap_or("of an unnamed method");
+        if method != "mxfp4" {
             return Err(ConfigError::Unsupported(format!(
-                "safetensors quantization {method} (use F32, F16 or BF16 weights, or a GGUF file)"
+                "safetensors quantization {method} (use F32, F16, BF16 or MXFP4 weights, or a GGUF file)"
             )));
         }
-
-        let hidden = keys.need_size("hidden_size")?;
-        let q_heads = keys.need_size("num_attention_heads")?;
-        let head_dim = match keys.size("head_dim")? {
-            Some(size) => size,
-            None => hidden.checked_div(q_heads).unwrap_or(0),
-        };
-        let trained = keys.need_size("max_position_embeddings")?;
-        let (rope, context) = rope(&keys, head_dim, trained)?;
-
-        Config {
-            architecture,
-            name: keys.str("_name_or_path")?.filter(|name| !name.is_empty()).map(str::to_owned),
-            layers: keys.need_size("num_hidden_layers")?,
-            hidden,
-            feed_forward: keys.need_size("intermediate_size")?,
-            q_heads,
-            kv_heads: keys.size("num_key_value_heads")?.unwrap_or(q_heads),
-            head_dim,
-            vocab: keys.need_size("vocab_size")?,
-            norm_eps: keys.need_f32("rms_norm_eps")?,
-            rope,
-            context_length: context,
-            tied_embeddings: keys.bool("tie_word_embeddings")?,
-            window: window(&keys, found)?,
-        }
-        .validate()
     }
+
+    let count = keys.need_size("num_hidden_layers")?;
+    check_layer_count(count)?;
+    let hidden = keys.need_size("hidden_size")?;
+    let q_heads = keys.need_size("num_attention_heads")?;
+    let head_dim = match keys.size("head_dim")? {
+        Some(size) => size,
+        None => hidden.checked_div(q_heads).unwrap_or(0),
+    };
+    let trained = keys.need_size("max_position_embeddings")?;
+    let (rope, context_length) = rope(&keys, head_dim, trained)?;
+    let layer = LayerConfig {
+        q_heads,
+        kv_heads: keys.size("num_key_value_heads")?.unwrap_or(q_heads),
+        head_dim,
+        scale: 1.0 / (head_dim as f32).sqrt(),
+        window: None,
+        rope: Some(rope),
+        feed_forward: FeedForward::Dense { inner: keys.need_size("intermediate_size")? },
+    };
+    let windows = windows(&keys, count)?;
+    let mut config = Config {
+        architecture,
+        name: keys.str("_name_or_path")?.filter(|name| !name.is_empty()).map(str::to_owned),
+        hidden,
+        vocab: keys.need_size("vocab_size")?,
+        norm_eps: keys.need_f32("rms_norm_eps")?,
+        embedding_scale: 1.0,
+        context_length,
+        tied_embeddings: keys.bool("tie_word_embeddings")?,
+        layers: windows.into_iter().map(|window| LayerConfig { window, ..layer.clone() }).collect(),
+    };
+    (architecture.describe)(&Keys::Json(keys), &mut config)?;
+    config.with_trained_context().validate()
 }
 
-/// The sliding window, if any layer has one.
+/// The sliding window of each layer.
 ///
-/// A key that is missing has the default of `transformers`' configuration classes, a `null` says that there is none:
-/// Mistral 7B v0.1 has its window by default, v0.2 has none by `null`.
-fn window(keys: &Keys<'_>, model_type: &str) -> Result<Option<usize>, ConfigError> {
-    const DEFAULT: usize = 4096;
-    const DEFAULT_FIRST_LAYER: usize = 28;
-    let window = match keys.size("sliding_window")? {
-        Some(window) => window,
-        None if keys.0.contains_key("sliding_window") || model_type == "llama" => return Ok(None),
-        None => DEFAULT,
+/// `layer_types` says which layers slide. Without it, and with the switch `use_sliding_window` (architectures that have
+/// none set it in their defaults), those from `max_window_layers` on. A `null` window is none: Mistral 7B v0.1 has its
+/// window by default, v0.2 has none by `null`.
+fn windows(keys: &JsonKeys<'_>, layers: usize) -> Result<Vec<Option<usize>>, ConfigError> {
+    let kinds = keys.sliding_layers()?;
+    let Some(window) = keys.size("sliding_window")? else {
+        if kinds.is_some_and(|kinds| kinds.contains(&true)) {
+            return Err(ConfigError::Json("layers slide, but `sliding_window` is missing".into()));
+        }
+        return Ok(vec![None; layers]);
     };
-    if let Some(kinds) = keys.typed("layer_types", "an array", Value::as_array)? {
-        let slides = kinds.iter().any(|kind| kind.as_str() == Some("sliding_attention"));
-        return Ok(slides.then_some(window));
+    match kinds {
+        Some(kinds) if kinds.len() < layers => {
+            Err(ConfigError::Invalid(format!("`layer_types` has {} entries for {layers} layers", kinds.len())))
+        }
+        Some(kinds) => Ok(kinds.into_iter().take(layers).map(|slides| slides.then_some(window)).collect()),
+        None => {
+            let uses = keys.bool("use_sliding_window")?.unwrap_or(false);
+            let first = keys.size("max_window_layers")?.unwrap_or(0);
+            Ok((0..layers).map(|layer| (uses && layer >= first).then_some(window)).collect())
+        }
     }
-    // Only Mistral has the window without the switch, and on all layers.
-    let is_mistral = model_type == "mistral";
-    let uses = keys.bool("use_sliding_window")?.unwrap_or(is_mistral);
-    // Layers below `max_window_layers` see everything.
-    let layers = keys.need_size("num_hidden_layers")?;
-    let first = keys.size("max_window_layers")?.unwrap_or(if is_mistral { 0 } else { DEFAULT_FIRST_LAYER });
-    Ok((uses && first < layers).then_some(window))
 }
 
 /// The rotary embedding, and the context it makes usable.
 ///
-/// `rope_scaling` with `rope_theta` beside it is the older form, `rope_parameters` with everything inside
-/// the newer.
-fn rope(keys: &Keys<'_>, head_dim: usize, trained: usize) -> Result<(Rope, usize), ConfigError> {
+/// `rope_scaling` with `rope_theta` beside it is the older form, `rope_parameters` with everything inside the newer,
+/// and with an object for each kind of layer where they differ.
+fn rope(keys: &JsonKeys<'_>, head_dim: usize, trained: usize) -> Result<(Rope, usize), ConfigError> {
     let none = Map::new();
-    let scaling_keys = match keys.object("rope_parameters")? {
+    let mut scaling_keys = match keys.object("rope_parameters")? {
         Some(parameters) => parameters,
-        None => keys.object("rope_scaling")?.unwrap_or(Keys(&none)),
+        None => keys.object("rope_scaling")?.unwrap_or(JsonKeys { map: &none }),
     };
+    if let Some(full) = scaling_keys.object("full_attention")? {
+        scaling_keys = full;
+    }
     let base = match scaling_keys.f32("rope_theta")? {
         Some(base) => base,
         None => keys.f32("rope_theta")?.unwrap_or(10_000.0),
@@ -205,9 +187,31 @@ fn rope(keys: &Keys<'_>, head_dim: usize, trained: usize) -> Result<(Rope, usize
                 attention_factor,
             }
         }
+        // `su` is what the first Phi-3 files call it.
+        "longrope" | "su" => {
+            let factors = |key: &str| scaling_keys.floats(key)?.ok_or_else(|| missing(key));
+            let original = original(trained)?;
+            let attention_factor = match scaling_keys.f32("attention_factor")? {
+                Some(factor) => factor,
+                None => {
+                    // Files that name no original context say the stretch instead.
+                    let stretch = trained as f32 / original as f32;
+                    let stretch =
+                        if original == trained { scaling_keys.f32("factor")?.unwrap_or(1.0) } else { stretch };
+                    longrope_attention_factor(stretch, original)
+                }
+            };
+            Scaling::LongRope {
+                short_factors: factors("short_factor")?,
+                long_factors: factors("long_factor")?,
+                original_context: original,
+                attention_factor,
+                long: false,
+            }
+        }
         other => {
             return Err(ConfigError::Unsupported(format!(
-                "rotary scaling `{other}` (supported: default, linear, llama3, yarn)"
+                "rotary scaling `{other}` (supported: default, linear, llama3, yarn, longrope)"
             )));
         }
     };

@@ -46,6 +46,20 @@ pub enum Scaling {
         /// Factor on cosine and sine.
         attention_factor: f32,
     },
+    /// LongRoPE (<https://arxiv.org/abs/2402.13753>): one divisor a pair, of two sets of them, and a factor on cosine
+    /// and sine.
+    LongRope {
+        /// Divisors for texts within `original_context`.
+        short_factors: Vec<f32>,
+        /// Divisors for longer texts.
+        long_factors: Vec<f32>,
+        /// Context of the first training, in tokens.
+        original_context: usize,
+        /// Factor on cosine and sine, of either set.
+        attention_factor: f32,
+        /// Whether the divisors for longer texts are the ones in use; see [`Config::for_context`](super::Config::for_context).
+        long: bool,
+    },
 }
 
 /// Rotary embedding of a model.
@@ -64,15 +78,24 @@ pub fn yarn_attention_factor(factor: f32, weight: f32) -> f32 {
     if factor <= 1.0 { 1.0 } else { (0.1 * f64::from(weight) * f64::from(factor).ln() + 1.0) as f32 }
 }
 
+/// LongRoPE's factor on cosine and sine for a context of `stretch` times the original one.
+pub(super) fn longrope_attention_factor(stretch: f32, original_context: usize) -> f32 {
+    if stretch <= 1.0 {
+        return 1.0;
+    }
+    (1.0 + f64::from(stretch).ln() / (original_context as f64).ln()).sqrt() as f32
+}
+
+fn positive(name: &str, value: f32) -> Result<(), ConfigError> {
+    match value.is_finite() && value > 0.0 {
+        true => Ok(()),
+        false => Err(ConfigError::Invalid(format!("{name} of the rotary embedding is {value}, it must be positive"))),
+    }
+}
+
 impl Rope {
     /// Checks that every number is usable.
     pub(super) fn validate(&self, head_dim: usize) -> Result<(), ConfigError> {
-        let positive = |name: &str, value: f32| match value.is_finite() && value > 0.0 {
-            true => Ok(()),
-            false => {
-                Err(ConfigError::Invalid(format!("{name} of the rotary embedding is {value}, it must be positive")))
-            }
-        };
         positive("the base", self.base)?;
         if self.dims == 0 || !self.dims.is_multiple_of(2) || self.dims > head_dim {
             return Err(ConfigError::Invalid(format!(
@@ -89,15 +112,12 @@ impl Rope {
                 positive("original_max_position_embeddings", *original_context)?;
                 positive("high_freq_factor - low_freq_factor", *high_freq_factor - *low_freq_factor)
             }
-            Scaling::Divisors(divisors) => {
-                if divisors.len() != self.dims / 2 {
-                    return Err(ConfigError::Invalid(format!(
-                        "{} rotary divisors for {} pairs",
-                        divisors.len(),
-                        self.dims / 2
-                    )));
-                }
-                divisors.iter().try_for_each(|&divisor| positive("a divisor", divisor))
+            Scaling::Divisors(divisors) => self.validate_divisors(divisors),
+            Scaling::LongRope { short_factors, long_factors, original_context, attention_factor, .. } => {
+                positive("the original context of longrope", *original_context as f32)?;
+                positive("the attention factor of longrope", *attention_factor)?;
+                self.validate_divisors(short_factors)?;
+                self.validate_divisors(long_factors)
             }
             Scaling::Yarn { factor, original_context, beta_fast, beta_slow, attention_factor, .. } => {
                 positive("the yarn factor", *factor)?;
@@ -108,6 +128,14 @@ impl Rope {
                 positive("the attention factor of yarn", *attention_factor)
             }
         }
+    }
+
+    fn validate_divisors(&self, divisors: &[f32]) -> Result<(), ConfigError> {
+        let pairs = self.dims / 2;
+        if divisors.len() != pairs {
+            return Err(ConfigError::Invalid(format!("{} rotary divisors for {pairs} pairs", divisors.len())));
+        }
+        divisors.iter().try_for_each(|&divisor| positive("a divisor", divisor))
     }
 
     /// One frequency a pair, and the factor on cosine and sine.
@@ -122,6 +150,13 @@ impl Rope {
             Scaling::None => plain.collect(),
             Scaling::Linear { factor } => plain.map(|freq| freq / factor).collect(),
             Scaling::Divisors(divisors) => plain.zip(divisors).map(|(freq, divisor)| freq / divisor).collect(),
+            Scaling::LongRope { short_factors, long_factors, attention_factor, long, .. } => {
+                scale = *attention_factor;
+                let divisors = if *long { long_factors } else { short_factors };
+                // As the reference has it: one over (divisor times power), not the plain frequency over the divisor.
+                let power = |i: usize| f64::from(self.base).powf(f64::from((2 * i) as f32 / self.dims as f32)) as f32;
+                divisors.iter().enumerate().map(|(i, divisor)| 1.0 / (divisor * power(i))).collect()
+            }
             Scaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => plain
                 .map(|freq| {
                     let wavelength = 2.0 * std::f32::consts::PI / freq;

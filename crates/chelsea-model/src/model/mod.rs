@@ -1,27 +1,27 @@
-//! A loaded model: weights in memory and the forward pass over them.
+//! A loaded model: weights in memory.
 //!
 //! [`Model::load`] packs the weights of a file; [`Model::forward`] runs one batch of chunks, each a run of
 //! tokens of one sequence, through all layers. The model knows a cache by `append` and `attend` only; when to
 //! compact it is the caller's decision.
 
-mod clock;
-mod forward;
 mod load;
 mod random;
+mod scales;
+mod weights;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use chelsea_kv::{CacheShape, Dtype, Rotary};
 use chelsea_linear::{GgmlType, Linear, Products};
 
-pub use clock::Spent;
-pub use forward::{Chunk, Wanted, Workspace};
 pub use load::Progress;
 pub use random::RandomModel;
 
+use crate::blocks::Layer;
+use crate::checkpoint::ModelFile;
 use crate::config::Config;
 use crate::error::ModelError;
-use crate::file::ModelFile;
 
 /// How a model is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -30,34 +30,10 @@ pub struct LoadOptions {
     pub products: Products,
 }
 
-/// A product and the bias that is added to it.
-#[derive(Debug)]
-struct Projection {
-    weight: Linear,
-    bias: Option<Vec<f32>>,
-}
-
-/// Weights of one transformer layer.
-#[derive(Debug)]
-struct Layer {
-    attn_norm: Vec<f32>,
-    q: Projection,
-    k: Projection,
-    v: Projection,
-    /// Norms of each head's query and key (qwen3).
-    q_norm: Option<Vec<f32>>,
-    k_norm: Option<Vec<f32>>,
-    output: Projection,
-    ffn_norm: Vec<f32>,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
-}
-
 /// A weight matrix as it lies in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackedTensor {
-    /// Name in the file.
+    /// Name in the file; of one that holds several matrices, with the part.
     pub name: String,
     /// Output features.
     pub rows: usize,
@@ -82,7 +58,7 @@ pub struct WeightBytes {
     pub feed_forward: usize,
     /// The output product, where it is not the embedding.
     pub output: usize,
-    /// Norms and biases.
+    /// Norms, biases and sinks.
     pub vectors: usize,
 }
 
@@ -96,17 +72,35 @@ impl WeightBytes {
 /// A language model in memory.
 #[derive(Debug)]
 pub struct Model {
-    config: Config,
-    shape: CacheShape,
-    rotary: Rotary,
+    pub(crate) config: Config,
+    pub(crate) shape: CacheShape,
+    /// The different rotary embeddings of its layers.
+    pub(crate) rotaries: Vec<Arc<Rotary>>,
     kv_dtype: Dtype,
     fingerprint: [u8; 16],
     packed: Vec<PackedTensor>,
-    embedding: Linear,
-    layers: Vec<Layer>,
-    output_norm: Vec<f32>,
+    pub(crate) embedding: Linear,
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) output_norm: Vec<f32>,
     /// `None`: the embedding.
-    output: Option<Linear>,
+    pub(crate) output: Option<Linear>,
+}
+
+/// The different rotary embeddings of a model's layers, and which one each layer has.
+fn rotaries(shape: &CacheShape) -> (Vec<Arc<Rotary>>, Vec<Option<usize>>) {
+    let mut different: Vec<Arc<Rotary>> = Vec::new();
+    let of_layers = shape.layers().iter().map(|layer| {
+        if layer.rotary.inv_freq.is_empty() {
+            return None;
+        }
+        let known = different.iter().position(|known| **known == *layer.rotary);
+        Some(known.unwrap_or_else(|| {
+            different.push(layer.rotary.clone());
+            different.len() - 1
+        }))
+    });
+    let of_layers = of_layers.collect();
+    (different, of_layers)
 }
 
 impl Model {
@@ -137,14 +131,9 @@ impl Model {
         &self.config
     }
 
-    /// Sizes of a cache for this model.
+    /// Shape of a cache for this model.
     pub fn cache_shape(&self) -> CacheShape {
         self.shape.clone()
-    }
-
-    /// Rotary frequencies.
-    pub fn rotary(&self) -> Rotary {
-        self.rotary.clone()
     }
 
     /// How keys and values are best stored: bf16 where the weights are, f16 otherwise.
@@ -152,7 +141,7 @@ impl Model {
         self.kv_dtype
     }
 
-    /// Identifies the weights; see [`ModelFile::fingerprint`].
+    /// Identifies the weights and how they are used; see [`ModelFile::fingerprint`].
     pub fn fingerprint(&self) -> [u8; 16] {
         self.fingerprint
     }
@@ -164,20 +153,17 @@ impl Model {
 
     /// Bytes that the weights take in memory.
     pub fn memory(&self) -> WeightBytes {
-        let floats = |vector: &Vec<f32>| size_of_val(vector.as_slice());
         let mut bytes = WeightBytes {
             embedding: self.embedding.bytes(),
             output: self.output.as_ref().map_or(0, Linear::bytes),
-            vectors: floats(&self.output_norm),
+            vectors: size_of_val(self.output_norm.as_slice()),
             ..WeightBytes::default()
         };
         for layer in &self.layers {
-            let projections = [&layer.q, &layer.k, &layer.v, &layer.output];
-            bytes.attention += projections.iter().map(|projection| projection.weight.bytes()).sum::<usize>();
-            bytes.feed_forward += layer.gate.bytes() + layer.up.bytes() + layer.down.bytes();
-            let biases = projections.iter().filter_map(|projection| projection.bias.as_ref());
-            let norms = [&layer.attn_norm, &layer.ffn_norm].into_iter().chain(&layer.q_norm).chain(&layer.k_norm);
-            bytes.vectors += biases.chain(norms).map(floats).sum::<usize>();
+            let (attention, feed_forward, vectors) = layer.bytes();
+            bytes.attention += attention;
+            bytes.feed_forward += feed_forward;
+            bytes.vectors += vectors;
         }
         bytes
     }

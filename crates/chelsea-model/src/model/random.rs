@@ -9,14 +9,17 @@ use rand::rngs::SmallRng;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use rayon::prelude::*;
 
-use super::{Layer, LoadOptions, Model, PackedTensor, Progress, Projection};
-use crate::config::{Architecture, Config, Rope, Scaling};
+use super::{LoadOptions, Model, PackedTensor, Progress, rotaries};
+use crate::arch::named;
+use crate::blocks::{Attention, FeedForward, Layer, Mlp, Projection};
+use crate::config::{self, Config, LayerConfig, Rope, Scaling};
 use crate::error::ModelError;
 
 /// A well-known shape.
 struct Shape {
     name: &'static str,
-    architecture: Architecture,
+    /// Name of its architecture in GGUF files.
+    architecture: &'static str,
     layers: usize,
     hidden: usize,
     feed_forward: usize,
@@ -32,7 +35,7 @@ struct Shape {
 
 const LLAMA3: Shape = Shape {
     name: "llama-3.2-1b",
-    architecture: Architecture::Llama,
+    architecture: "llama",
     layers: 16,
     hidden: 2048,
     feed_forward: 8192,
@@ -47,7 +50,7 @@ const LLAMA3: Shape = Shape {
 
 const QWEN2: Shape = Shape {
     name: "qwen2.5-0.5b",
-    architecture: Architecture::Qwen2,
+    architecture: "qwen2",
     layers: 24,
     hidden: 896,
     feed_forward: 4864,
@@ -137,21 +140,25 @@ impl RandomModel {
         } else {
             Scaling::None
         };
-        let config = Config {
-            architecture: shape.architecture,
-            name: Some(format!("{} of random weights", shape.name)),
-            layers: shape.layers,
-            hidden: shape.hidden,
-            feed_forward: shape.feed_forward,
+        let layer = LayerConfig {
             q_heads: shape.heads.0,
             kv_heads: shape.heads.1,
             head_dim: shape.head_dim,
+            scale: 1.0 / (shape.head_dim as f32).sqrt(),
+            window: None,
+            rope: Some(Rope { base: shape.base, dims: shape.head_dim, scaling }),
+            feed_forward: config::FeedForward::Dense { inner: shape.feed_forward },
+        };
+        let config = Config {
+            architecture: named(shape.architecture)?,
+            name: Some(format!("{} of random weights", shape.name)),
+            hidden: shape.hidden,
             vocab: shape.vocab,
             norm_eps: 1e-5,
-            rope: Rope { base: shape.base, dims: shape.head_dim, scaling },
+            embedding_scale: 1.0,
             context_length: shape.context,
             tied_embeddings: Some(shape.tied),
-            window: None,
+            layers: vec![layer; shape.layers],
         };
         Some(RandomModel { config })
     }
@@ -189,34 +196,44 @@ impl RandomModel {
         let config = &self.config;
         let embedding = next()?;
         let output = if config.tied_embeddings == Some(true) { None } else { Some(next()?) };
-        let mut layers = Vec::with_capacity(config.layers);
-        for _ in 0..config.layers {
+        let shape = config.cache_shape();
+        let (rotaries, rotary_of) = rotaries(&shape);
+        let mut layers = Vec::with_capacity(config.layers.len());
+        for (layer, rotary) in config.layers.iter().zip(rotary_of) {
             // Biases of zeros cost what others do.
-            let bias = |rows| config.architecture.needs_qkv_bias().then(|| vec![0.0; rows]);
-            let norm = || config.architecture.has_qk_norm().then(|| vec![1.0; config.head_dim]);
+            let bias = |rows| config.architecture.needs_qkv_bias.then(|| vec![0.0; rows]);
+            let norm = || config.architecture.qk_norm.then(|| vec![1.0; layer.head_dim]);
             let mut projection = |biased: bool| {
                 let weight = next()?;
                 let bias = if biased { bias(weight.rows()) } else { None };
                 Ok::<_, ModelError>(Projection { weight, bias })
             };
-            layers.push(Layer {
-                attn_norm: vec![1.0; config.hidden],
+            let attention = Attention {
                 q: projection(true)?,
                 k: projection(true)?,
                 v: projection(true)?,
                 q_norm: norm(),
                 k_norm: norm(),
                 output: projection(false)?,
+                sinks: None,
+                head_dim: layer.head_dim,
+                rotary,
+                eps: config.norm_eps,
+            };
+            let activation = config.architecture.activation;
+            layers.push(Layer {
+                attn_norm: vec![1.0; config.hidden],
+                attention,
+                post_attention_norm: None,
                 ffn_norm: vec![1.0; config.hidden],
-                gate: next()?,
-                up: next()?,
-                down: next()?,
+                feed_forward: FeedForward::Dense(Mlp { gate: next()?, up: next()?, down: next()?, activation }),
+                post_ffn_norm: None,
             });
         }
         let name = format!("random:{}:{seed}", config.name.as_deref().unwrap_or_default());
         Ok(Model {
-            shape: config.cache_shape(),
-            rotary: config.rotary(),
+            shape,
+            rotaries,
             kv_dtype: Dtype::F16,
             fingerprint: xxhash_rust::xxh3::xxh3_128(name.as_bytes()).to_le_bytes(),
             packed,
@@ -231,14 +248,17 @@ impl RandomModel {
     /// Every matrix in the order of making: name, type, rows and columns.
     fn matrices(&self) -> impl Iterator<Item = (String, GgmlType, usize, usize)> + use<> {
         let c = &self.config;
-        let (hidden, inner, q, kv) = (c.hidden, c.feed_forward, c.q_heads * c.head_dim, c.kv_heads * c.head_dim);
+        let hidden = c.hidden;
         let fine = |cols: usize| if cols.is_multiple_of(256) { GgmlType::Q6K } else { GgmlType::Q8_0 };
         let plain = |cols: usize| if cols.is_multiple_of(256) { GgmlType::Q4K } else { GgmlType::Q5_0 };
         let mut all = vec![("token_embd.weight".to_owned(), fine(hidden), c.vocab, hidden)];
         if c.tied_embeddings != Some(true) {
             all.push(("output.weight".to_owned(), fine(hidden), c.vocab, hidden));
         }
-        for layer in 0..c.layers {
+        for (layer, sizes) in c.layers.iter().enumerate() {
+            let (q, kv) = (sizes.q_heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim);
+            // Only dense shapes are listed here.
+            let config::FeedForward::Dense { inner } = sizes.feed_forward else { continue };
             // Q4_K_M files keep the values' and the last products of half their layers finer.
             let mixed = if layer % 2 == 0 { fine } else { plain };
             let mut put = |name: &str, ty: GgmlType, rows, cols| {
@@ -311,8 +331,8 @@ mod tests {
         assert_eq!(names.len(), count);
         for name in names {
             let config = RandomModel::named(name).unwrap().config;
-            assert_eq!(config.cache_shape().layers().len(), config.layers);
-            assert!(config.rotary().inv_freq.iter().all(|f| f.is_finite() && *f > 0.0), "{name}");
+            let shape = config.cache_shape();
+            assert!(shape.layers()[0].rotary.inv_freq.iter().all(|f| f.is_finite() && *f > 0.0), "{name}");
         }
         assert!(RandomModel::named("llama").is_none());
     }

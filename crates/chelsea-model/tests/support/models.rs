@@ -1,8 +1,8 @@
 //! The real models that tests run on, where they are.
 //!
 //! `CHELSEA_TEST_MODELS` names a folder with `smollm2.gguf`, `qwen2.5-coder-0.5b.gguf` and, for tests with `qwen_15b` in
-//! their names, `qwen2.5-coder-1.5b.gguf`. `cargo xtask test` fetches the first two and sets the variable; it leaves
-//! the tests of the third out where it was not fetched before.
+//! their names, `qwen2.5-coder-1.5b.gguf`, for those with `gemma3_270m`, `gemma3-270m.gguf`. `cargo xtask test` fetches the
+//! first two and sets the variable; it leaves the tests of the others out where they were not fetched before.
 
 use std::path::PathBuf;
 
@@ -12,6 +12,8 @@ pub const SMOLLM2: &str = "smollm2";
 pub const QWEN_05B: &str = "qwen2.5-coder-0.5b";
 /// 1.5B parameters: too large to download for every run of the tests.
 pub const QWEN_15B: &str = "qwen2.5-coder-1.5b";
+/// 270M parameters; under terms of its own, so that it is never fetched unasked.
+pub const GEMMA3: &str = "gemma3-270m";
 
 /// The file of a model. Tests that call this are ignored unless they are asked for, as `cargo xtask test` does.
 pub fn path(name: &str) -> PathBuf {

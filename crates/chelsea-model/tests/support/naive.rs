@@ -73,13 +73,15 @@ impl Tiny {
                     }
                 }
                 past.push((k, v));
+                // A token sees itself and the window - 1 before it.
+                let seen = &past[past.len().saturating_sub(self.window.unwrap_or(usize::MAX))..];
                 let mut attended = vec![0.0; self.q_heads * d];
                 for (h, out) in attended.chunks_mut(d).enumerate() {
                     let (query, kv) = (&q[h * d..][..d], h / group * d);
                     let scores: Vec<f64> =
-                        past.iter().map(|(k, _)| (dot(query, &k[kv..][..d]) / (d as f64).sqrt()).exp()).collect();
+                        seen.iter().map(|(k, _)| (dot(query, &k[kv..][..d]) / (d as f64).sqrt()).exp()).collect();
                     let total: f64 = scores.iter().sum();
-                    for ((_, v), score) in past.iter().zip(&scores) {
+                    for ((_, v), score) in seen.iter().zip(&scores) {
                         out.iter_mut().zip(&v[kv..][..d]).for_each(|(out, v)| *out += score / total * v);
                     }
                 }

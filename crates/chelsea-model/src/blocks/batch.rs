@@ -1,0 +1,25 @@
+//! What a forward pass is asked to do.
+
+use chelsea_kv::SequenceCache;
+
+/// Which positions of a chunk the caller wants logits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// None: a block of a prompt that goes on.
+    None,
+    /// The last one: to sample the next token.
+    Last,
+    /// All: to score a text.
+    All,
+}
+
+/// The next tokens of one sequence.
+#[derive(Debug)]
+pub struct Chunk<'a> {
+    /// Token ids; at least one.
+    pub tokens: &'a [u32],
+    /// The sequence's cache; it has seen [`SequenceCache::tokens`] tokens, and sees these next.
+    pub cache: &'a mut SequenceCache,
+    /// Positions whose logits are wanted.
+    pub logits: Wanted,
+}
