@@ -4,7 +4,6 @@ use crate::results::ResultsError;
 use crate::tasks::HaystackError;
 use crate::tasks::jsonl::ReadError;
 use chelsea_engine::EngineError;
-use chelsea_model::ModelError;
 use thiserror::Error;
 
 /// What can go wrong in an evaluation.

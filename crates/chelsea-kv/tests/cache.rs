@@ -118,7 +118,7 @@ fn blocks_given_in_pieces_end_in_the_same_full_cache() {
             pieces.append(layer, &k[range.start * 32..range.end * 32], &v[range.start * 32..range.end * 32]).unwrap();
         }
     }
-    for (x, y) in whole.heads().iter().zip(pieces.heads()) {
+    for (x, y) in whole.heads().iter().zip(pieces.heads().iter()) {
         for (x, y) in x.pages().iter().zip(y.pages()) {
             assert_eq!(x.keys::<f16>(), y.keys::<f16>());
             assert_eq!(x.values::<f16>(), y.values::<f16>());
