@@ -1,9 +1,8 @@
 //! A chat on a terminal: the cache lives on from turn to turn.
 
-use crate::cli::RunArgs;
-use crate::output;
-use crate::run::{answer, held};
-use crate::setup::{self, Loaded};
+use crate::answer::{Draws, answer, held};
+use crate::setup::Loaded;
+use crate::{output, signals};
 use anyhow::Result;
 use chelsea_engine::{Finish, Layout, Session};
 use rustyline::error::ReadlineError;
@@ -13,9 +12,21 @@ const HELP: &str = "/memory shows the cache, /clear forgets the talk (the docume
 
 /// Talks until the user leaves. `session` holds the documents, if there are any: /clear goes back to it, so it is kept and
 /// counted.
-pub fn chat(session: Session, loaded: &Loaded, layout: &Layout<'_>, args: &RunArgs, has_document: bool) -> Result<()> {
+///
+/// At the prompt Ctrl-C is a key of the editor and forgets the line; while a question is read or answered it ends that.
+pub fn chat(
+    session: Session,
+    loaded: &Loaded,
+    layout: &Layout<'_>,
+    draws: &mut Draws,
+    has_document: bool,
+) -> Result<()> {
+    signals::keep_terminal();
     let mut editor = rustyline::DefaultEditor::new()?;
     eprintln!("{} with policy {}. {HELP}", loaded.name, session.cache().config().policy.name());
+    if let Some(seed) = draws.seed() {
+        eprintln!("Answers are drawn with --seed {seed}.");
+    }
     let start = session;
     let mut turn = start.fork();
     let mut first = true;
@@ -23,7 +34,8 @@ pub fn chat(session: Session, loaded: &Loaded, layout: &Layout<'_>, args: &RunAr
     loop {
         let line = match editor.readline("> ") {
             Ok(line) => line,
-            Err(ReadlineError::Interrupted) => continue,
+            // As a key, or as a signal from elsewhere.
+            Err(ReadlineError::Interrupted | ReadlineError::Signal(_)) => continue,
             Err(ReadlineError::Eof) => return Ok(()),
             Err(e) => return Err(e.into()),
         };
@@ -57,12 +69,12 @@ pub fn chat(session: Session, loaded: &Loaded, layout: &Layout<'_>, args: &RunAr
             eprintln!("The context of {} tokens is full. /clear starts anew.", turn.limit());
             continue;
         }
-        setup::rearm();
-        let (generation, _) = answer(&mut turn, &tokens, loaded, &args.generate_options(), true)?;
+        signals::rearm();
+        let generation = answer(&mut turn, &tokens, loaded, &draws.next_answer(), true)?.generation;
         if generation.finish == Finish::Cancelled && generation.tokens.is_empty() {
             // Half a question cannot be taken out of a clustered cache again.
             eprintln!("The question was not read to its end: the conversation starts anew, as after /clear.");
-            setup::rearm();
+            signals::rearm();
             turn = start.fork();
             first = true;
             continue;
@@ -79,7 +91,7 @@ pub fn chat(session: Session, loaded: &Loaded, layout: &Layout<'_>, args: &RunAr
             turn.step(token)?;
         }
         eprint!("{}", memory_line(&turn, &start));
-        setup::rearm();
+        signals::rearm();
     }
 }
 

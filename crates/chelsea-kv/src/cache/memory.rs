@@ -86,6 +86,13 @@ impl SequenceCache {
         report
     }
 
+    /// Bytes of [`MemoryReport::fixed`] and of pages that are there for the policy's sake: what it finds out about queries
+    /// and about the attention that entries draw.
+    pub fn statistics_bytes(&self) -> usize {
+        let bare = fixed_bytes(&self.config, Needs::default());
+        fixed_bytes(&self.config, self.needs) - bare + self.pages * Statistics::page_bytes(self.needs)
+    }
+
     /// Most bytes held at once over the cache's life, what compactions took for a while included.
     pub fn peak(&self) -> usize {
         self.peak.max(self.bytes_held())

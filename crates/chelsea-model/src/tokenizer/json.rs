@@ -79,11 +79,13 @@ impl Tokenizer {
         };
         let mut turn_ends = Vec::new();
         for id in stops {
-            if id as usize >= table.len() {
-                let key = "eos_token_id of generation_config.json".to_owned();
-                return Err(TokenizerError::IdOutOfRange { key, id, tokens: table.len() });
+            match u32::try_from(id).ok().filter(|&id| (id as usize) < table.len()) {
+                Some(id) => turn_ends.push(id),
+                None => tracing::warn!(
+                    "`eos_token_id` of generation_config.json is {id}, but the vocabulary has {} tokens: it is left out",
+                    table.len()
+                ),
             }
-            turn_ends.push(id as u32);
         }
         for id in &prefix {
             if *id as usize >= table.len() {
