@@ -15,7 +15,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, Zoned};
+use jiff::{Timestamp, ZonedDateTime};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, Value as JinjaValue};
 use serde::{Deserialize, Serialize};
@@ -209,9 +209,9 @@ impl ChatTemplate {
     /// [`ChatError::Refused`] where the template raises an exception, [`ChatError::Render`] where it fails.
     pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<String, ChatError> {
         let now = match options.now.map(Timestamp::try_from) {
-            Some(Ok(moment)) => moment.to_zoned(TimeZone::UTC),
+            Some(Ok(moment)) => moment.to_zoned_datetime(TimeZone::UTC),
             Some(Err(error)) => return Err(ChatError::Render(error.to_string())),
-            None => Zoned::now(),
+            None => ZonedDateTime::now(),
         };
         let strftime = move |format: String| python::strftime(&now, &format);
         let token = |text: &Option<String>| text.as_deref().map_or(JinjaValue::UNDEFINED, JinjaValue::from);

@@ -32,7 +32,10 @@ pub fn chat(
     let mut first = true;
     let mut closed = true;
     loop {
-        let line = match editor.readline("> ") {
+        let line = editor.readline("> ");
+        // A signal that came while nothing was to be ended.
+        signals::rearm();
+        let line = match line {
             Ok(line) => line,
             // As a key, or as a signal from elsewhere.
             Err(ReadlineError::Interrupted | ReadlineError::Signal(_)) => continue,
@@ -69,7 +72,6 @@ pub fn chat(
             eprintln!("The context of {} tokens is full. /clear starts anew.", turn.limit());
             continue;
         }
-        signals::rearm();
         let generation = answer(&mut turn, &tokens, loaded, &draws.next_answer(), true)?.generation;
         if generation.finish == Finish::Cancelled && generation.tokens.is_empty() {
             // Half a question cannot be taken out of a clustered cache again.

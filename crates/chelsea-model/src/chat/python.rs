@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use jiff::Zoned;
+use jiff::ZonedDateTime;
 use minijinja::value::Value;
 use minijinja::{Error, ErrorKind};
 use serde_json::Value as Json;
@@ -25,7 +25,7 @@ pub(super) fn value(json: &Json) -> Value {
 }
 
 /// Python's `strftime` for a moment, in the C locale. A directive that does not exist is an error.
-pub(super) fn strftime(now: &Zoned, format: &str) -> Result<String, Error> {
+pub(super) fn strftime(now: &ZonedDateTime, format: &str) -> Result<String, Error> {
     let unknown = |why: String| Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {why}"));
     let mut text = String::with_capacity(2 * format.len());
     let mut chars = format.chars();
@@ -84,8 +84,8 @@ mod tests {
     use jiff::tz::TimeZone;
     use jiff::{Timestamp, tz};
 
-    fn moment(seconds: i64, zone: TimeZone) -> Zoned {
-        Timestamp::from_second(seconds).expect("a moment").to_zoned(zone)
+    fn moment(seconds: i64, zone: TimeZone) -> ZonedDateTime {
+        Timestamp::from_second(seconds).expect("a moment").to_zoned_datetime(zone)
     }
 
     fn at(seconds: i64, format: &str) -> String {

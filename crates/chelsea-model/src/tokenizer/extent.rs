@@ -5,7 +5,6 @@
 //! not, no merge crosses the place: a vocabulary with a token that goes on behind such a place is found out when it is
 //! read, and is not cut.
 
-use tokenizers::normalizers::replace::ReplacePattern;
 use tokenizers::{AddedToken, NormalizerWrapper};
 
 use super::table::Table;
@@ -92,8 +91,9 @@ fn shrinks(step: &NormalizerWrapper) -> Option<usize> {
         NormalizerWrapper::NFKC(_) | NormalizerWrapper::NFKD(_) => Some(16),
         // A space and the sign for it, which the table counts as a space.
         NormalizerWrapper::Replace(replace) => {
-            let space = matches!(&replace.pattern, ReplacePattern::String(from) if from == " ");
-            (space && replace.content == "▁").then_some(1)
+            // Its pattern can be asked for in writing only.
+            let written = serde_json::to_value(replace).unwrap_or_default();
+            (written["pattern"]["String"] == " " && replace.content == "▁").then_some(1)
         }
         _ => None,
     }
