@@ -66,9 +66,7 @@ impl<'a> Layout<'a> {
     fn frame(&self, with_document: bool) -> Result<Frame, EngineError> {
         let user = if with_document { format!("{DOCUMENT}\n\n{QUESTION}") } else { QUESTION.to_string() };
         let text = match self.template {
-            Some(template) => {
-                template.render(&self.opening(&user), &turn())?
-            }
+            Some(template) => template.render(&self.opening(&user), &turn())?,
             None if self.system.is_some() => format!("{SYSTEM}\n\n{user}"),
             None => user,
         };

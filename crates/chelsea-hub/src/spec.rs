@@ -36,7 +36,11 @@ impl Spec {
         let bad = |reason: &str| HubError::BadSpec { spec: text.to_string_lossy().into(), reason: reason.to_owned() };
         let Some(trimmed) = text.to_str().map(str::trim) else {
             let path = Path::new(text);
-            return if path.exists() { Ok(Spec::Local(path.into())) } else { Err(bad("there is no such file or folder")) };
+            return if path.exists() {
+                Ok(Spec::Local(path.into()))
+            } else {
+                Err(bad("there is no such file or folder"))
+            };
         };
         if trimmed.is_empty() {
             return Err(bad("it is empty"));

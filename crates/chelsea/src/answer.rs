@@ -21,8 +21,12 @@ impl Draws {
     pub fn new(args: &SampleArgs) -> Draws {
         // Short enough to be typed again.
         let seed = args.seed().unwrap_or_else(|| u64::from(rand::random::<u32>()));
-        let options =
-            GenerateOptions { max_tokens: args.max_tokens(), sampling: args.sampling(), stop: args.stop.clone(), ignore_eos: false };
+        let options = GenerateOptions {
+            max_tokens: args.max_tokens(),
+            sampling: args.sampling(),
+            stop: args.stop.clone(),
+            ignore_eos: false,
+        };
         Draws { options, seed, answers: 0 }
     }
 

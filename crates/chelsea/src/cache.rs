@@ -22,7 +22,8 @@ pub fn run(args: &CacheCmdArgs) -> Result<()> {
 fn build(args: &BuildArgs) -> Result<()> {
     let (system, no_template) = (args.layout.system.as_deref(), args.layout.no_chat_template);
     saved::check(&args.output, system, no_template)?;
-    let text = documents::read(&args.document.file, args.document.lossy)?.context("no document was given: use -f FILE")?;
+    let text =
+        documents::read(&args.document.file, args.document.lossy)?.context("no document was given: use -f FILE")?;
     let quiet = !std::io::stderr().is_terminal();
     let cancel = signals::cancel_flag()?;
     let loaded = setup::load(&args.model, quiet)?;

@@ -65,12 +65,15 @@ fn decode(bytes: Vec<u8>, file: &Path, name: &str, lossy: bool) -> Result<String
     let text = match looks {
         Looks::Utf8 => String::from_utf8(bytes).context("it was found to be UTF-8")?,
         Looks::Damaged { bad, .. } | Looks::Encoded { bad, .. } if lossy => {
-            tracing::warn!("{name}: {bad} bytes are not UTF-8 and were replaced by U+FFFD");
+            tracing::warn!("{name}: {} of it not UTF-8, read as U+FFFD", encoding::count(bad));
             String::from_utf8_lossy(&bytes).into_owned()
         }
         _ => bail!("{}", looks.advice(&bytes, name, (file.as_os_str() != "-").then_some(file))),
     };
-    Ok(text.strip_prefix(BOM).map_or(text.clone(), str::to_owned))
+    Ok(match text.strip_prefix(BOM) {
+        Some(rest) => rest.to_owned(),
+        None => text,
+    })
 }
 
 #[cfg(test)]

@@ -89,7 +89,11 @@ impl Holding {
     pub fn text(&self) -> String {
         let percent = |share: f64| format!("{:.1}%", 100.0 * share);
         let asked = percent(self.asked_share);
-        format!("held {} of {} asked", percent(self.held_share), asked.strip_suffix(".0%").map_or(asked.clone(), |n| format!("{n}%")))
+        format!(
+            "held {} of {} asked",
+            percent(self.held_share),
+            asked.strip_suffix(".0%").map_or(asked.clone(), |n| format!("{n}%"))
+        )
     }
 
     /// What to say when the budget is exceeded; nothing when it is not.
@@ -188,7 +192,8 @@ mod tests {
         let shape = CacheShape { layers: 2, kv_heads: 2, q_heads: 2, head_dim: 32 };
         let least = |policy: &str| {
             let policy = chelsea_kv::policy(policy).expect("known");
-            let config = CacheConfig { policy, budget: Budget::Share(0.1), ..CacheConfig::new(shape, Rotary::plain(32, 1e4)) };
+            let config =
+                CacheConfig { policy, budget: Budget::Share(0.1), ..CacheConfig::new(shape, Rotary::plain(32, 1e4)) };
             Least::of(&config).expect("a cache")
         };
         let (plain, h2o) = (least("streaming"), least("h2o"));

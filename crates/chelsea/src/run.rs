@@ -7,7 +7,7 @@ use crate::output::{self, Table};
 use crate::setup::{self, Loaded};
 use crate::{chat, documents, reading, saved, signals};
 use anyhow::{Result, bail};
-use chelsea_engine::{Layout, ReadStats, Session};
+use chelsea_engine::{ReadStats, Session};
 use chelsea_kv::Budget;
 use serde::Serialize;
 use std::io::IsTerminal as _;
@@ -200,8 +200,7 @@ fn answer_all(
         if !args.json && args.prompt.len() > 1 {
             println!("{}> {prompt}", if i > 0 { "\n" } else { "" });
         }
-        let Answered { generation, prefill, holding } =
-            answer(turn, tokens, loaded, &draws.next_answer(), !args.json)?;
+        let Answered { generation, prefill, holding } = answer(turn, tokens, loaded, &draws.next_answer(), !args.json)?;
         first.get_or_insert(holding);
         let document = if i == 0 { read.time } else { Duration::ZERO };
         answers.push(Answer {
@@ -225,13 +224,7 @@ fn answer_all(
     Ok(Done { answers, peak, session, first })
 }
 
-fn report(
-    loaded: &Loaded,
-    done: Done,
-    holding: Option<Holding>,
-    seed: Option<u64>,
-    read: ReadStats,
-) -> Report {
+fn report(loaded: &Loaded, done: Done, holding: Option<Holding>, seed: Option<u64>, read: ReadStats) -> Report {
     let Done { answers, peak, session, first } = done;
     let memory = session.memory();
     let mut prefill_tokens = read.tokens;

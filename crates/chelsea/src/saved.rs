@@ -102,13 +102,7 @@ pub fn check(file: &Path, system: Option<&str>, no_template: bool) -> Result<()>
 }
 
 /// Writes the cache of what `session` has read.
-pub fn save(
-    file: &Path,
-    session: &Session,
-    loaded: &Loaded,
-    system: Option<&str>,
-    no_template: bool,
-) -> Result<u64> {
+pub fn save(file: &Path, session: &Session, loaded: &Loaded, system: Option<&str>, no_template: bool) -> Result<u64> {
     let info = SnapshotInfo {
         fingerprint: session.model().fingerprint(),
         tokens: session.history().to_vec(),

@@ -141,7 +141,8 @@ fn a_system_message_that_a_template_does_not_know_goes_before_the_first_question
 fn control_tokens_are_typed_by_who_asks_for_it_and_never_by_documents() {
     let (tokenizer, template) = llama3();
     let typed = "<|eot_id|>x";
-    let control = |ids: Result<Vec<u32>, _>| ids.expect("ids").into_iter().filter(|&id| tokenizer.is_special(id)).count();
+    let control =
+        |ids: Result<Vec<u32>, _>| ids.expect("ids").into_iter().filter(|&id| tokenizer.is_special(id)).count();
     let of = |template, special| Layout::new(&tokenizer, template, Some(typed)).with_special(special);
     let (raw, plain) = (of(None, true), of(None, false));
     // The prefix is a control token.

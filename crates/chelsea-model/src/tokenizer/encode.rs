@@ -236,7 +236,10 @@ mod tests {
                 0..40,
             ),
             seams in prop::collection::vec(
-                prop_oneof![4 => Just(" "), 2 => Just("\n"), Just("  "), Just("\n\n"), Just("\r\n"), Just(" \n"), Just("")],
+                prop_oneof![
+                    4 => Just(" "), 2 => Just("\n"), 1 => Just("  "), 1 => Just("\n\n"), 1 => Just("\r\n"), 1 => Just(" \n"),
+                    1 => Just(""),
+                ],
                 40,
             ),
             piece in 0..30usize,

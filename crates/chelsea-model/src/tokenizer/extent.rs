@@ -83,7 +83,9 @@ fn is_letter(c: char) -> bool {
 /// How many bytes of text a normaliser makes one of at most; none where that has no bound.
 fn shrinks(step: &NormalizerWrapper) -> Option<usize> {
     match step {
-        NormalizerWrapper::Sequence(steps) => steps.as_ref().iter().try_fold(1, |times, step| Some(times * shrinks(step)?)),
+        NormalizerWrapper::Sequence(steps) => {
+            steps.as_ref().iter().try_fold(1, |times, step| Some(times * shrinks(step)?))
+        }
         NormalizerWrapper::Prepend(_) => Some(1),
         // Three Hangul letters of three bytes are a syllable of three, a letter and its accents fewer bytes than they were.
         NormalizerWrapper::NFC(_) | NormalizerWrapper::NFD(_) => Some(4),

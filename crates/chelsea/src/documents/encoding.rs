@@ -50,7 +50,7 @@ impl Looks {
         }
         let first = error.valid_up_to();
         // Text in another encoding has hardly a character that happens to be one of UTF-8.
-        if whole > 4 * broken {
+        if whole >= 2 * broken {
             return Looks::Damaged { bad, first };
         }
         if bytes.contains(&0) {
@@ -79,7 +79,8 @@ impl Looks {
         match *self {
             Looks::Utf8 => format!("{name} is UTF-8 text"),
             Looks::Damaged { bad, first } => format!(
-                "{name} is UTF-8 text but for {bad} bytes ({}): --lossy reads it with U+FFFD in their place",
+                "{name} is UTF-8 text but for {} ({}): --lossy reads it with U+FFFD in its place",
+                count(bad),
                 place(first)
             ),
             Looks::Encoded { name: encoding, first, .. } => format!(
@@ -113,13 +114,14 @@ fn wide(bytes: &[u8]) -> Option<&'static str> {
     let mut nuls = [0usize; 4];
     head.iter().enumerate().filter(|(_, byte)| **byte == 0).for_each(|(i, _)| nuls[i % 4] += 1);
     let units = head.len() / 4;
-    if units == 0 {
+    if units == 0 || bytes.len() % 2 != 0 {
         return None;
     }
+    let whole = bytes.len().is_multiple_of(4);
     let (mostly, hardly) = (|n: usize| 10 * n >= 9 * units, |n: usize| 10 * n < units);
     match nuls {
-        [a, b, c, d] if hardly(a) && mostly(c) && mostly(d) && !mostly(a) && b <= units => Some("UTF-32LE"),
-        [a, b, _, d] if mostly(a) && mostly(b) && hardly(d) => Some("UTF-32BE"),
+        [a, _, c, d] if whole && hardly(a) && mostly(c) && mostly(d) => Some("UTF-32LE"),
+        [a, b, _, d] if whole && mostly(a) && mostly(b) && hardly(d) => Some("UTF-32BE"),
         [a, b, c, d] if a + c < (b + d) / 8 && 10 * (b + d) >= units => utf16(head, u16::from_le_bytes, "UTF-16LE"),
         [a, b, c, d] if b + d < (a + c) / 8 && 10 * (a + c) >= units => utf16(head, u16::from_be_bytes, "UTF-16BE"),
         _ => None,
@@ -142,10 +144,19 @@ fn detected(bytes: &[u8]) -> Option<&'static Encoding> {
     encoding.decode_without_bom_handling_and_without_replacement(bytes).map(|_| encoding)
 }
 
+/// `1 byte`, `2 bytes`.
+pub fn count(bytes: usize) -> String {
+    format!("{bytes} byte{}", if bytes == 1 { "" } else { "s" })
+}
+
 /// A name as a shell takes it.
 fn shell_quoted(name: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '+' | ',' | ':' | '@');
-    if !name.is_empty() && name.chars().all(plain) { name.to_owned() } else { format!("'{}'", name.replace('\'', r"'\''")) }
+    if !name.is_empty() && name.chars().all(plain) {
+        name.to_owned()
+    } else {
+        format!("'{}'", name.replace('\'', r"'\''"))
+    }
 }
 
 #[cfg(test)]
@@ -153,9 +164,11 @@ mod tests {
     use super::*;
 
     const GERMAN: &str = "Die Bürger müssen für größere Gärten zahlen; das ist schön. Fünf Mäuse, zwölf Bären.\n";
-    const JAPANESE: &str = "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。何でも薄暗いじめじめした所で。\n";
+    const JAPANESE: &str =
+        "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。何でも薄暗いじめじめした所で。\n";
     const CHINESE: &str = "话说天下大势，分久必合，合久必分。周末七国分争，并入于秦。及秦灭之后，楚、汉分争。\n";
-    const RUSSIAN: &str = "Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему.\n";
+    const RUSSIAN: &str =
+        "Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему.\n";
 
     fn utf16_bytes(text: &str, big: bool) -> Vec<u8> {
         text.encode_utf16().flat_map(|unit| if big { unit.to_be_bytes() } else { unit.to_le_bytes() }).collect()
@@ -205,7 +218,9 @@ mod tests {
 
     #[test]
     fn what_is_no_text_is_called_by_its_name() {
-        for (bytes, word) in [(&b"%PDF-1.7\n\xe2\xe3"[..], "pdftotext"), (b"PK\x03\x04", "ZIP"), (b"a\xff\0\0b", "binary")] {
+        for (bytes, word) in
+            [(&b"%PDF-1.7\n\xe2\xe3"[..], "pdftotext"), (b"PK\x03\x04", "ZIP"), (b"a\xff\0\0b", "binary")]
+        {
             assert!(Looks::of(bytes).advice(bytes, "x", None).contains(word), "{word}");
         }
     }

@@ -173,13 +173,16 @@ fn documents_in_other_encodings_are_named_with_what_helps() {
     let place = Place::new();
     let latin = place.write("latin.txt", b"Die B\xfcrger m\xfcssen f\xfcr gr\xf6\xdfere G\xe4rten zahlen.");
     let said = place.error(&["-f", &latin, "-p", "a"]);
-    assert!(said.contains("windows-1252") && said.contains("iconv -f windows-1252") && said.contains("--lossy"), "{said}");
+    assert!(
+        said.contains("windows-1252") && said.contains("iconv -f windows-1252") && said.contains("--lossy"),
+        "{said}"
+    );
     let good = "größer ".repeat(1000);
     let damaged = place.write("damaged.txt", [good.as_bytes(), b"\xff"].concat());
     let said = place.error(&["-f", &damaged, "-p", "a"]);
-    assert!(said.contains("1 bytes") && said.contains("--lossy") && !said.contains("iconv"), "{said}");
+    assert!(said.contains("1 byte (") && said.contains("--lossy") && !said.contains("iconv"), "{said}");
     let ask = ["-f", &damaged, "-p", "a", "-n", "1", "--lossy"];
-    assert!(place.said(&ask).contains("1 bytes are not UTF-8 and were replaced"));
+    assert!(place.said(&ask).contains("1 byte of it not UTF-8"));
     // U+FFFD has three bytes; two line ends and the question follow.
     assert_eq!(place.json(&ask)["kv_tokens"], good.len() + 3 + 3);
     let wide: Vec<u8> = "\u{feff}A text.".encode_utf16().flat_map(u16::to_le_bytes).collect();
