@@ -170,8 +170,10 @@ impl ChatTemplate {
     /// [`ChatError`]: a file cannot be read, or holds no template.
     pub fn from_folder(folder: &Path, tokenizer: &Tokenizer) -> Result<Option<Self>, ChatError> {
         let read = |path: &Path| {
-            std::fs::read_to_string(path)
-                .map_err(|e| ChatError::Read { path: path.display().to_string(), why: e.to_string() })
+            let text = std::fs::read_to_string(path)
+                .map_err(|e| ChatError::Read { path: path.display().to_string(), why: e.to_string() })?;
+            // Some editors begin files with a byte order mark, which is no part of a prompt.
+            Ok::<_, ChatError>(text.strip_prefix('\u{feff}').map_or(text.clone(), str::to_owned))
         };
         let alone = folder.join("chat_template.jinja");
         if alone.exists() {

@@ -190,7 +190,7 @@ fn folders_hold_their_template_in_one_of_three_files() {
     std::fs::write(&alone, json!({"chat_template": " \n"}).to_string()).expect("written");
     assert_eq!(render(), None, "an empty template would leave out what the user says");
     std::fs::remove_file(&alone).expect("removed");
-    std::fs::write(folder.path().join("chat_template.jinja"), "three").expect("written");
+    std::fs::write(folder.path().join("chat_template.jinja"), "\u{feff}three").expect("written");
     assert_eq!(render().as_deref(), Some("three"));
     std::fs::remove_file(folder.path().join("chat_template.jinja")).expect("removed");
     std::fs::write(&config, "{").expect("written");

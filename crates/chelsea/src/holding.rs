@@ -96,6 +96,11 @@ impl Holding {
         )
     }
 
+    /// Whether the two can be compared: shares are of texts of a thousand tokens at least.
+    pub fn is_telling(&self) -> bool {
+        self.asked_share < 1.0 && (self.tokens >= LEAST_TOKENS || self.exceeded)
+    }
+
     /// What to say when the budget is exceeded; nothing when it is not.
     pub fn warning(&self) -> Option<String> {
         if !self.exceeded {

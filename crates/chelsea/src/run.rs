@@ -278,7 +278,7 @@ fn summary(r: &Report) -> String {
     t.row(["cache now".to_string(), output::bytes(r.kv_bytes), of_full(r.kv_bytes)]);
     t.row(["cache peak".to_string(), output::bytes(r.kv_bytes_peak), of_full(r.kv_bytes_peak)]);
     t.row(["full cache would take".to_string(), output::bytes(r.kv_bytes_full)]);
-    if let Some(holding) = r.kv.as_ref().filter(|kv| kv.asked_share < 1.0) {
+    if let Some(holding) = r.kv.as_ref().filter(|kv| kv.is_telling()) {
         t.row(["once the text was read".to_string(), holding.text()]);
         if holding.statistics_bytes > 0 {
             t.row(["statistics in it".to_string(), output::bytes(holding.statistics_bytes)]);

@@ -114,7 +114,10 @@ impl Tokenizer {
 }
 
 pub(crate) fn read(path: &Path) -> Result<String, TokenizerError> {
-    std::fs::read_to_string(path).map_err(|source| TokenizerError::Read { path: path.display().to_string(), source })
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| TokenizerError::Read { path: path.display().to_string(), source })?;
+    // Some editors begin files with a byte order mark.
+    Ok(text.strip_prefix('\u{feff}').map_or(text.clone(), str::to_owned))
 }
 
 fn parse(text: &str) -> Result<Value, TokenizerError> {
