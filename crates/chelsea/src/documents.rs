@@ -20,16 +20,33 @@ pub fn read(files: &[PathBuf], lossy: bool) -> Result<Option<String>> {
     if files.is_empty() {
         return Ok(None);
     }
-    let texts: Vec<String> = files.iter().map(|file| read_one(file, lossy)).collect::<Result<_>>()?;
+    let bad = if lossy { BadBytes::Replace } else { BadBytes::Refuse };
+    let texts: Vec<String> = files.iter().map(|file| read_one(file, bad)).collect::<Result<_>>()?;
     let texts: Vec<&str> = texts.iter().map(|text| text.trim_end()).collect();
     Ok(Some(texts.join("\n\n")))
 }
 
-/// The text of one document; `-` is standard input.
+/// What happens to bytes that are no UTF-8.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BadBytes {
+    /// They are an error, and --lossy is named as a way out.
+    Refuse,
+    /// They are an error, of a verb that has no such flag.
+    RefuseAlways,
+    /// They become U+FFFD.
+    Replace,
+}
+
+/// The text of one file, for verbs that measure and so take no text with something replaced in it.
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_one(file: &Path, lossy: bool) -> Result<String> {
+pub fn read_whole(file: &Path) -> Result<String> {
+    read_one(file, BadBytes::RefuseAlways)
+}
+
+/// The text of one document; `-` is standard input.
+fn read_one(file: &Path, bad: BadBytes) -> Result<String> {
     let (name, bytes) = if file.as_os_str() == "-" {
         ("standard input".to_owned(), at_most(std::io::stdin().lock()).context("cannot read standard input")?)
     } else {
@@ -47,7 +64,7 @@ pub fn read_one(file: &Path, lossy: bool) -> Result<String> {
         Some(StandIn::Html) => tracing::warn!("{name} is a web page: it is read with all its markup"),
         None => {}
     }
-    let text = decode(bytes, file, &name, lossy)?;
+    let text = decode(bytes, file, &name, bad)?;
     if text.trim().is_empty() {
         tracing::warn!("{name} is empty: there is nothing in it to answer from");
     }
@@ -60,15 +77,18 @@ fn at_most(reader: impl Read) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn decode(bytes: Vec<u8>, file: &Path, name: &str, lossy: bool) -> Result<String> {
+fn decode(bytes: Vec<u8>, file: &Path, name: &str, how: BadBytes) -> Result<String> {
     let looks = Looks::of(&bytes);
     let text = match looks {
         Looks::Utf8 => String::from_utf8(bytes).context("it was found to be UTF-8")?,
-        Looks::Damaged { bad, .. } | Looks::Encoded { bad, .. } if lossy => {
+        Looks::Damaged { bad, .. } | Looks::Encoded { bad, .. } if how == BadBytes::Replace => {
             tracing::warn!("{name}: {} of it not UTF-8, read as U+FFFD", encoding::count(bad));
             String::from_utf8_lossy(&bytes).into_owned()
         }
-        _ => bail!("{}", looks.advice(&bytes, name, (file.as_os_str() != "-").then_some(file))),
+        _ => {
+            let file = (file.as_os_str() != "-").then_some(file);
+            bail!("{}", looks.advice(&bytes, name, file, how == BadBytes::Refuse))
+        }
     };
     Ok(match text.strip_prefix(BOM) {
         Some(rest) => rest.to_owned(),
@@ -84,7 +104,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("a b.txt");
         std::fs::write(&file, bytes).expect("written");
-        read_one(&file, lossy)
+        read_one(&file, if lossy { BadBytes::Replace } else { BadBytes::Refuse })
     }
 
     #[test]

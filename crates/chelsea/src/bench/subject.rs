@@ -35,7 +35,7 @@ impl Source {
     fn read(&self, path: &Path, wanted: Option<usize>) -> Result<Vec<u32>> {
         let Source::File(file) = self else { bail!("a model of random weights reads no text: leave --file out") };
         let (tokenizer, _) = setup::words(file)?;
-        let text = documents::read_one(path, false)?;
+        let text = documents::read_whole(path)?;
         let mut tokens = tokenizer.encode(&text, false)?;
         if let Some(wanted) = wanted {
             let has = tokens.len();

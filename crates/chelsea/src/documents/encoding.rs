@@ -62,8 +62,9 @@ impl Looks {
         }
     }
 
-    /// What is wrong with a document that is no UTF-8, and what to do about it. `file` is none for standard input.
-    pub fn advice(&self, bytes: &[u8], name: &str, file: Option<&Path>) -> String {
+    /// What is wrong with a document that is no UTF-8, and what to do about it. `file` is none for standard input; `lossy`
+    /// says whether the verb has that flag.
+    pub fn advice(&self, bytes: &[u8], name: &str, file: Option<&Path>, lossy: bool) -> String {
         let place = |first: usize| {
             let line = 1 + bytes[..first].iter().filter(|&&b| b == b'\n').count();
             format!("byte {first}, in line {line}, is not")
@@ -78,17 +79,19 @@ impl Looks {
         };
         match *self {
             Looks::Utf8 => format!("{name} is UTF-8 text"),
-            Looks::Damaged { bad, first } => format!(
-                "{name} is UTF-8 text but for {} ({}): --lossy reads it with U+FFFD in its place",
-                count(bad),
-                place(first)
-            ),
-            Looks::Encoded { name: encoding, first, .. } => format!(
-                "{name} is not UTF-8 text ({}). It looks like {encoding}: convert it with {}, or read it with --lossy, which \
-                 puts U+FFFD in the place of bytes that are not UTF-8",
-                place(first),
-                convert(encoding)
-            ),
+            Looks::Damaged { bad, first } => {
+                let way = if lossy { "--lossy reads it with U+FFFD in its place" } else { "correct it there" };
+                format!("{name} is UTF-8 text but for {} ({}): {way}", count(bad), place(first))
+            }
+            Looks::Encoded { name: encoding, first, .. } => {
+                let or =
+                    if lossy { ", or read it with --lossy, which puts U+FFFD in the place of what is not" } else { "" };
+                format!(
+                    "{name} is not UTF-8 text ({}). It looks like {encoding}: convert it with {}{or}",
+                    place(first),
+                    convert(encoding)
+                )
+            }
             Looks::Wide(encoding) => {
                 format!("{name} is not UTF-8 text. It looks like {encoding}: convert it with {}", convert(encoding))
             }
@@ -212,7 +215,7 @@ mod tests {
         assert_eq!(Looks::of(&damaged), Looks::Damaged { bad: 1, first: text.len() });
         let cut = &text.as_bytes()[..text.find('ß').expect("there") + 1];
         assert_eq!(Looks::of(cut), Looks::Damaged { bad: 1, first: cut.len() - 1 });
-        let said = Looks::of(&damaged).advice(&damaged, "a.txt", Some(Path::new("a.txt")));
+        let said = Looks::of(&damaged).advice(&damaged, "a.txt", Some(Path::new("a.txt")), true);
         assert!(said.contains("line 4") && said.contains("--lossy"), "{said}");
     }
 
@@ -221,7 +224,7 @@ mod tests {
         for (bytes, word) in
             [(&b"%PDF-1.7\n\xe2\xe3"[..], "pdftotext"), (b"PK\x03\x04", "ZIP"), (b"a\xff\0\0b", "binary")]
         {
-            assert!(Looks::of(bytes).advice(bytes, "x", None).contains(word), "{word}");
+            assert!(Looks::of(bytes).advice(bytes, "x", None, true).contains(word), "{word}");
         }
     }
 
@@ -236,7 +239,7 @@ mod tests {
         let (marked, unmarked) = (utf16_bytes(&format!("\u{feff}{GERMAN}"), false), utf16_bytes(GERMAN, true));
         for (bytes, text) in [(latin, GERMAN), (japanese, JAPANESE), (marked, GERMAN), (unmarked, GERMAN)] {
             std::fs::write(&file, &bytes).expect("written");
-            let said = Looks::of(&bytes).advice(&bytes, "it", Some(&file));
+            let said = Looks::of(&bytes).advice(&bytes, "it", Some(&file), true);
             let command = said.split('`').nth(1).expect("a command");
             let Ok(done) = std::process::Command::new("sh").args(["-c", command]).output() else { return };
             if String::from_utf8_lossy(&done.stderr).contains("not found") {

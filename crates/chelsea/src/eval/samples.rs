@@ -154,7 +154,7 @@ pub fn haystack(path: Option<&Path>, quiet: bool) -> Result<String> {
         }
     };
     if !path.is_dir() {
-        return documents::read_one(path, false).context("the haystack");
+        return documents::read_whole(path).context("the haystack");
     }
     let mut files: Vec<_> = std::fs::read_dir(path)
         .with_context(|| format!("cannot read the folder {}", path.display()))?
@@ -162,6 +162,6 @@ pub fn haystack(path: Option<&Path>, quiet: bool) -> Result<String> {
         .filter(|p| p.extension().is_some_and(|e| e == "txt"))
         .collect();
     files.sort();
-    let texts: Vec<String> = files.iter().map(|file| documents::read_one(file, false)).collect::<Result<_>>()?;
+    let texts: Vec<String> = files.iter().map(|file| documents::read_whole(file)).collect::<Result<_>>()?;
     Ok(texts.join("\n\n"))
 }
