@@ -53,7 +53,10 @@ pub fn is_snapshot(path: &Path) -> bool {
 
 /// Bytes of a saved cache's entries: keys and values, and beside them a count, its logarithm and a position of four bytes.
 fn entry_bytes(s: &SnapshotSummary) -> usize {
-    s.dtype.bytes(s.entries, s.shape.head_dim) + 12 * s.entries
+    let layer = |at: usize| s.dtype.bytes(1, s.shape.layer(at).dims()) + 12;
+    let all: usize = (0..s.shape.layers().len()).map(|at| layer(at) * s.shape.layer(at).kv_heads).sum();
+    // Of which layer an entry is, a summary does not say: the mean is taken.
+    s.entries * all / s.shape.heads().max(1)
 }
 
 /// Prints what a cache file holds.

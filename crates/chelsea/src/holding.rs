@@ -51,12 +51,11 @@ impl Holding {
 
     fn of_cache(cache: &SequenceCache) -> Holding {
         let config = cache.config();
-        let (tokens, heads) = (cache.tokens(), config.shape.heads());
-        let token_bytes = config.shape.full_bytes_per_token();
+        let (tokens, heads) = (cache.tokens(), config.shape.growing_heads());
         let (unit, asked) = match config.budget {
             Budget::Keep(share) => (Unit::Entries, (f64::from(share) * (tokens * heads) as f64) as usize),
             Budget::Share(share) => {
-                (Unit::Bytes, (f64::from(share) * (tokens.max(LEAST_TOKENS) * token_bytes) as f64) as usize)
+                (Unit::Bytes, (f64::from(share) * config.shape.full_bytes(tokens.max(LEAST_TOKENS)) as f64) as usize)
             }
             Budget::Entries(entries) => (Unit::Entries, entries.saturating_mul(heads)),
             Budget::Bytes(bytes) => (Unit::Bytes, bytes),
@@ -162,9 +161,12 @@ mod tests {
     use super::*;
     use chelsea_kv::{CacheConfig, CacheShape, Rotary};
 
+    fn shape() -> CacheShape {
+        CacheShape::uniform(2, 2, 2, 32, Rotary::plain(32, 1e4)).expect("a shape")
+    }
+
     fn cache(budget: Budget, tokens: usize, entries: usize) -> SequenceCache {
-        let shape = CacheShape { layers: 2, kv_heads: 2, q_heads: 2, head_dim: 32 };
-        let config = CacheConfig { budget, ..CacheConfig::new(shape, Rotary::plain(32, 1e4)) };
+        let config = CacheConfig { budget, ..CacheConfig::new(shape()) };
         SequenceCache::synthetic(config, tokens, entries, 1).expect("a cache")
     }
 
@@ -194,11 +196,10 @@ mod tests {
 
     #[test]
     fn the_least_is_more_with_statistics() {
-        let shape = CacheShape { layers: 2, kv_heads: 2, q_heads: 2, head_dim: 32 };
         let least = |policy: &str| {
             let policy = chelsea_kv::policy(policy).expect("known");
             let config =
-                CacheConfig { policy, budget: Budget::Share(0.1), ..CacheConfig::new(shape, Rotary::plain(32, 1e4)) };
+                CacheConfig { policy, budget: Budget::Share(0.1), ..CacheConfig::new(shape()) };
             Least::of(&config).expect("a cache")
         };
         let (plain, h2o) = (least("streaming"), least("h2o"));

@@ -141,7 +141,7 @@ fn holds(config: &Config, budget: Budget, policy: &str) -> Result<Holds> {
     let least = Least::of(&cache)?;
     let held_from_tokens = match budget {
         Budget::Share(share) => {
-            Some((least.bytes as f64 / (f64::from(share) * shape.full_bytes_per_token() as f64)).ceil() as usize)
+            Some((least.bytes as f64 / (f64::from(share) * shape.full_bytes_of_growing(1) as f64)).ceil() as usize)
         }
         Budget::Keep(share) if share < 1.0 => Some((least.entries_per_head as f64 / f64::from(share)).ceil() as usize),
         _ => None,

@@ -89,8 +89,8 @@ impl SequenceCache {
     /// Bytes of [`MemoryReport::fixed`] and of pages that are there for the policy's sake: what it finds out about queries
     /// and about the attention that entries draw.
     pub fn statistics_bytes(&self) -> usize {
-        let bare = fixed_bytes(&self.config, Needs::default());
-        fixed_bytes(&self.config, self.needs) - bare + self.pages * Statistics::page_bytes(self.needs)
+        let beside = self.bytes_beside(|head, grows| if grows { head.pages().len() } else { 0 });
+        beside - fixed_bytes(&self.config, Needs::default())
     }
 
     /// Most bytes held at once over the cache's life, what compactions took for a while included.

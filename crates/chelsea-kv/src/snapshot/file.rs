@@ -2,14 +2,8 @@
 
 use super::header::{Header, MAGIC, PRELUDE, Prelude};
 use super::{Expected, Ready, SnapshotError, SnapshotInfo, SnapshotSummary, parse};
-<<<<<<< HEAD
 use crate::page::{MappedLines, Source};
 use crate::{Mapped, Policy, Pool, SequenceCache};
-use std::ffi::OsString;
-=======
-use crate::page::Lines;
-use crate::{Mapped, Policy, SequenceCache};
->>>>>>> 6716972 (wip: faults of the field in the command)
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read};
 use std::path::{Path, PathBuf};
