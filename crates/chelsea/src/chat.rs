@@ -5,24 +5,31 @@ use crate::setup::Loaded;
 use crate::{output, signals};
 use anyhow::Result;
 use chelsea_engine::{Finish, Layout, Session};
+use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
 const HELP: &str = "/memory shows the cache, /clear forgets the talk (the documents' cache is kept for it), /exit (or \
                     Ctrl-D) leaves; Ctrl-C ends an answer.";
+
+/// The editor of lines. It takes SIGINT for itself when it is made, and at no other time: it has to be made before
+/// [`signals::cancel_flag`] is first asked for, which takes it back.
+pub fn editor() -> Result<DefaultEditor> {
+    signals::keep_terminal();
+    Ok(DefaultEditor::new()?)
+}
 
 /// Talks until the user leaves. `session` holds the documents, if there are any: /clear goes back to it, so it is kept and
 /// counted.
 ///
 /// At the prompt Ctrl-C is a key of the editor and forgets the line; while a question is read or answered it ends that.
 pub fn chat(
+    mut editor: DefaultEditor,
     session: Session,
     loaded: &Loaded,
     layout: &Layout<'_>,
     draws: &mut Draws,
     has_document: bool,
 ) -> Result<()> {
-    signals::keep_terminal();
-    let mut editor = rustyline::DefaultEditor::new()?;
     eprintln!("{} with policy {}. {HELP}", loaded.name, session.cache().config().policy.name());
     if let Some(seed) = draws.seed() {
         eprintln!("Answers are drawn with --seed {seed}.");

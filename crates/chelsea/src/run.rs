@@ -61,6 +61,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
     options_check(args)?;
     let text = documents::read(&args.document.file, args.document.lossy)?;
     let quiet = args.json || !std::io::stderr().is_terminal();
+    let talks = args.prompt.is_empty() && !args.json && std::io::stdin().is_terminal();
+    let editor = talks.then(chat::editor).transpose()?;
     let cancel = signals::cancel_flag()?;
     let loaded = setup::load(&args.model, quiet)?;
     setup::warn_long_context(&loaded.model, &options);
@@ -115,10 +117,10 @@ pub fn run(args: &RunArgs) -> Result<()> {
         if let Some(error) = not_saved {
             return Err(error);
         }
-        if stopped || !std::io::stdin().is_terminal() {
-            return Ok(());
-        }
-        return chat::chat(session, &loaded, &layout, &mut draws, has_document);
+        return match editor {
+            Some(editor) if !stopped => chat::chat(editor, session, &loaded, &layout, &mut draws, has_document),
+            _ => Ok(()),
+        };
     }
     let done = answer_all(args, session, &loaded, &questions, &mut draws, stats)?;
     if holding.is_none()

@@ -1,5 +1,5 @@
-//! What ends the command from outside. Nothing else in the command watches for signals, and the line editor is built so
-//! that it leaves them alone.
+//! What ends the command from outside. Nothing else in the command watches for signals: the line editor takes SIGINT when
+//! it is made, so it is made first.
 //!
 //! - Ctrl-C (SIGINT) raises a flag that ends the work at hand in good order; a second one, before the flag was looked at
 //!   and lowered, ends the command at once with code 130.
