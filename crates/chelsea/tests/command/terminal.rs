@@ -142,6 +142,8 @@ fn a_signal_from_elsewhere_ends_an_answer_as_the_key_does() {
     for question in ["one", "two"] {
         // At the prompt there is nothing to end.
         terminal.signal("INT");
+        // It takes its time from one process to the other.
+        std::thread::sleep(Duration::from_secs(1));
         let from = terminal.ask(question);
         terminal.signal("INT");
         terminal.wait_for("kept for /clear]", from);
