@@ -177,7 +177,7 @@ fn cache(policy_name: &str, dtype: Dtype, tokens: usize, keep: f32) -> Option<Ve
         let mut out = vec![0.0; queries.len()];
         cache.attend(layer, &queries, &mut out);
     }
-    cache.compact();
+    cache.compact().expect("room");
     let info = snapshot::SnapshotInfo {
         fingerprint: *b"a model of seeds",
         tokens: (0..tokens as u32).collect(),

@@ -118,7 +118,7 @@ fn load_snapshot(bytes: &[u8]) -> bool {
                 cache.attend(layer, &query, &mut vec![0.0; spec.output_width()]);
             }
         }
-        cache.compact();
+        cache.compact().expect("a pool without a limit has room");
     }
     true
 }

@@ -3,16 +3,16 @@
 //! The text is a run of essays, about 6,000 tokens, with a few made-up facts set between its paragraphs. The
 //! questions are asked after the whole text was read and compressed, so nothing could be kept on their behalf.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
+use crate::document::{FACTS, Fact};
 use crate::peers::median;
-use crate::process::{cargo, root, shown, succeeds, target_dir};
-use crate::{fetch, table};
+use crate::process::{build_release, program, stdout};
+use crate::{document, fetch, table};
 
 /// What `demo` is given.
 #[derive(Debug, clap::Args)]
@@ -24,42 +24,6 @@ pub struct Args {
     #[arg(long, default_value_t = 26_000)]
     chars: usize,
 }
-
-/// A fact to plant, the question for it, and the word that a right answer holds.
-struct Fact {
-    text: &'static str,
-    question: &'static str,
-    answer: &'static str,
-}
-
-/// Chosen mostly because the small model finds them with the full cache: a demonstration, no recall rate.
-const FACTS: &[Fact] = &[
-    Fact {
-        text: "The special magic number for Lisbon is 4839201.",
-        question: "What is the special magic number for Lisbon?",
-        answer: "4839201",
-    },
-    Fact {
-        text: "Professor Brenner hid the spare key under the blue flowerpot.",
-        question: "Where did Professor Brenner hide the spare key?",
-        answer: "flowerpot",
-    },
-    Fact {
-        text: "The winning horse of the spring derby was named Tangerine Thunder.",
-        question: "What was the name of the winning horse of the spring derby?",
-        answer: "Tangerine Thunder",
-    },
-    Fact {
-        text: "In the village of Quenby the bakery opens at 5:40 in the morning.",
-        question: "When does the bakery in the village of Quenby open?",
-        answer: "5:40",
-    },
-    Fact {
-        text: "The treaty of Valmora was signed in the year 1746.",
-        question: "In which year was the treaty of Valmora signed?",
-        answer: "1746",
-    },
-];
 
 /// One way to keep the cache.
 struct Setting {
@@ -92,70 +56,25 @@ struct Answer {
 
 /// Runs the demonstration; it fails only if a run fails, not if an answer is wrong.
 pub fn run(args: &Args) -> Result<bool> {
-    if !succeeds(&mut cargo(&["build", "--release", "--package", "chelsea"]))? {
+    if !build_release()? {
         return Ok(false);
     }
-    let essays = fetch::one(fetch::TEXTS)?;
+    let path = document::written("demo", args.chars)?;
     if chelsea_hub::catalog::model(&args.model).is_some() {
         fetch::one(&args.model)?;
     }
-    let folder = target_dir().join("demo");
-    fs::create_dir_all(&folder)?;
-    let path = folder.join("document.txt");
-    fs::write(&path, document(&essays, args.chars)?).with_context(|| path.display().to_string())?;
-    eprintln!("\nThe text with {} facts planted in it: {}", FACTS.len(), path.display());
     let reports = SETTINGS.iter().map(|s| ask(&args.model, &path, s)).collect::<Result<Vec<_>>>()?;
     print(&reports);
     Ok(true)
 }
 
-/// Essays of `folder` up to about `chars` characters, with the facts spread evenly between paragraphs.
-fn document(folder: &Path, chars: usize) -> Result<String> {
-    let mut files: Vec<PathBuf> = fs::read_dir(folder)?.flatten().map(|e| e.path()).collect();
-    files.sort();
-    let mut paragraphs = Vec::new();
-    let mut length = 0;
-    for file in files {
-        let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-        for paragraph in text.split("\n\n").map(str::trim).filter(|p| !p.is_empty()) {
-            if length >= chars {
-                break;
-            }
-            length += paragraph.len();
-            paragraphs.push(paragraph.replace('\n', " "));
-        }
-    }
-    ensure!(paragraphs.len() > FACTS.len(), "the text in {} is too short", folder.display());
-    let step = length / (FACTS.len() + 1);
-    let (mut text, mut planted) = (String::new(), 0);
-    for paragraph in &paragraphs {
-        if planted < FACTS.len() && text.len() >= (planted + 1) * step {
-            text += FACTS[planted].text;
-            text += "\n\n";
-            planted += 1;
-        }
-        text += paragraph;
-        text += "\n\n";
-    }
-    if planted < FACTS.len() {
-        bail!("only {planted} facts found a place");
-    }
-    Ok(text)
-}
-
 fn ask(model: &str, document: &Path, setting: &Setting) -> Result<Report> {
-    let program = target_dir().join("release").join(format!("chelsea{}", std::env::consts::EXE_SUFFIX));
-    let mut command = Command::new(program);
+    let mut command = Command::new(program());
     command.args(["run", "-m", model, "--json", "--max-tokens", "32", "--file"]).arg(document).args(setting.args);
     for fact in FACTS {
         command.args(["-p", fact.question]);
     }
-    command.current_dir(root()).stdout(Stdio::piped());
-    eprintln!("\n$ {}", shown(&command));
-    let output = command.output().with_context(|| format!("cannot start `{}`", shown(&command)))?;
-    eprint!("{}", String::from_utf8_lossy(&output.stderr));
-    ensure!(output.status.success(), "`{}` failed: {}", shown(&command), output.status);
-    let report: Report = serde_json::from_slice(&output.stdout).context("its JSON cannot be read")?;
+    let report: Report = serde_json::from_slice(&stdout(&mut command)?).context("its JSON cannot be read")?;
     ensure!(report.answers.len() == FACTS.len(), "{} answers to {} questions", report.answers.len(), FACTS.len());
     Ok(report)
 }
@@ -191,22 +110,4 @@ fn row(name: &str, report: &Report, full: u64) -> Vec<String> {
         format!("{:.0}", report.prefill_tokens as f64 / report.prefill_s.max(1e-9)),
         format!("{:.1}", median(&speeds)),
     ]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn facts_are_spread_over_the_text() {
-        let folder = std::env::temp_dir().join(format!("chelsea-xtask-{}", std::process::id()));
-        fs::create_dir_all(&folder).expect("created");
-        let essay: Vec<String> = (0..200).map(|i| format!("Paragraph {i} says little.")).collect();
-        fs::write(folder.join("a.txt"), essay.join("\n\n")).expect("written");
-        let text = document(&folder, 4_000).expect("made");
-        fs::remove_dir_all(&folder).expect("removed");
-        let places: Vec<usize> = FACTS.iter().map(|f| text.find(f.text).expect("planted")).collect();
-        assert!(places.windows(2).all(|w| w[1] - w[0] > 500), "{places:?}");
-        assert!(text.ends_with("says little.\n\n"));
-    }
 }

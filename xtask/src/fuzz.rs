@@ -1,8 +1,10 @@
 //! `cargo xtask fuzz`: a bounded number of mutated inputs for each parser of foreign bytes, on the stable toolchain.
 
-use anyhow::Result;
+use std::process::Command;
 
-use crate::process::{cargo, succeeds};
+use anyhow::{Result, ensure};
+
+use crate::process::{cargo, root, succeeds, target_dir};
 
 /// What `fuzz` is given.
 #[derive(Debug, clap::Args)]
@@ -18,10 +20,22 @@ pub struct Args {
     pub target: Option<String>,
 }
 
-/// Runs the targets; false if an input was found that a parser does not stand.
+/// Builds the targets and runs them; false if an input was found that a parser does not stand.
 pub fn run(args: &Args) -> Result<bool> {
+    let mut command = cargo(&["run", "--quiet", "--package", "chelsea-fuzz", "--"]);
+    succeeds(with(&mut command, args))
+}
+
+/// The same with the program that `cargo test --workspace` has built. To cargo it is another one than that of
+/// `cargo run --package chelsea-fuzz`, since the whole workspace asks for more features of some dependencies, and
+/// all crates below it would be compiled again.
+pub fn run_built(args: &Args) -> Result<bool> {
+    let program = target_dir().join("debug").join(format!("chelsea-fuzz{}", std::env::consts::EXE_SUFFIX));
+    ensure!(program.is_file(), "{} was not built", program.display());
+    succeeds(with(Command::new(program).current_dir(root()), args))
+}
+
+fn with<'a>(command: &'a mut Command, args: &Args) -> &'a mut Command {
     let (runs, seed) = (args.runs.to_string(), args.seed.to_string());
-    let mut command = cargo(&["run", "--quiet", "--package", "chelsea-fuzz", "--", "--runs", &runs, "--seed", &seed]);
-    command.args(&args.target);
-    succeeds(&mut command)
+    command.args(["--runs", &runs, "--seed", &seed]).args(&args.target)
 }

@@ -3,8 +3,11 @@
 //! `test` is what continuous integration runs; `demo` is what a newcomer runs. Both fetch what they need and say in
 //! a table what they did.
 
+mod compare;
 mod data;
 mod demo;
+mod dist;
+mod document;
 mod fetch;
 mod fuzz;
 mod peers;
@@ -34,6 +37,10 @@ enum Chore {
     Fuzz(fuzz::Args),
     /// Compare speed with llama.cpp on the same models, lengths and threads.
     BenchPeers(peers::Args),
+    /// Whether two builds of the command answer alike, bit for bit.
+    Compare(compare::Args),
+    /// Build an archive to install from, with manual pages, completions, licences and checksums.
+    Dist(dist::Args),
     /// Make long-context samples for the tokenizer of a model, for `chelsea eval run`.
     Data(data::Args),
     /// Download models or data sets by name into the cache, and print where they are.
@@ -46,6 +53,8 @@ fn main() -> ExitCode {
         Chore::Demo(args) => demo::run(&args),
         Chore::Fuzz(args) => fuzz::run(&args),
         Chore::BenchPeers(args) => peers::run(&args),
+        Chore::Compare(args) => compare::run(&args),
+        Chore::Dist(args) => dist::run(&args),
         Chore::Data(args) => data::run(&args),
         Chore::Fetch(args) => fetch::run(&args),
     };

@@ -1,9 +1,9 @@
 //! Child processes of the chores, run in the root of the workspace.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 /// The root of the workspace.
 pub fn root() -> PathBuf {
@@ -47,4 +47,23 @@ pub fn succeeds(command: &mut Command) -> Result<bool> {
     eprintln!("\n$ {}", shown(command));
     let status = command.status().with_context(|| format!("cannot start `{}`", shown(command)))?;
     Ok(status.success())
+}
+
+/// Builds the command as users do; true if it succeeded.
+pub fn build_release() -> Result<bool> {
+    succeeds(&mut cargo(&["build", "--release", "--package", "chelsea"]))
+}
+
+/// What [`build_release`] builds.
+pub fn program() -> PathBuf {
+    target_dir().join("release").join(format!("chelsea{}", std::env::consts::EXE_SUFFIX))
+}
+
+/// Runs it in the root and returns what it prints; an error if it fails.
+pub fn stdout(command: &mut Command) -> Result<Vec<u8>> {
+    command.current_dir(root()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    eprintln!("\n$ {}", shown(command));
+    let output = command.output().with_context(|| format!("cannot start `{}`", shown(command)))?;
+    ensure!(output.status.success(), "`{}` failed: {}", shown(command), output.status);
+    Ok(output.stdout)
 }

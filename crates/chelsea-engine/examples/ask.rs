@@ -42,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let limits = GenerateOptions { max_tokens: Some(128), ..GenerateOptions::default() };
     for question in questions {
         // A fork shares the pages of the document, so that every question starts from there.
-        let mut turn = session.fork();
+        let mut turn = session.fork()?;
         turn.read(&layout.question(question)?, |_| ())?;
         println!("{question}");
         generate(&mut turn, &tokenizer, &limits, |piece| print!("{piece}"))?;

@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let number = |name: &str| run[name].as_f64().ok_or(format!("the run of {policy} has no {name}"));
         let options = SessionOptions {
             budget: Budget::Keep(number("keep")? as f32),
-            policy: policy.into(),
+            policy: chelsea_kv::policy(policy)?,
             compression: Compression::OneShot,
             sinks: number("sinks")? as usize,
             window: number("window")? as usize,

@@ -54,8 +54,31 @@ pub enum EngineError {
         tokens: usize,
     },
     /// A batch over several models.
-    #[error("sequences that are stepped together must run on one model")]
+    #[error("sequences that are stepped together must run on one model, that of the runner")]
     BatchModels,
+    /// The pass that a sequence shared with others failed, for one of the others' sake or as a whole.
+    #[error("the forward pass failed for all sequences of the batch: {0}")]
+    Beside(String),
+    /// A sequence after a forward pass that failed half-way.
+    #[error("a forward pass failed half-way, so that the layers of this sequence hold different texts: drop it")]
+    Lost,
+    /// The next chunk of a text was asked for where none is being read.
+    #[error("there is nothing left to read: start reading a text first")]
+    NothingToRead,
+    /// A token was to follow in the middle of a text.
+    #[error("a text is still being read: read it to its end, or stop reading, before other tokens follow")]
+    StillReading,
+    /// A cache of another model.
+    #[error("the cache was made for a model of another shape")]
+    OtherShape,
+    /// A cache that holds another text.
+    #[error("the cache has seen {cached} tokens, but {tokens} are said to be its text")]
+    History {
+        /// Tokens given.
+        tokens: usize,
+        /// Tokens that the cache has seen.
+        cached: usize,
+    },
     /// A policy that needs the whole text was asked to compress while reading.
     #[error(
         "policy `{0}` reads the text a second time and cannot compress it while reading: have it done once, after \

@@ -1,9 +1,10 @@
 //! From a sequence to text: sampling in a loop, stop tokens, stop strings, streaming.
 
+use crate::runner::{Pace, Runner};
 use crate::sampler::Sampler;
+use crate::session::decode_all;
 use crate::stop::StopFilter;
-use crate::{EngineError, Sampling, Session};
-use chelsea_model::Workspace;
+use crate::{EngineError, Sampling, Sequence, Session};
 use chelsea_model::tokenizer::{TextStream, Tokenizer};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -72,18 +73,18 @@ pub fn generate(
         show(text);
         ControlFlow::Continue(())
     };
-    while let Some(token) = answer.advance(session, tokenizer, &mut show)? {
+    while let Some(token) = answer.advance_session(session, tokenizer, &mut show)? {
         session.step(token)?;
     }
     Ok(answer.out)
 }
 
 /// Generates for several sessions at once, each from where it stands and as its options say: their rows share each
-/// pass over the weights ([`Session::step_many`]). `show` gets the number of a session and the text that it adds, and
+/// pass over the weights ([`Runner::step`]). `show` gets the number of a session and the text that it adds, and
 /// may end that one there. Sessions run on one model.
 ///
 /// # Errors
-/// Those of [`generate`] and of [`Session::step_many`].
+/// Those of [`generate`] and of [`Runner::step`]: of whichever session it is, all answers end there.
 pub fn generate_many(
     sessions: &mut [&mut Session],
     tokenizer: &Tokenizer,
@@ -94,21 +95,18 @@ pub fn generate_many(
         return Err(EngineError::BatchLength { sessions: sessions.len(), tokens: options.len() });
     }
     let mut answers = options.iter().map(Answer::new).collect::<Result<Vec<_>, _>>()?;
-    let mut workspace = Workspace::new();
-    let mut going: Vec<usize> = (0..sessions.len()).collect();
-    while !going.is_empty() {
-        let mut tokens = Vec::with_capacity(going.len());
-        let mut left = Vec::with_capacity(going.len());
-        for &i in &going {
-            if let Some(token) = answers[i].advance(sessions[i], tokenizer, &mut |text| show(i, text))? {
-                tokens.push(token);
-                left.push(i);
+    let Some(first) = sessions.first() else { return Ok(Vec::new()) };
+    let mut runner = Runner::new(first.model().clone(), first.pool().clone()).with_pace(Pace::AllAtOnce);
+    let mut going = vec![true; sessions.len()];
+    while going.contains(&true) {
+        let mut rows = Vec::with_capacity(sessions.len());
+        for (i, (session, going)) in sessions.iter_mut().zip(&mut going).enumerate().filter(|(_, (_, going))| **going) {
+            match answers[i].advance_session(session, tokenizer, &mut |text| show(i, text))? {
+                Some(token) => rows.push((session.parts().0, token)),
+                None => *going = false,
             }
         }
-        going = left;
-        let mut stepped: Vec<&mut Session> =
-            sessions.iter_mut().enumerate().filter(|(i, _)| going.contains(i)).map(|(_, s)| &mut **s).collect();
-        Session::step_many(&mut stepped, &tokens, &mut workspace)?;
+        decode_all(rows, &mut runner)?;
     }
     Ok(answers.into_iter().map(|answer| answer.out).collect())
 }
@@ -141,9 +139,8 @@ impl<'o> Answer<'o> {
         })
     }
 
-    /// Samples the next token. Gives it when the session is to step over it for the answer to go on; nothing when
-    /// the answer is complete.
-    fn advance(
+    /// As [`Answer::advance`], unless the session was told to stop.
+    fn advance_session(
         &mut self,
         session: &mut Session,
         tokenizer: &Tokenizer,
@@ -153,14 +150,25 @@ impl<'o> Answer<'o> {
         if session.cancelled() {
             return Ok(self.end(Finish::Cancelled, show));
         }
-        if session.logits().is_empty() {
+        self.advance(session.parts().0, tokenizer, show)
+    }
+
+    /// Samples the next token. Gives it when the sequence is to take it in for the answer to go on; nothing when
+    /// the answer is complete.
+    fn advance(
+        &mut self,
+        sequence: &mut Sequence,
+        tokenizer: &Tokenizer,
+        show: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Option<u32>, EngineError> {
+        if sequence.logits().is_empty() {
             return Err(EngineError::NothingRead);
         }
         let most = self.options.max_tokens.unwrap_or(usize::MAX);
         if most == 0 {
             return Ok(self.end(Finish::MaxTokens, show));
         }
-        let (logits, history) = session.logits_and_history();
+        let (logits, history) = sequence.logits_and_history();
         let token = self.sampler.sample(logits, history);
         let out = &mut self.out;
         out.tokens.push(token);
@@ -181,7 +189,7 @@ impl<'o> Answer<'o> {
         if self.out.tokens.len() == most {
             return Ok(self.end(Finish::MaxTokens, show));
         }
-        if session.history().len() >= session.limit() {
+        if sequence.history().len() >= sequence.limit() {
             return Ok(self.end(Finish::Context, show));
         }
         Ok(Some(token))

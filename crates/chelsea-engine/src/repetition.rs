@@ -33,21 +33,21 @@ impl Session {
     /// reading did.
     ///
     /// # Errors
-    /// If a chunk and the words around it do not fit into the context after the text.
-    pub fn score_by_repetition(&mut self, words: &Repetition, chunk: usize) -> Result<Duration, EngineError> {
+    /// If a chunk and the prompt around it do not fit into the context after the text.
+    pub fn score_by_repetition(&mut self, prompts: &Repetition, chunk: usize) -> Result<Duration, EngineError> {
         let start = Instant::now();
         let read = self.history().to_vec();
         let mut importance: Option<chelsea_kv::Importance> = None;
         let chunk = chunk.max(1);
         for (i, tokens) in read.chunks(chunk).enumerate() {
             let begin = i * chunk;
-            let mut prompt = if i == 0 { words.first.clone() } else { words.next.clone() };
+            let mut prompt = if i == 0 { prompts.first.clone() } else { prompts.next.clone() };
             if i > 0 {
                 prompt.extend(&read[begin.saturating_sub(HINT)..begin]);
             }
-            prompt.extend(&words.turn);
+            prompt.extend(&prompts.turn);
             prompt.extend(tokens);
-            let mut fork = self.fork();
+            let mut fork = self.fork()?;
             fork.set_compression(Compression::OneShot);
             fork.cache_mut().watch(begin..begin + tokens.len());
             fork.read(&prompt, |_| ())?;
@@ -72,13 +72,13 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::score_by_repetition`].
-    pub fn compress_with(&mut self, words: &Repetition) -> Result<Duration, EngineError> {
+    pub fn compress_with(&mut self, prompts: &Repetition) -> Result<Duration, EngineError> {
         let mut time = Duration::ZERO;
         if let Some(chunk) = self.cache().config().policy.needs().repetition
             && !self.cache().has_importance()
             && !self.cache().is_within_budget()
         {
-            time += self.score_by_repetition(words, chunk)?;
+            time += self.score_by_repetition(prompts, chunk)?;
             if self.cancelled() {
                 return Ok(time);
             }

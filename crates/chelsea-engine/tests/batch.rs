@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
-use chelsea_engine::{EngineError, Finish, GenerateOptions, Session, SessionOptions, generate, generate_many};
+use chelsea_engine::{EngineError, Finish, GenerateOptions, Runner, Session, SessionOptions, generate, generate_many};
 use chelsea_kv::Budget;
 use chelsea_linear::Products;
 use chelsea_model::tokenizer::Tokenizer;
-use chelsea_model::{LoadOptions, Model, RandomModel, Workspace};
+use chelsea_model::{LoadOptions, Model, RandomModel};
+use rayon::ThreadPool;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -16,9 +17,12 @@ fn model(products: Products) -> Arc<Model> {
     Arc::new(RandomModel::named("tiny").unwrap().make(5, &options, &mut |_, _| ()).unwrap())
 }
 
+fn pool() -> Arc<ThreadPool> {
+    Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap())
+}
+
 fn session(model: &Arc<Model>, options: &SessionOptions) -> Session {
-    let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap());
-    Session::new(model.clone(), pool, Arc::new(AtomicBool::new(false)), options).unwrap()
+    Session::new(model.clone(), pool(), Arc::new(AtomicBool::new(false)), options).unwrap()
 }
 
 fn tokens(n: usize, seed: u32) -> Vec<u32> {
@@ -31,7 +35,7 @@ fn sessions(model: &Arc<Model>) -> Vec<Session> {
     let read = |(i, (n, keep, policy)): (usize, (usize, f32, &str))| {
         let options = SessionOptions {
             budget: Budget::Keep(keep),
-            policy: policy.into(),
+            policy: chelsea_kv::policy(policy).unwrap(),
             window: 16,
             block: 64,
             ..SessionOptions::default()
@@ -52,10 +56,10 @@ fn sessions_stepped_together_have_the_logits_of_sessions_stepped_alone() {
         let model = model(products);
         let mut alone = sessions(&model);
         let mut together = sessions(&model);
-        let mut workspace = Workspace::new();
+        let mut runner = Runner::new(model.clone(), pool());
         for step in 0..STEPS {
             let tokens: Vec<u32> = (0..alone.len() as u32).map(|i| (step * 7 + i * 53) % 320).collect();
-            Session::step_many(&mut together.iter_mut().collect::<Vec<_>>(), &tokens, &mut workspace).unwrap();
+            Session::step_many(&mut together.iter_mut().collect::<Vec<_>>(), &tokens, &mut runner).unwrap();
             for (i, (a, b)) in alone.iter_mut().zip(&together).enumerate() {
                 a.step(tokens[i]).unwrap();
                 assert_eq!(a.history(), b.history());
@@ -74,9 +78,9 @@ fn a_session_goes_on_alone_after_a_batch() {
     let model = model(Products::F32);
     let mut one = sessions(&model);
     let mut other = sessions(&model);
-    let mut workspace = Workspace::new();
-    Session::step_many(&mut one.iter_mut().collect::<Vec<_>>(), &[1, 2, 3, 4], &mut workspace).unwrap();
-    let fork = one[0].fork();
+    let mut runner = Runner::new(model.clone(), pool());
+    Session::step_many(&mut one.iter_mut().collect::<Vec<_>>(), &[1, 2, 3, 4], &mut runner).unwrap();
+    let fork = one[0].fork().unwrap();
     assert_eq!(fork.logits(), one[0].logits());
     one[0].step(9).unwrap();
     other[0].step(1).unwrap();
@@ -89,11 +93,11 @@ fn a_session_goes_on_alone_after_a_batch() {
 fn batches_that_cannot_be_stepped_are_refused_untouched() {
     let model_a = model(Products::F32);
     let model_b = model(Products::F32);
-    let mut workspace = Workspace::new();
+    let mut runner = Runner::new(model_a.clone(), pool());
     let mut batch = sessions(&model_a);
     let before: Vec<usize> = batch.iter().map(|s| s.history().len()).collect();
     let mut step = |batch: &mut Vec<Session>, tokens: &[u32]| {
-        Session::step_many(&mut batch.iter_mut().collect::<Vec<_>>(), tokens, &mut workspace)
+        Session::step_many(&mut batch.iter_mut().collect::<Vec<_>>(), tokens, &mut runner)
     };
     assert!(matches!(step(&mut batch, &[1, 2, 3]), Err(EngineError::BatchLength { sessions: 4, tokens: 3 })));
     assert!(matches!(step(&mut batch, &[1, 2, 3, 320]), Err(EngineError::Model(_))));
@@ -124,7 +128,7 @@ fn time_is_counted_only_while_somebody_wants_to_know() {
     assert!(parts.iter().all(|part| !part.is_zero()), "{times:?}");
     assert!(!times.clustering.is_zero(), "a compaction fell due");
     session.measure(false);
-    assert_eq!(session.times(), chelsea_engine::Times::default());
+    assert_eq!(session.times(), chelsea_engine::SessionTimes::default());
 }
 
 /// A tokenizer whose token `i` is the word `w<i>`; the last one ends a turn.

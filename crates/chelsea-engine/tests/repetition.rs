@@ -16,7 +16,7 @@ fn the_peak_of_a_second_pass_is_the_cache_and_what_the_fork_holds_beside_it() {
     let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap());
     let options = SessionOptions {
         budget: Budget::Keep(0.5),
-        policy: "kvzip:chunk=100".into(),
+        policy: chelsea_kv::policy("kvzip:chunk=100").unwrap(),
         compression: Compression::OneShot,
         window: 16,
         ..SessionOptions::default()

@@ -147,7 +147,7 @@ pub(crate) fn measure(
         match one.prepared.probe {
             Probe::Ask(question) => {
                 let target = &one.prepared.target;
-                let nll = if target.is_empty() { None } else { Some(mean(&one.session.fork().score(target)?)) };
+                let nll = if target.is_empty() { None } else { Some(mean(&one.session.fork()?.score(target)?)) };
                 questions.push((question, nll));
                 sessions.push(&mut one.session);
                 found.push(None);
@@ -192,7 +192,7 @@ pub(crate) fn references(full: &Session, probes: &[Prepared<'_>]) -> Result<Vec<
         if !matches!(prepared.probe, Probe::Continue(c) if c.judge == Judge::Full) {
             return Ok(None);
         }
-        let mut session = full.fork();
+        let mut session = full.fork()?;
         session.read(&prepared.cue, |_| ())?;
         if session.cancelled() {
             return Err(EvalError::Cancelled);

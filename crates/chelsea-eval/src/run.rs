@@ -8,9 +8,9 @@ use crate::error::EvalError;
 use crate::probe::{self, Prepared, Said, Standing};
 use crate::results::{AGAINST, Record};
 use crate::sample::{Document, Sample};
-use crate::setting::Setting;
-use chelsea_engine::{Compression, EngineError, Layout, Session, SessionOptions, dtype_for};
-use chelsea_kv::policy::{Needs, Policy};
+use crate::setting::ParsedSetting;
+use chelsea_engine::{Compression, Layout, Session, SessionOptions, dtype_for};
+use chelsea_kv::policy::{Full, Needs, Policy};
 use chelsea_kv::{Budget, Dtype};
 use chelsea_model::Model;
 use chelsea_model::tokenizer::Tokenizer;
@@ -37,7 +37,7 @@ pub struct Subject<'a> {
     pub pool: Arc<ThreadPool>,
     /// Ends the evaluation early.
     pub cancel: Arc<AtomicBool>,
-    /// How sequences are kept, apart from what a [`Setting`] says.
+    /// How sequences are kept, apart from what a [`Setting`](crate::Setting) says.
     pub options: SessionOptions,
     /// The seed of the run, for the record.
     pub seed: u64,
@@ -51,23 +51,14 @@ struct Tokens<'a> {
     probes: Vec<Prepared<'a>>,
 }
 
-fn policy(setting: &Setting) -> Result<Arc<dyn Policy>, EvalError> {
-    Ok(chelsea_kv::policy(&setting.policy).map_err(EngineError::from)?)
-}
-
-/// Tokens that are repeated at once, where a setting compresses by a policy that reads twice.
-fn repetition(setting: &Setting) -> Result<Option<usize>, EvalError> {
-    Ok(policy(setting)?.needs().repetition.filter(|_| setting.keep < 1.0))
+/// The policy that keeps everything.
+fn full() -> Arc<dyn Policy> {
+    Arc::new(Full)
 }
 
 impl Subject<'_> {
-    /// Whether a setting can be run at all: a policy that reads twice cannot compress while it reads.
-    pub fn can_run(setting: &Setting) -> Result<bool, EvalError> {
-        Ok(!setting.mode.online() || policy(setting)?.needs().repetition.is_none())
-    }
-
     /// A record of `sample` under `setting` with nothing measured yet: its key says whether it was.
-    pub fn record(&self, sample: &Sample, setting: &Setting) -> Result<Record, EvalError> {
+    pub fn record(&self, sample: &Sample, setting: &ParsedSetting) -> Result<Record, EvalError> {
         let o = &self.options;
         let stored = self.stored(setting).name();
         let mut setup = format!("sinks={},window={},block={},{stored}", o.sinks, o.window, o.block);
@@ -90,8 +81,8 @@ impl Subject<'_> {
             fingerprint: self.model.fingerprint().iter().map(|b| format!("{b:02x}")).collect(),
             task: sample.task.clone(),
             sample: sample.key(),
-            spec: policy(setting)?.spec(),
-            setting: setting.clone(),
+            spec: setting.made_policy().spec(),
+            setting: (**setting).clone(),
             seed: self.seed,
             setup: setup.to_lowercase(),
             length: sample.length,
@@ -110,7 +101,7 @@ impl Subject<'_> {
     }
 
     /// How entries are stored under a setting.
-    fn stored(&self, setting: &Setting) -> Dtype {
+    fn stored(&self, setting: &ParsedSetting) -> Dtype {
         self.options.dtype.unwrap_or(dtype_for(setting.budget(), self.model.kv_dtype()))
     }
 
@@ -118,7 +109,7 @@ impl Subject<'_> {
     pub fn run(
         &self,
         sample: &Sample,
-        settings: &[Setting],
+        settings: &[ParsedSetting],
         done: &mut dyn FnMut(Record) -> Result<(), EvalError>,
     ) -> Result<(), EvalError> {
         let tokens = self.prepare(sample, settings)?;
@@ -132,7 +123,7 @@ impl Subject<'_> {
             }
         }
         for stored in types {
-            let alike: Vec<&Setting> = settings.iter().filter(|s| self.stored(s) == stored).collect();
+            let alike: Vec<&ParsedSetting> = settings.iter().filter(|s| self.stored(s) == stored).collect();
             let judge = compared && stored == self.own();
             let full = if judge || alike.iter().any(|s| !s.mode.online()) {
                 Some(self.read_full(&tokens.document, &alike, stored)?)
@@ -152,7 +143,7 @@ impl Subject<'_> {
         &self,
         sample: &Sample,
         tokens: &Tokens<'_>,
-        settings: &[&Setting],
+        settings: &[&ParsedSetting],
         mut full: Option<Session>,
         references: &[Option<probe::Reference>],
         done: &mut dyn FnMut(Record) -> Result<(), EvalError>,
@@ -166,7 +157,7 @@ impl Subject<'_> {
             }
             let start = Instant::now();
             // Some policies read twice. What that finds out serves all settings that read in the same chunks.
-            let chunk = repetition(setting)?;
+            let chunk = setting.repetition();
             if let (Some(chunk), Some(full)) = (chunk, &mut full)
                 && repeated != Some(chunk)
             {
@@ -213,7 +204,7 @@ impl Subject<'_> {
         Ok(())
     }
 
-    fn prepare<'s>(&self, sample: &'s Sample, settings: &[Setting]) -> Result<Tokens<'s>, EvalError> {
+    fn prepare<'s>(&self, sample: &'s Sample, settings: &[ParsedSetting]) -> Result<Tokens<'s>, EvalError> {
         let document = match &sample.document {
             Document::Text(text) => self.layout.document(text)?,
             Document::Tokens(tokens) => [self.tokenizer.prefix(), tokens].concat(),
@@ -237,10 +228,10 @@ impl Subject<'_> {
     }
 
     /// Tokens that the longest repetition of a document takes after it, where a policy wants one.
-    fn repeated(&self, document: usize, settings: &[Setting]) -> Result<usize, EvalError> {
+    fn repeated(&self, document: usize, settings: &[ParsedSetting]) -> Result<usize, EvalError> {
         let mut most = 0;
         for setting in settings {
-            if let Some(chunk) = repetition(setting)? {
+            if let Some(chunk) = setting.repetition() {
                 most = most.max(self.layout.repetition()?.longest(document.min(chunk)));
             }
         }
@@ -248,13 +239,13 @@ impl Subject<'_> {
     }
 
     /// The document in a cache that keeps everything, with the statistics that any of the policies needs.
-    fn read_full(&self, document: &[u32], settings: &[&Setting], stored: Dtype) -> Result<Session, EvalError> {
+    fn read_full(&self, document: &[u32], settings: &[&ParsedSetting], stored: Dtype) -> Result<Session, EvalError> {
         let mut needs = Needs::default();
         for setting in settings.iter().filter(|s| !s.mode.online() && s.keep < 1.0) {
-            needs = needs.and(policy(setting)?.needs());
+            needs = needs.and(setting.made_policy().needs());
         }
-        let mut session = self.session("full", Budget::Keep(1.0), Compression::OneShot, stored)?;
-        session.cache_mut().gather(needs);
+        let mut session = self.session(&full(), Budget::Keep(1.0), Compression::OneShot, stored)?;
+        session.cache_mut().gather(needs).map_err(chelsea_engine::EngineError::from)?;
         self.read(&mut session, document)?;
         Ok(session)
     }
@@ -267,31 +258,31 @@ impl Subject<'_> {
     /// An empty sequence.
     fn session(
         &self,
-        policy: &str,
+        policy: &Arc<dyn Policy>,
         budget: Budget,
         compression: Compression,
         stored: Dtype,
     ) -> Result<Session, EvalError> {
         let dtype = Some(stored);
-        let options = SessionOptions { policy: policy.into(), budget, compression, dtype, ..self.options.clone() };
+        let options = SessionOptions { policy: policy.clone(), budget, compression, dtype, ..self.options.clone() };
         Ok(Session::new(self.model.clone(), self.pool.clone(), self.cancel.clone(), &options)?)
     }
 
     /// An empty sequence that compresses while it reads.
-    fn online(&self, setting: &Setting) -> Result<Session, EvalError> {
-        self.session(&setting.policy, setting.budget(), Compression::Online, self.stored(setting))
+    fn online(&self, setting: &ParsedSetting) -> Result<Session, EvalError> {
+        self.session(setting.made_policy(), setting.budget(), Compression::Online, self.stored(setting))
     }
 
     /// Brings a full cache down to what the setting allows. What only other policies want to know is dropped.
-    fn compress(&self, session: &mut Session, setting: &Setting) -> Result<(), EvalError> {
+    fn compress(&self, session: &mut Session, setting: &ParsedSetting) -> Result<(), EvalError> {
         if session.cancelled() {
             return Err(EvalError::Cancelled);
         }
-        session.reconfigure(&setting.policy, setting.budget())?;
+        session.reconfigure(setting.made_policy(), setting.budget())?;
         if setting.keep < 1.0 {
             session.compress_with(&self.layout.repetition()?)?;
             // Once means once. What the policy gathered to choose by goes too: bytes are those of what it kept.
-            session.reconfigure("full", Budget::Keep(1.0))?;
+            session.reconfigure(&full(), Budget::Keep(1.0))?;
         }
         Ok(())
     }
@@ -302,7 +293,7 @@ impl Subject<'_> {
         &self,
         document: &[u32],
         cue: &[u32],
-        setting: &Setting,
+        setting: &ParsedSetting,
         full: Option<&Session>,
     ) -> Result<Session, EvalError> {
         let Some(full) = full.filter(|_| !setting.mode.online()) else {
@@ -310,7 +301,7 @@ impl Subject<'_> {
             self.read(&mut session, &[document, cue].concat())?;
             return Ok(session);
         };
-        let mut session = full.fork();
+        let mut session = full.fork()?;
         // The last token is read over the compressed cache: what is said first comes from that, too.
         let last = usize::from(setting.keep < 1.0);
         let (before, last) = cue.split_at(cue.len().saturating_sub(last));
@@ -331,7 +322,7 @@ impl Subject<'_> {
         &self,
         tokens: &'a Tokens<'_>,
         record: &mut Record,
-        setting: &Setting,
+        setting: &ParsedSetting,
         full: Option<&Session>,
         references: &'a [Option<probe::Reference>],
     ) -> Result<Vec<Standing<'a>>, EvalError> {
@@ -346,7 +337,7 @@ impl Subject<'_> {
                 standing.clear();
             }
             let session = match &once {
-                Some(once) => once.fork(),
+                Some(once) => once.fork()?,
                 None => self.compressed(&tokens.document, prepared.cue(), setting, full)?,
             };
             bytes += session.memory().total();
@@ -367,7 +358,7 @@ impl Subject<'_> {
         &self,
         tokens: &Tokens<'_>,
         record: &mut Record,
-        setting: &Setting,
+        setting: &ParsedSetting,
         full: Option<&Session>,
         references: &[Option<probe::Reference>],
     ) -> Result<(), EvalError> {

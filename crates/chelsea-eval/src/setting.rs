@@ -1,9 +1,12 @@
 //! One way to keep the cache, and when it is compressed and asked.
 
-use chelsea_kv::Budget;
+use chelsea_kv::policy::Full;
+use chelsea_kv::{Budget, Policy, PolicyError};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::ops::Deref;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// When the cache is compressed, and when questions come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -126,27 +129,67 @@ impl Setting {
 
     /// Every policy at every share in every mode. What keeps everything is the full cache, whatever the policy:
     /// it comes once a way of asking, and online or not makes no difference to it.
-    pub fn all(policies: &[String], shares: &[(Of, f32)], modes: &[Mode]) -> Vec<Setting> {
-        let mut settings: Vec<Setting> = Vec::new();
-        let mut seen: Vec<Setting> = Vec::new();
-        let mut push = |setting: Setting| {
-            // A policy has one specification, in however many ways it is asked for.
-            let spec = chelsea_kv::policy(&setting.policy).map_or_else(|_| setting.policy.clone(), |p| p.spec());
-            let plain = Setting { policy: spec, ..setting };
-            if !seen.contains(&plain) {
-                seen.push(plain);
-                settings.push(setting);
+    ///
+    /// # Errors
+    /// If the registry has no such policy, or a policy no such setting.
+    pub fn all(policies: &[String], shares: &[(Of, f32)], modes: &[Mode]) -> Result<Vec<ParsedSetting>, PolicyError> {
+        let policies = policies.iter().map(|asked| Ok((asked, chelsea_kv::policy(asked)?)));
+        let policies: Vec<(&String, Arc<dyn Policy>)> = policies.collect::<Result<_, PolicyError>>()?;
+        let mut settings: Vec<ParsedSetting> = Vec::new();
+        let mut push = |setting: Setting, policy: Arc<dyn Policy>| {
+            let alike = |other: &ParsedSetting| {
+                // A policy has one specification, in however many ways it is asked for.
+                other.made.spec() == policy.spec()
+                    && Setting { policy: other.setting.policy.clone(), ..setting.clone() } == **other
+            };
+            if !settings.iter().any(alike) {
+                settings.push(ParsedSetting { setting, made: policy });
             }
         };
         for &(of, keep) in shares {
-            for policy in policies {
+            for (asked, policy) in &policies {
                 for &mode in modes {
-                    let full = keep >= 1.0 || chelsea_kv::policy(policy).is_ok_and(|p| p.keeps_everything());
-                    push(if full { Setting::full(mode) } else { Setting { policy: policy.clone(), keep, of, mode } });
+                    if keep >= 1.0 || policy.keeps_everything() {
+                        push(Setting::full(mode), Arc::new(Full));
+                    } else {
+                        push(Setting { policy: (*asked).clone(), keep, of, mode }, policy.clone());
+                    }
                 }
             }
         }
-        settings
+        Ok(settings)
+    }
+}
+
+/// A setting whose policy was made of its name, once.
+#[derive(Debug, Clone)]
+pub struct ParsedSetting {
+    setting: Setting,
+    made: Arc<dyn Policy>,
+}
+
+impl ParsedSetting {
+    /// The policy.
+    pub fn made_policy(&self) -> &Arc<dyn Policy> {
+        &self.made
+    }
+
+    /// Whether it can be run at all: a policy that reads the text twice cannot compress while it reads.
+    pub fn can_run(&self) -> bool {
+        !self.setting.mode.online() || self.made.needs().repetition.is_none()
+    }
+
+    /// Tokens that are repeated at once, where the policy reads the text twice to compress it.
+    pub fn repetition(&self) -> Option<usize> {
+        self.made.needs().repetition.filter(|_| self.setting.keep < 1.0)
+    }
+}
+
+impl Deref for ParsedSetting {
+    type Target = Setting;
+
+    fn deref(&self) -> &Setting {
+        &self.setting
     }
 }
 
@@ -167,15 +210,28 @@ mod tests {
     fn a_policy_comes_once_by_whatever_names_it_is_asked_for() {
         let default = chelsea_kv::policy("chelsea").unwrap().spec();
         let policies = ["chelsea".to_string(), default, "chelsea:lam=0".to_string()];
-        let settings = Setting::all(&policies, &[(Of::Entries, 0.25)], &[Mode::OneShot]);
+        let settings = Setting::all(&policies, &[(Of::Entries, 0.25)], &[Mode::OneShot]).unwrap();
         assert_eq!(settings.iter().map(|s| s.policy.as_str()).collect::<Vec<_>>(), ["chelsea", "chelsea:lam=0"]);
+    }
+
+    #[test]
+    fn a_policy_that_does_not_exist_is_refused() {
+        let error = Setting::all(&["chelsee".into()], &[(Of::Entries, 0.5)], &[Mode::OneShot]).unwrap_err();
+        assert!(error.to_string().contains("chelsee"), "{error}");
+    }
+
+    #[test]
+    fn a_policy_that_reads_twice_cannot_be_run_online() {
+        let settings = Setting::all(&["kvzip".into()], &[(Of::Entries, 0.5)], &[Mode::OneShot, Mode::Online]).unwrap();
+        assert_eq!(settings.iter().map(ParsedSetting::can_run).collect::<Vec<_>>(), [true, false]);
+        assert!(settings[0].repetition().is_some());
     }
 
     #[test]
     fn the_full_cache_comes_once_a_way_of_asking() {
         let policies = ["chelsea".to_string(), "streaming".to_string(), "full".to_string()];
         let shares = [(Of::Entries, 1.0), (Of::Bytes, 1.0), (Of::Bytes, 0.25)];
-        let settings = Setting::all(&policies, &shares, &[Mode::OneShot, Mode::Online, Mode::Aware]);
+        let settings = Setting::all(&policies, &shares, &[Mode::OneShot, Mode::Online, Mode::Aware]).unwrap();
         let full: Vec<_> = settings.iter().filter(|s| s.policy == "full").map(|s| s.mode).collect();
         assert_eq!(full, [Mode::OneShot, Mode::Aware]);
         assert_eq!(settings.len(), 2 + 2 * 3);

@@ -35,7 +35,9 @@ impl ScratchMeter {
     /// If the pool has no room for them.
     pub fn reserve(&self, bytes: usize) -> Result<Reserved<'_>, PoolFull> {
         let lease = self.pool.as_ref().map(|pool| pool.lease_scratch(bytes)).transpose()?;
-        Ok(Reserved { lease, ..self.count(bytes) })
+        let mut reserved = self.count(bytes);
+        reserved.lease = lease;
+        Ok(reserved)
     }
 
     /// Counts `bytes` that were charged to the pool before.

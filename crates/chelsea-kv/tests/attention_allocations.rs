@@ -1,7 +1,7 @@
 //! A decode step's attention allocates nothing once its threads' buffers have grown.
 #![allow(unsafe_code)]
 
-use chelsea_kv::attention::attend;
+use chelsea_kv::attention::{Attention, Request, attend_batch};
 use chelsea_kv::{Dtype, Head};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -39,14 +39,17 @@ fn a_decode_step_allocates_nothing() {
         .collect();
     let q = vec![0.5; 2 * 7 * 64];
     let mut out = vec![0.0; q.len()];
+    let mut step = || {
+        attend_batch(&mut [Request { heads: &heads, q: &q, n: 1, out: &mut out }], &Attention::full(7, 0.125));
+    };
     for threads in [1, 2] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
         pool.install(|| {
             // Every thread of the pool must have had its share before its buffers have grown.
-            (0..200).for_each(|_| attend(&heads, &q, 1, 7, 0.125, &mut out));
+            (0..200).for_each(|_| step());
             let steps = 100;
             let before = ALLOCATIONS.load(Ordering::Relaxed);
-            (0..steps).for_each(|_| attend(&heads, &q, 1, 7, 0.125, &mut out));
+            (0..steps).for_each(|_| step());
             let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
             // With several threads the pool itself may grow a queue now and then.
             let allowed = if threads == 1 { 0 } else { steps / 10 };

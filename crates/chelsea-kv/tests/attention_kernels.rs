@@ -1,7 +1,7 @@
 //! Every instruction set of this machine against attention's definition in f64.
 
-use chelsea_kv::attention::{Isa, Request, attend, attend_batch, attend_with, reference};
-use chelsea_kv::{CacheConfig, CacheShape, Dtype, Head, Rotary, SequenceCache};
+use chelsea_kv::attention::{Attention, Isa, Request, attend_batch, attend_with, reference};
+use chelsea_kv::{CacheConfig, CacheShape, Dims, Dtype, Head, Rotary, SequenceCache};
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 /// What a random layer looks like.
 #[derive(Debug, Clone)]
 struct Layer {
-    head_dim: usize,
+    dims: Dims,
     group: usize,
     dtype: Dtype,
     /// Entries of each head beyond those of the queries.
@@ -18,6 +18,9 @@ struct Layer {
     /// Size of queries: the larger, the further apart the scores.
     spread: f32,
     largest_count: u32,
+    window: Option<usize>,
+    /// Size of sinks, if there are any.
+    sinks: Option<f32>,
     seed: u64,
 }
 
@@ -26,9 +29,9 @@ impl Layer {
         let mut numbers = |n: usize| -> Vec<f32> { (0..n).map(|_| rng.random_range(-1.0..1.0)).collect() };
         let mut heads = Vec::new();
         for &before in &self.before {
-            let mut head = Head::new(self.head_dim, self.dtype);
+            let mut head = Head::new(self.dims, self.dtype);
             for i in 0..before + self.n {
-                let (key, value) = (numbers(self.head_dim), numbers(self.head_dim));
+                let (key, value) = (numbers(self.dims.key), numbers(self.dims.value));
                 let count = 1 + (u64::from(self.largest_count - 1) * (i as u64 * 7919 % 101) / 100) as u32;
                 head.push(&key, &value, count, i as f32);
             }
@@ -38,30 +41,55 @@ impl Layer {
     }
 
     fn queries(&self, rng: &mut SmallRng) -> Vec<f32> {
-        let len = self.n * self.before.len() * self.group * self.head_dim;
+        let len = self.n * self.before.len() * self.group * self.dims.key;
         (0..len).map(|_| rng.random_range(-1.0f32..1.0) * self.spread).collect()
     }
+
+    fn outputs(&self) -> Vec<f32> {
+        vec![f32::NAN; self.n * self.before.len() * self.group * self.dims.value]
+    }
+
+    fn sinks(&self, rng: &mut SmallRng) -> Option<Vec<f32>> {
+        let q_heads = self.before.len() * self.group;
+        self.sinks.map(|size| (0..q_heads).map(|_| rng.random_range(-1.0..1.0) * size).collect())
+    }
+}
+
+/// Windows around a page, and longer than any text of these tests.
+fn windows() -> impl Strategy<Value = usize> {
+    prop_oneof![1usize..=10, 60usize..=70, 120usize..=135, Just(100_000)]
+}
+
+/// Sizes of keys and values, the same and not.
+fn sizes() -> impl Strategy<Value = Dims> {
+    let same = prop::sample::select(vec![2usize, 6, 8, 16, 20, 64, 80, 96, 128, 256]).prop_map(Dims::both);
+    let pairs = [(192, 128), (128, 192), (80, 64), (16, 48), (64, 6), (10, 32)];
+    prop_oneof![2 => same, 1 => prop::sample::select(pairs.map(|(key, value)| Dims { key, value }).to_vec())]
 }
 
 fn layers() -> impl Strategy<Value = Layer> {
     (
-        prop::sample::select(vec![2usize, 6, 8, 16, 20, 64, 80, 96, 128, 256]),
+        sizes(),
         1usize..=8,
         prop::sample::select(vec![Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8, Dtype::K8V4]),
         prop::collection::vec(prop_oneof![Just(0usize), 0usize..20, 0usize..300], 1..4),
         prop_oneof![3 => 1usize..4, 2 => 1usize..=70],
         prop::sample::select(vec![0.0f32, 1.0, 10.0]),
         prop::sample::select(vec![1u32, 2, 40, 1_000_000_000]),
+        prop_oneof![2 => Just(None), 1 => windows().prop_map(Some)],
+        prop::sample::select(vec![None, None, Some(1.0f32), Some(10.0)]),
         any::<u64>(),
     )
-        .prop_map(|(head_dim, group, dtype, before, n, spread, largest_count, seed)| Layer {
-            head_dim,
+        .prop_map(|(dims, group, dtype, before, n, spread, largest_count, window, sinks, seed)| Layer {
+            dims,
             group,
             dtype,
             before,
             n,
             spread,
             largest_count,
+            window,
+            sinks,
             seed,
         })
 }
@@ -83,12 +111,14 @@ fn difference(a: &[f32], b: &[f32]) -> (f32, usize) {
 fn check(layer: &Layer, scale: f32, tolerance: f32) {
     let mut rng = SmallRng::seed_from_u64(layer.seed);
     let (heads, q) = (layer.heads(&mut rng), layer.queries(&mut rng));
-    let mut expected = vec![f32::NAN; q.len()];
-    reference::attend(&heads, &q, layer.n, layer.group, scale, &mut expected);
+    let sinks = layer.sinks(&mut rng);
+    let attention = Attention { window: layer.window, sinks: sinks.as_deref(), ..Attention::full(layer.group, scale) };
+    let mut expected = layer.outputs();
+    reference::attend(Request { heads: &heads, q: &q, n: layer.n, out: &mut expected }, &attention);
     for isa in Isa::available() {
-        let mut out = vec![f32::NAN; q.len()];
+        let mut out = layer.outputs();
         let request = Request { heads: &heads, q: &q, n: layer.n, out: &mut out };
-        attend_with(isa, &mut [request], layer.group, scale);
+        attend_with(isa, &mut [request], &attention);
         let (off, at) = difference(&out, &expected);
         // Matrix instructions keep 16 bits of each factor, of which scores in the hundreds show the last.
         let tolerance = if isa == Isa::Amx { 4.0 * tolerance } else { tolerance };
@@ -101,7 +131,7 @@ proptest! {
 
     #[test]
     fn every_instruction_set_agrees_with_the_definition(layer in layers()) {
-        check(&layer, 1.0 / (layer.head_dim as f32).sqrt(), 1e-5);
+        check(&layer, 1.0 / (layer.dims.key as f32).sqrt(), 1e-5);
     }
 }
 
@@ -131,26 +161,34 @@ fn keys_that_are_stored_divided_agree_with_the_definition() {
         let q = numbers(n * 6 * head_dim, 1.0 / 30.0);
         let scale = 1.0 / (head_dim as f32).sqrt();
         let mut expected = vec![f32::NAN; q.len()];
-        reference::attend(cache.heads(), &q, n, 3, scale, &mut expected);
+        let attention = Attention::full(3, scale);
+        reference::attend(Request { heads: cache.heads(), q: &q, n, out: &mut expected }, &attention);
         for isa in Isa::available() {
             let mut out = vec![f32::NAN; q.len()];
-            attend_with(isa, &mut [Request { heads: cache.heads(), q: &q, n, out: &mut out }], 3, scale);
+            attend_with(isa, &mut [Request { heads: cache.heads(), q: &q, n, out: &mut out }], &attention);
             let (off, _) = difference(&out, &expected);
             assert!(off <= if isa == Isa::Amx { 4e-5 } else { 1e-5 }, "{isa:?}, {head_dim}, {n}: off by {off}");
         }
     }
 }
 
+/// One request with a scale of 1.
+fn attend(heads: &[Head], q: &[f32], n: usize, group: usize, out: &mut [f32]) {
+    attend_batch(&mut [Request { heads, q, n, out }], &Attention::full(group, 1.0));
+}
+
 /// A layer that tests change in one respect.
 fn plain() -> Layer {
     Layer {
-        head_dim: 64,
+        dims: Dims::both(64),
         group: 3,
         dtype: Dtype::F16,
         before: vec![500, 70],
         n: 1,
         spread: 1.0,
         largest_count: 3,
+        window: None,
+        sinks: None,
         seed: 7,
     }
 }
@@ -159,7 +197,7 @@ fn plain() -> Layer {
 fn a_single_entry_returns_its_value() {
     for head_dim in [8, 16, 64, 80, 256] {
         for dtype in Dtype::ALL {
-            check(&Layer { head_dim, dtype, before: vec![0], spread: 100.0, ..plain() }, 1.0, 1e-6);
+            check(&Layer { dims: Dims::both(head_dim), dtype, before: vec![0], spread: 100.0, ..plain() }, 1.0, 1e-6);
         }
     }
 }
@@ -169,6 +207,19 @@ fn every_group_size_reads_its_own_kv_head() {
     for group in [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17, 25] {
         check(&Layer { group, ..plain() }, 0.125, 1e-5);
         check(&Layer { group, n: 9, ..plain() }, 0.125, 1e-5);
+    }
+}
+
+#[test]
+fn keys_and_values_may_differ_in_size() {
+    for (key, value) in [(64, 64), (128, 128), (256, 256), (192, 128), (80, 64), (16, 48), (64, 10), (6, 64)] {
+        for dtype in Dtype::ALL {
+            for (n, before) in [(1, vec![3000, 5]), (3, vec![60, 0]), (100, vec![200, 31])] {
+                let layer = Layer { dims: Dims { key, value }, dtype, n, before, ..plain() };
+                check(&layer, 1.0 / (key as f32).sqrt(), 1e-5);
+                check(&Layer { window: Some(90), sinks: Some(1.0), ..layer }, 1.0 / (key as f32).sqrt(), 1e-5);
+            }
+        }
     }
 }
 
@@ -193,6 +244,67 @@ fn long_caches_are_split_and_merged() {
     }
 }
 
+#[test]
+fn windows_hide_what_came_before() {
+    // Chunks that begin before the window is full, and after; many rows and few.
+    for window in [1, 7, 64, 65, 130, 5000] {
+        for (before, n) in [(0, 1), (0, 200), (40, 150), (100, 1), (500, 1), (500, 3), (511, 130), (2000, 200)] {
+            for (dtype, head_dim) in [(Dtype::F16, 64), (Dtype::F32, 20), (Dtype::Q8, 64), (Dtype::K8V4, 64)] {
+                let layer = Layer {
+                    before: vec![before, before / 2],
+                    n,
+                    dtype,
+                    dims: Dims::both(head_dim),
+                    window: Some(window),
+                    ..plain()
+                };
+                check(&layer, 0.125, 1e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_window_hides_leaves_no_trace() {
+    // Entries before the window have by far the largest scores, and values that no number of 16 bits holds.
+    for (n, dtype) in [(1, Dtype::F16), (40, Dtype::F16), (1, Dtype::K8V4), (40, Dtype::K8V4)] {
+        let mut heads = vec![Head::new(64, dtype)];
+        for i in 0..300 {
+            let (key, value) = if i < 200 { (1000.0, 1e6) } else { (0.01 * (i % 7) as f32, (i % 5) as f32) };
+            heads[0].push(&[key; 64], &[value; 64], 1, i as f32);
+        }
+        let q = vec![1.0; n * 64];
+        let layer = Attention { window: Some(101 - n), ..Attention::full(1, 1.0) };
+        let mut expected = vec![f32::NAN; q.len()];
+        reference::attend(Request { heads: &heads, q: &q, n, out: &mut expected }, &layer);
+        for isa in Isa::available() {
+            let mut out = vec![f32::NAN; q.len()];
+            attend_with(isa, &mut [Request { heads: &heads, q: &q, n, out: &mut out }], &layer);
+            let (off, _) = difference(&out, &expected);
+            assert!(off < 1e-4, "{isa:?}, {n} queries, {dtype:?}: {off}");
+        }
+    }
+}
+
+#[test]
+fn sinks_join_the_denominator() {
+    for (n, before) in [(1, vec![0, 9000]), (5, vec![300, 10]), (100, vec![700, 70])] {
+        for size in [0.0, 3.0, 30.0] {
+            let layer = Layer { n, before: before.clone(), sinks: Some(size), ..plain() };
+            check(&layer, 0.125, 1e-5);
+            check(&Layer { window: Some(70), ..layer }, 0.125, 1e-5);
+        }
+    }
+    // One entry of score 0 beside a sink of score 0: half of its value.
+    let mut head = Head::new(64, Dtype::F32);
+    head.push(&[1.0; 64], &[3.0; 64], 1, 0.0);
+    let layer = Attention { sinks: Some(&[0.0, 1000.0, f32::NEG_INFINITY]), ..Attention::full(3, 1.0) };
+    let mut out = vec![f32::NAN; 3 * 64];
+    attend_batch(&mut [Request { heads: &[head], q: &[0.0; 3 * 64], n: 1, out: &mut out }], &layer);
+    let (off, _) = difference(&out, &[[1.5; 64], [0.0; 64], [3.0; 64]].concat());
+    assert!(off < 1e-6, "{off}");
+}
+
 /// The winner's value, exactly: no overflow, no NaN, no leftover of the others.
 #[test]
 fn huge_scores_pick_one_entry() {
@@ -205,7 +317,8 @@ fn huge_scores_pick_one_entry() {
             }
             let (q, mut out) = (vec![1e15; 64], vec![f32::NAN; 64]);
             let heads = [head];
-            attend_with(isa, &mut [Request { heads: &heads, q: &q, n: 1, out: &mut out }], 1, 1.0);
+            let request = Request { heads: &heads, q: &q, n: 1, out: &mut out };
+            attend_with(isa, &mut [request], &Attention::full(1, 1.0));
             let winner = if sign > 0.0 { 199.0 } else { 0.0 };
             assert_eq!(out, vec![winner; 64], "{isa:?}, sign {sign}");
         }
@@ -225,7 +338,7 @@ fn a_count_weighs_like_as_many_copies() {
     let q: Vec<f32> = key(31);
     let run = |head: Head| {
         let mut out = vec![0.0; 16];
-        attend(&[head], &q, 1, 1, 1.0, &mut out);
+        attend(&[head], &q, 1, 1, &mut out);
         out
     };
     let (off, _) = difference(&run(merged), &run(copies));
@@ -249,11 +362,12 @@ fn entries_cut_off_leave_no_trace() {
         heads[0].push(&[60_000.0; 64], &[size; 64], u32::MAX, 0.0);
         heads[0].truncate(131);
         let mut expected = vec![0.0; q.len()];
-        reference::attend(&heads, &q, n, layer.group, 0.125, &mut expected);
+        let attention = Attention::full(layer.group, 0.125);
+        reference::attend(Request { heads: &heads, q: &q, n, out: &mut expected }, &attention);
         for isa in Isa::available() {
             let mut out = vec![f32::NAN; q.len()];
             let request = Request { heads: &heads, q: &q, n, out: &mut out };
-            attend_with(isa, &mut [request], layer.group, 0.125);
+            attend_with(isa, &mut [request], &attention);
             let (off, _) = difference(&out, &expected);
             assert!(off < 1e-5, "{isa:?}, {n} queries, {size}: {off}");
         }
@@ -261,45 +375,21 @@ fn entries_cut_off_leave_no_trace() {
 }
 
 #[test]
-fn a_batch_is_as_many_calls() {
-    let mut rng = SmallRng::seed_from_u64(11);
-    let sequences: Vec<Layer> = [(vec![4000, 10], 1), (vec![0, 0], 1), (vec![90, 3], 40), (vec![300, 2000], 2)]
-        .into_iter()
-        .map(|(before, n)| Layer { before, n, ..plain() })
-        .collect();
-    let inputs: Vec<_> = sequences.iter().map(|s| (s.heads(&mut rng), s.queries(&mut rng))).collect();
-    let mut outs: Vec<Vec<f32>> = inputs.iter().map(|(_, q)| vec![f32::NAN; q.len()]).collect();
-    let mut requests: Vec<Request> = inputs
-        .iter()
-        .zip(&mut outs)
-        .zip(&sequences)
-        .map(|(((heads, q), out), s)| Request { heads, q, n: s.n, out })
-        .collect();
-    attend_batch(&mut requests, 3, 0.125);
-    for (((heads, q), out), s) in inputs.iter().zip(&outs).zip(&sequences) {
-        let mut alone = vec![f32::NAN; q.len()];
-        attend(heads, q, s.n, 3, 0.125, &mut alone);
-        let (off, _) = difference(out, &alone);
-        assert!(off < 1e-6, "{off}");
-    }
-}
-
-#[test]
 fn nothing_asked_is_nothing_done() {
     let mut heads = vec![Head::new(64, Dtype::F16)];
-    attend(&[], &[], 0, 3, 1.0, &mut []);
-    attend(&[], &[], 4, 3, 1.0, &mut []);
-    attend(&heads, &[], 0, 3, 1.0, &mut []);
+    attend(&[], &[], 0, 3, &mut []);
+    attend(&[], &[], 4, 3, &mut []);
+    attend(&heads, &[], 0, 3, &mut []);
     heads[0].push(&[1.0; 64], &[2.0; 64], 1, 0.0);
-    attend(&heads, &[], 0, 3, 1.0, &mut []);
-    attend_batch(&mut [], 3, 1.0);
+    attend(&heads, &[], 0, 3, &mut []);
+    attend_batch(&mut [], &Attention::full(3, 1.0));
     let (q, mut out) = (vec![1.0; 64], vec![0.0; 64]);
     let mut requests = [
         Request { heads: &heads, q: &[], n: 0, out: &mut [] },
         Request { heads: &heads, q: &q, n: 1, out: &mut out },
         Request { heads: &[], q: &[], n: 1, out: &mut [] },
     ];
-    attend_batch(&mut requests, 1, 1.0);
+    attend_batch(&mut requests, &Attention::full(1, 1.0));
     assert_eq!(out, vec![2.0; 64]);
 }
 
@@ -308,13 +398,13 @@ fn nothing_asked_is_nothing_done() {
 fn more_queries_than_entries_are_refused() {
     let mut head = Head::new(2, Dtype::F32);
     head.push(&[1.0; 2], &[1.0; 2], 1, 0.0);
-    attend(&[head], &[0.0; 4], 2, 1, 1.0, &mut [0.0; 4]);
+    attend(&[head], &[0.0; 4], 2, 1, &mut [0.0; 4]);
 }
 
 #[test]
-#[should_panic(expected = "queries are [n, heads * group, d]")]
+#[should_panic(expected = "queries are [n, heads * group, key_dim]")]
 fn queries_of_another_shape_are_refused() {
     let mut head = Head::new(2, Dtype::F32);
     head.push(&[1.0; 2], &[1.0; 2], 1, 0.0);
-    attend(&[head], &[0.0; 3], 1, 1, 1.0, &mut [0.0; 3]);
+    attend(&[head], &[0.0; 3], 1, 1, &mut [0.0; 3]);
 }

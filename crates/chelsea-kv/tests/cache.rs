@@ -55,7 +55,8 @@ fn a_full_cache_is_plain_attention() {
             let q = noise(70 * 64, 402);
             let last = &q[69 * 64..][..32];
             let mut out = vec![0.0; 32];
-            attention::reference::attend(&[head], last, 1, 2, 0.25, &mut out);
+            let request = attention::Request { heads: &[head], q: last, n: 1, out: &mut out };
+            attention::reference::attend(request, &attention::Attention::full(2, 0.25));
             let got = &outputs[69 * 64..][..32];
             assert!(out.iter().zip(got).all(|(x, y)| (x - y).abs() < 1e-5));
         }
@@ -86,11 +87,11 @@ fn sequences_attended_together_get_what_each_gets_alone() {
     }
     let shares = together.iter_mut().zip(&queries).zip(&mut found);
     let mut requests: Vec<_> = shares.map(|(((cache, _), q), out)| AttendRequest { cache, q, out }).collect();
-    SequenceCache::attend_many(0, &mut requests);
+    SequenceCache::attend_many(0, &mut requests, None);
     for (x, y) in expected.iter().flatten().zip(found.iter().flatten()) {
         assert!((x - y).abs() < 1e-5, "{x} {y}");
     }
-    SequenceCache::attend_many(0, &mut []);
+    SequenceCache::attend_many(0, &mut [], None);
 }
 
 #[test]

@@ -114,7 +114,8 @@ fn attend_all(head: &Head, queries: &[f32]) -> Vec<f32> {
     let dim = head.head_dim();
     let mut out = vec![0.0; queries.len()];
     for (q, o) in queries.chunks_exact(dim).zip(out.chunks_exact_mut(dim)) {
-        attention::attend(std::slice::from_ref(head), q, 1, 1, (dim as f32).sqrt().recip(), o);
+        let request = attention::Request { heads: std::slice::from_ref(head), q, n: 1, out: o };
+        attention::attend_batch(&mut [request], &attention::Attention::full(1, (dim as f32).sqrt().recip()));
     }
     out
 }

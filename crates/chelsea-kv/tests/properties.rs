@@ -219,7 +219,8 @@ proptest! {
         let q = noise.row(8 * 4);
         let attend = |head: &Head| {
             let mut out = vec![0.0; q.len()];
-            attention::attend(std::slice::from_ref(head), &q, 1, 4, 1.0, &mut out);
+            let request = attention::Request { heads: std::slice::from_ref(head), q: &q, n: 1, out: &mut out };
+            attention::attend_batch(&mut [request], &attention::Attention::full(4, 1.0));
             out
         };
         let before = attend(&head);

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use chelsea_kv::attention::attend;
+use chelsea_kv::attention::{Attention, Request, attend_batch};
 use chelsea_kv::merge::merge_head;
 use chelsea_kv::scratch::ScratchMeter;
 use chelsea_kv::{Budget, CacheConfig, CacheShape, Dtype, Head, PAGE, Page, Rotary, SequenceCache};
@@ -66,7 +66,8 @@ impl Data {
         let heads = [self.head(dtype)];
         let scale = (self.dim as f32).sqrt().recip();
         let mut out = vec![0.0; self.queries.len()];
-        attend(&heads, &self.queries, 1, 32, scale, &mut out);
+        let request = Request { heads: &heads, q: &self.queries, n: 1, out: &mut out };
+        attend_batch(&mut [request], &Attention::full(32, scale));
         out
     }
 
@@ -229,9 +230,9 @@ fn zeros_are_entries(dtype: Dtype) {
     let heads = [head];
     let mut out = vec![f32::NAN; 10];
     // All scores are 0: what counts is counts.
-    attend(&heads, &[0.0; 10], 1, 1, 1.0, &mut out);
+    attend_batch(&mut [Request { heads: &heads, q: &[0.0; 10], n: 1, out: &mut out }], &Attention::full(1, 1.0));
     assert!(out.iter().all(|x| (x - 4.0).abs() < 1e-5), "{out:?}");
-    attend(&heads, &[40.0; 10], 1, 1, 1.0, &mut out);
+    attend_batch(&mut [Request { heads: &heads, q: &[40.0; 10], n: 1, out: &mut out }], &Attention::full(1, 1.0));
     assert!(out.iter().all(|x| (x - 2.0).abs() < 1e-5), "{out:?}");
 }
 

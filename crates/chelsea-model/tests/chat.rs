@@ -34,20 +34,20 @@ fn options(row: &Value) -> RenderOptions {
 }
 
 #[test]
+#[ignore = "needs models"]
 fn the_models_own_templates_render_as_the_reference() {
-    let mut opened: HashMap<String, Option<(Tokenizer, ChatTemplate)>> = HashMap::new();
+    let mut opened: HashMap<String, (Tokenizer, ChatTemplate)> = HashMap::new();
     let golden = golden();
     let rows = golden["models"].as_array().expect("rows");
     assert!(rows.len() >= 24);
     for row in rows {
         let name = row["model"].as_str().expect("a model");
-        let pair = opened.entry(name.to_owned()).or_insert_with(|| {
-            let file = ModelFile::open(&models::path(name)?).expect("the model opens");
+        let (tokenizer, template) = opened.entry(name.to_owned()).or_insert_with(|| {
+            let file = ModelFile::open(&models::path(name)).expect("the model opens");
             let tokenizer = Tokenizer::open(&file).expect("a tokenizer");
             let template = ChatTemplate::open(&file, &tokenizer).expect("a good template").expect("a template");
-            Some((tokenizer, template))
+            (tokenizer, template)
         });
-        let Some((tokenizer, template)) = pair else { continue };
         let (messages, options) = (messages(row), options(row));
         let text = template.render(&messages, &options).expect("a text");
         assert_eq!(text, row["text"].as_str().expect("text"));

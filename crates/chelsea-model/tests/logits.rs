@@ -53,7 +53,7 @@ impl Runner {
 /// f32 products on an f32 cache agree with the reference to 2e-2 at 64 positions, with the same first choice; the
 /// fast products on the model's own cache stay within 5e-3 nats of it.
 fn logits_agree(name: &str) {
-    let Some(path) = models::path(name) else { return };
+    let path = models::path(name);
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let golden = Golden::read(name);
     assert_eq!(golden.rows.len(), 64);
@@ -98,7 +98,7 @@ fn kl(p: &[f32], q: &[f32]) -> f64 {
 /// The last positions of a long text, read in blocks through the cache, agree with one forward pass of the
 /// reference. The text states a number at its beginning and asks for it at its end.
 fn long_logits_agree(name: &str, golden: &str, products: Products, dtype: Option<Dtype>) {
-    let Some(path) = models::path(name) else { return };
+    let path = models::path(name);
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let golden = Golden::read(golden);
     let file = ModelFile::open(&path).expect("the model opens");
@@ -128,14 +128,11 @@ fn long_logits_agree(name: &str, golden: &str, products: Products, dtype: Option
 
 /// Perplexity over 4,096 tokens of natural text with the fast products is within 1% of that with f32 products.
 fn perplexity_agrees(name: &str) {
-    let Some(path) = models::path(name) else { return };
-    let Some(folder) = std::env::var_os("CHELSEA_TEST_ESSAYS") else {
-        eprintln!("SKIPPED: CHELSEA_TEST_ESSAYS (a folder of texts) is not set, no perplexity was measured");
-        return;
-    };
+    let path = models::path(name);
+    let folder = models::essays();
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let mut texts: Vec<_> = std::fs::read_dir(&folder)
-        .expect("the folder of CHELSEA_TEST_ESSAYS")
+        .expect("the folder of CHELSEA_TEST_ESSAYS opens")
         .map(|entry| entry.expect("an entry").path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "txt"))
         .collect();
@@ -176,46 +173,55 @@ fn perplexity_agrees(name: &str) {
 }
 
 #[test]
+#[ignore = "needs models"]
 fn smollm2_logits_agree_with_the_reference() {
     logits_agree(SMOLLM2);
 }
 
 #[test]
+#[ignore = "needs models"]
 fn qwen_05b_logits_agree_with_the_reference() {
     logits_agree(QWEN_05B);
 }
 
 #[test]
+#[ignore = "needs the 1.5B model"]
 fn qwen_15b_logits_agree_with_the_reference() {
     logits_agree(QWEN_15B);
 }
 
 #[test]
+#[ignore = "needs models"]
 fn smollm2_agrees_at_position_8000() {
     long_logits_agree(SMOLLM2, "smollm2-8000", Products::F32, Some(Dtype::F32));
 }
 
 #[test]
+#[ignore = "needs models"]
 fn qwen_05b_agrees_at_position_16000_with_fast_products() {
     long_logits_agree(QWEN_05B, "qwen2.5-coder-0.5b-16000", Products::Fast, None);
 }
 
 #[test]
+#[ignore = "needs models"]
 fn qwen_05b_agrees_at_position_16000() {
     long_logits_agree(QWEN_05B, "qwen2.5-coder-0.5b-16000", Products::F32, Some(Dtype::F32));
 }
 
 #[test]
+#[ignore = "needs models"]
 fn smollm2_perplexity_with_fast_products_is_that_of_f32() {
     perplexity_agrees(SMOLLM2);
 }
 
 #[test]
+#[ignore = "needs models"]
 fn qwen_05b_perplexity_with_fast_products_is_that_of_f32() {
     perplexity_agrees(QWEN_05B);
 }
 
 #[test]
+#[ignore = "needs the 1.5B model"]
 fn qwen_15b_perplexity_with_fast_products_is_that_of_f32() {
     perplexity_agrees(QWEN_15B);
 }

@@ -1,9 +1,9 @@
 //! Bar charts: one value a group and series, side by side or stacked.
 
 use crate::axis::{Axis, Scale};
-use crate::canvas::{self, Canvas, Face, Marker};
+use crate::canvas::{self, Canvas, Marker};
+use crate::svg::{Across, Along, Face};
 use crate::{PlotError, theme};
-use plotters::style::text_anchor::{HPos, VPos};
 
 /// How the bars of a group stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -79,12 +79,12 @@ impl BarChart {
         let names: Vec<Vec<String>> =
             self.groups.iter().map(|g| canvas::wrapped(g, ((slot / 7.0) as usize).max(6))).collect();
         let rows = names.iter().map(Vec::len).max().unwrap_or(1) as i32;
-        canvas::draw(HEIGHT, |c| {
+        Ok(canvas::draw(HEIGHT, |c| {
             let legend: Vec<_> = self.series.iter().map(|s| (&*s.name, Marker::Swatch)).collect();
-            let top = c.heading(&self.title, &self.note, &legend)?;
+            let top = c.heading(&self.title, &self.note, &legend);
             let labels = y.ticks.iter().map(|&t| canvas::text_width(&y.text(t), 12.5)).max().unwrap_or(0);
             let area = Canvas::area(top, HEIGHT, labels, 22 + 16 * rows);
-            c.upright_axis(area, &y, &self.y.label)?;
+            c.upright_axis(area, &y, &self.y.label);
             let slot = f64::from(area.right - area.left) / self.groups.len() as f64;
             let bars = if stacked { 1 } else { self.series.len() };
             let width = (0.78 * slot / bars as f64).min(96.0);
@@ -97,31 +97,31 @@ impl BarChart {
                     let (left, right) = (middle + (offset - 0.46) * width, middle + (offset + 0.46) * width);
                     let (low, high) = (area.y(y.place(base)), area.y(y.place(base + value)));
                     let colour = theme::series(i);
-                    c.rect((left.round() as i32, high), (right.round() as i32, low), colour)?;
+                    c.rect((left.round() as i32, high), (right.round() as i32, low), colour);
                     let text = self.y.unit.text(value);
                     let fits = f64::from(canvas::text_width(&text, 11.5)) < width * if stacked { 0.92 } else { 1.15 };
                     if stacked {
                         if fits && low - high >= 16 {
-                            let face = Face::new(11.5, theme::ink_on(colour), HPos::Center, VPos::Center);
-                            c.text((middle.round() as i32, (low + high) / 2), &text, face)?;
+                            let face = Face::new(11.5, theme::ink_on(colour), Across::Center, Along::Center);
+                            c.text((middle.round() as i32, (low + high) / 2), &text, face);
                         }
                         base += value;
                     } else if fits {
-                        let face = Face::new(11.5, theme::INK, HPos::Center, VPos::Bottom);
-                        c.text((((left + right) / 2.0).round() as i32, high - 2), &text, face)?;
+                        let face = Face::new(11.5, theme::INK, Across::Center, Along::Bottom);
+                        c.text((((left + right) / 2.0).round() as i32, high - 2), &text, face);
                     }
                 }
                 if stacked && self.series.len() > 1 {
-                    let face = Face::new(11.5, theme::INK, HPos::Center, VPos::Bottom);
+                    let face = Face::new(11.5, theme::INK, Across::Center, Along::Bottom);
                     let at = (middle.round() as i32, area.y(y.place(base)) - 2);
-                    c.text(at, &self.y.unit.text(base), Face { bold: true, ..face })?;
+                    c.text(at, &self.y.unit.text(base), Face { bold: true, ..face });
                 }
                 for (row, line) in name.iter().enumerate() {
-                    let face = Face::new(12.5, theme::INK, HPos::Center, VPos::Top);
-                    c.text((middle.round() as i32, area.bottom + 9 + 16 * row as i32), line, face)?;
+                    let face = Face::new(12.5, theme::INK, Across::Center, Along::Top);
+                    c.text((middle.round() as i32, area.bottom + 9 + 16 * row as i32), line, face);
                 }
             }
-            c.frame(area)
-        })
+            c.frame(area);
+        }))
     }
 }

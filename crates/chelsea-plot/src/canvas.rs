@@ -1,19 +1,15 @@
 //! What all charts share: the sheet, the title, the legend, the frame with its ticks, and a few shapes.
 
-use crate::PlotError;
 use crate::axis::Span;
+use crate::svg::{Across, Along, Colour, Face, Svg};
 use crate::theme;
-use plotters::backend::DrawingBackend;
-use plotters::prelude::{Color as _, RGBColor, SVGBackend};
-use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{FontStyle, FontTransform, IntoFont as _, TextStyle};
 
 pub(crate) const WIDTH: i32 = 860;
 const MARGIN: i32 = 22;
 
-/// Shapes in pixels, the origin at the top left.
-pub(crate) struct Canvas<'a> {
-    backend: SVGBackend<'a>,
+/// A sheet to draw on.
+pub(crate) struct Canvas {
+    svg: Svg,
 }
 
 /// A rectangle in pixels.
@@ -35,23 +31,6 @@ impl Area {
     }
 }
 
-/// How a text is set.
-#[derive(Clone, Copy)]
-pub(crate) struct Face {
-    pub size: f64,
-    pub colour: RGBColor,
-    pub bold: bool,
-    pub turned: bool,
-    pub across: HPos,
-    pub along: VPos,
-}
-
-impl Face {
-    pub const fn new(size: f64, colour: RGBColor, across: HPos, along: VPos) -> Self {
-        Self { size, colour, bold: false, turned: false, across, along }
-    }
-}
-
 /// The shape of a series' marker.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Marker {
@@ -70,22 +49,11 @@ impl Marker {
 }
 
 /// Draws on a sheet of the given height and gives its SVG.
-pub(crate) fn draw(
-    height: i32,
-    paint: impl FnOnce(&mut Canvas<'_>) -> Result<(), PlotError>,
-) -> Result<String, PlotError> {
-    let mut out = String::new();
-    {
-        let mut canvas = Canvas { backend: SVGBackend::with_string(&mut out, (WIDTH as u32, height as u32)) };
-        canvas.rect((0, 0), (WIDTH, height), theme::PAPER)?;
-        paint(&mut canvas)?;
-        canvas.backend.present().map_err(failed)?;
-    }
-    Ok(out)
-}
-
-fn failed(e: impl std::fmt::Display) -> PlotError {
-    PlotError::Draw(e.to_string())
+pub(crate) fn draw(height: i32, paint: impl FnOnce(&mut Canvas)) -> String {
+    let mut canvas = Canvas { svg: Svg::new(WIDTH, height) };
+    canvas.rect((0, 0), (WIDTH, height), theme::PAPER);
+    paint(&mut canvas);
+    canvas.svg.finish()
 }
 
 /// A guess at a text's width: the reader's fonts are unknown here.
@@ -93,45 +61,36 @@ pub(crate) fn text_width(text: &str, size: f64) -> i32 {
     (text.chars().count() as f64 * size * 0.56).ceil() as i32
 }
 
-impl Canvas<'_> {
-    pub fn rect(&mut self, a: (i32, i32), b: (i32, i32), colour: RGBColor) -> Result<(), PlotError> {
-        self.backend.draw_rect(a, b, &colour.filled(), true).map_err(failed)
+impl Canvas {
+    pub fn rect(&mut self, a: (i32, i32), b: (i32, i32), colour: Colour) {
+        self.svg.rect(a, b, colour);
     }
 
-    pub fn line(&mut self, points: &[(i32, i32)], colour: RGBColor, width: u32) -> Result<(), PlotError> {
-        self.backend.draw_path(points.iter().copied(), &colour.stroke_width(width)).map_err(failed)
+    pub fn line(&mut self, points: &[(i32, i32)], colour: Colour, width: u32) {
+        self.svg.line(points, colour, width);
     }
 
     /// The line of series `i`, dashed where its colour was used before.
-    pub fn curve(&mut self, points: &[(i32, i32)], i: usize) -> Result<(), PlotError> {
+    pub fn curve(&mut self, points: &[(i32, i32)], i: usize) {
         if !theme::dashed(i) {
             return self.line(points, theme::series(i), 2);
         }
-        dashes(points).iter().try_for_each(|&(a, b)| self.line(&[a, b], theme::series(i), 2))
-    }
-
-    pub fn polygon(&mut self, points: &[(i32, i32)], colour: RGBColor, alpha: f64) -> Result<(), PlotError> {
-        self.backend.fill_polygon(points.iter().copied(), &colour.mix(alpha).filled()).map_err(failed)
-    }
-
-    pub fn text(&mut self, at: (i32, i32), text: &str, face: Face) -> Result<(), PlotError> {
-        // Control characters have no place in XML.
-        let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        // The backend writes a font size that is smaller by this factor.
-        let mut font = ("Helvetica, Arial, sans-serif", face.size * 1.24).into_font();
-        if face.bold {
-            font = font.style(FontStyle::Bold);
+        for (a, b) in dashes(points) {
+            self.line(&[a, b], theme::series(i), 2);
         }
-        if face.turned {
-            font = font.transform(FontTransform::Rotate270);
-        }
-        let style = TextStyle::from(font).color(&face.colour).pos(Pos::new(face.across, face.along));
-        self.backend.draw_text(&text, &style, at).map_err(failed)
     }
 
-    pub fn marker(&mut self, (x, y): (i32, i32), marker: Marker, colour: RGBColor) -> Result<(), PlotError> {
+    pub fn polygon(&mut self, points: &[(i32, i32)], colour: Colour, alpha: f64) {
+        self.svg.polygon(points, colour, alpha);
+    }
+
+    pub fn text(&mut self, at: (i32, i32), text: &str, face: Face) {
+        self.svg.text(at, text, face);
+    }
+
+    pub fn marker(&mut self, (x, y): (i32, i32), marker: Marker, colour: Colour) {
         match marker {
-            Marker::Circle => self.backend.draw_circle((x, y), 4, &colour.filled(), true).map_err(failed),
+            Marker::Circle => self.svg.circle((x, y), 4, colour),
             Marker::Square => self.rect((x - 4, y - 4), (x + 4, y + 4), colour),
             Marker::Triangle => self.polygon(&[(x, y - 5), (x + 5, y + 4), (x - 5, y + 4)], colour, 1.0),
             Marker::Diamond => self.polygon(&[(x, y - 6), (x + 5, y), (x, y + 6), (x - 5, y)], colour, 1.0),
@@ -140,13 +99,13 @@ impl Canvas<'_> {
     }
 
     /// Title, note and legend; gives the first free row below them.
-    pub fn heading(&mut self, title: &str, note: &str, legend: &[(&str, Marker)]) -> Result<i32, PlotError> {
+    pub fn heading(&mut self, title: &str, note: &str, legend: &[(&str, Marker)]) -> i32 {
         let mut y = 18;
-        let left = Face::new(18.0, theme::INK, HPos::Left, VPos::Top);
-        self.text((MARGIN, y), title, Face { bold: true, ..left })?;
+        let left = Face::new(18.0, theme::INK, Across::Left, Along::Top);
+        self.text((MARGIN, y), title, Face { bold: true, ..left });
         y += 26;
         for line in wrapped(note, (f64::from(WIDTH - 2 * MARGIN) / (13.0 * 0.53)) as usize) {
-            self.text((MARGIN, y), &line, Face { size: 13.0, colour: theme::FAINT, ..left })?;
+            self.text((MARGIN, y), &line, Face { size: 13.0, colour: theme::FAINT, ..left });
             y += 18;
         }
         y += 8;
@@ -161,15 +120,15 @@ impl Canvas<'_> {
             }
             let colour = theme::series(i);
             if matches!(marker, Marker::Swatch) {
-                self.marker((x + 7, y + 8), *marker, colour)?;
+                self.marker((x + 7, y + 8), *marker, colour);
             } else {
-                self.curve(&[(x, y + 8), (x + 26, y + 8)], i)?;
-                self.marker((x + 13, y + 8), *marker, colour)?;
+                self.curve(&[(x, y + 8), (x + 26, y + 8)], i);
+                self.marker((x + 13, y + 8), *marker, colour);
             }
-            self.text((x + key, y + 8), name, Face::new(13.0, theme::INK, HPos::Left, VPos::Center))?;
+            self.text((x + key, y + 8), name, Face::new(13.0, theme::INK, Across::Left, Along::Center));
             x += width;
         }
-        Ok(if legend.is_empty() { y } else { y + 26 })
+        if legend.is_empty() { y } else { y + 26 }
     }
 
     /// Where the chart itself goes, given what stands left of it and below it.
@@ -178,40 +137,40 @@ impl Canvas<'_> {
     }
 
     /// Lines and numbers of the upright axis, and its name.
-    pub fn upright_axis(&mut self, area: Area, span: &Span, label: &str) -> Result<(), PlotError> {
+    pub fn upright_axis(&mut self, area: Area, span: &Span, label: &str) {
         for &tick in &span.ticks {
             let y = area.y(span.place(tick));
-            self.line(&[(area.left, y), (area.right, y)], theme::GRID, 1)?;
-            let face = Face::new(12.5, theme::INK, HPos::Right, VPos::Center);
-            self.text((area.left - 8, y), &span.text(tick), face)?;
+            self.line(&[(area.left, y), (area.right, y)], theme::GRID, 1);
+            let face = Face::new(12.5, theme::INK, Across::Right, Along::Center);
+            self.text((area.left - 8, y), &span.text(tick), face);
         }
-        self.upright_name(area, label)
+        self.upright_name(area, label);
     }
 
-    pub fn upright_name(&mut self, area: Area, label: &str) -> Result<(), PlotError> {
-        let face = Face { turned: true, ..Face::new(13.0, theme::INK, HPos::Center, VPos::Top) };
-        self.text((MARGIN - 6, (area.top + area.bottom) / 2), label, face)
+    pub fn upright_name(&mut self, area: Area, label: &str) {
+        let face = Face { turned: true, ..Face::new(13.0, theme::INK, Across::Center, Along::Top) };
+        self.text((MARGIN - 6, (area.top + area.bottom) / 2), label, face);
     }
 
     /// Lines and numbers of the level axis, and its name.
-    pub fn level_axis(&mut self, area: Area, span: &Span, label: &str) -> Result<(), PlotError> {
+    pub fn level_axis(&mut self, area: Area, span: &Span, label: &str) {
         for &tick in &span.ticks {
             let x = area.x(span.place(tick));
-            self.line(&[(x, area.top), (x, area.bottom)], theme::GRID, 1)?;
-            self.line(&[(x, area.bottom), (x, area.bottom + 5)], theme::FRAME, 1)?;
-            let face = Face::new(12.5, theme::INK, HPos::Center, VPos::Top);
-            self.text((x, area.bottom + 9), &span.text(tick), face)?;
+            self.line(&[(x, area.top), (x, area.bottom)], theme::GRID, 1);
+            self.line(&[(x, area.bottom), (x, area.bottom + 5)], theme::FRAME, 1);
+            let face = Face::new(12.5, theme::INK, Across::Center, Along::Top);
+            self.text((x, area.bottom + 9), &span.text(tick), face);
         }
-        self.level_name(area, label)
+        self.level_name(area, label);
     }
 
-    pub fn level_name(&mut self, area: Area, label: &str) -> Result<(), PlotError> {
-        let face = Face::new(13.0, theme::INK, HPos::Center, VPos::Top);
-        self.text(((area.left + area.right) / 2, area.bottom + 31), label, face)
+    pub fn level_name(&mut self, area: Area, label: &str) {
+        let face = Face::new(13.0, theme::INK, Across::Center, Along::Top);
+        self.text(((area.left + area.right) / 2, area.bottom + 31), label, face);
     }
 
-    pub fn frame(&mut self, area: Area) -> Result<(), PlotError> {
-        self.line(&[(area.left, area.top), (area.left, area.bottom), (area.right, area.bottom)], theme::FRAME, 1)
+    pub fn frame(&mut self, area: Area) {
+        self.line(&[(area.left, area.top), (area.left, area.bottom), (area.right, area.bottom)], theme::FRAME, 1);
     }
 }
 

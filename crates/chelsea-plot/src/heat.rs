@@ -1,9 +1,9 @@
 //! Heat maps: one value for each pair of labels.
 
 use crate::axis::{Axis, Span};
-use crate::canvas::{self, Area, Canvas, Face};
+use crate::canvas::{self, Area, Canvas};
+use crate::svg::{Across, Along, Face};
 use crate::{PlotError, theme};
-use plotters::style::text_anchor::{HPos, VPos};
 
 /// A value for each row and column.
 #[derive(Debug, Clone)]
@@ -40,35 +40,35 @@ impl HeatMap {
         let span = self.colour.laid_out(self.values.iter().flatten().flatten().copied(), true)?;
         let rows = self.rows.len() as i32;
         let height = 96 + 18 * i32::from(!self.note.is_empty()) + 56 + (CELL * rows).max(150);
-        canvas::draw(height, |c| {
-            let top = c.heading(&self.title, &self.note, &[])?;
+        Ok(canvas::draw(height, |c| {
+            let top = c.heading(&self.title, &self.note, &[]);
             let labels = self.rows.iter().map(|r| canvas::text_width(r, 12.5)).max().unwrap_or(0).min(260);
             let mut area = Canvas::area(top, height, labels, 62);
             area.right -= BAR;
-            c.upright_name(area, &self.y_label)?;
+            c.upright_name(area, &self.y_label);
             let (nx, ny) = (self.columns.len() as f64, self.rows.len() as f64);
             for (r, (name, values)) in self.rows.iter().zip(&self.values).enumerate() {
                 let (upper, lower) = (area.y(1.0 - r as f64 / ny), area.y(1.0 - (r + 1) as f64 / ny));
                 let middle = (upper + lower) / 2;
-                c.text((area.left - 8, middle), name, Face::new(12.5, theme::INK, HPos::Right, VPos::Center))?;
+                c.text((area.left - 8, middle), name, Face::new(12.5, theme::INK, Across::Right, Along::Center));
                 for (k, value) in values.iter().enumerate() {
                     let (left, right) = (area.x(k as f64 / nx), area.x((k + 1) as f64 / nx));
                     let fill = value.map_or(theme::MISSING, |v| theme::heat(span.place(v)));
-                    c.rect((left + 1, upper + 1), (right - 1, lower - 1), fill)?;
+                    c.rect((left + 1, upper + 1), (right - 1, lower - 1), fill);
                     let text = value.map_or("–".into(), |v| self.colour.unit.text(v));
                     if canvas::text_width(&text, 12.0) < right - left && lower - upper >= 16 {
-                        let face = Face::new(12.0, theme::ink_on(fill), HPos::Center, VPos::Center);
-                        c.text(((left + right) / 2, middle), &text, face)?;
+                        let face = Face::new(12.0, theme::ink_on(fill), Across::Center, Along::Center);
+                        c.text(((left + right) / 2, middle), &text, face);
                     }
                 }
             }
-            let face = Face::new(12.5, theme::INK, HPos::Center, VPos::Top);
+            let face = Face::new(12.5, theme::INK, Across::Center, Along::Top);
             for (k, name) in self.columns.iter().enumerate() {
-                c.text((area.x((k as f64 + 0.5) / nx), area.bottom + 8), name, face)?;
+                c.text((area.x((k as f64 + 0.5) / nx), area.bottom + 8), name, face);
             }
-            c.level_name(area, &self.x_label)?;
-            colour_bar(c, area, &span, &self.colour)
-        })
+            c.level_name(area, &self.x_label);
+            colour_bar(c, area, &span, &self.colour);
+        }))
     }
 
     fn check(&self) -> Result<(), PlotError> {
@@ -89,20 +89,20 @@ impl HeatMap {
     }
 }
 
-fn colour_bar(c: &mut Canvas<'_>, area: Area, span: &Span, axis: &Axis) -> Result<(), PlotError> {
+fn colour_bar(c: &mut Canvas, area: Area, span: &Span, axis: &Axis) {
     let bar = Area { left: area.right + 22, right: area.right + 38, ..area };
     const STEPS: i32 = 48;
     for i in 0..STEPS {
         let t = f64::from(i) / f64::from(STEPS);
         let upper = bar.y(t + 1.0 / f64::from(STEPS));
-        c.rect((bar.left, upper), (bar.right, bar.y(t)), theme::heat(t + 0.5 / f64::from(STEPS)))?;
+        c.rect((bar.left, upper), (bar.right, bar.y(t)), theme::heat(t + 0.5 / f64::from(STEPS)));
     }
     for &tick in &span.ticks {
         let y = bar.y(span.place(tick));
-        let face = Face::new(12.0, theme::INK, HPos::Left, VPos::Center);
-        c.line(&[(bar.right, y), (bar.right + 4, y)], theme::FRAME, 1)?;
-        c.text((bar.right + 8, y), &span.text(tick), face)?;
+        let face = Face::new(12.0, theme::INK, Across::Left, Along::Center);
+        c.line(&[(bar.right, y), (bar.right + 4, y)], theme::FRAME, 1);
+        c.text((bar.right + 8, y), &span.text(tick), face);
     }
-    let face = Face { turned: true, ..Face::new(12.5, theme::INK, HPos::Center, VPos::Bottom) };
-    c.text((bar.right + 66, (bar.top + bar.bottom) / 2), &axis.label, face)
+    let face = Face { turned: true, ..Face::new(12.5, theme::INK, Across::Center, Along::Bottom) };
+    c.text((bar.right + 66, (bar.top + bar.bottom) / 2), &axis.label, face);
 }

@@ -1,7 +1,7 @@
 //! Charts of measurements as SVG text.
 //!
-//! In: plain values ([`LineChart`], [`BarChart`], [`HeatMap`]). Out: one SVG document as a string, drawn with the
-//! `plotters` backend, without fonts, images or files. The crate knows nothing about models or caches.
+//! In: plain values ([`LineChart`], [`BarChart`], [`HeatMap`]). Out: one SVG document as a string, without fonts,
+//! images or files. The crate knows nothing about models or caches.
 //!
 //! Rules that every chart keeps:
 //! - a series is told apart by colour *and* by the shape of its marker or its place in a bar, and the colours (Okabe
@@ -15,6 +15,7 @@ mod bars;
 mod canvas;
 mod heat;
 mod lines;
+mod svg;
 mod theme;
 
 pub use axis::{Axis, Scale, Unit};
@@ -58,7 +59,4 @@ pub enum PlotError {
         /// Values that the labels ask for.
         expected: usize,
     },
-    /// The backend failed.
-    #[error("drawing failed: {0}")]
-    Draw(String),
 }

@@ -75,13 +75,13 @@ impl LineChart {
         }
         let x = self.x.laid_out(points().map(|p| p.x), self.x.scale == crate::Scale::Linear)?;
         let y = self.y.laid_out(points().flat_map(heights), false)?;
-        canvas::draw(HEIGHT, |c| {
+        Ok(canvas::draw(HEIGHT, |c| {
             let legend: Vec<_> = self.series.iter().enumerate().map(|(i, s)| (&*s.name, Marker::of(i))).collect();
-            let top = c.heading(&self.title, &self.note, &legend)?;
+            let top = c.heading(&self.title, &self.note, &legend);
             let labels = y.ticks.iter().map(|&t| canvas::text_width(&y.text(t), 12.5)).max().unwrap_or(0);
             let area = Canvas::area(top, HEIGHT, labels, 62);
-            c.level_axis(area, &x, &self.x.label)?;
-            c.upright_axis(area, &y, &self.y.label)?;
+            c.level_axis(area, &x, &self.x.label);
+            c.upright_axis(area, &y, &self.y.label);
             let at = |vx: f64, vy: f64| (area.x(x.place(vx)), area.y(y.place(vy)));
             let sorted: Vec<Vec<Point>> = self
                 .series
@@ -97,24 +97,23 @@ impl LineChart {
                 let banded: Vec<_> = points.iter().filter_map(|p| p.band.map(|b| (p.x, b))).collect();
                 if banded.len() == 1 {
                     let (px, (low, high)) = banded[0];
-                    c.line(&[at(px, low), at(px, high)], theme::series(i), 1)?;
+                    c.line(&[at(px, low), at(px, high)], theme::series(i), 1);
                 } else if !banded.is_empty() {
                     let upper = banded.iter().map(|&(px, (_, high))| at(px, high));
                     let lower = banded.iter().rev().map(|&(px, (low, _))| at(px, low));
                     let outline: Vec<_> = upper.chain(lower).collect();
-                    c.polygon(&outline, theme::series(i), 0.16)?;
+                    c.polygon(&outline, theme::series(i), 0.16);
                 }
             }
-            c.frame(area)?;
+            c.frame(area);
             for (i, points) in sorted.iter().enumerate() {
                 let path: Vec<_> = points.iter().map(|p| at(p.x, p.y)).collect();
-                c.curve(&path, i)?;
+                c.curve(&path, i);
                 for &place in &path {
-                    c.marker(place, Marker::of(i), theme::series(i))?;
+                    c.marker(place, Marker::of(i), theme::series(i));
                 }
             }
-            Ok(())
-        })
+        }))
     }
 }
 

@@ -35,7 +35,7 @@ pub fn chat(
         eprintln!("Answers are drawn with --seed {seed}.");
     }
     let start = session;
-    let mut turn = start.fork();
+    let mut turn = start.fork()?;
     let mut first = true;
     let mut closed = true;
     loop {
@@ -58,7 +58,7 @@ pub fn chat(
                 continue;
             }
             "/clear" => {
-                turn = start.fork();
+                turn = start.fork()?;
                 first = true;
                 continue;
             }
@@ -84,7 +84,7 @@ pub fn chat(
             // Half a question cannot be taken out of a clustered cache again.
             eprintln!("The question was not read to its end: the conversation starts anew, as after /clear.");
             signals::rearm();
-            turn = start.fork();
+            turn = start.fork()?;
             first = true;
             continue;
         }

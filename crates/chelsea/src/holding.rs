@@ -198,8 +198,7 @@ mod tests {
     fn the_least_is_more_with_statistics() {
         let least = |policy: &str| {
             let policy = chelsea_kv::policy(policy).expect("known");
-            let config =
-                CacheConfig { policy, budget: Budget::Share(0.1), ..CacheConfig::new(shape()) };
+            let config = CacheConfig { policy, budget: Budget::Share(0.1), ..CacheConfig::new(shape()) };
             Least::of(&config).expect("a cache")
         };
         let (plain, h2o) = (least("streaming"), least("h2o"));

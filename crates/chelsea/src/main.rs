@@ -23,6 +23,7 @@ mod saved;
 mod setup;
 mod signals;
 
+use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 use cli::{Cli, Command};
 use tracing_subscriber::filter::LevelFilter;
@@ -60,6 +61,8 @@ fn main() -> std::process::ExitCode {
             print!("{}", String::from_utf8_lossy(&script));
             Ok(())
         }
+        Command::Man { folder } => clap_mangen::generate_to(Cli::command(), folder)
+            .with_context(|| format!("cannot write manual pages to {}", folder.display())),
     });
     if let Err(error) = &result {
         eprintln!("error: {}", output::error_text(error));

@@ -15,7 +15,7 @@ pub fn one_shot(args: &CacheArgs, layout: &Layout<'_>) -> Result<Option<Repetiti
 /// large text they take a minute.
 pub fn tokens(session: &Session, tokenizer: &Tokenizer, layout: &Layout<'_>, text: &str) -> Result<Vec<u32>> {
     let fewest = tokenizer.fewest_tokens(text.len());
-    session.check_room(fewest).with_context(|| {
+    session.check_context(fewest).with_context(|| {
         format!("the document has {} and so at least {fewest} tokens, most likely far more", output::bytes(text.len()))
     })?;
     Ok(layout.document(text)?)
@@ -24,7 +24,7 @@ pub fn tokens(session: &Session, tokenizer: &Tokenizer, layout: &Layout<'_>, tex
 /// Refuses a document of `document` tokens and a question of `question` that do not fit after what was read, before any of it
 /// is read; and a document that leaves no room to be repeated by a policy that has to read it twice.
 pub fn check_room(session: &Session, document: usize, question: usize, words: Option<&Repetition>) -> Result<()> {
-    session.check_room(document + question)?;
+    session.check_context(document + question)?;
     let config = session.cache().config();
     let all = session.history().len() + document;
     // What was compressed before is not compressed again.
@@ -33,7 +33,7 @@ pub fn check_room(session: &Session, document: usize, question: usize, words: Op
         && !compressed
         && config.allowed(all) < all * config.shape.heads()
     {
-        session.check_room(document + words.longest(chunk.min(all))).with_context(|| {
+        session.check_context(document + words.longest(chunk.min(all))).with_context(|| {
             format!("policy `{}` has the model repeat the text after it, part by part", config.policy.name())
         })?;
     }

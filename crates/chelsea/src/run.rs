@@ -158,12 +158,12 @@ fn options_check(args: &RunArgs) -> Result<()> {
              --quality best`"
         );
     }
-    let twice = chelsea_kv::policy(args.cache.policy())?.needs().repetition.is_some();
-    if twice && args.document.file.is_empty() && args.load_cache.is_none() {
+    let policy = args.cache.policy();
+    if policy.needs().repetition.is_some() && args.document.file.is_empty() && args.load_cache.is_none() {
         bail!(
             "policy `{}` compresses a document, which it reads twice, and nothing else: give one with -f FILE, or choose \
              another policy",
-            args.cache.policy()
+            policy.name()
         );
     }
     Ok(())
@@ -197,7 +197,7 @@ fn answer_all(
             break;
         }
         // A fork that is clustered has pages of its own: while it lives, the document's are held beside them.
-        let mut fork = (i + 1 < args.prompt.len()).then(|| session.fork());
+        let mut fork = (i + 1 < args.prompt.len()).then(|| session.fork()).transpose()?;
         let turn = fork.as_mut().unwrap_or(&mut session);
         if !args.json && args.prompt.len() > 1 {
             println!("{}> {prompt}", if i > 0 { "\n" } else { "" });

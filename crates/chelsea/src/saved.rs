@@ -121,7 +121,6 @@ pub fn load(
     cancel: Arc<AtomicBool>,
 ) -> Result<(Session, Option<String>)> {
     let expected = Expected { fingerprint: loaded.model.fingerprint(), shape: loaded.model.cache_shape() };
-    let policy = args.policy.as_deref().map(chelsea_kv::policy).transpose()?;
     signals::note_mapped(file);
     let (mut cache, info) =
         snapshot::load(file, Some(&expected), None).with_context(|| format!("cannot go on from {}", file.display()))?;
@@ -130,8 +129,8 @@ pub fn load(
     let saved = cache.config().budget;
     // Both at once: neither need go with what the other was.
     let budget = args.asked_budget().unwrap_or(saved);
-    match policy {
-        Some(policy) => cache.reconfigure(policy, budget)?,
+    match &args.policy {
+        Some(policy) => cache.reconfigure(policy.clone(), budget)?,
         None => cache.set_budget(budget)?,
     }
     let twice = cache.config().policy.needs().repetition.is_some();

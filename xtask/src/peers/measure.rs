@@ -1,6 +1,6 @@
 //! Runs of both engines in turns.
 
-use crate::process::{root, shown, target_dir};
+use crate::process::{program, root, shown};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -164,8 +164,7 @@ impl Plan {
     }
 
     fn own(&self, args: &[&str]) -> Result<Own> {
-        let program = target_dir().join("release").join(format!("chelsea{}", std::env::consts::EXE_SUFFIX));
-        let mut command = Command::new(program);
+        let mut command = Command::new(program());
         command.args(["bench", "--json", "--trials", "1", "--threads", &self.threads.to_string()]).args(args);
         // The same storage on both sides, whatever the model's own.
         command.args(["--kv-type", "f16", "-m"]).arg(&self.file);

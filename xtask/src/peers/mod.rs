@@ -12,7 +12,7 @@ mod measure;
 mod table;
 
 use crate::fetch;
-use crate::process::{cargo, root, succeeds, target_dir};
+use crate::process::{build_release, root, succeeds, target_dir};
 use anyhow::{Context as _, Result, ensure};
 pub(crate) use measure::median;
 use measure::{Comparison, Plan};
@@ -53,7 +53,7 @@ const MODELS: [&str; 3] = ["smollm2", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"
 
 /// Builds, compares, prints.
 pub fn run(args: &Args) -> Result<bool> {
-    if !succeeds(&mut cargo(&["build", "--release", "--package", "chelsea"]))? {
+    if !build_release()? {
         return Ok(false);
     }
     let python = match &args.python {

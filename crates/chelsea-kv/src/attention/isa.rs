@@ -4,6 +4,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::matrix;
+use super::plan::BlockRows;
 #[cfg(target_arch = "x86_64")]
 use super::simd::avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
@@ -11,7 +12,7 @@ use super::simd::avx512::{Avx512, Matrices};
 #[cfg(target_arch = "aarch64")]
 use super::simd::neon::Neon;
 use super::simd::{Kernel, Simd, portable::Portable};
-use crate::Dtype;
+use crate::Head;
 use chelsea_simd::Level;
 use std::sync::OnceLock;
 
@@ -57,15 +58,17 @@ impl Isa {
         *BEST.get_or_init(|| Isa::available().last().unwrap_or(Isa::Portable))
     }
 
-    /// Most rows of a block over entries of this kind, and what sizes of blocks are a multiple of: queries, scores
-    /// and sums stay in the second-level cache, and blocks are whole register blocks. The more rows, the less it
-    /// matters that every page has to be brought into the form of matrix instructions first.
+    /// Sizes of the blocks of a head with so many rows: queries, scores and sums stay in the second-level cache, and
+    /// blocks are whole register blocks. The more rows, the less it matters that every page has to be brought into the
+    /// form of matrix instructions first.
     #[allow(unused_variables)]
-    pub(super) fn block_rows(self, dtype: Dtype, head_dim: usize) -> (usize, usize) {
+    pub(super) fn block_rows(self, rows: usize, head: &Head) -> BlockRows {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx if matrix::suit(dtype, head_dim) => (384, matrix::ROWS),
-            _ => (96, 12),
+            Isa::Amx if rows >= matrix::ROWS && matrix::suit(head) => {
+                BlockRows { most: 384, step: matrix::ROWS, speed: 600.0 }
+            }
+            _ => BlockRows { most: 96, step: 12, speed: 90.0 },
         }
     }
 

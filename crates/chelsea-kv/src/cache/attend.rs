@@ -1,7 +1,7 @@
 //! Queries against a cache, one sequence at a time or several together.
 
 use super::SequenceCache;
-use crate::attention::{self, Request};
+use crate::attention::{self, Attention, Request};
 
 /// What one sequence of a batch asks.
 #[derive(Debug)]
@@ -22,15 +22,17 @@ impl SequenceCache {
     /// If there is no such layer, if `q` and `out` are not the queries and outputs of one whole number of tokens, or if
     /// the layer was given fewer tokens.
     pub fn attend(&mut self, layer: usize, q: &[f32], out: &mut [f32]) {
-        Self::attend_many(layer, &mut [AttendRequest { cache: self, q, out }]);
+        Self::attend_many(layer, &mut [AttendRequest { cache: self, q, out }], None);
     }
 
     /// As many calls of [`SequenceCache::attend`], with their work balanced over the threads together:
-    /// the decode step of a batch, in which each sequence has one query and a cache of its own length.
+    /// the decode step of a batch, in which each sequence has one query and a cache of its own length. What a sequence is
+    /// answered does not depend on the others. `sinks` are the learned sinks of the layer, one logit for each query head,
+    /// if it has any.
     ///
     /// # Panics
-    /// As [`SequenceCache::attend`], and if the caches differ in shape.
-    pub fn attend_many(layer: usize, requests: &mut [AttendRequest<'_>]) {
+    /// As [`SequenceCache::attend`], and if the caches differ in shape, or not every query head has a sink.
+    pub fn attend_many(layer: usize, requests: &mut [AttendRequest<'_>], sinks: Option<&[f32]>) {
         let Some(shape) = requests.first().map(|request| request.cache.config.shape.clone()) else { return };
         let spec = shape.layer(layer);
         let mut of_heads: Vec<Request<'_>> = Vec::with_capacity(requests.len());
@@ -41,7 +43,8 @@ impl SequenceCache {
             cache.observe_queries(layer, q, n);
             of_heads.push(Request { heads: &cache.heads[shape.heads_of(layer)], q, n, out });
         }
-        attention::attend_batch(&mut of_heads, spec.group(), spec.scale);
+        let attention = Attention { group: spec.group(), scale: spec.scale, window: spec.window, sinks };
+        attention::attend_batch(&mut of_heads, &attention);
         if spec.window.is_some() {
             for AttendRequest { cache, .. } in requests {
                 cache.heads[shape.heads_of(layer)].iter_mut().for_each(|head| head.slide(spec.window));

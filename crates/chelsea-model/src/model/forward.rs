@@ -280,7 +280,7 @@ impl Model {
             (out, attended) = std::mem::take(&mut attended).split_at_mut(width);
             AttendRequest { cache: chunk.cache, q: share, out }
         });
-        SequenceCache::attend_many(index, &mut shares.collect::<Vec<_>>());
+        SequenceCache::attend_many(index, &mut shares.collect::<Vec<_>>(), None);
         ws.clock.lap(Phase::Attention);
         Ok(())
     }

@@ -70,7 +70,7 @@ fn written_down_it_encodes_the_same(tokenizer: &Tokenizer, rows: &Value) {
 }
 
 fn real_model_agrees(name: &str) {
-    let Some(path) = models::path(name) else { return };
+    let path = models::path(name);
     let tokenizer = Tokenizer::open(&ModelFile::open(&path).expect("the model opens")).expect("a tokenizer");
     let golden = data(&format!("tokenizer-{name}.json"));
     encodes_as(&tokenizer, &golden["encode"]);
@@ -92,19 +92,22 @@ fn real_model_agrees(name: &str) {
 }
 
 #[test]
+#[ignore = "needs models"]
 fn smollm2_agrees_with_the_reference() {
     real_model_agrees(SMOLLM2);
 }
 
 #[test]
+#[ignore = "needs models"]
 fn qwen_agrees_with_the_reference() {
     real_model_agrees(QWEN_05B);
 }
 
 #[test]
+#[ignore = "needs models"]
 fn turn_ends_are_those_of_the_metadata_and_the_known_names() {
     for (name, ends) in [(SMOLLM2, vec![0, 2]), (QWEN_05B, vec![151_643, 151_645])] {
-        let Some(path) = models::path(name) else { continue };
+        let path = models::path(name);
         let tokenizer = Tokenizer::open(&ModelFile::open(&path).expect("the model opens")).expect("a tokenizer");
         assert_eq!(tokenizer.turn_ends(), ends);
         assert_eq!(tokenizer.eos().and_then(|id| tokenizer.token_text(id)), Some("<|im_end|>"));

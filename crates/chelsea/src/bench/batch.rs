@@ -7,8 +7,7 @@ use super::subject::{Subject, label, step_time, steps};
 use super::trials::{Samples, Spread, interleaved};
 use crate::cli::BenchArgs;
 use anyhow::Result;
-use chelsea_engine::Session;
-use chelsea_model::Workspace;
+use chelsea_engine::{Pace, Runner, Session};
 use serde::Serialize;
 
 /// So many sequences at one depth under one budget.
@@ -34,9 +33,9 @@ pub fn run(args: &BenchArgs, subject: &Subject, rows: &mut Vec<Row>, quiet: bool
                 .collect::<Result<_>>()?;
             let mut cases: Vec<(usize, Samples)> =
                 args.batches.iter().map(|&n| (n as usize, Samples::default())).collect();
-            let mut workspace = Workspace::new();
+            let mut runner = Runner::new(subject.model.clone(), subject.pool.clone()).with_pace(Pace::AllAtOnce);
             interleaved("measuring", &mut cases, args.trials, quiet, |(n, samples), counts| {
-                let step = step(&sessions[..*n], args.decode, subject, &mut workspace)?;
+                let step = step(&sessions[..*n], args.decode, subject, &mut runner)?;
                 if counts {
                     samples.push(1e3 * step);
                 }
@@ -60,10 +59,10 @@ pub fn run(args: &BenchArgs, subject: &Subject, rows: &mut Vec<Row>, quiet: bool
 }
 
 /// Seconds of a step of all sessions together.
-fn step(sessions: &[Session], steps: usize, subject: &Subject, workspace: &mut Workspace) -> Result<f64> {
-    let mut forks: Vec<Session> = sessions.iter().map(Session::fork).collect();
+fn step(sessions: &[Session], steps: usize, subject: &Subject, runner: &mut Runner) -> Result<f64> {
+    let mut forks = sessions.iter().map(Session::fork).collect::<Result<Vec<_>, _>>()?;
     let mut batch: Vec<&mut Session> = forks.iter_mut().collect();
     let n = batch.len();
     let tokens = subject.tokens(steps * n, 3);
-    step_time(&mut batch, steps, |all, i| Session::step_many(all, &tokens[i * n..][..n], workspace))
+    step_time(&mut batch, steps, |all, i| Session::step_many(all, &tokens[i * n..][..n], runner))
 }

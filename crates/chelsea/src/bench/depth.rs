@@ -43,7 +43,7 @@ pub fn run(args: &BenchArgs, subject: &Subject, quiet: bool) -> Result<Vec<Row>>
     let (prompt, answer) = (subject.tokens(args.prefill, 1), subject.tokens(args.decode, 2));
     interleaved("measuring", &mut cases, args.trials, quiet, |case, counts| {
         if !prompt.is_empty() {
-            let mut session = case.session.fork();
+            let mut session = case.session.fork()?;
             let start = Instant::now();
             session.read(&prompt, |_| ())?;
             if counts {
@@ -51,7 +51,7 @@ pub fn run(args: &BenchArgs, subject: &Subject, quiet: bool) -> Result<Vec<Row>>
             }
         }
         if !answer.is_empty() {
-            let step = step_time(&mut [&mut case.session.fork()], answer.len(), |all, i| all[0].step(answer[i]))?;
+            let step = step_time(&mut [&mut case.session.fork()?], answer.len(), |all, i| all[0].step(answer[i]))?;
             if counts {
                 case.decode.push(1e3 * step);
             }

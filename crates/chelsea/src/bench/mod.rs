@@ -1,7 +1,7 @@
 //! `chelsea bench`: speed and memory at given depths, keep ratios and fixed sizes.
 //!
 //! - [`subject`]: what is measured, and whether it fits into memory, before anything is allocated;
-//! - `depth`, `batch`, `end_to_end`, `attention`, `matching`, `split`: one measurement each, from settings to rows;
+//! - `depth`, `batch`, `mixed`, `end_to_end`, `attention`, `matching`, `split`: one measurement each, from settings to rows;
 //! - [`report`]: rows as tables and as JSON, [`plots`]: rows as charts;
 //! - [`trials`]: how a number is taken.
 //!
@@ -13,6 +13,7 @@ mod batch;
 mod depth;
 mod end_to_end;
 mod matching;
+mod mixed;
 mod plots;
 mod report;
 #[cfg(test)]
@@ -69,6 +70,7 @@ fn measure(what: What, args: &BenchArgs, subject: &Subject, report: &mut Report,
     match what {
         What::Depth => report.depth = depth::run(args, subject, quiet)?,
         What::Batch => batch::run(args, subject, &mut report.batch, quiet)?,
+        What::Mixed => report.mixed = mixed::run(args, subject, quiet)?,
         What::EndToEnd => report.end_to_end = end_to_end::run(args, subject, quiet)?,
         What::Attention => report.attention = Some(attention::run(args, subject, quiet)?),
         What::Matching => report.matching = matching::run(args, subject, quiet)?,

@@ -2,9 +2,10 @@
 
 use super::subject::Subject;
 use super::trials::Spread;
-use super::{attention::Attention, batch, depth, end_to_end, matching, split};
+use super::{attention::Attention, batch, depth, end_to_end, matching, mixed, split};
 use crate::cli::{BenchArgs, What};
 use crate::output::{self, Table};
+use chelsea_kv::Policy;
 use serde::Serialize;
 use std::fmt::Write as _;
 
@@ -26,6 +27,8 @@ pub struct Report {
     pub depth: Vec<depth::Row>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub batch: Vec<batch::Row>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mixed: Vec<mixed::Row>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub end_to_end: Vec<end_to_end::Row>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,6 +74,13 @@ impl Machine {
     }
 }
 
+/// A policy's name, and its settings where they are not the defaults.
+fn name(policy: &dyn Policy) -> String {
+    let spec = policy.spec();
+    let default = chelsea_kv::policy(policy.name()).is_ok_and(|default| default.spec() == spec);
+    if default { policy.name().to_owned() } else { spec }
+}
+
 impl Report {
     /// A report without rows yet.
     pub fn new(args: &BenchArgs, subject: &Subject) -> Self {
@@ -80,12 +90,13 @@ impl Report {
             trials: args.trials,
             prefill: args.prefill,
             decode: args.decode,
-            policy: args.policy.clone(),
+            policy: name(&*args.policy),
             filled: filled(args),
             weight_bytes: subject.model.memory().total(),
             cancelled: false,
             depth: Vec::new(),
             batch: Vec::new(),
+            mixed: Vec::new(),
             end_to_end: Vec::new(),
             attention: None,
             matching: Vec::new(),
@@ -125,6 +136,11 @@ impl Report {
                 "Sequences decoded together. The ratio compares tokens/s with one sequence.".into(),
                 self.batch_table(),
             );
+        }
+        if !self.mixed.is_empty() {
+            let title = "A chunk read in one pass with decoded tokens; milliseconds without clustering. The share is of both \
+                         passes apart.";
+            section(title.into(), self.mixed_table());
         }
         if !self.end_to_end.is_empty() {
             section("A prompt read online, then generation; seconds.".into(), self.end_to_end_table());
@@ -179,6 +195,24 @@ impl Report {
                 format!("{:.2}", row.step_ms.median),
                 format!("{:.1}", row.tokens_per_s),
                 ratio.unwrap_or("-".into()),
+            ]);
+        }
+        table.render()
+    }
+
+    fn mixed_table(&self) -> String {
+        let heading = ["depth", "kept", "decoding", "decode ms", "chunk", "read ms", "together ms", "share"];
+        let mut table = Table::with_heading(heading);
+        for row in &self.mixed {
+            table.row([
+                row.depth.to_string(),
+                row.budget.clone(),
+                row.sequences.to_string(),
+                format!("{:.2}", row.decode_ms.median),
+                row.chunk.to_string(),
+                format!("{:.2}", row.read_ms.median),
+                format!("{:.2}", row.together_ms.median),
+                format!("{:.2}", row.share),
             ]);
         }
         table.render()
@@ -285,7 +319,7 @@ mod tests {
     #[test]
     fn ratios_compare_with_the_first_setting_of_the_same_kind() {
         let text = sample().text();
-        for wanted in ["4.00x", "2.00x", "75%", "2.1%", "4.000  40%", "25.0%", "10.000"] {
+        for wanted in ["4.00x", "2.00x", "75%", "2.1%", "4.000  40%", "25.0%", "10.000", "0.90"] {
             assert!(text.contains(wanted), "{wanted} is not in\n{text}");
         }
         assert!(text.lines().all(|line| line.chars().count() < 130), "{text}");

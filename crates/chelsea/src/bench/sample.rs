@@ -3,7 +3,7 @@
 use super::attention::Attention;
 use super::report::{Machine, Report};
 use super::trials::Spread;
-use super::{attention, batch, depth, end_to_end, matching, split};
+use super::{attention, batch, depth, end_to_end, matching, mixed, split};
 
 fn spread(median: f64) -> Spread {
     Spread { median, min: 0.5 * median, max: 2.0 * median }
@@ -44,6 +44,16 @@ pub fn sample() -> Report {
                 tokens_per_s: 100.0 * sequences as f64,
             })
             .into(),
+        mixed: vec![mixed::Row {
+            depth: 2048,
+            budget: "20%".into(),
+            sequences: 8,
+            chunk: 128,
+            decode_ms: spread(20.0),
+            read_ms: spread(80.0),
+            together_ms: spread(90.0),
+            share: 0.9,
+        }],
         end_to_end: ["100%", "20%"]
             .map(|budget| end_to_end::Row {
                 budget: budget.into(),

@@ -47,7 +47,7 @@ pub fn run(args: &BenchArgs, subject: &Subject, quiet: bool) -> Result<Vec<Row>>
     let (answer, prompt) = (subject.tokens(steps, 6), subject.tokens(args.prefill, 7));
     interleaved("splitting", &mut cases, args.trials, quiet, |case, counts| {
         for (kind, tokens) in [&answer, &prompt].into_iter().enumerate().filter(|(_, tokens)| !tokens.is_empty()) {
-            let mut session = case.session.fork();
+            let mut session = case.session.fork()?;
             session.measure(true);
             let start = Instant::now();
             if kind == 0 {

@@ -245,7 +245,8 @@ fn room(config: &Config, args: &BenchArgs, prompt: usize) -> Result<usize> {
     let longest = args.depths.iter().max().copied().unwrap_or(0);
     let wants = args.wanted();
     let rounds = if wants.contains(&What::Matching) { args.trials as usize + 1 } else { 1 };
-    let more = args.prefill.saturating_mul(rounds).max(steps(args));
+    let mixed = if wants.contains(&What::Mixed) { super::mixed::longest(args) } else { 0 };
+    let more = args.prefill.saturating_mul(rounds).max(steps(args)).max(mixed);
     let limit = config.max_positions().min(MAX_TOKENS);
     if wants.iter().any(|&what| what != What::EndToEnd) && longest.saturating_add(more) > limit {
         bail!(
@@ -270,7 +271,7 @@ fn room(config: &Config, args: &BenchArgs, prompt: usize) -> Result<usize> {
             .collect::<Result<Vec<usize>>>()?;
         most = most.max(match what {
             // One setting after the other.
-            What::Batch | What::EndToEnd => bytes.into_iter().max().unwrap_or(0),
+            What::Batch | What::Mixed | What::EndToEnd => bytes.into_iter().max().unwrap_or(0),
             _ => bytes.into_iter().fold(0, usize::saturating_add),
         });
     }
@@ -292,12 +293,7 @@ fn room_of(
     (budget, depth, prompt): (Budget, usize, usize),
 ) -> Result<usize> {
     let dtype = args.kv_type.map_or(dtype_for(budget, Dtype::F16), DtypeArg::dtype);
-    let cache = CacheConfig {
-        dtype,
-        budget,
-        policy: chelsea_kv::policy(&args.policy)?,
-        ..CacheConfig::new(config.cache_shape())
-    };
+    let cache = CacheConfig { dtype, budget, policy: args.policy.clone(), ..CacheConfig::new(config.cache_shape()) };
     cache.validate()?;
     let heads = cache.shape.heads();
     let page = Page::bytes(cache.shape.layer(0).dims(), dtype);
@@ -318,6 +314,10 @@ fn room_of(
         What::Batch => {
             let most = args.batches.iter().max().copied().unwrap_or(1) as usize;
             kept(depth).saturating_add(fork).saturating_add(block).saturating_mul(most)
+        }
+        What::Mixed => {
+            let most = 1 + args.batches.iter().max().copied().unwrap_or(1) as usize;
+            kept(depth).saturating_add(fork).saturating_add(bytes_of(super::mixed::longest(args))).saturating_mul(most)
         }
         What::EndToEnd => {
             let tokens = prompt.saturating_add(args.generate);

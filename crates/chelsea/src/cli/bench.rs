@@ -1,9 +1,10 @@
 //! `chelsea bench`.
 
 use super::shared::{DtypeArg, ModelArgs, parse_budget, parse_keep, parse_policy};
-use chelsea_kv::Budget;
+use chelsea_kv::{Budget, Policy};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 pub(super) const BENCH_EXAMPLES: &str = "\
 Examples:
@@ -30,6 +31,8 @@ pub enum What {
     Depth,
     /// Decode speed of several sequences that share each pass over the weights.
     Batch,
+    /// A chunk of a text read in one pass with sequences that decode, beside what the two take apart.
+    Mixed,
     /// A prompt read online, then generation: all of the time, and the cache at its peak.
     EndToEnd,
     /// Attention alone: bytes read and operations a second, beside plain reading of memory.
@@ -73,7 +76,7 @@ pub struct BenchArgs {
         help_heading = "Settings to compare"
     )]
     pub kv_budgets: Vec<Budget>,
-    /// Sequences decoded together, for --what batch.
+    /// Sequences decoded together, for --what batch and mixed.
     #[arg(
         long,
         value_delimiter = ',',
@@ -105,7 +108,7 @@ pub struct BenchArgs {
     pub real: bool,
     /// How entries are chosen when something is clustered.
     #[arg(long, default_value = "chelsea", value_parser = parse_policy, help_heading = "Caches")]
-    pub policy: String,
+    pub policy: Arc<dyn Policy>,
     /// Number format of cached keys and values [default: for a budget of bytes q8, or k8v4 for
     /// shares below 15%; else f16, or bf16 where the model is].
     #[arg(long, value_enum, help_heading = "Caches")]

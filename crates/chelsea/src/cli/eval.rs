@@ -297,7 +297,7 @@ fn parse_share(text: &str) -> Result<f32, String> {
 }
 
 fn parse_policies(text: &str) -> Result<String, chelsea_kv::policy::PolicyError> {
-    if text == "all" { Ok(text.to_owned()) } else { parse_policy(text) }
+    if text == "all" { Ok(text.to_owned()) } else { parse_policy(text).map(|_| text.replace('+', ",")) }
 }
 
 fn modes_help() -> &'static str {

@@ -64,6 +64,12 @@ pub enum Command {
         /// bash, zsh, fish, elvish or powershell.
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages, for those who make packages.
+    #[command(hide = true)]
+    Man {
+        /// An existing folder.
+        folder: std::path::PathBuf,
+    },
 }
 
 #[cfg(test)]

@@ -74,8 +74,17 @@ mod tests {
         let run = command.find_subcommand_mut("run").expect("a verb");
         let (short, long) = (run.render_help().to_string(), run.render_long_help().to_string());
         let at = |text: &str, what: &str| text.find(what).unwrap_or_else(|| panic!("no {what} in {text}"));
-        let order =
-            ["Model:", "--model", "Document and question:", "--file", "--prompt", "Cache:", "--kv-budget", "Answer:"];
+        let order = [
+            "\nModel:",
+            "-m, --model",
+            "\nDocument and question:",
+            "-f, --file",
+            "-p, --prompt",
+            "\nCache:",
+            "--kv-budget <SIZE>",
+            "\nAnswer:",
+            "\nOutput:",
+        ];
         for text in [&short, &long] {
             assert!(order.is_sorted_by_key(|what| at(text, what)), "{text}");
             assert!(!text.contains("\nOptions:"), "{text}");

@@ -1,12 +1,14 @@
 //! Flags that several verbs share: which model, how its cache is kept, how text is sampled.
 
 use chelsea_engine::{Compression, Sampling, SessionOptions};
-use chelsea_kv::{Budget, Dtype, Schedule};
+use chelsea_kv::policy::{Chelsea, ChelseaBest, PolicyError};
+use chelsea_kv::{Budget, Dtype, Policy, Schedule};
 use chelsea_model::LoadOptions;
 use clap::{Args, ValueEnum};
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Which model, and on what it runs.
 #[derive(Debug, Clone, Args)]
@@ -101,7 +103,7 @@ pub struct CacheArgs {
     /// How entries are chosen: a name, and settings if any (chelsea:floor=0,chunk=128) [default: chelsea]. `chelsea
     /// policies` lists them all.
     #[arg(long, value_parser = parse_policy, hide_short_help = true)]
-    pub policy: Option<String>,
+    pub policy: Option<Arc<dyn Policy>>,
     /// Share of the cache entries to keep, above 0 and at most 1; 1 is the full cache.
     #[arg(short, long, value_parser = parse_keep, conflicts_with = "kv_budget", hide_short_help = true)]
     pub keep: Option<f32>,
@@ -197,15 +199,15 @@ impl CacheArgs {
 
     /// The budget that was asked for, or a quarter of the full cache.
     pub fn budget(&self) -> Budget {
-        let default = if self.policy() == "full" { Budget::Keep(1.0) } else { Budget::Share(0.25) };
+        let default = if self.policy().keeps_everything() { Budget::Keep(1.0) } else { Budget::Share(0.25) };
         self.asked_budget().unwrap_or(default)
     }
 
     /// The policy that was asked for, or the default.
-    pub fn policy(&self) -> &str {
-        self.policy.as_deref().unwrap_or(match self.quality {
-            QualityArg::Good => "chelsea",
-            QualityArg::Best => "chelsea-best",
+    pub fn policy(&self) -> Arc<dyn Policy> {
+        self.policy.clone().unwrap_or_else(|| match self.quality {
+            QualityArg::Good => Arc::new(Chelsea::default()),
+            QualityArg::Best => Arc::new(ChelseaBest::default()),
         })
     }
 
@@ -221,7 +223,7 @@ impl CacheArgs {
     pub fn session(&self) -> SessionOptions {
         SessionOptions {
             budget: self.budget(),
-            policy: self.policy().to_string(),
+            policy: self.policy(),
             schedule: schedule(self.schedule),
             compression: self.compression(),
             sinks: self.sinks,
@@ -319,9 +321,8 @@ pub(super) fn schedule(arg: Option<ScheduleArg>) -> Schedule {
     }
 }
 
-pub(super) fn parse_policy(text: &str) -> Result<String, chelsea_kv::policy::PolicyError> {
-    let spec = text.replace('+', ",");
-    chelsea_kv::policy::policy(&spec).map(|_| spec)
+pub(super) fn parse_policy(text: &str) -> Result<Arc<dyn Policy>, PolicyError> {
+    chelsea_kv::policy(&text.replace('+', ","))
 }
 
 pub(super) fn parse_keep(text: &str) -> Result<f32, String> {

@@ -3,7 +3,7 @@
 use super::Shown;
 use crate::output::{self, Table};
 use chelsea_eval::results::{Asked, Record};
-use chelsea_eval::{Mode, Of, Sample, Setting};
+use chelsea_eval::{Mode, Of, ParsedSetting, Sample, Setting};
 use serde_json::json;
 use std::collections::BTreeSet;
 
@@ -41,7 +41,7 @@ fn bytes(rows: &[&Record]) -> String {
 }
 
 /// Hits and losses of needles.
-pub fn needles(settings: &[Setting], records: &[Record]) -> String {
+pub fn needles(settings: &[ParsedSetting], records: &[Record]) -> String {
     let mut table = Table::with_heading(["policy", "kept", "mode", "hits", "of", "digit NLL", "cache bytes"]);
     for setting in settings {
         let rows = of(setting, records);
@@ -60,7 +60,7 @@ pub fn needles(settings: &[Setting], records: &[Record]) -> String {
 }
 
 /// Scores of every task under every setting, and their mean over tasks.
-pub fn tasks(settings: &[Setting], records: &[Record]) -> String {
+pub fn tasks(settings: &[ParsedSetting], records: &[Record]) -> String {
     let names: BTreeSet<&str> = records.iter().map(|r| r.task.as_str()).collect();
     let mut table = Table::with_heading([
         "task",

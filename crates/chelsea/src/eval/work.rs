@@ -5,7 +5,7 @@ use crate::setup::Loaded;
 use anyhow::{Result, bail};
 use chelsea_engine::{Layout, SessionOptions};
 use chelsea_eval::results::{Key, Record, ResultsFile};
-use chelsea_eval::{EvalError, Probe, Sample, Setting, Subject};
+use chelsea_eval::{EvalError, ParsedSetting, Probe, Sample, Setting, Subject};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Every policy at every share in every mode; the full cache once a way of asking.
-pub fn settings(args: &CompareArgs) -> Result<Vec<Setting>> {
+pub fn settings(args: &CompareArgs) -> Result<Vec<ParsedSetting>> {
     let mut settings = Vec::new();
-    for setting in Setting::all(&args.policies(), &args.shares(), &args.modes) {
-        if Subject::can_run(&setting)? {
+    for setting in Setting::all(&args.policies(), &args.shares(), &args.modes)? {
+        if setting.can_run() {
             settings.push(setting);
         } else {
             tracing::warn!("left out: policy `{}` reads the text twice, so not {}", setting.policy, setting.mode);
@@ -29,7 +29,7 @@ pub fn settings(args: &CompareArgs) -> Result<Vec<Setting>> {
 }
 
 /// Refuses samples that make no sense in a mode.
-pub fn check(samples: &[Sample], settings: &[Setting]) -> Result<()> {
+pub fn check(samples: &[Sample], settings: &[ParsedSetting]) -> Result<()> {
     let scored = samples.iter().any(|s| s.probes.iter().any(|p| matches!(p, Probe::Continue(_))));
     if scored && settings.iter().any(|s| s.mode.turns() || s.mode.aware()) {
         bail!("this task scores text and asks no questions: its modes are one-shot and online");
@@ -85,7 +85,7 @@ pub fn run(
     args: &CompareArgs,
     subject: &Subject<'_>,
     samples: &[Sample],
-    settings: &[Setting],
+    settings: &[ParsedSetting],
     quiet: bool,
     print: &mut dyn FnMut(&Record),
 ) -> Result<Done> {
@@ -98,7 +98,7 @@ pub fn run(
         earlier = std::mem::take(&mut file.earlier).into_iter().map(|r| (r.key(), r)).collect();
     }
     let mut done = Done::default();
-    let mut todo: Vec<(&Sample, Vec<Setting>)> = Vec::new();
+    let mut todo: Vec<(&Sample, Vec<ParsedSetting>)> = Vec::new();
     let mut queued: HashSet<Key> = HashSet::new();
     for sample in samples {
         let mut left = Vec::new();
@@ -111,7 +111,7 @@ pub fn run(
             match earlier.remove(&key) {
                 Some(mut record) => {
                     // It may have been asked for by another name.
-                    record.setting = setting.clone();
+                    record.setting = (**setting).clone();
                     print(&record);
                     done.records.push(record);
                 }

@@ -17,7 +17,7 @@ fn refused(more: &[&str]) -> String {
 fn every_measurement_has_rows_that_make_sense() {
     let out = bench(&[
         "--what",
-        "depth,batch,end-to-end,attention,matching,split",
+        "depth,batch,mixed,end-to-end,attention,matching,split",
         "--depths",
         "600,1200",
         "--keeps",
@@ -53,6 +53,15 @@ fn every_measurement_has_rows_that_make_sense() {
     let batch = rows("batch");
     assert_eq!(batch.iter().map(|row| number(&row["sequences"])).collect::<Vec<_>>(), [1.0, 3.0].repeat(6));
     assert_eq!(number(&batch[1]["kv_bytes"]), 3.0 * number(&batch[0]["kv_bytes"]), "no pages are shared");
+
+    let mixed = rows("mixed");
+    assert_eq!(mixed.iter().map(|row| number(&row["sequences"])).collect::<Vec<_>>(), [1.0, 3.0].repeat(6));
+    for row in &mixed {
+        let of = |key: &str| number(&row[key]["median"]);
+        assert_eq!(row["chunk"], 128);
+        assert!(of("decode_ms") > 0.0 && of("read_ms") > of("decode_ms"), "{row}");
+        assert!((of("together_ms") / (of("decode_ms") + of("read_ms")) - number(&row["share"])).abs() < 1e-6, "{row}");
+    }
 
     let whole = rows("end_to_end");
     assert_eq!(whole.len(), 3);

@@ -47,8 +47,9 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 #[test]
+#[ignore = "needs models"]
 fn ctrl_c_while_reading_prints_what_there_is_and_saves_nothing() {
-    let Some(model) = model() else { return };
+    let model = model();
     let folder = tempfile::tempdir().unwrap();
     let doc = folder.path().join("doc.txt");
     std::fs::write(&doc, essays(33_000)).unwrap();
@@ -116,8 +117,9 @@ fn interrupted_reading(folder: &Path, verb: &[&str]) -> Output {
 }
 
 #[test]
+#[ignore = "needs models"]
 fn ctrl_c_while_answering_keeps_what_was_said_and_prints_the_table() {
-    let Some(model) = model() else { return };
+    let model = model();
     let count = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14,";
     let mut child = start(&[
         "run",
@@ -192,8 +194,9 @@ fn a_reader_that_leaves_ends_the_command_without_a_word() {
 
 /// A limit on the size of files refuses the write in the middle, as a full disk does.
 #[test]
+#[ignore = "needs models"]
 fn a_disk_that_is_full_costs_the_file_but_not_the_answer() {
-    let Some(model) = model() else { return };
+    let model = model();
     let folder = tempfile::tempdir().unwrap();
     let doc = folder.path().join("doc.txt");
     std::fs::write(&doc, essays(4000)).unwrap();

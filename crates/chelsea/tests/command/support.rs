@@ -4,20 +4,27 @@ use serde_json::Value;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output};
 
-/// The small model; none, with a loud word, where `CHELSEA_TEST_MODELS` does not name a folder with it.
-pub fn model() -> Option<PathBuf> {
-    let Some(folder) = std::env::var_os("CHELSEA_TEST_MODELS") else {
-        eprintln!("SKIPPED: set CHELSEA_TEST_MODELS to a folder with smollm2.gguf (cargo xtask test does)");
-        return None;
+/// The small model. Tests that call this are ignored unless they are asked for, as `cargo xtask test` does.
+pub fn model() -> PathBuf {
+    let path = folder("CHELSEA_TEST_MODELS", "with smollm2.gguf").join("smollm2.gguf");
+    assert!(
+        path.is_file(),
+        "CHELSEA_TEST_MODELS is set, but there is no {}: `cargo xtask fetch smollm2`",
+        path.display()
+    );
+    path
+}
+
+fn folder(variable: &str, holds: &str) -> PathBuf {
+    let Some(folder) = std::env::var_os(variable) else {
+        panic!("this test needs {variable}, a folder {holds}: `cargo xtask test` fetches it and sets the variable");
     };
-    let path = PathBuf::from(folder).join("smollm2.gguf");
-    assert!(path.is_file(), "CHELSEA_TEST_MODELS is set, but there is no {}", path.display());
-    Some(path)
+    PathBuf::from(folder)
 }
 
 /// Real text, about `bytes` long.
 pub fn essays(bytes: usize) -> String {
-    let folder = std::env::var_os("CHELSEA_TEST_ESSAYS").expect("CHELSEA_TEST_ESSAYS goes with CHELSEA_TEST_MODELS");
+    let folder = folder("CHELSEA_TEST_ESSAYS", "of texts");
     let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
     files.sort();
     let mut text = String::new();

@@ -1,4 +1,4 @@
-//! Attention of many rows by matrix instructions.
+//! Operands of matrix instructions.
 //!
 //! Every number is split into two in bf16, what it rounds to and what is left, and both products are formed
 //! three times: first parts with first parts, first with second, second with first. What is lost is below 2^-16
@@ -11,30 +11,23 @@
 
 #![allow(unsafe_code)]
 
-use super::simd::avx512::Matrices;
-use super::simd::{Element, Stored};
+use super::super::simd::avx512::Matrices;
+use super::super::simd::{Element, Stored};
+use super::ROWS;
 use crate::page::{Line, Rows};
 use crate::simd::{split, squares};
-use crate::{Dtype, PAGE, TILE};
+use crate::{PAGE, TILE};
 use bytemuck::Zeroable;
 use chelsea_simd::{Amx, BLOCK_BYTES, DEPTH, SIDE};
 use core::arch::x86_64::*;
-
-/// Rows come in pairs of operands; those past the last hold anything, and nothing reads what becomes of them. Fewer
-/// rows than this are not worth opening pages for.
-pub(super) const ROWS: usize = 2 * SIDE;
+use core::ops::Range;
 
 /// Blocks of [`DEPTH`] entries in a page.
 const PAGE_BLOCKS: usize = PAGE / DEPTH;
 
-/// Whether matrices suit entries: numbers that two in bf16 hold, and a head size that fills whole operands.
-pub(super) fn suit(dtype: Dtype, head_dim: usize) -> bool {
-    dtype != Dtype::F32 && head_dim.is_multiple_of(DEPTH)
-}
-
 /// Operands of one block of rows and one page, kept from block to block.
 #[derive(Default)]
-pub(super) struct Operands {
+pub(in super::super) struct Operands {
     /// `[row / 16]`, twice the head size deep.
     queries: Vec<Line>,
     /// `[entry / 16]`, the head size deep, or twice that where keys have two parts.
@@ -136,21 +129,19 @@ impl Operands {
         }
     }
 
-    /// Opens the keys of a page, `[PAGE / TILE][d][TILE]`, and its values, `[PAGE / SHARED][d]`. Nobody sees those
-    /// from entry `used` on, whatever they are.
+    /// Opens the keys of a page, `[PAGE / TILE][key_dim][TILE]`. Nobody sees entries outside `used`, whatever they are.
     ///
     /// # Safety
     /// The machine has the instructions of [`Matrices`].
     #[inline(always)]
-    pub unsafe fn open<F: Stored>(&mut self, keys: &[F::Key], values: &[F::Value], d: usize, used: usize) {
-        let shared = F::Value::SHARED;
-        assert!(keys.len() >= PAGE * d && values.len() * shared >= PAGE * d && d.is_multiple_of(DEPTH));
+    pub unsafe fn open_keys<F: Stored>(&mut self, keys: &[F::Key], d: usize, used: Range<usize>) {
+        assert!(keys.len() >= PAGE * d && d.is_multiple_of(DEPTH));
         let blocks = d / DEPTH;
         let deep = parts::<F::Key>() * blocks;
         let out = bytes(&mut self.keys, PAGE / SIDE, deep);
         let tiles = keys.chunks_exact(TILE * d).zip(out.chunks_exact_mut(deep * BLOCK_BYTES));
         for (tile, (keys, out)) in tiles.enumerate() {
-            if tile * TILE >= used {
+            if tile * TILE >= used.end || (tile + 1) * TILE <= used.start {
                 out.fill(0);
                 continue;
             }
@@ -163,17 +154,28 @@ impl Operands {
                 }
             }
         }
+    }
+
+    /// Opens the values of a page, `[PAGE / SHARED][value_dim]`, of which nobody sees those outside `used`.
+    ///
+    /// # Safety
+    /// The machine has the instructions of [`Matrices`].
+    #[inline(always)]
+    pub unsafe fn open_values<F: Stored>(&mut self, values: &[F::Value], d: usize, used: Range<usize>) {
+        let shared = F::Value::SHARED;
+        assert!(values.len() * shared >= PAGE * d && d.is_multiple_of(DEPTH));
         let deep = parts::<F::Value>() * PAGE_BLOCKS;
         let out = bytes(&mut self.values, d / SIDE, deep);
         for pair in 0..PAGE / 2 {
             // Two rows, or both parts of one.
             let pairs = &values[pair * 2 / shared * d..][..2 / shared * d];
+            let (first, second) = (used.contains(&(2 * pair)), used.contains(&(2 * pair + 1)));
             for (c, out) in out.chunks_exact_mut(deep * BLOCK_BYTES).enumerate() {
                 let at = pairs[c * SIDE..pairs.len() - d + (c + 1) * SIDE].as_ptr();
                 // SAFETY: 16 dimensions of two entries; the caller has the instructions.
                 unsafe {
-                    let even = load_if(2 * pair < used, at, 0);
-                    let odd = load_if(2 * pair + 1 < used, at.add(1 / shared * d), 1 % shared);
+                    let even = load_if(first, at, 0);
+                    let odd = load_if(second, at.add(1 / shared * d), 1 % shared);
                     split_pair::<F::Value>(even, odd, out, PAGE_BLOCKS, pair);
                 }
             }

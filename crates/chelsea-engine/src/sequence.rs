@@ -1,0 +1,366 @@
+//! One sequence: the tokens it has seen, its clustered cache, and the logits of the token after the last one.
+//!
+//! A sequence computes nothing by itself: a [`Runner`](crate::Runner) takes it a step further, alone or together with
+//! others. Dropping it gives its memory back at once, in whatever state it is.
+
+use crate::kv::Compaction;
+use crate::reading::Reading;
+use crate::{Compression, EngineError, SessionOptions, cache_config};
+use chelsea_kv::{Budget, CacheConfig, Forecast, MemoryReport, PAGE, Policy, ReadPlan, SequenceCache};
+use chelsea_model::{Model, ModelError};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a sequence can do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Nothing was read, or a reading was cut short: there is nothing that a token could be sampled from.
+    Silent,
+    /// A text is being read.
+    Reading,
+    /// The logits of the next token are there.
+    Ready,
+    /// A forward pass failed half-way and left layers of different lengths: the sequence is to be dropped.
+    Lost,
+}
+
+/// A compaction that waits for its turn.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pending {
+    pub(crate) compaction: Compaction,
+    /// The runner's step in which it fell due.
+    pub(crate) since: u64,
+}
+
+/// One sequence over a clustered cache.
+#[derive(Debug)]
+pub struct Sequence {
+    model: Arc<Model>,
+    pub(crate) cache: SequenceCache,
+    history: Vec<u32>,
+    /// Of the token after the last one; empty when nobody made them.
+    logits: Vec<f32>,
+    plan: ReadPlan,
+    compression: Compression,
+    limit: usize,
+    pub(crate) reading: Option<Reading>,
+    pub(crate) pending: Option<Pending>,
+    lost: bool,
+    /// Time spent clustering.
+    clustering: Duration,
+}
+
+impl Sequence {
+    /// An empty sequence.
+    ///
+    /// # Errors
+    /// If the options contradict each other or the model.
+    pub fn new(model: Arc<Model>, options: &SessionOptions) -> Result<Self, EngineError> {
+        let cache = SequenceCache::new(cache_config(&model, options)?)?;
+        Self::with_cache(model, options, cache, Vec::new())
+    }
+
+    /// A sequence that goes on from a cache made before, of the tokens `history`.
+    ///
+    /// # Errors
+    /// If the cache was made for another model, or the options contradict it.
+    pub fn with_cache(
+        model: Arc<Model>,
+        options: &SessionOptions,
+        cache: SequenceCache,
+        history: Vec<u32>,
+    ) -> Result<Self, EngineError> {
+        if options.block == 0 {
+            return Err(EngineError::ZeroBlock);
+        }
+        if cache.config().shape != model.cache_shape() {
+            return Err(EngineError::OtherShape);
+        }
+        if cache.tokens() != history.len() {
+            return Err(EngineError::History { tokens: history.len(), cached: cache.tokens() });
+        }
+        let CacheConfig { policy, budget, .. } = cache.config();
+        let online = options.compression == Compression::Online && *budget != Budget::Keep(1.0);
+        // What was compressed before may be gone on from.
+        let compressed = !history.is_empty() && cache.is_within_budget();
+        if online && policy.needs().repetition.is_some() && !compressed {
+            return Err(EngineError::OneShotOnly(policy.name()));
+        }
+        let limit = options.context.unwrap_or(model.config().context_length).min(model.config().max_positions());
+        Ok(Sequence {
+            model,
+            cache,
+            history,
+            logits: Vec::new(),
+            plan: ReadPlan::of_block(options.block, PAGE),
+            compression: options.compression,
+            limit,
+            reading: None,
+            pending: None,
+            lost: false,
+            clustering: Duration::ZERO,
+        })
+    }
+
+    /// A second sequence that goes on from here, a reading included. The caches share their pages until one of the two
+    /// writes.
+    ///
+    /// # Errors
+    /// If the pool has no room for what the two do not share.
+    pub fn fork(&self) -> Result<Self, EngineError> {
+        Ok(Sequence {
+            model: self.model.clone(),
+            cache: self.cache.fork()?,
+            history: self.history.clone(),
+            logits: self.logits.clone(),
+            plan: self.plan,
+            compression: self.compression,
+            limit: self.limit,
+            reading: self.reading.clone(),
+            pending: self.pending,
+            lost: self.lost,
+            clustering: Duration::ZERO,
+        })
+    }
+
+    /// Whether `tokens` more would fit into the context.
+    ///
+    /// # Errors
+    /// If they would not: with what limits the sequence.
+    pub fn check_context(&self, tokens: usize) -> Result<(), EngineError> {
+        let (needed, limit) = (self.history.len().saturating_add(tokens), self.limit);
+        if needed <= limit {
+            return Ok(());
+        }
+        Err(match self.model.config().window {
+            // No wider context would help.
+            Some(window) if window <= limit => ModelError::Window { window, needed }.into(),
+            _ => EngineError::ContextFull { needed, limit },
+        })
+    }
+
+    /// Whether `tokens` could be taken in next.
+    ///
+    /// # Errors
+    /// If the sequence was lost, if they are none, if one is outside the vocabulary, and if they do not fit into the
+    /// context.
+    pub fn check(&self, tokens: &[u32]) -> Result<(), EngineError> {
+        if self.lost {
+            return Err(EngineError::Lost);
+        }
+        if tokens.is_empty() {
+            return Err(ModelError::EmptyChunk.into());
+        }
+        let vocab = self.model.config().vocab;
+        if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocab) {
+            return Err(ModelError::Token { token, vocab }.into());
+        }
+        self.check_context(tokens.len())
+    }
+
+    /// Begins to read a text, all of which is to come next; [`Work::Read`](crate::Work::Read) takes in a chunk of it at
+    /// a time. A text that is being read is given up, as by [`Sequence::stop_reading`].
+    ///
+    /// # Errors
+    /// If the text does not fit into the context: before anything is changed.
+    pub fn start_reading(&mut self, text: impl Into<Arc<[u32]>>) -> Result<(), EngineError> {
+        let reading = Reading::new(text);
+        self.check_context(reading.total())?;
+        self.reading = Some(reading).filter(|reading| !reading.is_done());
+        Ok(())
+    }
+
+    /// Gives up what is left of a text; what was read of it stays. Returns whether there was anything left.
+    pub fn stop_reading(&mut self) -> bool {
+        self.reading.take().is_some()
+    }
+
+    /// What is left of the text that is being read.
+    pub fn reading(&self) -> Option<&Reading> {
+        self.reading.as_ref()
+    }
+
+    /// What the sequence can do next.
+    pub fn state(&self) -> State {
+        if self.lost {
+            State::Lost
+        } else if self.reading.is_some() {
+            State::Reading
+        } else if self.logits.is_empty() {
+            State::Silent
+        } else {
+            State::Ready
+        }
+    }
+
+    /// Whether a compaction waits for its turn. A sequence for which one does takes in nothing before it was made; have
+    /// [`Runner::settle`](crate::Runner::settle) make it before the cache is saved, rewound or reconfigured.
+    pub fn compaction_waits(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// Tokens of the next chunk of the text that is being read; 0 when none is.
+    pub(crate) fn next_chunk(&mut self) -> usize {
+        let Some(reading) = &self.reading else { return 0 };
+        if reading.done() == 0 {
+            // Not before: a compaction that waited until now is one of the text before.
+            self.cache.expect_tokens(self.history.len() + reading.total(), self.plan.recent);
+        }
+        let until_due = match self.compression {
+            Compression::OneShot => usize::MAX,
+            Compression::Online => self.cache.room(),
+        };
+        reading.next(&self.plan, until_due).len()
+    }
+
+    /// Makes sure that the cache can take in `tokens` more.
+    pub(crate) fn reserve(&mut self, tokens: usize) -> Result<(), EngineError> {
+        Ok(self.cache.reserve(tokens)?)
+    }
+
+    /// Takes note of tokens that went through the model, and of the logits after the last one if they were wanted.
+    pub(crate) fn took(&mut self, tokens: &[u32], logits: &[f32]) {
+        self.history.extend_from_slice(tokens);
+        self.logits.clear();
+        self.logits.extend_from_slice(logits);
+    }
+
+    /// Takes note that `tokens` of the text that is being read went through the model. Returns the compaction that is
+    /// to follow.
+    pub(crate) fn took_chunk(&mut self, tokens: usize, logits: &[f32]) -> Option<Compaction> {
+        let mut reading = self.reading.take()?;
+        self.took(&reading.left()[..tokens], logits);
+        reading.advance(tokens);
+        let (ended, total) = (reading.is_done(), reading.total());
+        if !ended {
+            self.reading = Some(reading);
+        }
+        match self.compression {
+            Compression::OneShot => None,
+            // A text that is shorter than what decoding lets pile up (a short question) piles up with it.
+            Compression::Online if ended && total >= self.cache.config().decode_block => Some(Compaction::AtEnd),
+            Compression::Online => Some(Compaction::Due),
+        }
+    }
+
+    /// Has a compaction wait for its turn from step `now` on, if there is anything to do.
+    pub(crate) fn ask_for(&mut self, compaction: Compaction, now: u64) {
+        if compaction == Compaction::AtEnd || self.cache.compaction_is_due() {
+            self.pending = Some(Pending { compaction, since: now });
+        }
+    }
+
+    /// Carries out the compaction that waits. Returns whether there was anything to do.
+    pub(crate) fn compact(&mut self) -> Result<bool, EngineError> {
+        let Some(pending) = self.pending else { return Ok(false) };
+        let report = pending.compaction.carry_out(&mut self.cache)?;
+        self.pending = None;
+        Ok(report.compacted)
+    }
+
+    pub(crate) fn lose(&mut self) {
+        self.lost = true;
+        self.reading = None;
+        self.logits.clear();
+    }
+
+    pub(crate) fn count_clustering(&mut self, time: Duration) {
+        self.clustering += time;
+    }
+
+    /// Time spent clustering, so far or since [`Sequence::forget_clustering`].
+    pub fn clustering(&self) -> Duration {
+        self.clustering
+    }
+
+    /// Counts the time spent clustering from zero.
+    pub fn forget_clustering(&mut self) {
+        self.clustering = Duration::ZERO;
+    }
+
+    /// Changes policy and budget from here on.
+    ///
+    /// # Errors
+    /// If the two do not fit together or to the cache.
+    pub fn reconfigure(&mut self, policy: &Arc<dyn Policy>, budget: Budget) -> Result<(), EngineError> {
+        Ok(self.cache.reconfigure(policy.clone(), budget)?)
+    }
+
+    /// Changes when prompts are clustered from here on.
+    pub fn set_compression(&mut self, compression: Compression) {
+        self.compression = compression;
+    }
+
+    /// How prompts are cut into steps.
+    pub fn plan(&self) -> &ReadPlan {
+        &self.plan
+    }
+
+    /// Logits of the token after the last one; empty before anything was read, within a text, and after a reading that
+    /// was cut short.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+
+    /// The logits, and the tokens they follow: what a sampler needs.
+    pub(crate) fn logits_and_history(&mut self) -> (&mut [f32], &[u32]) {
+        (&mut self.logits, &self.history)
+    }
+
+    /// Tokens read and generated so far.
+    pub fn history(&self) -> &[u32] {
+        &self.history
+    }
+
+    /// Longest sequence this may become.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// The cache.
+    pub fn cache(&self) -> &SequenceCache {
+        &self.cache
+    }
+
+    /// The cache, to be compacted or changed by hand.
+    pub fn cache_mut(&mut self) -> &mut SequenceCache {
+        &mut self.cache
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// First token from which the sequence can be taken back: see [`Sequence::rewind`].
+    pub fn exact_from(&self) -> usize {
+        self.cache.exact_from()
+    }
+
+    /// Takes back the last `tokens` tokens, as if they had never come. There are no logits afterwards.
+    ///
+    /// # Errors
+    /// If some of them were clustered, a text is being read, or a compaction waits.
+    pub fn rewind(&mut self, tokens: usize) -> Result<(), EngineError> {
+        if self.lost {
+            return Err(EngineError::Lost);
+        }
+        if self.reading.is_some() || self.pending.is_some() {
+            return Err(EngineError::StillReading);
+        }
+        self.cache.rewind(tokens)?;
+        self.history.truncate(self.history.len() - tokens);
+        self.logits.clear();
+        Ok(())
+    }
+
+    /// Bytes that the sequence is going to take once it has `tokens` tokens in all.
+    pub fn forecast(&self, tokens: usize) -> Forecast {
+        self.cache.forecast(tokens, &self.plan)
+    }
+
+    /// Where every byte of the cache is.
+    pub fn memory(&self) -> MemoryReport {
+        self.cache.memory()
+    }
+}
