@@ -149,7 +149,7 @@ mod system {
     fn watch_maps() -> std::io::Result<()> {
         // SAFETY: the handler makes system calls (write, stat, _exit) and reads memory that does not change; it neither
         // allocates nor locks.
-        unsafe { low_level::register(SIGBUS, || map_failed()) }.map(drop)
+        unsafe { low_level::register(SIGBUS, map_failed) }.map(drop)
     }
 
     /// Runs in the handler of a signal.

@@ -117,7 +117,7 @@ fn wide(bytes: &[u8]) -> Option<&'static str> {
     let mut nuls = [0usize; 4];
     head.iter().enumerate().filter(|(_, byte)| **byte == 0).for_each(|(i, _)| nuls[i % 4] += 1);
     let units = head.len() / 4;
-    if units == 0 || bytes.len() % 2 != 0 {
+    if units == 0 || !bytes.len().is_multiple_of(2) {
         return None;
     }
     let whole = bytes.len().is_multiple_of(4);
