@@ -7,7 +7,7 @@
 //! the system message, so what it would do to their contents (trimming them, asking what they say) is not done.
 
 use crate::{EngineError, Repetition};
-use chelsea_model::chat::{ChatTemplate, Message, RenderOptions};
+use chelsea_model::chat::{ChatError, ChatTemplate, Message, RenderOptions};
 use chelsea_model::tokenizer::{Before, Part, Tokenizer};
 
 /// Stand-ins for the user's text while the template is rendered: private-use characters that no
@@ -21,6 +21,10 @@ pub struct Layout<'a> {
     tokenizer: &'a Tokenizer,
     template: Option<&'a ChatTemplate>,
     system: Option<&'a str>,
+    /// Whether the system message goes into the first user message.
+    folds: bool,
+    /// Whether questions may spell control tokens.
+    special: bool,
 }
 
 /// A template rendered around a document and a question.
@@ -31,9 +35,27 @@ struct Frame {
 }
 
 impl<'a> Layout<'a> {
-    /// `template` is none for a model without one, or when the user wants none.
+    /// `template` is none for a model without one, or when the user wants none. A system message that the template
+    /// refuses or leaves out is put before the first user message ([`Layout::folds_system`]).
     pub fn new(tokenizer: &'a Tokenizer, template: Option<&'a ChatTemplate>, system: Option<&'a str>) -> Self {
-        Layout { tokenizer, template, system }
+        let folds = template.zip(system).is_some_and(|(template, system)| !system.is_empty() && leaves_out(template));
+        Layout { tokenizer, template, system, folds, special: false }
+    }
+
+    /// Questions without a chat template are the program's own words from here on: spellings of control tokens in them
+    /// become control tokens. Documents, system messages and what goes through a template stay data.
+    pub fn with_special(self, special: bool) -> Self {
+        Layout { special, ..self }
+    }
+
+    /// Whether the template knows no system message, so that it is put before the first user message.
+    pub fn folds_system(&self) -> bool {
+        self.folds
+    }
+
+    /// A question, as data or as the user's own prompt.
+    fn asked<'t>(&self, text: &'t str) -> Part<'t> {
+        if self.special && self.template.is_none() { Part::Own(text) } else { Part::Foreign(text) }
     }
 
     /// Whether prompts go through a chat template.
@@ -44,11 +66,7 @@ impl<'a> Layout<'a> {
     fn frame(&self, with_document: bool) -> Result<Frame, EngineError> {
         let user = if with_document { format!("{DOCUMENT}\n\n{QUESTION}") } else { QUESTION.to_string() };
         let text = match self.template {
-            Some(template) => {
-                let mut messages = self.opening();
-                messages.push(Message::new("user", &user));
-                template.render(&messages, &turn())?
-            }
+            Some(template) => template.render(&self.opening(&user), &turn())?,
             None if self.system.is_some() => format!("{SYSTEM}\n\n{user}"),
             None => user,
         };
@@ -57,11 +75,15 @@ impl<'a> Layout<'a> {
         Ok(Frame { head: head.into(), between: between.into(), tail: tail.into() })
     }
 
-    /// The system message, for a template.
-    fn opening(&self) -> Vec<Message> {
-        // Templates may leave out an empty one.
-        let stand_in = |system: &str| if system.is_empty() { "" } else { SYSTEM };
-        self.system.map(|system| Message::new("system", stand_in(system))).into_iter().collect()
+    /// The system message and the first user message, for a template.
+    fn opening(&self, user: &str) -> Vec<Message> {
+        match self.system {
+            Some(_) if self.folds => vec![Message::new("user", format!("{SYSTEM}\n\n{user}"))],
+            // Templates may leave out an empty one.
+            Some("") => vec![Message::new("system", ""), Message::new("user", user)],
+            Some(_) => vec![Message::new("system", SYSTEM), Message::new("user", user)],
+            None => vec![Message::new("user", user)],
+        }
     }
 
     /// Rendered words, with the system message in its place.
@@ -86,7 +108,7 @@ impl<'a> Layout<'a> {
     pub fn question(&self, text: &str) -> Result<Vec<u32>, EngineError> {
         let frame = self.frame(true)?;
         // Between the two there is text, in the same message.
-        let parts = [vec![Part::Foreign(text)], self.words(&frame.tail)].concat();
+        let parts = [vec![self.asked(text)], self.words(&frame.tail)].concat();
         Ok(self.tokenizer.encode_parts(Before::Text, &parts)?)
     }
 
@@ -104,7 +126,7 @@ impl<'a> Layout<'a> {
     /// Tokens of a prompt without a document.
     pub fn prompt(&self, text: &str) -> Result<Vec<u32>, EngineError> {
         let frame = self.frame(false)?;
-        self.beginning(&[self.words(&frame.head), vec![Part::Foreign(text)], self.words(&frame.tail)].concat())
+        self.beginning(&[self.words(&frame.head), vec![self.asked(text)], self.words(&frame.tail)].concat())
     }
 
     /// Tokens of a chat's next turn, after the model's last answer ended with an end-of-turn token or
@@ -112,12 +134,11 @@ impl<'a> Layout<'a> {
     pub fn next_turn(&self, text: &str, closed: bool) -> Result<Vec<u32>, EngineError> {
         let before = if closed { Before::Token } else { Before::Text };
         let Some(template) = self.template else {
-            return Ok(self.tokenizer.encode_parts(before, &[Part::Own("\n\n"), Part::Foreign(text)])?);
+            return Ok(self.tokenizer.encode_parts(before, &[Part::Own("\n\n"), self.asked(text)])?);
         };
         const ANSWER: &str = "\u{F5D4}\u{F5D5}";
-        let mut messages = self.opening();
-        messages.extend([Message::new("user", DOCUMENT), Message::new("assistant", ANSWER)]);
-        messages.push(Message::new("user", QUESTION));
+        let mut messages = self.opening(DOCUMENT);
+        messages.extend([Message::new("assistant", ANSWER), Message::new("user", QUESTION)]);
         let rendered = template.render(&messages, &turn())?;
         let (_, after) = rendered.split_once(ANSWER).ok_or(EngineError::Template("the model's answers"))?;
         let (mut middle, tail) = after.split_once(QUESTION).ok_or(EngineError::Template("the user's message"))?;
@@ -140,6 +161,16 @@ impl<'a> Layout<'a> {
             tokens.splice(0..0, prefix.iter().copied());
         }
         Ok(tokens)
+    }
+}
+
+/// Whether a template refuses a system message, or renders a conversation without it, and would go on without one.
+fn leaves_out(template: &ChatTemplate) -> bool {
+    let user = Message::new("user", QUESTION);
+    match template.render(&[Message::new("system", SYSTEM), user.clone()], &turn()) {
+        Ok(text) => !text.contains(SYSTEM) && text.contains(QUESTION),
+        Err(ChatError::Refused(_)) => template.render(&[user], &turn()).is_ok(),
+        Err(_) => false,
     }
 }
 

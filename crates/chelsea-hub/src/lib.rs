@@ -29,14 +29,17 @@ mod pip;
 mod progress;
 mod spec;
 mod split;
+mod stand_in;
 mod store;
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
 pub use error::HubError;
 pub use options::Options;
 pub use progress::{Progress, Silent};
 pub use spec::{HubId, Spec};
+pub use stand_in::StandIn;
 pub use store::{Entry, Kind, State, list, remove, verify};
 
 /// The format of a model's weights.
@@ -80,21 +83,53 @@ pub struct ResolvedModel {
 
 /// Finds the model that `spec` names, downloading it if it is not on this machine.
 ///
-/// A repeated call costs nothing for local files and short names and one small request for the hub.
+/// A repeated call costs nothing for local files and short names and one small request for the hub. Where a file or a
+/// folder is called like a short name, `progress` is told which was taken: the local one if it is a model.
 ///
 /// # Errors
 /// Every [`HubError`] says what is wrong and what to do about it.
-pub fn resolve(spec: &str, options: &Options, progress: &mut dyn Progress) -> Result<ResolvedModel, HubError> {
+pub fn resolve(
+    spec: impl AsRef<OsStr>,
+    options: &Options,
+    progress: &mut dyn Progress,
+) -> Result<ResolvedModel, HubError> {
     match Spec::parse(spec)? {
-        Spec::Local(path) => local::resolve(&path),
-        Spec::Named(model) => Ok(ResolvedModel {
-            path: install::model(model, options, progress)?,
-            format: Format::Gguf,
-            name: model.name.to_owned(),
-            source: Source::Named,
-        }),
+        Spec::Local(path) => {
+            let Some(named) = path.to_str().and_then(catalog::model) else { return local::resolve(&path) };
+            let (name, kind) = (path.display(), if path.is_dir() { "folder" } else { "file" });
+            match local::resolve(&path) {
+                Ok(model) => {
+                    progress.note(&format!(
+                        "taking the {kind} `{name}` that is here, and not the model of that short name: give `./{name}` to \
+                         say so"
+                    ));
+                    Ok(model)
+                }
+                Err(error) => {
+                    progress.note(&format!(
+                        "taking the model of the short name `{}`: the {kind} `{name}` that is here is no model ({error})",
+                        named.name
+                    ));
+                    by_name(named, options, progress)
+                }
+            }
+        }
+        Spec::Named(model) => by_name(model, options, progress),
         Spec::Hub(id) => hub::resolve(&id, options, progress),
     }
+}
+
+fn by_name(
+    model: &'static catalog::NamedModel,
+    options: &Options,
+    progress: &mut dyn Progress,
+) -> Result<ResolvedModel, HubError> {
+    Ok(ResolvedModel {
+        path: install::model(model, options, progress)?,
+        format: Format::Gguf,
+        name: model.name.to_owned(),
+        source: Source::Named,
+    })
 }
 
 /// The folder of the data set called `name`, downloaded if it is not on this machine.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::HubError;
 use crate::split::Part;
-use crate::{Format, ResolvedModel, Source};
+use crate::{Format, ResolvedModel, Source, StandIn};
 
 /// A file or folder as a model. Only names and first bytes are looked at; reading it is the loader's work.
 pub(crate) fn resolve(path: &Path) -> Result<ResolvedModel, HubError> {
@@ -18,6 +18,7 @@ pub(crate) fn resolve(path: &Path) -> Result<ResolvedModel, HubError> {
         let (path, format) = folder(path)?;
         return Ok(model(path, format));
     }
+    check_stand_in(path)?;
     match format_of(path)? {
         Some(Format::Safetensors) if !path.with_file_name("config.json").is_file() => {
             Err(bad("a .safetensors file needs its config.json (and tokenizer.json) beside it".into()))
@@ -36,6 +37,9 @@ fn folder(path: &Path) -> Result<(PathBuf, Format), HubError> {
     };
     // A part brings its later ones with it.
     let is_later = |p: &PathBuf| p.to_str().and_then(Part::of).is_some_and(|part| !part.is_first());
+    let ours = ["safetensors", "gguf", "json"];
+    let of_a_model = |p: &&PathBuf| p.extension().is_some_and(|e| ours.iter().any(|own| e.eq_ignore_ascii_case(own)));
+    files.iter().filter(of_a_model).try_for_each(|file| check_stand_in(file))?;
     let (safetensors, mut gguf) = (with("safetensors"), with("gguf"));
     gguf.retain(|p| !is_later(p));
     let has = |name: &str| path.join(name).is_file();
@@ -55,6 +59,14 @@ fn folder(path: &Path) -> Result<(PathBuf, Format), HubError> {
             let names: Vec<_> = several.iter().filter_map(|p| p.file_name()?.to_str()).collect();
             Err(bad(format!("it has several .gguf files, name one: {}", names.join(", "))))
         }
+    }
+}
+
+/// Refuses a file that is not the one that was meant.
+fn check_stand_in(path: &Path) -> Result<(), HubError> {
+    match StandIn::of_file(path) {
+        Some(found) => Err(HubError::BadLocalModel { path: path.to_owned(), reason: found.to_string() }),
+        None => Ok(()),
     }
 }
 
@@ -117,6 +129,25 @@ mod tests {
         write(dir.path(), "config.json", b"{}");
         let model = resolve(dir.path()).expect("a model folder");
         assert_eq!((model.path.as_path(), model.format), (dir.path(), Format::Safetensors));
+    }
+
+    #[test]
+    fn pointers_and_pages_are_called_what_they_are() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let pointer = write(dir.path(), "model.gguf", b"version https://git-lfs.example/spec/v1\noid sha256:0\n");
+        for path in [dir.path(), &pointer] {
+            let error = resolve(path).expect_err("no model").to_string();
+            assert!(error.contains("model.gguf") && error.contains("Git LFS pointer"), "{error}");
+        }
+        let page = write(dir.path(), "page.gguf", b"<!doctype html><title>model.gguf</title>");
+        assert!(resolve(&page).expect_err("no model").to_string().contains("web page"));
+        std::fs::remove_file(pointer).expect("removed");
+        std::fs::remove_file(page).expect("removed");
+        write(dir.path(), "config.json", b"{}");
+        write(dir.path(), "model.safetensors", b"");
+        write(dir.path(), "tokenizer.json", b"version https://git-lfs.example/spec/v1\noid sha256:0\n");
+        let error = resolve(dir.path()).expect_err("no tokenizer").to_string();
+        assert!(error.contains("tokenizer.json") && error.contains("Git LFS pointer"), "{error}");
     }
 
     #[test]

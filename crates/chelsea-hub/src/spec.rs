@@ -1,5 +1,6 @@
 //! What the user wrote for a model, taken apart.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use crate::catalog::{self, NamedModel};
@@ -28,10 +29,19 @@ pub enum Spec {
 }
 
 impl Spec {
-    /// Reads `text`. What exists on this machine comes first, then the short names, then the hub.
-    pub fn parse(text: &str) -> Result<Spec, HubError> {
-        let bad = |reason: &str| HubError::BadSpec { spec: text.to_owned(), reason: reason.to_owned() };
-        let trimmed = text.trim();
+    /// Reads `text`. What exists on this machine comes first, then the short names, then the hub. A name that is not
+    /// UTF-8 can only be of this machine.
+    pub fn parse(text: impl AsRef<OsStr>) -> Result<Spec, HubError> {
+        let text = text.as_ref();
+        let bad = |reason: &str| HubError::BadSpec { spec: text.to_string_lossy().into(), reason: reason.to_owned() };
+        let Some(trimmed) = text.to_str().map(str::trim) else {
+            let path = Path::new(text);
+            return if path.exists() {
+                Ok(Spec::Local(path.into()))
+            } else {
+                Err(bad("there is no such file or folder"))
+            };
+        };
         if trimmed.is_empty() {
             return Err(bad("it is empty"));
         }

@@ -168,7 +168,7 @@ fn the_date_is_the_callers() {
 }
 
 #[test]
-fn folders_hold_their_template_in_one_of_two_files() {
+fn folders_hold_their_template_in_one_of_three_files() {
     let folder = tempfile::tempdir().expect("a folder");
     let tokenizer = byte_tokenizer();
     let render = || {
@@ -184,9 +184,25 @@ fn folders_hold_their_template_in_one_of_two_files() {
     let named = json!([{"name": "tool_use", "template": "no"}, {"name": "default", "template": "two"}]);
     std::fs::write(&config, json!({"chat_template": named}).to_string()).expect("written");
     assert_eq!(render().as_deref(), Some("two"));
-    std::fs::write(folder.path().join("chat_template.jinja"), "three").expect("written");
+    let alone = folder.path().join("chat_template.json");
+    std::fs::write(&alone, json!({"chat_template": "alone"}).to_string()).expect("written");
+    assert_eq!(render().as_deref(), Some("alone"));
+    std::fs::write(&alone, json!({"chat_template": " \n"}).to_string()).expect("written");
+    assert_eq!(render(), None, "an empty template would leave out what the user says");
+    std::fs::remove_file(&alone).expect("removed");
+    std::fs::write(folder.path().join("chat_template.jinja"), "\u{feff}three").expect("written");
     assert_eq!(render().as_deref(), Some("three"));
     std::fs::remove_file(folder.path().join("chat_template.jinja")).expect("removed");
     std::fs::write(&config, "{").expect("written");
     assert!(matches!(ChatTemplate::from_folder(folder.path(), &tokenizer), Err(ChatError::Read { .. })));
+}
+
+#[test]
+fn a_fingerprint_is_of_the_source_and_its_tokens() {
+    let of = |source, bos, eos| ChatTemplate::new(source, bos, eos).expect("a template").fingerprint();
+    let one = of("a{{ bos_token }}", Some("<s>"), None);
+    assert_eq!(one, of("a{{ bos_token }}", Some("<s>"), None));
+    for other in [of("b{{ bos_token }}", Some("<s>"), None), of("a{{ bos_token }}", None, Some("<s>"))] {
+        assert_ne!(one, other);
+    }
 }

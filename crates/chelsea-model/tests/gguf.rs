@@ -182,6 +182,18 @@ fn text_that_is_not_utf8_is_an_error() {
     assert!(matches!(Gguf::parse(&broken), Err(GgufError::NotUtf8(_))));
 }
 
+/// Of a key, but not of a description: that one is shown as far as it can be.
+#[test]
+fn a_value_that_is_not_utf8_is_read_as_far_as_it_is() {
+    let mut writer = sample();
+    writer.set("general.description", Meta::str("a cafXE model"));
+    let mut file = writer.build();
+    let at = file.windows(2).position(|window| window == b"XE").unwrap();
+    file[at..at + 2].copy_from_slice(b"\xe9 ");
+    let gguf = Gguf::parse(&file).unwrap();
+    assert_eq!(gguf.metadata.str("general.description"), Ok(Some("a caf\u{fffd}  model")));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 

@@ -1,10 +1,11 @@
 //! `chelsea cache`: documents read once and kept as a file.
 
 use crate::cli::{BuildArgs, CacheAction, CacheCmdArgs};
+use crate::holding::Holding;
 use crate::output::{self, Table};
-use crate::{run, saved, setup};
+use crate::{documents, reading, saved, setup, signals};
 use anyhow::{Context as _, Result, bail};
-use chelsea_engine::{Layout, Session};
+use chelsea_engine::Session;
 use chelsea_kv::Schedule;
 use chelsea_kv::snapshot::{self, SnapshotSummary};
 use std::io::IsTerminal as _;
@@ -19,24 +20,28 @@ pub fn run(args: &CacheCmdArgs) -> Result<()> {
 }
 
 fn build(args: &BuildArgs) -> Result<()> {
-    saved::check(&args.output, args.system.as_deref(), args.no_chat_template)?;
-    let text = run::documents(&args.file)?.context("no document was given: use -f FILE")?;
+    let (system, no_template) = (args.layout.system.as_deref(), args.layout.no_chat_template);
+    saved::check(&args.output, system, no_template)?;
+    let text =
+        documents::read(&args.document.file, args.document.lossy)?.context("no document was given: use -f FILE")?;
     let quiet = !std::io::stderr().is_terminal();
-    let cancel = setup::cancel_flag()?;
+    let cancel = signals::cancel_flag()?;
     let loaded = setup::load(&args.model, quiet)?;
     let options = args.cache.session();
     setup::warn_long_context(&loaded.model, &options);
-    let template = if args.no_chat_template { None } else { loaded.template.as_ref() };
-    let layout = Layout::new(&loaded.tokenizer, template, args.system.as_deref());
+    let layout = loaded.layout(&args.layout);
     let mut session = Session::new(loaded.model.clone(), loaded.pool.clone(), cancel, &options)?;
-    let words = run::one_shot(&args.cache, &layout)?;
-    let document = layout.document(&text)?;
-    run::check_room(&session, document.len(), 0, words.as_ref())?;
-    run::read(&mut session, &document, words.as_ref(), quiet)?;
+    let words = reading::one_shot(&args.cache, &layout)?;
+    let document = reading::tokens(&session, &loaded.tokenizer, &layout, &text)?;
+    reading::check_room(&session, document.len(), 0, words.as_ref())?;
+    reading::read(&mut session, &document, words.as_ref(), quiet)?;
     if session.cancelled() {
         bail!("stopped before the end: nothing was written");
     }
-    let bytes = saved::save(&args.output, &session, args.system.as_deref(), args.no_chat_template)?;
+    if let Some(warning) = Holding::of(&session).warning() {
+        tracing::warn!("{warning}");
+    }
+    let bytes = saved::save(&args.output, &session, &loaded, system, no_template)?;
     println!("{}: {} tokens in {}", args.output.display(), session.history().len(), output::bytes(bytes as usize));
     Ok(())
 }
@@ -44,6 +49,14 @@ fn build(args: &BuildArgs) -> Result<()> {
 /// Whether a path is a file that begins like a saved cache.
 pub fn is_snapshot(path: &Path) -> bool {
     snapshot::is_snapshot(path)
+}
+
+/// Bytes of a saved cache's entries: keys and values, and beside them a count, its logarithm and a position of four bytes.
+fn entry_bytes(s: &SnapshotSummary) -> usize {
+    let layer = |at: usize| s.dtype.bytes(1, s.shape.layer(at).dims()) + 12;
+    let all: usize = (0..s.shape.layers().len()).map(|at| layer(at) * s.shape.layer(at).kv_heads).sum();
+    // Of which layer an entry is, a summary does not say: the mean is taken.
+    s.entries * all / s.shape.heads().max(1)
 }
 
 /// Prints what a cache file holds.
@@ -61,6 +74,7 @@ pub fn show(path: &Path, s: &SnapshotSummary, json: bool) -> Result<()> {
             "dtype": s.dtype.name(), "policy": s.policy, "kv_budget": s.budget.to_string(), "schedule": schedule,
             "sinks": s.sinks, "window": s.window,
             "entries_mean": s.entries_mean(), "entries_min": s.entries_min, "entries_max": s.entries_max,
+            "kv_bytes": entry_bytes(s), "kv_held_share": entry_bytes(s) as f64 / full.max(1) as f64,
             "fingerprint": saved::fingerprint_text(&s.fingerprint), "kv_bytes_full": full,
         });
         println!("{}", serde_json::to_string_pretty(&value)?);
@@ -85,7 +99,15 @@ pub fn show(path: &Path, s: &SnapshotSummary, json: bool) -> Result<()> {
         "entries a head".to_string(),
         format!("{:.1} on average, {} to {}", s.entries_mean(), s.entries_min, s.entries_max),
     ]);
-    t.row(["kept".to_string(), output::percent(s.entries, s.tokens * heads)]);
+    t.row([
+        "held".to_string(),
+        format!(
+            "{} of the entries, {} of the bytes ({} asked)",
+            output::percent(s.entries, s.tokens * heads),
+            output::percent(entry_bytes(s), full),
+            s.budget
+        ),
+    ]);
     t.row(["full cache would take".to_string(), output::bytes(full)]);
     print!("{}", t.render());
     Ok(())

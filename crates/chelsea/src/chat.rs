@@ -1,29 +1,51 @@
 //! A chat on a terminal: the cache lives on from turn to turn.
 
-use crate::cli::RunArgs;
-use crate::output;
-use crate::run::{answer, held};
-use crate::setup::{self, Loaded};
+use crate::answer::{Draws, answer, held};
+use crate::setup::Loaded;
+use crate::{output, signals};
 use anyhow::Result;
 use chelsea_engine::{Finish, Layout, Session};
+use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
 const HELP: &str = "/memory shows the cache, /clear forgets the talk (the documents' cache is kept for it), /exit (or \
                     Ctrl-D) leaves; Ctrl-C ends an answer.";
 
+/// The editor of lines. It takes SIGINT for itself when it is made, and at no other time: it has to be made before
+/// [`signals::cancel_flag`] is first asked for, which takes it back.
+pub fn editor() -> Result<DefaultEditor> {
+    signals::keep_terminal();
+    Ok(DefaultEditor::new()?)
+}
+
 /// Talks until the user leaves. `session` holds the documents, if there are any: /clear goes back to it, so it is kept and
 /// counted.
-pub fn chat(session: Session, loaded: &Loaded, layout: &Layout<'_>, args: &RunArgs, has_document: bool) -> Result<()> {
-    let mut editor = rustyline::DefaultEditor::new()?;
+///
+/// At the prompt Ctrl-C is a key of the editor and forgets the line; while a question is read or answered it ends that.
+pub fn chat(
+    mut editor: DefaultEditor,
+    session: Session,
+    loaded: &Loaded,
+    layout: &Layout<'_>,
+    draws: &mut Draws,
+    has_document: bool,
+) -> Result<()> {
     eprintln!("{} with policy {}. {HELP}", loaded.name, session.cache().config().policy.name());
+    if let Some(seed) = draws.seed() {
+        eprintln!("Answers are drawn with --seed {seed}.");
+    }
     let start = session;
     let mut turn = start.fork()?;
     let mut first = true;
     let mut closed = true;
     loop {
-        let line = match editor.readline("> ") {
+        let line = editor.readline("> ");
+        // A signal that came while nothing was to be ended.
+        signals::rearm();
+        let line = match line {
             Ok(line) => line,
-            Err(ReadlineError::Interrupted) => continue,
+            // As a key, or as a signal from elsewhere.
+            Err(ReadlineError::Interrupted | ReadlineError::Signal(_)) => continue,
             Err(ReadlineError::Eof) => return Ok(()),
             Err(e) => return Err(e.into()),
         };
@@ -57,12 +79,11 @@ pub fn chat(session: Session, loaded: &Loaded, layout: &Layout<'_>, args: &RunAr
             eprintln!("The context of {} tokens is full. /clear starts anew.", turn.limit());
             continue;
         }
-        setup::rearm();
-        let (generation, _) = answer(&mut turn, &tokens, loaded, &args.generate_options(), true)?;
+        let generation = answer(&mut turn, &tokens, loaded, &draws.next_answer(), true)?.generation;
         if generation.finish == Finish::Cancelled && generation.tokens.is_empty() {
             // Half a question cannot be taken out of a clustered cache again.
             eprintln!("The question was not read to its end: the conversation starts anew, as after /clear.");
-            setup::rearm();
+            signals::rearm();
             turn = start.fork()?;
             first = true;
             continue;
@@ -79,7 +100,7 @@ pub fn chat(session: Session, loaded: &Loaded, layout: &Layout<'_>, args: &RunAr
             turn.step(token)?;
         }
         eprint!("{}", memory_line(&turn, &start));
-        setup::rearm();
+        signals::rearm();
     }
 }
 

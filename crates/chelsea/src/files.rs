@@ -1,23 +1,28 @@
 //! Files that the command writes for people to keep.
 
 use anyhow::{Context as _, Result};
+use std::io::Write as _;
 use std::path::Path;
 
 /// Writes `text` to `path`, and its folder if there is none. What stands there is whole at any time: the old text or
 /// the new one, and nothing beside it.
 pub fn replace_file(path: &Path, text: &str) -> Result<()> {
     let failed = || format!("cannot write {}", path.display());
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(failed)?;
-    }
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let partial = path.with_file_name(format!(".{name}.partial"));
-    let written = std::fs::write(&partial, text).and_then(|()| std::fs::rename(&partial, path));
-    if written.is_err() {
-        // Whether it was made or not, the first error is the one to tell.
-        let _ = std::fs::remove_file(&partial);
-    }
-    written.with_context(failed)
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    std::fs::create_dir_all(folder).with_context(failed)?;
+    let write = || -> std::io::Result<()> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".chelsea-").suffix(".partial");
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let mut file = builder.tempfile_in(folder)?;
+        file.write_all(text.as_bytes())?;
+        file.persist(path).map(drop).map_err(|error| error.error)
+    };
+    write().with_context(failed)
 }
 
 #[cfg(test)]

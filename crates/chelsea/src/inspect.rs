@@ -1,8 +1,9 @@
 //! `chelsea inspect`: what a model or a saved cache holds, from its headers alone.
 
 use crate::cli::InspectArgs;
+use crate::holding::Least;
 use crate::output::{self, Table};
-use crate::{cache, setup};
+use crate::{cache, setup, signals};
 use anyhow::{Result, bail};
 use chelsea_kv::{Budget, CacheConfig, Dtype};
 use chelsea_model::{Config, ModelFile, TensorEntry};
@@ -61,19 +62,22 @@ struct Holds {
     kv_type: &'static str,
     entries_a_head: usize,
     tokens_of_a_full_cache: usize,
+    /// What is held of any text, and for a share, from how many tokens on that is no more than was asked for.
+    least: Least,
+    held_from_tokens: Option<usize>,
 }
 
 /// Runs the verb.
 pub fn run(args: &InspectArgs) -> Result<()> {
     let quiet = args.json || !std::io::stderr().is_terminal();
-    if cache::is_snapshot(Path::new(&args.what)) {
+    let path = Path::new(&args.what);
+    if cache::is_snapshot(path) {
         if args.tensors || args.kv_budget.is_some() {
-            bail!("{} is a saved cache: --tensors and --kv-budget are for models", args.what);
+            bail!("{} is a saved cache: --tensors and --kv-budget are for models", path.display());
         }
-        let path = Path::new(&args.what);
         return cache::show(path, &chelsea_kv::snapshot::inspect(path)?, args.json);
     }
-    setup::cancel_flag()?;
+    signals::cancel_flag()?;
     let file = ModelFile::open(&setup::resolve(&args.what, quiet)?)?;
     let config = file.config();
     let mut types: BTreeMap<&'static str, TypeBytes> = BTreeMap::new();
@@ -100,7 +104,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         weight_bytes: file.tensors().iter().map(|t| t.bytes).sum(),
         types,
         kv_bytes_per_token: config.cache_shape().full_bytes_of_growing(1),
-        kv_budget: args.kv_budget.map(|budget| holds(config, budget)).transpose()?,
+        kv_budget: args.kv_budget.map(|budget| holds(config, budget, &args.policy)).transpose()?,
         tensors: args.tensors.then(|| file.tensors().iter().map(Tensor::from).collect()),
     };
     if args.json {
@@ -119,9 +123,10 @@ pub fn run(args: &InspectArgs) -> Result<()> {
     Ok(())
 }
 
-fn holds(config: &Config, budget: Budget) -> Result<Holds> {
+fn holds(config: &Config, budget: Budget, policy: &str) -> Result<Holds> {
     let dtype = chelsea_engine::dtype_for(budget, Dtype::F16);
-    let cache = CacheConfig { budget, dtype, ..CacheConfig::new(config.cache_shape()) };
+    let policy = chelsea_kv::policy(policy)?;
+    let cache = CacheConfig { budget, dtype, policy, ..CacheConfig::new(config.cache_shape()) };
     cache.validate()?;
     let shape = config.cache_shape();
     // A budget that does not grow with the text holds the same at any length beyond it.
@@ -134,7 +139,17 @@ fn holds(config: &Config, budget: Budget) -> Result<Holds> {
         Budget::Share(share) => (f64::from(share) * shape.full_bytes(tokens) as f64) as usize,
         _ => cache.allowed(tokens) * shape.full_bytes_of_growing(1) / shape.growing_heads(),
     };
+    let least = Least::of(&cache)?;
+    let held_from_tokens = match budget {
+        Budget::Share(share) => {
+            Some((least.bytes as f64 / (f64::from(share) * shape.full_bytes_of_growing(1) as f64)).ceil() as usize)
+        }
+        Budget::Keep(share) if share < 1.0 => Some((least.entries_per_head as f64 / f64::from(share)).ceil() as usize),
+        _ => None,
+    };
     Ok(Holds {
+        least,
+        held_from_tokens,
         kv_type: dtype.name(),
         entries_a_head: cache.allowed(tokens) / shape.growing_heads(),
         tokens_of_a_full_cache: bytes / shape.full_bytes_of_growing(1),
@@ -169,11 +184,22 @@ fn text(r: &Report<'_>) -> String {
         t.row([String::new(), format!("{} with --kv-budget {share}%", output::bytes(bytes))]);
     }
     if let Some(holds) = &r.kv_budget {
-        let Holds { kv_type, entries_a_head: entries, tokens_of_a_full_cache: full } = holds;
+        let Holds { kv_type, entries_a_head: entries, tokens_of_a_full_cache: full, least, held_from_tokens } = holds;
         t.row([
             "the budget holds".to_string(),
-            format!("{entries} entries a head in {kv_type}; a full cache of that size ends at {full} tokens"),
+            format!("{entries} entries per head in {kv_type}; a full cache of that size ends at {full} tokens"),
         ]);
+        let statistics = match least.statistics_bytes {
+            0 => String::new(),
+            bytes => format!(", {} of them statistics", output::bytes(bytes)),
+        };
+        t.row([
+            "held of any text".to_string(),
+            format!("{} entries per head: {}{statistics}", least.entries_per_head, output::bytes(least.bytes)),
+        ]);
+        if let Some(tokens) = held_from_tokens {
+            t.row(["the share is held from".to_string(), format!("{tokens} tokens on")]);
+        }
     }
     t.render()
 }

@@ -4,18 +4,24 @@
 #[macro_use]
 mod print;
 
+mod answer;
 mod bench;
 mod cache;
 mod chat;
 mod cli;
+mod documents;
 mod eval;
 mod files;
+mod holding;
 mod inspect;
 mod models;
 mod output;
+mod policies;
+mod reading;
 mod run;
 mod saved;
 mod setup;
+mod signals;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
@@ -34,6 +40,7 @@ fn main() -> std::process::ExitCode {
         .with_writer(std::io::stderr)
         .with_target(false)
         .without_time()
+        .with_ansi(output::colours())
         // Said on standard error, too, and in a way that panics where that is closed.
         .log_internal_errors(false)
         .init();
@@ -44,6 +51,10 @@ fn main() -> std::process::ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Models(args) => models::run(args),
         Command::Cache(args) => cache::run(args),
+        Command::Policies => {
+            policies::run();
+            Ok(())
+        }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "chelsea", &mut script);
@@ -54,7 +65,7 @@ fn main() -> std::process::ExitCode {
             .with_context(|| format!("cannot write manual pages to {}", folder.display())),
     });
     if let Err(error) = &result {
-        eprintln!("error: {error:#}");
+        eprintln!("error: {}", output::error_text(error));
     }
-    std::process::ExitCode::from(setup::exit_code(result.is_ok()))
+    std::process::ExitCode::from(signals::exit_code(result.is_ok()))
 }

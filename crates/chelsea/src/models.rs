@@ -14,7 +14,7 @@ pub fn run(args: &ModelsArgs) -> Result<()> {
             Ok(())
         }
         ModelsAction::Pull { model } => {
-            crate::setup::cancel_flag()?;
+            crate::signals::cancel_flag()?;
             let found = chelsea_hub::resolve(model, &options, &mut output::Downloads::new(false))?;
             println!("{}", found.path.display());
             Ok(())

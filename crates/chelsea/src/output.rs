@@ -2,6 +2,7 @@
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::fmt::Write as _;
+use std::io::IsTerminal as _;
 use unicode_width::UnicodeWidthStr;
 
 /// A table whose columns line up; the first column is left-aligned, the others right-aligned unless said.
@@ -86,6 +87,27 @@ pub fn median(values: &mut [f64]) -> Option<f64> {
     Some(if values.len() % 2 == 1 { upper } else { (values[middle - 1] + upper) / 2.0 })
 }
 
+/// An error with its causes in one line. What a cause says that was said already is not said twice: many errors name
+/// their cause and have it, too.
+pub fn error_text(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            let _ = write!(text, "{}{cause}", if text.is_empty() { "" } else { ": " });
+        }
+    }
+    text
+}
+
+/// Whether what is said on stderr may have colours.
+pub fn colours() -> bool {
+    let unwanted = |name, value: Option<&str>| {
+        std::env::var_os(name).is_some_and(|now| value.map_or(!now.is_empty(), |value| now == value))
+    };
+    std::io::stderr().is_terminal() && !unwanted("NO_COLOR", None) && !unwanted("TERM", Some("dumb"))
+}
+
 /// A progress bar on stderr; silent when stderr is not a terminal or `quiet` is set.
 pub fn bar(total: u64, what: &str, in_bytes: bool, quiet: bool) -> ProgressBar {
     let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
@@ -137,7 +159,7 @@ impl chelsea_hub::Progress for Downloads {
     }
 
     fn cancelled(&self) -> bool {
-        crate::setup::cancelled()
+        crate::signals::cancelled()
     }
 }
 
@@ -160,6 +182,15 @@ mod tests {
         assert_eq!(bytes(3 << 30), "3.00 GiB");
         assert_eq!(percent(1, 4), "25.0%");
         assert_eq!(percent(1, 0), "-");
+    }
+
+    #[test]
+    fn an_error_says_each_of_its_causes_once() {
+        let cause = std::io::Error::other("the disk is gone");
+        let error = anyhow::Error::new(cause).context("cannot read a.txt: the disk is gone").context("cannot go on");
+        assert_eq!(error_text(&error), "cannot go on: cannot read a.txt: the disk is gone");
+        let error = anyhow::anyhow!("inner").context("outer");
+        assert_eq!(error_text(&error), "outer: inner");
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub fn out(text: Arguments<'_>) {
 }
 
 fn exit(ok: bool) -> ! {
-    std::process::exit(crate::setup::exit_code(ok).into())
+    std::process::exit(crate::signals::exit_code(ok).into())
 }
 
 /// Writes to standard error, if it is still open.

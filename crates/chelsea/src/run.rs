@@ -1,17 +1,16 @@
 //! `chelsea run`: read documents once, answer questions about them.
 
-use crate::cli::{CacheArgs, QualityArg, RunArgs};
+use crate::answer::{Answered, Draws, answer, finish_name, held};
+use crate::cli::{QualityArg, RunArgs};
+use crate::holding::Holding;
 use crate::output::{self, Table};
 use crate::setup::{self, Loaded};
-use crate::{chat, saved};
-use anyhow::{Context as _, Result, bail};
-use chelsea_engine::{
-    Compression, Finish, GenerateOptions, Generation, Layout, ReadStats, Repetition, Session, generate,
-};
+use crate::{chat, documents, reading, saved, signals};
+use anyhow::{Result, bail};
+use chelsea_engine::{ReadStats, Session};
 use chelsea_kv::Budget;
 use serde::Serialize;
-use std::io::{IsTerminal as _, Read as _};
-use std::path::PathBuf;
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 /// One question and what became of it.
@@ -36,6 +35,8 @@ struct Report {
     /// The budget, as `--kv-budget` takes it, where it is no share of the entries.
     kv_budget: Option<String>,
     kv_type: &'static str,
+    /// What to give as `--seed` for the same answers, where they were drawn.
+    seed: Option<u64>,
     threads: usize,
     prefill_tokens: usize,
     prefill_s: f64,
@@ -45,6 +46,8 @@ struct Report {
     kv_bytes_full: usize,
     kv_entries: usize,
     kv_tokens: usize,
+    /// What the budget asked for and what was held of it once the text was read.
+    kv: Option<Holding>,
     process_peak_bytes: Option<usize>,
     cancelled: bool,
 }
@@ -56,35 +59,39 @@ pub fn run(args: &RunArgs) -> Result<()> {
     }
     let options = args.cache.session();
     options_check(args)?;
-    let text = documents(&args.file)?;
+    let text = documents::read(&args.document.file, args.document.lossy)?;
     let quiet = args.json || !std::io::stderr().is_terminal();
-    let cancel = setup::cancel_flag()?;
+    let talks = args.prompt.is_empty() && !args.json && std::io::stdin().is_terminal();
+    let editor = talks.then(chat::editor).transpose()?;
+    let cancel = signals::cancel_flag()?;
     let loaded = setup::load(&args.model, quiet)?;
     setup::warn_long_context(&loaded.model, &options);
-    let template = if args.no_chat_template { None } else { loaded.template.as_ref() };
-    let layout = Layout::new(&loaded.tokenizer, template, args.system.as_deref());
+    let layout = loaded.layout(&args.layout);
 
     let mut stats = ReadStats::default();
     let (mut session, system) = match &args.load_cache {
-        Some(file) => {
-            saved::load(file, &loaded, &args.cache, cancel.clone(), args.system.as_deref(), args.no_chat_template)?
-        }
+        Some(file) => saved::load(file, &loaded, &args.cache, &args.layout, args.any_template, cancel.clone())?,
         None => {
-            (Session::new(loaded.model.clone(), loaded.pool.clone(), cancel.clone(), &options)?, args.system.clone())
+            let session = Session::new(loaded.model.clone(), loaded.pool.clone(), cancel.clone(), &options)?;
+            (session, args.layout.system.clone())
         }
     };
-    let words = one_shot(&args.cache, &layout)?;
+    let words = reading::one_shot(&args.cache, &layout)?;
     let has_document = text.is_some() || args.load_cache.is_some();
-    let document = text.map(|text| layout.document(&text)).transpose()?;
+    let document = text.map(|text| reading::tokens(&session, &loaded.tokenizer, &layout, &text)).transpose()?;
     let question = |prompt: &String| if has_document { layout.question(prompt) } else { layout.prompt(prompt) };
     let questions: Vec<Vec<u32>> = args.prompt.iter().map(question).collect::<Result<_, _>>()?;
     let longest = questions.iter().map(Vec::len).max().unwrap_or(0);
-    check_room(&session, document.as_ref().map_or(0, Vec::len), longest, words.as_ref())?;
+    reading::check_room(&session, document.as_ref().map_or(0, Vec::len), longest, words.as_ref())?;
     if let (Some(_), Some(words)) = (&args.load_cache, &words) {
         session.compress_with(words)?;
     }
     if let Some(document) = &document {
-        stats = read(&mut session, document, words.as_ref(), quiet)?;
+        stats = reading::read(&mut session, document, words.as_ref(), quiet)?;
+    }
+    let holding = has_document.then(|| Holding::of(&session)).filter(|_| !session.cancelled());
+    if let Some(warning) = holding.as_ref().and_then(Holding::warning) {
+        tracing::warn!("{warning}");
     }
     let mut not_saved = None;
     let saved = args.save_cache.as_ref().filter(|_| !session.cancelled());
@@ -92,30 +99,36 @@ pub fn run(args: &RunArgs) -> Result<()> {
         if !has_document {
             bail!("there is nothing to save: give documents with -f");
         }
-        not_saved = saved::save(file, &session, system.as_deref(), args.no_chat_template).err();
+        not_saved = saved::save(file, &session, &loaded, system.as_deref(), args.layout.no_chat_template).err();
         if let Some(error) = &not_saved
             && !args.prompt.is_empty()
         {
             // What was read may have taken minutes: the questions are still answered.
-            tracing::error!("{error:#}");
-            setup::note_failure();
+            tracing::error!("{}", output::error_text(error));
+            signals::note_failure();
         }
     }
     let stopped = session.cancelled();
     if stopped {
         eprintln!("{}", stopped_early(args, saved.is_some(), session.history().len()));
     }
+    let mut draws = Draws::new(&args.sample);
     if args.prompt.is_empty() && !args.json {
         if let Some(error) = not_saved {
             return Err(error);
         }
-        if stopped || !std::io::stdin().is_terminal() {
-            return Ok(());
-        }
-        return chat::chat(session, &loaded, &layout, args, has_document);
+        return match editor {
+            Some(editor) if !stopped => chat::chat(editor, session, &loaded, &layout, &mut draws, has_document),
+            _ => Ok(()),
+        };
     }
-    let (answers, peak, session) = answer_all(args, session, &loaded, &questions, stats)?;
-    let report = report(&loaded, &session, peak, answers, stats);
+    let done = answer_all(args, session, &loaded, &questions, &mut draws, stats)?;
+    if holding.is_none()
+        && let Some(warning) = done.first.as_ref().and_then(Holding::warning)
+    {
+        tracing::warn!("{warning}");
+    }
+    let report = report(&loaded, done, holding, draws.seed(), stats);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -136,11 +149,8 @@ fn stopped_early(args: &RunArgs, saved: bool, tokens: usize) -> String {
 /// Refuses what can be refused before anything is loaded.
 fn options_check(args: &RunArgs) -> Result<()> {
     args.sample.sampling().validate()?;
-    if args.sample.max_tokens == 0 {
-        bail!("--max-tokens is 0: an answer needs at least one token");
-    }
     if let Some(file) = &args.save_cache {
-        saved::check(file, args.system.as_deref(), args.no_chat_template)?;
+        saved::check(file, args.layout.system.as_deref(), args.layout.no_chat_template)?;
     }
     if args.load_cache.is_some() && args.cache.quality == QualityArg::Best {
         bail!(
@@ -149,7 +159,7 @@ fn options_check(args: &RunArgs) -> Result<()> {
         );
     }
     let policy = args.cache.policy();
-    if policy.needs().repetition.is_some() && args.file.is_empty() && args.load_cache.is_none() {
+    if policy.needs().repetition.is_some() && args.document.file.is_empty() && args.load_cache.is_none() {
         bail!(
             "policy `{}` compresses a document, which it reads twice, and nothing else: give one with -f FILE, or choose \
              another policy",
@@ -159,78 +169,28 @@ fn options_check(args: &RunArgs) -> Result<()> {
     Ok(())
 }
 
-/// The documents' text, none when no file was given.
-pub fn documents(files: &[PathBuf]) -> Result<Option<String>> {
-    let mut all = Vec::new();
-    for file in files {
-        let bytes = if file.as_os_str() == "-" {
-            let mut bytes = Vec::new();
-            std::io::stdin().read_to_end(&mut bytes).context("cannot read standard input")?;
-            bytes
-        } else {
-            std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?
-        };
-        let text = String::from_utf8(bytes).map_err(|e| {
-            anyhow::anyhow!(
-                "{} is not UTF-8 text (byte {} is not): convert it first, for instance with `iconv -t UTF-8`",
-                file.display(),
-                e.utf8_error().valid_up_to()
-            )
-        })?;
-        all.push(text.trim_end().to_string());
-    }
-    Ok(if all.is_empty() { None } else { Some(all.join("\n\n")) })
-}
-
-/// If a document is to be clustered after reading: the words for policies that have it repeated first.
-pub fn one_shot(args: &CacheArgs, layout: &Layout<'_>) -> Result<Option<Repetition>> {
-    Ok(if args.compression() == Compression::OneShot { Some(layout.repetition()?) } else { None })
-}
-
-/// Refuses a document of `document` tokens and a question of `question` that do not fit after what was read, before any of it
-/// is read; and a document that leaves no room to be repeated by a policy that has to read it twice.
-pub fn check_room(session: &Session, document: usize, question: usize, words: Option<&Repetition>) -> Result<()> {
-    session.check_context(document + question)?;
-    let config = session.cache().config();
-    let all = session.history().len() + document;
-    // What was compressed before is not compressed again.
-    let compressed = document == 0 && session.cache().is_within_budget();
-    if let (Some(words), Some(chunk)) = (words, config.policy.needs().repetition)
-        && !compressed
-        && config.allowed(all) < all * config.shape.heads()
-    {
-        session.check_context(document + words.longest(chunk.min(all))).with_context(|| {
-            format!("policy `{}` has the model repeat the text after it, part by part", config.policy.name())
-        })?;
-    }
-    Ok(())
-}
-
-/// Reads a document with a progress bar, and clusters it afterwards if there are words for that.
-pub fn read(session: &mut Session, tokens: &[u32], one_shot: Option<&Repetition>, quiet: bool) -> Result<ReadStats> {
-    let bar = output::bar(tokens.len() as u64, "reading", false, quiet);
-    let mut stats = session.read(tokens, |p| bar.set_position(p.done as u64))?;
-    bar.finish_and_clear();
-    if let Some(words) = one_shot
-        && !session.cancelled()
-    {
-        stats.clustering += session.compress_with(words)?;
-        stats.time += stats.clustering;
-    }
-    Ok(stats)
+/// All questions answered.
+struct Done {
+    answers: Vec<Answer>,
+    /// What all caches together held at most.
+    peak: usize,
+    /// The session of the last answer: its cache is what the other figures speak of.
+    session: Session,
+    /// What the first question's cache held when it was read.
+    first: Option<Holding>,
 }
 
 /// Answers every question on its own, each from the state after the document; nothing is to be asked of that state
-/// afterwards, so the last question goes on in it. Returns what all caches together held at most, and the session of the
-/// last answer: its cache is what the other figures speak of.
+/// afterwards, so the last question goes on in it.
 fn answer_all(
     args: &RunArgs,
     mut session: Session,
     loaded: &Loaded,
     questions: &[Vec<u32>],
+    draws: &mut Draws,
     read: ReadStats,
-) -> Result<(Vec<Answer>, usize, Session)> {
-    let mut answers = Vec::new();
+) -> Result<Done> {
+    let (mut answers, mut first) = (Vec::new(), None);
     let mut peak = session.cache().peak();
     for (i, (prompt, tokens)) in args.prompt.iter().zip(questions).enumerate() {
         if session.cancelled() {
@@ -242,7 +202,8 @@ fn answer_all(
         if !args.json && args.prompt.len() > 1 {
             println!("{}> {prompt}", if i > 0 { "\n" } else { "" });
         }
-        let (generation, prefill) = answer(turn, tokens, loaded, &args.generate_options(), !args.json)?;
+        let Answered { generation, prefill, holding } = answer(turn, tokens, loaded, &draws.next_answer(), !args.json)?;
+        first.get_or_insert(holding);
         let document = if i == 0 { read.time } else { Duration::ZERO };
         answers.push(Answer {
             prompt: prompt.clone(),
@@ -262,58 +223,11 @@ fn answer_all(
             session = fork;
         }
     }
-    Ok((answers, peak, session))
+    Ok(Done { answers, peak, session, first })
 }
 
-/// Bytes of `origin` and of a fork of it that holds, or held, `of_fork`: pages that both still share lie there once. They
-/// never become more, so of an earlier moment this says too much rather than too little.
-pub fn held(origin: &Session, fork: &Session, of_fork: usize) -> usize {
-    origin.memory().total() + of_fork - fork.memory().shared.min(of_fork)
-}
-
-/// Reads a question and generates the answer, streaming it to stdout if `show`.
-pub fn answer(
-    session: &mut Session,
-    tokens: &[u32],
-    loaded: &Loaded,
-    options: &GenerateOptions,
-    show: bool,
-) -> Result<(Generation, Duration)> {
-    let prefill = session.read(tokens, |_| ())?;
-    let generation = generate(session, &loaded.tokenizer, options, |text| {
-        if show {
-            print!("{text}");
-        }
-    })?;
-    if show {
-        println!("");
-    }
-    Ok((generation, prefill.time))
-}
-
-fn finish_name(finish: Finish) -> &'static str {
-    match finish {
-        Finish::EndOfTurn => "end_of_turn",
-        Finish::StopString => "stop_string",
-        Finish::MaxTokens => "max_tokens",
-        Finish::Context => "context",
-        Finish::Cancelled => "cancelled",
-    }
-}
-
-impl RunArgs {
-    /// What an answer may look like.
-    pub fn generate_options(&self) -> GenerateOptions {
-        GenerateOptions {
-            max_tokens: Some(self.sample.max_tokens),
-            sampling: self.sample.sampling(),
-            stop: self.sample.stop.clone(),
-            ignore_eos: false,
-        }
-    }
-}
-
-fn report(loaded: &Loaded, session: &Session, peak: usize, answers: Vec<Answer>, read: ReadStats) -> Report {
+fn report(loaded: &Loaded, done: Done, holding: Option<Holding>, seed: Option<u64>, read: ReadStats) -> Report {
+    let Done { answers, peak, session, first } = done;
     let memory = session.memory();
     let mut prefill_tokens = read.tokens;
     let mut prefill_s = read.time.as_secs_f64();
@@ -333,6 +247,7 @@ fn report(loaded: &Loaded, session: &Session, peak: usize, answers: Vec<Answer>,
             budget => Some(budget.to_string()),
         },
         kv_type: session.cache().config().dtype.name(),
+        seed,
         threads: loaded.threads,
         prefill_tokens,
         prefill_s,
@@ -342,6 +257,7 @@ fn report(loaded: &Loaded, session: &Session, peak: usize, answers: Vec<Answer>,
         kv_bytes_full: session.cache().full_bytes(),
         kv_entries: session.cache().entries(),
         kv_tokens: session.cache().tokens(),
+        kv: holding.or(first),
         process_peak_bytes: setup::process_peak_bytes(),
         cancelled: session.cancelled() || answers.iter().any(|a| a.finish == "cancelled"),
         answers,
@@ -364,5 +280,14 @@ fn summary(r: &Report) -> String {
     t.row(["cache now".to_string(), output::bytes(r.kv_bytes), of_full(r.kv_bytes)]);
     t.row(["cache peak".to_string(), output::bytes(r.kv_bytes_peak), of_full(r.kv_bytes_peak)]);
     t.row(["full cache would take".to_string(), output::bytes(r.kv_bytes_full)]);
+    if let Some(holding) = r.kv.as_ref().filter(|kv| kv.is_telling()) {
+        t.row(["once the text was read".to_string(), holding.text()]);
+        if holding.statistics_bytes > 0 {
+            t.row(["statistics in it".to_string(), output::bytes(holding.statistics_bytes)]);
+        }
+    }
+    if let Some(seed) = r.seed {
+        t.row(["drawn with".to_string(), format!("--seed {seed}")]);
+    }
     t.render()
 }

@@ -1,16 +1,16 @@
 //! From a model's name to a loaded model, its tokenizer and its threads.
 
-use crate::cli::ModelArgs;
-use crate::output;
+use crate::cli::{LayoutArgs, ModelArgs};
+use crate::{output, signals};
 use anyhow::{Context as _, Result};
-use chelsea_engine::SessionOptions;
+use chelsea_engine::{Layout, SessionOptions};
 use chelsea_model::chat::ChatTemplate;
 use chelsea_model::tokenizer::Tokenizer;
 use chelsea_model::{Model, ModelFile};
 use rayon::ThreadPool;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Everything a verb needs to compute with a model.
 pub struct Loaded {
@@ -22,8 +22,22 @@ pub struct Loaded {
     pub name: String,
 }
 
+impl Loaded {
+    /// How prompts are laid out for this model. Says so where its template knows no system message.
+    pub fn layout<'a>(&'a self, args: &'a LayoutArgs) -> Layout<'a> {
+        let template = if args.no_chat_template { None } else { self.template.as_ref() };
+        let layout = Layout::new(&self.tokenizer, template, args.system.as_deref()).with_special(args.special);
+        if layout.folds_system() {
+            tracing::warn!(
+                "the chat template of this model knows no system message: what --system says goes before the first question"
+            );
+        }
+        layout
+    }
+}
+
 /// Finds the file behind a model's name, fetching it when it is not on this machine.
-pub fn resolve(spec: &str, quiet: bool) -> Result<PathBuf> {
+pub fn resolve(spec: &OsStr, quiet: bool) -> Result<PathBuf> {
     let mut bars = output::Downloads::new(quiet);
     let options = chelsea_hub::Options::from_env();
     Ok(chelsea_hub::resolve(spec, &options, &mut bars)?.path)
@@ -45,6 +59,7 @@ pub fn load(args: &ModelArgs, quiet: bool) -> Result<Loaded> {
     let path = resolve(&args.model, quiet)?;
     let options = args.load_options();
     let bar = output::bar(0, "loading", true, quiet);
+    note_mapped(&path);
     let file = ModelFile::open(&path)?;
     let (tokenizer, template) = words(&file)?;
     let model = pool.install(|| {
@@ -55,7 +70,19 @@ pub fn load(args: &ModelArgs, quiet: bool) -> Result<Loaded> {
     })?;
     bar.finish_and_clear();
     let threads = pool.current_num_threads();
-    Ok(Loaded { model: Arc::new(model), tokenizer, template, pool, threads, name: args.model.clone() })
+    Ok(Loaded { model: Arc::new(model), tokenizer, template, pool, threads, name: args.name().into_owned() })
+}
+
+/// A model's files are read from maps while it is loaded.
+fn note_mapped(path: &Path) {
+    if path.is_file() {
+        signals::note_mapped(path);
+    }
+    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.path().extension().is_some_and(|e| e == "safetensors") {
+            signals::note_mapped(&entry.path());
+        }
+    }
 }
 
 /// The tokenizer and the chat template that lie inside a model file, or beside it.
@@ -63,50 +90,6 @@ pub fn words(file: &ModelFile) -> Result<(Tokenizer, Option<ChatTemplate>)> {
     let tokenizer = Tokenizer::open(file)?;
     let template = ChatTemplate::open(file, &tokenizer)?;
     Ok((tokenizer, template))
-}
-
-static CANCEL: OnceLock<Arc<AtomicBool>> = OnceLock::new();
-
-/// A flag that Ctrl-C raises. The first one ends the work at hand in good order, a second one at once; either way the
-/// command exits with 130.
-pub fn cancel_flag() -> Result<Arc<AtomicBool>> {
-    if let Some(flag) = CANCEL.get() {
-        return Ok(flag.clone());
-    }
-    let flag = CANCEL.get_or_init(|| Arc::new(AtomicBool::new(false))).clone();
-    let raised = flag.clone();
-    ctrlc::set_handler(move || {
-        if raised.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    })
-    .context("cannot watch for Ctrl-C")?;
-    Ok(flag)
-}
-
-/// Whether Ctrl-C was pressed.
-pub fn cancelled() -> bool {
-    CANCEL.get().is_some_and(|flag| flag.load(Ordering::Relaxed))
-}
-
-/// Whether something failed that the command goes on after.
-static FAILED: AtomicBool = AtomicBool::new(false);
-
-/// Has the command end as one that failed, however it goes on: a closed pipe may end it before it can say so.
-pub fn note_failure() {
-    FAILED.store(true, Ordering::Relaxed);
-}
-
-/// What the command exits with: 130 once Ctrl-C was pressed, whatever it came to.
-pub fn exit_code(ok: bool) -> u8 {
-    if cancelled() { 130 } else { u8::from(!ok || FAILED.load(Ordering::Relaxed)) }
-}
-
-/// Forgets an earlier Ctrl-C, so that a chat can go on after it.
-pub fn rearm() {
-    if let Some(flag) = CANCEL.get() {
-        flag.store(false, Ordering::Relaxed);
-    }
 }
 
 /// Says so when a sequence may grow past what the model was trained for.

@@ -115,3 +115,41 @@ fn an_empty_system_message_is_left_to_the_template() {
     let expected = [tokenizer.prefix().to_vec(), whole(&tokenizer, &rendered)].concat();
     assert_eq!(layout.prompt("x").expect("ids"), expected);
 }
+
+#[test]
+fn a_system_message_that_a_template_does_not_know_goes_before_the_first_question() {
+    let refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}\
+                   {% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content }}<|eot_id|>{% endfor %}";
+    let drops = "{% for m in messages if m.role != 'system' %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n\
+                 {{ m.content }}<|eot_id|>{% endfor %}";
+    for source in [refuses, drops] {
+        let (tokenizer, template) = model("llama3", "<|begin_of_text|>", "<|eot_id|>", source);
+        let layout = Layout::new(&tokenizer, Some(&template), Some("Be brief. <|eot_id|>"));
+        assert!(layout.folds_system());
+        let text = |ids: Result<Vec<u32>, _>| tokenizer.decode(&ids.expect("ids"), true);
+        assert_eq!(text(layout.prompt("Who?")), "user\n\nBe brief. <|eot_id|>\n\nWho?");
+        let read = [layout.document("A fox.").expect("ids"), layout.question("Who?").expect("ids")].concat();
+        assert_eq!(text(Ok(read)), "user\n\nBe brief. <|eot_id|>\n\nA fox.\n\nWho?");
+        assert_eq!(text(layout.next_turn("And?", true)), "user\n\nAnd?", "it was said once");
+    }
+    let (tokenizer, template) = llama3();
+    assert!(!Layout::new(&tokenizer, Some(&template), Some("Be brief.")).folds_system());
+    assert!(!Layout::new(&tokenizer, None, Some("Be brief.")).folds_system());
+}
+
+#[test]
+fn control_tokens_are_typed_by_who_asks_for_it_and_never_by_documents() {
+    let (tokenizer, template) = llama3();
+    let typed = "<|eot_id|>x";
+    let control =
+        |ids: Result<Vec<u32>, _>| ids.expect("ids").into_iter().filter(|&id| tokenizer.is_special(id)).count();
+    let of = |template, special| Layout::new(&tokenizer, template, Some(typed)).with_special(special);
+    let (raw, plain) = (of(None, true), of(None, false));
+    // The prefix is a control token.
+    assert_eq!((control(raw.prompt(typed)), control(plain.prompt(typed))), (2, 1));
+    assert_eq!((control(raw.question(typed)), control(plain.question(typed))), (1, 0));
+    assert_eq!((control(raw.next_turn(typed, false)), control(plain.next_turn(typed, false))), (1, 0));
+    assert_eq!(control(raw.document(typed)), 1);
+    let (asked, calm) = (of(Some(&template), true), of(Some(&template), false));
+    assert_eq!(asked.prompt(typed).expect("ids"), calm.prompt(typed).expect("ids"));
+}

@@ -85,6 +85,13 @@ impl SequenceCache {
         report
     }
 
+    /// Bytes of [`MemoryReport::fixed`] and of pages that are there for the policy's sake: what it finds out about queries
+    /// and about the attention that entries draw.
+    pub fn statistics_bytes(&self) -> usize {
+        let beside = self.bytes_beside(|len| len.div_ceil(PAGE));
+        beside - fixed_bytes(&self.config, Needs::default())
+    }
+
     /// Most bytes held at once over the cache's life, what compactions took for a while included.
     pub fn peak(&self) -> usize {
         self.peak.max(self.bytes_held())

@@ -4,7 +4,6 @@ use super::header::{Header, MAGIC, PRELUDE, Prelude};
 use super::{Expected, Ready, SnapshotError, SnapshotInfo, SnapshotSummary, parse};
 use crate::page::{MappedLines, Source};
 use crate::{Mapped, Policy, Pool, SequenceCache};
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read};
 use std::path::{Path, PathBuf};
@@ -61,32 +60,84 @@ struct Place {
 
 impl Place {
     fn take(path: &Path) -> Result<Place, SnapshotError> {
-        // Through a link, the file it leads to is replaced, not the link.
-        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        // Through a link, the file it leads to is replaced or made, not the link.
+        let target = linked(path).map_err(io_error("follow the link", path))?;
         let before = fs::metadata(&target).ok();
         if before.as_ref().is_some_and(|meta| !meta.is_file()) {
             return Err(SnapshotError::NotAFile(target));
         }
-        let Some(name) = target.file_name() else { return Err(SnapshotError::NotAFile(target)) };
+        if target.file_name().is_none() {
+            return Err(SnapshotError::NotAFile(target));
+        }
         let folder = match target.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
             _ => PathBuf::from("."),
         };
-        let file = temporary(&folder, name).map_err(io_error("create a file in", &folder))?;
+        let file = temporary(&folder).map_err(io_error("create a file in", &folder))?;
         Ok(Place { target, folder, before, file })
     }
 }
 
-/// A file beside the one called `name`, removed when dropped, with the permissions of any new file.
-fn temporary(folder: &Path, name: &std::ffi::OsStr) -> io::Result<NamedTempFile> {
-    let mut prefix = OsString::from(".");
-    prefix.push(name);
-    prefix.push(".");
+/// Most links that lead from one to the next, as in the system itself.
+const MAX_LINKS: usize = 40;
+
+/// The path behind `path` and all links it leads to, whether or not a file is there.
+fn linked(path: &Path) -> io::Result<PathBuf> {
+    let mut at = path.to_path_buf();
+    for _ in 0..MAX_LINKS {
+        match fs::symlink_metadata(&at) {
+            Ok(meta) if meta.is_symlink() => {
+                let to = fs::read_link(&at)?;
+                // From the folder of the link, which an absolute path leaves.
+                at = at.parent().unwrap_or(Path::new("")).join(to);
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => return Ok(at),
+        }
+    }
+    Err(io::Error::other("too many links lead from one to the next"))
+}
+
+const PART_PREFIX: &str = ".chelsea-";
+const PART_SUFFIX: &str = ".part";
+
+/// A file in `folder` for what is being written, with the permissions of any new file. It is removed when dropped; of a
+/// process that was killed, it is removed by the next one that saves there. Its name says nothing of the one it will get,
+/// which may be as long as names can be.
+///
+/// Whoever writes such a file holds a lock on it, which the system gives up for a process that is gone.
+fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
+    remove_abandoned(folder);
     let mut builder = tempfile::Builder::new();
-    builder.prefix(&prefix).suffix(".part");
+    builder.prefix(PART_PREFIX).suffix(PART_SUFFIX);
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(folder)
+    loop {
+        let file = builder.tempfile_in(folder)?;
+        // Where there are no locks there is no cleaning either: it fails to lock.
+        if file.as_file().lock().is_err() || file.path().exists() {
+            return Ok(file);
+        }
+        // Between its making and its lock another process took it for abandoned.
+    }
+}
+
+/// Removes files that a process which is gone was writing.
+fn remove_abandoned(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        if !name.starts_with(PART_PREFIX) || !name.ends_with(PART_SUFFIX) {
+            continue;
+        }
+        let path = entry.path();
+        // That it cannot be removed (another user's) is no reason not to save.
+        if let Ok(file) = fs::OpenOptions::new().write(true).open(&path)
+            && file.try_lock().is_ok()
+        {
+            let _ = fs::remove_file(&path);
+        }
+    }
 }
 
 /// Brings the new name of a file to the disk too. Where that cannot be done the file is still complete
@@ -177,4 +228,53 @@ pub fn load_in(
     let mut parsed = parse::parse_for(&file, expected)?;
     let found = std::mem::take(&mut parsed.found);
     parsed.cache_over(pool, policy, found, |bytes| Source::Mapped(MappedLines { file: file.clone(), bytes }))
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_removed_and_what_one_still_writes_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let abandoned = folder.path().join(".chelsea-abc123.part");
+        fs::write(&abandoned, "half").unwrap();
+        fs::write(folder.path().join("mine.part"), "kept").unwrap();
+        let first = temporary(folder.path()).unwrap();
+        assert!(!abandoned.exists());
+        let second = temporary(folder.path()).unwrap();
+        assert!(first.path().exists() && second.path().exists());
+        drop((first, second));
+        assert_eq!(names(folder.path()), ["mine.part"]);
+    }
+
+    #[test]
+    fn links_are_followed_to_where_a_file_is_or_will_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::os::unix::fs::symlink("two", path("one")).unwrap();
+        std::os::unix::fs::symlink(path("nowhere yet"), path("two")).unwrap();
+        assert_eq!(linked(&path("one")).unwrap(), path("nowhere yet"));
+        assert_eq!(linked(&path("plain")).unwrap(), path("plain"));
+        std::os::unix::fs::symlink("ring", path("ring")).unwrap();
+        assert!(linked(&path("ring")).is_err());
+        let place = Place::take(&path("one")).unwrap();
+        place.file.persist(&place.target).unwrap();
+        assert!(path("nowhere yet").is_file() && fs::symlink_metadata(path("one")).unwrap().is_symlink());
+    }
+
+    #[test]
+    fn a_name_may_be_as_long_as_names_can_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::take(&folder.path().join("x".repeat(255))).unwrap();
+        place.file.persist(&place.target).unwrap();
+        assert_eq!(names(folder.path()), ["x".repeat(255)]);
+    }
 }

@@ -14,11 +14,14 @@ mod tojson;
 use std::path::Path;
 use std::time::SystemTime;
 
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ZonedDateTime};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, Value as JinjaValue};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
+use xxhash_rust::xxh3::Xxh3;
 
 use super::tokenizer::Tokenizer;
 use crate::checkpoint::ModelFile;
@@ -87,7 +90,7 @@ pub struct RenderOptions {
     pub tools: Option<Value>,
     /// Further variables, such as `enable_thinking`.
     pub variables: Map<String, Value>,
-    /// The time `strftime_now` tells, in UTC; the present where `None`.
+    /// The time `strftime_now` tells, in UTC; where `None`, the present as clocks of this place show it.
     pub now: Option<SystemTime>,
 }
 
@@ -97,6 +100,7 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     bos: Option<String>,
     eos: Option<String>,
+    fingerprint: [u8; 16],
 }
 
 const NAME: &str = "chat_template";
@@ -125,7 +129,20 @@ impl ChatTemplate {
         environment
             .add_template_owned(NAME, python::without_generation_tags(source))
             .map_err(|e| ChatError::Syntax(describe(&e)))?;
-        Ok(Self { environment, bos: bos.map(str::to_owned), eos: eos.map(str::to_owned) })
+        let mut hash = Xxh3::new();
+        for text in [Some(source), bos, eos] {
+            // A length first: texts that are cut elsewhere are others.
+            hash.update(&text.map_or(u64::MAX, |text| text.len() as u64).to_le_bytes());
+            hash.update(text.unwrap_or_default().as_bytes());
+        }
+        let fingerprint = hash.digest128().to_le_bytes();
+        Ok(Self { environment, bos: bos.map(str::to_owned), eos: eos.map(str::to_owned), fingerprint })
+    }
+
+    /// Names the template: its source and the two tokens it is given. The same conversation and time give the same text
+    /// from templates of one fingerprint.
+    pub fn fingerprint(&self) -> [u8; 16] {
+        self.fingerprint
     }
 
     /// The template of a model file or folder, if it has one; without one, a caller talks in plain text.
@@ -145,40 +162,49 @@ impl ChatTemplate {
     /// [`ChatError`]: the key holds no text, or no template.
     pub fn from_gguf(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Option<Self>, ChatError> {
         let source = gguf.metadata.str("tokenizer.chat_template")?;
-        source.map(|source| Self::for_tokenizer(source, tokenizer)).transpose()
+        source.map_or(Ok(None), |source| Self::for_tokenizer(source, tokenizer))
     }
 
     /// The template of a model folder, if it has one: `chat_template.jinja`, or `chat_template` in
-    /// `tokenizer_config.json` (of several, the one named `default`).
+    /// `chat_template.json` or `tokenizer_config.json` (of several, the one named `default`).
     ///
     /// # Errors
     /// [`ChatError`]: a file cannot be read, or holds no template.
     pub fn from_folder(folder: &Path, tokenizer: &Tokenizer) -> Result<Option<Self>, ChatError> {
         let read = |path: &Path| {
-            std::fs::read_to_string(path)
-                .map_err(|e| ChatError::Read { path: path.display().to_string(), why: e.to_string() })
+            let text = std::fs::read_to_string(path)
+                .map_err(|e| ChatError::Read { path: path.display().to_string(), why: e.to_string() })?;
+            // Some editors begin files with a byte order mark, which is no part of a prompt.
+            Ok::<_, ChatError>(text.strip_prefix('\u{feff}').map_or(text.clone(), str::to_owned))
         };
         let alone = folder.join("chat_template.jinja");
         if alone.exists() {
-            return Self::for_tokenizer(&read(&alone)?, tokenizer).map(Some);
+            return Self::for_tokenizer(&read(&alone)?, tokenizer);
         }
-        let config = folder.join("tokenizer_config.json");
-        if !config.exists() {
-            return Ok(None);
+        for name in ["chat_template.json", "tokenizer_config.json"] {
+            let path = folder.join(name);
+            if !path.exists() {
+                continue;
+            }
+            let json: Value = serde_json::from_str(&read(&path)?)
+                .map_err(|e| ChatError::Read { path: path.display().to_string(), why: e.to_string() })?;
+            let template = &json["chat_template"];
+            let named = || template.as_array()?.iter().find(|entry| entry["name"] == "default")?["template"].as_str();
+            if let Some(source) = template.as_str().or_else(named) {
+                return Self::for_tokenizer(source, tokenizer);
+            }
         }
-        let json: Value = serde_json::from_str(&read(&config)?)
-            .map_err(|e| ChatError::Read { path: config.display().to_string(), why: e.to_string() })?;
-        let template = &json["chat_template"];
-        let named = || template.as_array()?.iter().find(|entry| entry["name"] == "default")?["template"].as_str();
-        match template.as_str().or_else(named) {
-            Some(source) => Self::for_tokenizer(source, tokenizer).map(Some),
-            None => Ok(None),
-        }
+        Ok(None)
     }
 
-    fn for_tokenizer(source: &str, tokenizer: &Tokenizer) -> Result<Self, ChatError> {
+    /// An empty template is none: rendered, it would leave out what the user says.
+    fn for_tokenizer(source: &str, tokenizer: &Tokenizer) -> Result<Option<Self>, ChatError> {
+        if source.trim().is_empty() {
+            tracing::warn!("the model's chat template is empty: prompts go to the model as they are");
+            return Ok(None);
+        }
         let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id));
-        Self::new(source, text(tokenizer.bos()), text(tokenizer.eos()))
+        Self::new(source, text(tokenizer.bos()), text(tokenizer.eos())).map(Some)
     }
 
     /// The conversation as text.
@@ -186,8 +212,12 @@ impl ChatTemplate {
     /// # Errors
     /// [`ChatError::Refused`] where the template raises an exception, [`ChatError::Render`] where it fails.
     pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<String, ChatError> {
-        let now = options.now.unwrap_or_else(SystemTime::now);
-        let strftime = move |format: String| python::strftime(now, &format);
+        let now = match options.now.map(Timestamp::try_from) {
+            Some(Ok(moment)) => moment.to_zoned_datetime(TimeZone::UTC),
+            Some(Err(error)) => return Err(ChatError::Render(error.to_string())),
+            None => ZonedDateTime::now(),
+        };
+        let strftime = move |format: String| python::strftime(&now, &format);
         let token = |text: &Option<String>| text.as_deref().map_or(JinjaValue::UNDEFINED, JinjaValue::from);
         let mut variables = vec![
             ("messages", messages.iter().map(Message::to_jinja).collect()),

@@ -32,11 +32,6 @@ fn damaged_metadata_is_named() {
             |e| matches!(e, TokenizerError::Unsupported { found, .. } if found == "poro-chat"),
         ),
         (
-            "no pre-tokenizer",
-            |g| g.remove("tokenizer.ggml.pre"),
-            |e| matches!(e, TokenizerError::Unsupported { found, .. } if found == "default"),
-        ),
-        (
             "types of another length",
             |g| _ = g.set("tokenizer.ggml.token_type", Meta::I32s(vec![1, 1])),
             |e| matches!(e, TokenizerError::Length { found: 2, .. }),
@@ -73,16 +68,6 @@ fn damaged_metadata_is_named() {
             "empty merge",
             |g| _ = g.set("tokenizer.ggml.merges", Meta::Strs(vec![String::new()])),
             |e| matches!(e, TokenizerError::Merge { index: 0, .. }),
-        ),
-        (
-            "BOS outside the vocabulary",
-            |g| _ = g.set("tokenizer.ggml.bos_token_id", Meta::U32(1 << 30)),
-            |e| matches!(e, TokenizerError::IdOutOfRange { .. }),
-        ),
-        (
-            "turn end outside the vocabulary",
-            |g| _ = g.set("tokenizer.ggml.eot_token_id", Meta::U32(1 << 30)),
-            |e| matches!(e, TokenizerError::IdOutOfRange { .. }),
         ),
         (
             "a BOS is asked for, but there is none",
@@ -220,4 +205,59 @@ fn a_folder_without_a_tokenizer_says_so() {
     let folder = tempfile::tempdir().expect("a folder");
     let error = Tokenizer::from_folder(folder.path()).expect_err("nothing there");
     assert!(error.to_string().contains("tokenizer.json"), "{error}");
+}
+
+/// As other programs do: what is left out is said in a warning.
+#[test]
+fn ids_outside_the_vocabulary_are_left_out() {
+    let whole = build(&llama3_gguf()).expect("a tokenizer");
+    for key in ["bos", "eos", "eot", "eom"].map(|name| format!("tokenizer.ggml.{name}_token_id")) {
+        for id in [1 << 30, u32::MAX] {
+            let mut gguf = llama3_gguf();
+            gguf.set(&key, Meta::U32(id));
+            let tokenizer = build(&gguf).expect("a tokenizer all the same");
+            assert_eq!(tokenizer.bos(), whole.bos().filter(|_| !key.contains("bos")), "{key}");
+            assert_eq!(tokenizer.prefix().is_empty(), key.contains("bos"), "{key}");
+            assert_eq!(tokenizer.eos(), whole.eos().filter(|_| !key.contains("eos")), "{key}");
+            assert!(tokenizer.turn_ends().iter().all(|&end| (end as usize) < tokenizer.vocab_size()));
+        }
+    }
+    let json = data("tokenizer-tiny.json")["llama2"]["tokenizer"].to_string();
+    let tokenizer = Tokenizer::from_json(&json, None, Some(r#"{"eos_token_id": [2, 4294967298, 99999]}"#));
+    assert_eq!(tokenizer.expect("a tokenizer").turn_ends(), [2]);
+}
+
+#[test]
+fn a_file_that_names_no_pre_tokenizer_is_read_as_its_family_is() {
+    let mut gguf = llama3_gguf();
+    gguf.remove("tokenizer.ggml.pre");
+    let (named, guessed) = (build(&llama3_gguf()).expect("a tokenizer"), build(&gguf).expect("a tokenizer"));
+    for text in ["Don't 12345 stop.\n\n  Go", "a\n"] {
+        assert_eq!(guessed.encode(text, false).expect("ids"), named.encode(text, false).expect("ids"), "{text:?}");
+    }
+    gguf.set("tokenizer.ggml.pre", Meta::str("default"));
+    assert!(build(&gguf).is_err(), "a name that is not known is no guess");
+}
+
+#[test]
+fn a_fingerprint_changes_with_what_ids_mean() {
+    let of = |damage: &dyn Fn(&mut GgufWriter)| {
+        let mut gguf = llama3_gguf();
+        damage(&mut gguf);
+        build(&gguf).expect("a tokenizer").fingerprint()
+    };
+    let whole = of(&|_| ());
+    assert_eq!(whole, of(&|_| ()));
+    let renamed = of(&|g| {
+        let Some((_, Meta::Strs(tokens))) = g.metadata.iter_mut().find(|m| m.0 == "tokenizer.ggml.tokens") else {
+            panic!("tokens")
+        };
+        let last = tokens.len() - 1;
+        tokens[last] = "<|another|>".into();
+    });
+    let other_end = of(&|g| _ = g.set("tokenizer.ggml.eot_token_id", Meta::U32(3)));
+    let no_bos = of(&|g| _ = g.set("tokenizer.ggml.add_bos_token", Meta::Bool(false)));
+    for other in [renamed, other_end, no_bos] {
+        assert_ne!(whole, other);
+    }
 }

@@ -23,7 +23,7 @@ mod subject;
 mod trials;
 
 use crate::cli::{BenchArgs, What};
-use crate::setup;
+use crate::signals;
 use anyhow::{Result, bail};
 use report::Report;
 use std::io::IsTerminal as _;
@@ -37,14 +37,14 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         bail!("nothing to measure at depth: --prefill and --decode are both 0");
     }
     let quiet = args.json || !std::io::stderr().is_terminal();
-    let cancel = setup::cancel_flag()?;
+    let cancel = signals::cancel_flag()?;
     let unloaded = Unloaded::open(args, quiet)?;
     subject::check(args, &unloaded)?;
     let subject = unloaded.load(args, cancel, quiet)?;
     let mut report = Report::new(args, &subject);
     for what in args.wanted() {
         if let Err(error) = measure(what, args, &subject, &mut report, quiet) {
-            if !setup::cancelled() {
+            if !signals::cancelled() {
                 return Err(error);
             }
             report.cancelled = true;

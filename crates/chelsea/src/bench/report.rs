@@ -85,7 +85,7 @@ impl Report {
     /// A report without rows yet.
     pub fn new(args: &BenchArgs, subject: &Subject) -> Self {
         Report {
-            model: args.model.model.clone(),
+            model: args.model.name().into_owned(),
             machine: Machine::here(subject.pool.current_num_threads()),
             trials: args.trials,
             prefill: args.prefill,

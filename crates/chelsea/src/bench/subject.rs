@@ -4,7 +4,7 @@
 //! loaded or a cache is filled.
 
 use crate::cli::{BenchArgs, DtypeArg, What};
-use crate::{output, setup};
+use crate::{documents, output, setup};
 use anyhow::{Context as _, Result, bail, ensure};
 use chelsea_engine::{EngineError, Session, SessionOptions, cache_config, dtype_for};
 use chelsea_kv::{Budget, CacheConfig, Dtype, MAX_TOKENS, Page, SequenceCache};
@@ -35,7 +35,7 @@ impl Source {
     fn read(&self, path: &Path, wanted: Option<usize>) -> Result<Vec<u32>> {
         let Source::File(file) = self else { bail!("a model of random weights reads no text: leave --file out") };
         let (tokenizer, _) = setup::words(file)?;
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = documents::read_whole(path)?;
         let mut tokens = tokenizer.encode(&text, false)?;
         if let Some(wanted) = wanted {
             let has = tokens.len();
@@ -51,7 +51,7 @@ impl Unloaded {
     /// Finds the model and starts the threads.
     pub fn open(args: &BenchArgs, quiet: bool) -> Result<Self> {
         let pool = setup::pool(args.model.threads)?;
-        let source = match args.model.model.strip_prefix("random:") {
+        let source = match args.model.name().strip_prefix("random:") {
             Some(name) => Source::Random(Box::new(RandomModel::named(name).with_context(|| {
                 let names: Vec<&str> = RandomModel::names().collect();
                 format!("there is no random model `{name}`; there are {}", names.join(", "))

@@ -1,6 +1,6 @@
 //! How a number is taken: several trials, interleaved over all settings after one round that only warms up.
 
-use crate::{output, setup};
+use crate::{output, signals};
 use anyhow::{Result, bail};
 use serde::Serialize;
 
@@ -53,7 +53,7 @@ pub fn interleaved<C>(
 
 /// Ends the work in good order after Ctrl-C.
 pub fn stop_if_cancelled() -> Result<()> {
-    if setup::cancelled() {
+    if signals::cancelled() {
         bail!("stopped before the end");
     }
     Ok(())

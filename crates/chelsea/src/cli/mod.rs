@@ -13,10 +13,13 @@ pub use eval::{
     ReportArgs, RunFilesArgs, ValuesArg, VariablesArgs, WordsArgs,
 };
 pub use run::RunArgs;
-pub use shared::{CacheArgs, DtypeArg, ModelArgs, ProductsArg, QualityArg};
+pub use shared::{CacheArgs, DtypeArg, LayoutArgs, ModelArgs, ProductsArg, QualityArg, SampleArgs};
 pub use stored::{BuildArgs, CacheAction, CacheCmdArgs, InspectArgs, ModelsAction, ModelsArgs};
 
 use clap::{Parser, Subcommand};
+
+/// What comes after help elsewhere comes before the flags here.
+const EXAMPLES_FIRST: &str = "{about-with-newline}\n{usage-heading} {usage}{after-help}\n\n{all-args}";
 
 /// Runs language models over long texts and clusters their KV cache while it reads: a quarter of its memory, unless told
 /// otherwise.
@@ -27,7 +30,7 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
     /// Say more on stderr (-v, -vv).
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Output")]
     pub verbose: u8,
 }
 
@@ -35,21 +38,27 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Answer questions about documents, or chat.
-    #[command(after_long_help = run::RUN_EXAMPLES)]
+    #[command(
+        help_template = EXAMPLES_FIRST,
+        after_long_help = run::RUN_EXAMPLES,
+        after_help = "--help shows all flags, and examples."
+    )]
     Run(RunArgs),
     /// Measure speed and memory: prefill, decode and whole answers at given depths and keep ratios.
-    #[command(after_long_help = bench::BENCH_EXAMPLES)]
+    #[command(help_template = EXAMPLES_FIRST, after_long_help = bench::BENCH_EXAMPLES)]
     Bench(BenchArgs),
     /// Measure what a clustered cache remembers, side by side with the full one.
-    #[command(after_long_help = eval::EVAL_EXAMPLES)]
+    #[command(help_template = EXAMPLES_FIRST, after_long_help = eval::EVAL_EXAMPLES)]
     Eval(EvalArgs),
     /// Show what a model or a saved cache holds, and what a budget would.
-    #[command(after_long_help = stored::INSPECT_EXAMPLES)]
+    #[command(help_template = EXAMPLES_FIRST, after_long_help = stored::INSPECT_EXAMPLES)]
     Inspect(InspectArgs),
     /// List, fetch and remove models.
     Models(ModelsArgs),
     /// Build a cache file from documents, or show one.
     Cache(CacheCmdArgs),
+    /// Show every policy that chooses what a cache keeps, with its settings.
+    Policies,
     /// Print completions for a shell.
     Completions {
         /// bash, zsh, fish, elvish or powershell.

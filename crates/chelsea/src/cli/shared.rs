@@ -5,23 +5,60 @@ use chelsea_kv::policy::{Chelsea, ChelseaBest, PolicyError};
 use chelsea_kv::{Budget, Dtype, Policy, Schedule};
 use chelsea_model::LoadOptions;
 use clap::{Args, ValueEnum};
+use std::borrow::Cow;
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Which model, and on what it runs.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// A file, a folder, a short name, or a hub id `org/name[:file]`.
     #[arg(short, long, value_name = "MODEL")]
-    pub model: String,
+    pub model: OsString,
     /// Threads to compute with [default: all cores].
     #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
     /// How weight products are computed: packed integers, or dequantised to 32-bit floats.
-    #[arg(long, value_enum, default_value_t = ProductsArg::Fast)]
+    #[arg(long, value_enum, default_value_t = ProductsArg::Fast, hide_short_help = true)]
     pub products: ProductsArg,
 }
 
+/// Which text is read first.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Document and question")]
+pub struct DocumentArgs {
+    /// Documents to read first, `-` for standard input (several files, or the flag several times).
+    #[arg(short, long, value_name = "FILE", num_args = 1..)]
+    pub file: Vec<PathBuf>,
+    /// Read documents that are not UTF-8 all the same: bytes that are not become U+FFFD.
+    #[arg(long, hide_short_help = true)]
+    pub lossy: bool,
+}
+
+/// How documents and questions become a prompt.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Document and question")]
+pub struct LayoutArgs {
+    /// System message. Where the model's chat template knows none, it goes before the first question.
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Give documents and prompts to the model as they are.
+    #[arg(long, hide_short_help = true)]
+    pub no_chat_template: bool,
+    /// Let prompts spell control tokens (<|fim_prefix|>), which are text otherwise. Documents and system messages stay
+    /// text.
+    #[arg(long, requires = "no_chat_template", hide_short_help = true)]
+    pub special: bool,
+}
+
 impl ModelArgs {
+    /// The model's name, to be shown.
+    pub fn name(&self) -> Cow<'_, str> {
+        self.model.to_string_lossy()
+    }
+
     /// The same as options of loading.
     pub fn load_options(&self) -> LoadOptions {
         LoadOptions {
@@ -44,44 +81,57 @@ pub enum ProductsArg {
 
 /// How the cache is kept.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Cache")]
 pub struct CacheArgs {
-    /// Share of the cache entries to keep, above 0 and at most 1; 1 is the full cache.
-    #[arg(short, long, value_parser = parse_keep, conflicts_with = "kv_budget")]
-    pub keep: Option<f32>,
-    /// Size of the cache: a share of the full cache's bytes (20%), bytes (512MiB, 2GB) or entries a head (20000)
+    /// Size of the cache: a share of the full cache's bytes (20%), bytes (512MiB, 2GB) or entries per head (20000)
     /// [default: 25%; everything for --policy full].
     #[arg(long, value_name = "SIZE", value_parser = parse_budget)]
     pub kv_budget: Option<Budget>,
-    /// How entries are chosen: a name, and settings if any (chelsea:floor=0,chunk=128) [default: chelsea].
-    #[arg(long, value_parser = parse_policy, long_help = policy_help())]
-    pub policy: Option<Arc<dyn Policy>>,
+    /// Longest sequence, prompt and answer together; 0 is the trained context [default: 0].
+    #[arg(short, long, value_name = "TOKENS")]
+    pub ctx: Option<usize>,
     /// How much work choosing may be: `best` is `--policy chelsea-best --compress one-shot`. It compresses the document
     /// once; questions and answers after it are kept whole.
-    #[arg(long, value_enum, default_value_t = QualityArg::Good, conflicts_with_all = ["policy", "compress"])]
+    #[arg(
+        long,
+        value_enum,
+        default_value_t = QualityArg::Good,
+        conflicts_with_all = ["policy", "compress"],
+        hide_short_help = true
+    )]
     pub quality: QualityArg,
+    /// How entries are chosen: a name, and settings if any (chelsea:floor=0,chunk=128) [default: chelsea]. `chelsea
+    /// policies` lists them all.
+    #[arg(long, value_parser = parse_policy, hide_short_help = true)]
+    pub policy: Option<Arc<dyn Policy>>,
+    /// Share of the cache entries to keep, above 0 and at most 1; 1 is the full cache.
+    #[arg(short, long, value_parser = parse_keep, conflicts_with = "kv_budget", hide_short_help = true)]
+    pub keep: Option<f32>,
+    /// Number format of cached keys and values [default: what makes the most of a budget of bytes, which is q8, or k8v4
+    /// for shares below 15%; else f16, or bf16 where the model is].
+    #[arg(long, value_enum, hide_short_help = true)]
+    pub kv_type: Option<DtypeArg>,
     /// When prompts are clustered: block by block while reading, or once after it.
-    #[arg(long, value_enum, default_value_t = CompressArg::Online)]
+    #[arg(long, value_enum, default_value_t = CompressArg::Online, hide_short_help = true)]
     pub compress: CompressArg,
-    /// Whether old centroids are matched again as the text grows [default: measured best].
-    #[arg(long, value_enum)]
+    /// Whether old centroids are matched again as the text grows [default: once].
+    #[arg(long, value_enum, hide_short_help = true)]
     pub schedule: Option<ScheduleArg>,
     /// First entries of every head that are never merged.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 4, hide_short_help = true)]
     pub sinks: usize,
     /// Last entries of every head that are never merged.
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, hide_short_help = true)]
     pub window: usize,
     /// Entries of each head that reading may hold beyond the budget; an eighth of so many tokens is read at
     /// once, a quarter where nothing has to be clustered for them.
-    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    #[arg(
+        long,
+        default_value_t = 1024,
+        value_parser = clap::value_parser!(u32).range(1..=65536),
+        hide_short_help = true
+    )]
     pub block: u32,
-    /// Longest sequence, prompt and answer together [default: the trained context].
-    #[arg(short, long, value_name = "TOKENS")]
-    pub ctx: Option<usize>,
-    /// Number format of cached keys and values [default: what makes the most of a budget of bytes, which is q8, or k8v4
-    /// for shares below 15%; else f16, or bf16 where the model is].
-    #[arg(long, value_enum)]
-    pub kv_type: Option<DtypeArg>,
 }
 
 /// When prompts are clustered.
@@ -179,7 +229,7 @@ impl CacheArgs {
             sinks: self.sinks,
             window: self.window,
             block: self.block as usize,
-            context: self.ctx,
+            context: self.ctx.filter(|&tokens| tokens > 0),
             dtype: self.kv_type.map(DtypeArg::dtype),
         }
     }
@@ -187,35 +237,54 @@ impl CacheArgs {
 
 /// How text is generated.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Answer")]
 pub struct SampleArgs {
+    /// Most tokens of an answer; -1 is as many as fit into the context.
+    #[arg(short = 'n', long, default_value = "512", value_parser = parse_max_tokens, allow_negative_numbers = true)]
+    max_tokens: MaxTokens,
     /// 0 always takes the most likely token; higher is more varied.
     #[arg(long, default_value_t = 0.0)]
     pub temp: f32,
+    /// Seed of the draws; -1 draws one, which is printed [default: -1].
+    #[arg(long, value_parser = parse_seed, allow_negative_numbers = true)]
+    seed: Option<Seed>,
     /// Choose among this many most likely tokens; 0 is off.
-    #[arg(long, default_value_t = 40)]
+    #[arg(long, default_value_t = 40, hide_short_help = true)]
     pub top_k: usize,
     /// Choose among the tokens that make up this much probability; 1 is off.
-    #[arg(long, default_value_t = 0.95)]
+    #[arg(long, default_value_t = 0.95, hide_short_help = true)]
     pub top_p: f32,
     /// Leave out tokens this much less likely than the best; 0 is off.
-    #[arg(long, default_value_t = 0.05)]
+    #[arg(long, default_value_t = 0.05, hide_short_help = true)]
     pub min_p: f32,
     /// Make tokens seen lately less likely; 1 is off.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, hide_short_help = true)]
     pub repeat_penalty: f32,
-    /// Seed of the draws.
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
-    /// Most tokens of an answer.
-    #[arg(short = 'n', long, default_value_t = 512)]
-    pub max_tokens: usize,
     /// End an answer at this text (may be given several times).
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", hide_short_help = true)]
     pub stop: Vec<String>,
 }
 
+/// How many tokens an answer may have; none is no bound but the context.
+#[derive(Debug, Clone, Copy)]
+struct MaxTokens(Option<usize>);
+
+/// A seed; none draws one.
+#[derive(Debug, Clone, Copy)]
+struct Seed(Option<u64>);
+
 impl SampleArgs {
-    /// The same as sampling settings.
+    /// Most tokens of an answer, if there is a bound but the context.
+    pub fn max_tokens(&self) -> Option<usize> {
+        self.max_tokens.0
+    }
+
+    /// The seed that was given, if one was.
+    pub fn seed(&self) -> Option<u64> {
+        self.seed.and_then(|seed| seed.0)
+    }
+
+    /// The same as sampling settings, but for the seed.
     pub fn sampling(&self) -> Sampling {
         Sampling {
             temperature: self.temp,
@@ -223,9 +292,24 @@ impl SampleArgs {
             top_p: self.top_p,
             min_p: self.min_p,
             repeat_penalty: self.repeat_penalty,
-            seed: self.seed,
             ..Sampling::default()
         }
+    }
+}
+
+fn parse_max_tokens(text: &str) -> Result<MaxTokens, String> {
+    match text.parse() {
+        Ok(-1) => Ok(MaxTokens(None)),
+        Ok(0) => Err("an answer needs at least one token".into()),
+        Ok(n) if n > 0i64 => Ok(MaxTokens(usize::try_from(n).ok())),
+        _ => Err("give a number of tokens, or -1 for as many as fit".into()),
+    }
+}
+
+fn parse_seed(text: &str) -> Result<Seed, String> {
+    match text {
+        "-1" => Ok(Seed(None)),
+        _ => text.parse().map(|seed| Seed(Some(seed))).map_err(|_| "give a number from 0 on, or -1 to draw one".into()),
     }
 }
 
@@ -241,26 +325,12 @@ pub(super) fn parse_policy(text: &str) -> Result<Arc<dyn Policy>, PolicyError> {
     chelsea_kv::policy(&text.replace('+', ","))
 }
 
-/// The registry as help text.
-fn policy_help() -> String {
-    let mut help = String::from(
-        "How entries are chosen: a name, and settings if any (chelsea:floor=0,chunk=128). The default is chelsea.\n",
-    );
-    for policy in chelsea_kv::policy::registry() {
-        help.push_str(&format!("\n- {}: {} [{}]", policy.name, policy.about, policy.source));
-        for setting in policy.settings {
-            help.push_str(&format!("\n    {}={}: {}", setting.name, setting.default, setting.about));
-        }
-    }
-    help
-}
-
 pub(super) fn parse_keep(text: &str) -> Result<f32, String> {
     let keep: f32 = text.parse().map_err(|_| "give a number such as 0.25".to_string())?;
     if keep > 0.0 && keep <= 1.0 { Ok(keep) } else { Err("a keep ratio is above 0 and at most 1".into()) }
 }
 
-/// `25%` is a share of the bytes, `512MiB` is bytes, `20000` is entries a head.
+/// `25%` is a share of the bytes, `512MiB` is bytes, `20000` is entries per head.
 pub(super) fn parse_budget(text: &str) -> Result<Budget, chelsea_kv::BudgetError> {
     text.parse()
 }
@@ -275,6 +345,27 @@ mod tests {
         let named: Vec<_> = named.map(|(value, name)| (value.unwrap().get_name().to_owned(), name)).collect();
         assert!(named.iter().all(|(value, name)| value == name), "{named:?}");
         assert_eq!(named.len(), Dtype::ALL.len());
+    }
+
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        sample: SampleArgs,
+        #[command(flatten)]
+        document: DocumentArgs,
+    }
+
+    #[test]
+    fn habits_of_other_programs_are_understood() {
+        let parse = |args: &[&str]| <Cli as clap::Parser>::try_parse_from([&["run"], args].concat());
+        let given = parse(&["-n", "-1", "--seed", "-1", "--top-k", "0", "-f", "a.txt", "b.txt", "-f", "-"]).unwrap();
+        assert_eq!((given.sample.max_tokens(), given.sample.seed(), given.sample.top_k), (None, None, 0));
+        assert_eq!(given.document.file, ["a.txt", "b.txt", "-"].map(PathBuf::from));
+        let given = parse(&["--seed", "18446744073709551615"]).unwrap();
+        assert_eq!((given.sample.max_tokens(), given.sample.seed()), (Some(512), Some(u64::MAX)));
+        for bad in [["-n", "0"], ["-n", "-2"], ["-n", "many"], ["--seed", "-2"], ["--seed", "x"]] {
+            assert!(parse(&bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Verbs about what is kept on disk: `chelsea inspect`, `chelsea models` and `chelsea cache`.
 
-use super::shared::{CacheArgs, ModelArgs, parse_budget};
+use super::shared::{CacheArgs, DocumentArgs, LayoutArgs, ModelArgs, parse_budget, parse_policy};
 use chelsea_kv::Budget;
 use clap::{Args, Subcommand};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 pub(super) const INSPECT_EXAMPLES: &str = "\
@@ -15,10 +16,13 @@ Examples:
 #[derive(Debug, Args)]
 pub struct InspectArgs {
     /// A model (file, folder, short name, hub id) or a saved cache.
-    pub what: String,
+    pub what: OsString,
     /// Show what this budget would hold of a model's cache (20%, 512MiB, 20000).
     #[arg(long, value_name = "SIZE", value_parser = parse_budget)]
     pub kv_budget: Option<Budget>,
+    /// The policy that the budget is for: its statistics are part of what is held.
+    #[arg(long, value_parser = parse_policy, default_value = "chelsea", requires = "kv_budget")]
+    pub policy: String,
     /// List every tensor of a model.
     #[arg(long)]
     pub tensors: bool,
@@ -43,7 +47,7 @@ pub enum ModelsAction {
     /// Fetch a model and verify it.
     Pull {
         /// A short name or a hub id.
-        model: String,
+        model: OsString,
     },
     /// Delete a fetched model from this machine.
     Remove {
@@ -80,18 +84,13 @@ pub enum CacheAction {
 pub struct BuildArgs {
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Document to read, `-` for standard input (may be given several times).
-    #[arg(short, long, value_name = "FILE", required = true)]
-    pub file: Vec<PathBuf>,
+    #[command(flatten)]
+    pub document: DocumentArgs,
     /// Where to write the cache.
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub output: PathBuf,
-    /// System message of the chat template.
-    #[arg(long, value_name = "TEXT")]
-    pub system: Option<String>,
-    /// Give documents to the model as they are.
-    #[arg(long)]
-    pub no_chat_template: bool,
+    #[command(flatten)]
+    pub layout: LayoutArgs,
     #[command(flatten)]
     pub cache: CacheArgs,
 }

@@ -8,7 +8,7 @@ mod table;
 mod work;
 
 use crate::cli::{CompareArgs, EvalAction, EvalArgs, GenerateArgs};
-use crate::setup;
+use crate::{setup, signals};
 use anyhow::Result;
 use chelsea_engine::Layout;
 use chelsea_eval::results::Record;
@@ -47,7 +47,7 @@ type Make<'a> = &'a dyn Fn(&samples::Source<'_>) -> Result<Vec<chelsea_eval::Sam
 /// Samples that are made from a text.
 fn generated(compare: &CompareArgs, generate: &GenerateArgs, shown: Shown, make: Make<'_>) -> Result<()> {
     let quiet = !std::io::stderr().is_terminal();
-    setup::cancel_flag()?;
+    signals::cancel_flag()?;
     let text = samples::haystack(generate.haystack.as_deref(), quiet)?;
     compared(compare, shown, 0, &|loaded, _| make(&samples::Source::new(&text, &loaded.tokenizer, generate)?))
 }
@@ -57,7 +57,7 @@ type Gather<'a> = &'a dyn Fn(&setup::Loaded, &Layout<'_>) -> Result<Vec<chelsea_
 fn compared(args: &CompareArgs, shown: Shown, skipped: usize, gather: Gather<'_>) -> Result<()> {
     let settings = work::settings(args)?;
     let quiet = !std::io::stderr().is_terminal();
-    let cancel = setup::cancel_flag()?;
+    let cancel = signals::cancel_flag()?;
     let loaded = setup::load(&args.model, quiet)?;
     let template = if args.no_chat_template { None } else { loaded.template.as_ref() };
     let layout = Layout::new(&loaded.tokenizer, template, None);
@@ -78,7 +78,7 @@ fn compared(args: &CompareArgs, shown: Shown, skipped: usize, gather: Gather<'_>
     if args.json {
         eprint!("{table}");
     } else if !done.records.is_empty() {
-        println!("{}\n", table::heading(&args.model.model, &samples, skipped + done.skipped, shown));
+        println!("{}\n", table::heading(&loaded.name, &samples, skipped + done.skipped, shown));
         print!("{table}");
     }
     // What was measured until then is said first.

@@ -4,7 +4,7 @@ use crate::cli::{
     ContinuationArgs, CopyingArgs, GenerateArgs, KindArg, NeedlesArgs, OnError, RunFilesArgs, ValuesArg, VariablesArgs,
     WordsArgs,
 };
-use crate::output;
+use crate::{documents, output};
 use anyhow::{Context as _, Result, bail};
 use chelsea_eval::Sample;
 use chelsea_eval::tasks::continuation::{self, ContinuationOptions};
@@ -154,7 +154,7 @@ pub fn haystack(path: Option<&Path>, quiet: bool) -> Result<String> {
         }
     };
     if !path.is_dir() {
-        return std::fs::read_to_string(path).with_context(|| format!("cannot read the haystack {}", path.display()));
+        return documents::read_whole(path).context("the haystack");
     }
     let mut files: Vec<_> = std::fs::read_dir(path)
         .with_context(|| format!("cannot read the folder {}", path.display()))?
@@ -162,6 +162,6 @@ pub fn haystack(path: Option<&Path>, quiet: bool) -> Result<String> {
         .filter(|p| p.extension().is_some_and(|e| e == "txt"))
         .collect();
     files.sort();
-    let texts: std::io::Result<Vec<String>> = files.iter().map(std::fs::read_to_string).collect();
-    Ok(texts.with_context(|| format!("cannot read the texts in {}", path.display()))?.join("\n\n"))
+    let texts: Vec<String> = files.iter().map(|file| documents::read_whole(file)).collect::<Result<_>>()?;
+    Ok(texts.join("\n\n"))
 }

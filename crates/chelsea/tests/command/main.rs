@@ -4,8 +4,11 @@
 
 mod bench;
 mod eval;
+mod field;
 #[cfg(target_os = "linux")]
 mod interruptions;
 mod run;
 mod small;
 mod support;
+#[cfg(target_os = "linux")]
+mod terminal;

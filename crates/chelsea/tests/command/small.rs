@@ -1,5 +1,5 @@
-//! A model of random weights as a folder, for tests of verbs that need a tokenizer: every byte is a token, and no token
-//! ends a turn, so an answer is as long as it may be.
+//! A model of random weights as a folder, for tests of verbs that need a tokenizer: every byte is a token, there is one
+//! control token, and none ends a turn, so an answer is as long as it may be.
 
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -9,7 +9,10 @@ const HIDDEN: usize = 64;
 const INNER: usize = 96;
 const KV_HEADS: usize = 2;
 const HEAD_DIM: usize = 16;
-const VOCAB: usize = 256;
+const BYTES: usize = 256;
+/// A control token.
+pub const MARK: &str = "<|mark|>";
+const VOCAB: usize = BYTES + 1;
 
 /// Writes the model into `folder` and returns its name for `-m`.
 pub fn model(folder: &Path) -> String {
@@ -36,11 +39,15 @@ fn tokenizer() -> Value {
     let prints = |byte: u32| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
     let mut others = 0x100..;
     let letter = |byte: u32| char::from_u32(if prints(byte) { byte } else { others.next().unwrap() }).unwrap();
-    let letters: Vec<char> = (0..VOCAB as u32).map(letter).collect();
+    let letters: Vec<char> = (0..BYTES as u32).map(letter).collect();
     let vocab: Map<String, Value> = letters.iter().enumerate().map(|(id, c)| (c.to_string(), json!(id))).collect();
     let bytes = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false });
     json!({
-        "version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": bytes, "decoder": bytes,
+        "version": "1.0",
+        "added_tokens": [{
+            "id": BYTES, "content": MARK, "special": true, "normalized": false, "single_word": false, "lstrip": false,
+            "rstrip": false,
+        }], "normalizer": null, "pre_tokenizer": bytes, "decoder": bytes,
         "post_processor": null, "model": { "type": "BPE", "vocab": vocab, "merges": [] },
     })
 }

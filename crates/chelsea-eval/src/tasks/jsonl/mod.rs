@@ -105,6 +105,9 @@ pub enum ReadError {
     Empty(PathBuf),
 }
 
+/// Some editors begin files with it.
+const BOM: &[u8] = "\u{feff}".as_bytes();
+
 /// Reads the samples of a file, in the order of its lines. Whoever calls decides whether a bad line ends the work.
 pub fn read(file: &Path, options: &JsonlOptions) -> Result<Vec<Result<Sample, ReadError>>, ReadError> {
     let failed = |error| ReadError::File { file: file.to_owned(), error };
@@ -116,6 +119,9 @@ pub fn read(file: &Path, options: &JsonlOptions) -> Result<Vec<Result<Sample, Re
             break;
         }
         number += 1;
+        if number == 1 && line.starts_with(BOM) {
+            line.drain(..BOM.len());
+        }
         if line.len() as u64 > MAX_LINE {
             let place = Source { file: file.to_owned(), line: number };
             return Err(ReadError::Line { place, problem: LineError::TooLong });

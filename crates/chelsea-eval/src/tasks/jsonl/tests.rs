@@ -93,6 +93,9 @@ fn errors_of_a_file_name_it_and_the_line() {
     assert_eq!(samples[2].as_ref().unwrap().source.as_ref().unwrap().line, 4);
     let error = samples[1].as_ref().unwrap_err().to_string();
     assert!(error.contains("niah_single_1.jsonl:3: it is not JSON"), "{error}");
+    std::fs::write(&path, format!("\u{feff}{RULER}\n{RULER}")).unwrap();
+    let marked = read(&path, &JsonlOptions::default()).unwrap();
+    assert!(marked.len() == 2 && marked.iter().all(Result::is_ok), "a byte order mark is no part of a line");
     std::fs::write(&path, "\n \n").unwrap();
     assert!(matches!(read(&path, &JsonlOptions::default()), Err(ReadError::Empty(_))));
     let missing = read(&folder.path().join("none.jsonl"), &JsonlOptions::default()).unwrap_err().to_string();

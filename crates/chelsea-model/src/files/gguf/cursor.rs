@@ -59,6 +59,17 @@ impl<'a> Cursor<'a> {
         std::str::from_utf8(bytes).map_err(|_| GgufError::NotUtf8(what()))
     }
 
+    /// As [`str`](Self::str), with U+FFFD for bytes that are no UTF-8, and a warning: a description in another encoding
+    /// is no reason to refuse a model.
+    pub(super) fn text(&mut self, what: impl Fn() -> String) -> Result<String, GgufError> {
+        let length = self.u64(&what)?;
+        let text = String::from_utf8_lossy(self.take(length, &what)?);
+        if let std::borrow::Cow::Owned(_) = text {
+            tracing::warn!("{} is not UTF-8 text: what is not is shown as U+FFFD", what());
+        }
+        Ok(text.into_owned())
+    }
+
     /// A number of items that each take at least `least` bytes: more than the rest of the file can hold
     /// is an error here, before anything is allocated for them.
     pub(super) fn count(&mut self, least: u64, what: impl Fn() -> String) -> Result<usize, GgufError> {

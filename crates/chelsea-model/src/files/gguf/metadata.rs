@@ -210,7 +210,7 @@ impl Value {
     pub(super) fn read(cursor: &mut Cursor<'_>, key: &str, id: u32) -> Result<Value, GgufError> {
         let what = || format!("the value of metadata key `{key}`");
         match id {
-            STRING => cursor.str(what).map(|text| Value::String(text.to_owned())),
+            STRING => cursor.text(what).map(Value::String),
             ARRAY => {
                 let element = cursor.u32(what)?;
                 match element {

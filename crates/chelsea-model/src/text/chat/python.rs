@@ -1,8 +1,8 @@
 //! The corners of Python that chat templates lean on.
 
 use std::fmt::Write;
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use jiff::ZonedDateTime;
 use minijinja::value::Value;
 use minijinja::{Error, ErrorKind};
 use serde_json::Value as Json;
@@ -24,106 +24,29 @@ pub(super) fn value(json: &Json) -> Value {
     }
 }
 
-const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
-const MONTHS: [&str; 12] = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-];
-
-/// Python's `strftime` for a moment in UTC, in the C locale. A directive it does not know is an error.
-pub(super) fn strftime(now: SystemTime, format: &str) -> Result<String, Error> {
-    let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil_from_days(days);
-    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-    let weekday = DAYS[((days + 4) % 7) as usize];
-    let month_name = MONTHS[(month - 1) as usize];
-    let day_of_year = days - days_before_year(year) + 1;
-    let hour12 = (hour + 11) % 12 + 1;
-
-    let mut out = String::new();
+/// Python's `strftime` for a moment, in the C locale. A directive that does not exist is an error.
+pub(super) fn strftime(now: &ZonedDateTime, format: &str) -> Result<String, Error> {
+    let unknown = |why: String| Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {why}"));
+    let mut text = String::with_capacity(2 * format.len());
     let mut chars = format.chars();
     while let Some(c) = chars.next() {
+        text.push(c);
         if c != '%' {
-            out.push(c);
             continue;
         }
-        let mut directive = chars.next();
-        // `%-d`: no leading zero.
-        let bare = directive == Some('-');
-        if bare {
-            directive = chars.next();
-        }
-        let mut padded = |value: u64, width: usize| {
-            let width = if bare { 0 } else { width };
-            _ = write!(out, "{value:0width$}");
-        };
-        match directive {
-            Some('Y') => padded(year, 4),
-            Some('y') => padded(year % 100, 2),
-            Some('m') => padded(month, 2),
-            Some('d') => padded(day, 2),
-            Some('H') => padded(hour, 2),
-            Some('I') => padded(hour12, 2),
-            Some('M') => padded(minute, 2),
-            Some('S') => padded(second, 2),
-            Some('j') => padded(day_of_year, 3),
-            Some('B') => out.push_str(month_name),
-            Some('b' | 'h') => out.push_str(&month_name[..3]),
-            Some('A') => out.push_str(weekday),
-            Some('a') => out.push_str(&weekday[..3]),
-            Some('p') => out.push_str(if hour < 12 { "AM" } else { "PM" }),
-            Some('F') => _ = write!(out, "{year:04}-{month:02}-{day:02}"),
-            Some('T') => _ = write!(out, "{hour:02}:{minute:02}:{second:02}"),
-            Some('Z') => out.push_str("UTC"),
-            Some('z') => out.push_str("+0000"),
-            Some('%') => out.push('%'),
-            other => {
-                let other = other.map_or(String::new(), String::from);
-                return Err(Error::new(
-                    ErrorKind::InvalidOperation,
-                    format!("strftime_now does not know the directive %{other}"),
-                ));
-            }
+        // What depends on the locale is spelled out as C has it.
+        match chars.next() {
+            Some('c') => text.push_str("a %b %e %H:%M:%S %Y"),
+            Some('x') => text.push_str("m/%d/%y"),
+            Some('X') => text.push_str("H:%M:%S"),
+            Some('r') => text.push_str("I:%M:%S %p"),
+            // Six digits in Python.
+            Some('f') => text.push_str("6f"),
+            Some(directive) => text.push(directive),
+            None => return Err(unknown("the format ends with %".into())),
         }
     }
-    Ok(out)
-}
-
-fn is_leap(year: u64) -> bool {
-    year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
-}
-
-/// Days from 1970-01-01 to the first of January of `year`.
-fn days_before_year(year: u64) -> u64 {
-    let leaps = |y: u64| y / 4 - y / 100 + y / 400;
-    (year - 1970) * 365 + leaps(year - 1) - leaps(1969)
-}
-
-fn civil_from_days(days: u64) -> (u64, u64, u64) {
-    let mut year = 1970 + days / 366;
-    while days_before_year(year + 1) <= days {
-        year += 1;
-    }
-    let mut left = days - days_before_year(year);
-    for (index, length) in [31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31].into_iter().enumerate() {
-        let length = length + u64::from(index == 1 && is_leap(year));
-        if left < length {
-            return (year, index as u64 + 1, left + 1);
-        }
-        left -= length;
-    }
-    (year, 12, 31)
+    jiff::fmt::strtime::format(&text, now).map_err(|e| unknown(e.to_string()))
 }
 
 /// The template with `{% generation %}` (which only tells trainers what the assistant said) turned into a block
@@ -158,10 +81,15 @@ pub(super) fn without_generation_tags(source: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use jiff::tz::TimeZone;
+    use jiff::{Timestamp, tz};
 
-    fn at(seconds: u64, format: &str) -> String {
-        strftime(UNIX_EPOCH + Duration::from_secs(seconds), format).expect("known directives")
+    fn moment(seconds: i64, zone: TimeZone) -> ZonedDateTime {
+        Timestamp::from_second(seconds).expect("a moment").to_zoned_datetime(zone)
+    }
+
+    fn at(seconds: i64, format: &str) -> String {
+        strftime(&moment(seconds, TimeZone::UTC), format).expect("known directives")
     }
 
     #[test]
@@ -170,8 +98,32 @@ mod tests {
         assert_eq!(at(951_782_400, "%a %-d %b %y"), "Tue 29 Feb 00");
         assert_eq!(at(1_735_689_599, "%F %T %I %p day %j"), "2024-12-31 23:59:59 11 PM day 366");
         assert_eq!(at(4_107_542_400, "%F %A"), "2100-03-01 Monday");
-        assert!(strftime(UNIX_EPOCH, "%Q").is_err());
-        assert!(strftime(UNIX_EPOCH, "100%").is_err());
+        for bad in ["%!", "100%", "%"] {
+            assert!(strftime(&moment(0, TimeZone::UTC), bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_directive_of_c_is_known() {
+        // As `time.strftime` of Python writes them.
+        let expected = [
+            ("%e|%D|%R", " 9|07/09/24|20:05"),
+            ("%c", "Tue Jul  9 20:05:03 2024"),
+            ("%x %X %r", "07/09/24 20:05:03 08:05:03 PM"),
+            ("%u %w %U %W %V %G %g", "2 2 27 28 28 2024 24"),
+            ("%C %h %k %l %n%t%%", "20 Jul 20  8 \n\t%"),
+            ("%s %f %Z %z", "1720555503 000000 UTC +0000"),
+            ("%-d %-m %-I %-H %_d", "9 7 8 20  9"),
+        ];
+        for (format, text) in expected {
+            assert_eq!(at(1_720_555_503, format), text, "{format}");
+        }
+    }
+
+    #[test]
+    fn the_time_is_that_of_the_zone() {
+        let moment = moment(1_720_555_503, TimeZone::fixed(tz::offset(5)));
+        assert_eq!(strftime(&moment, "%F %R %z").expect("known"), "2024-07-10 01:05 +0500");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use tokenizers::{
     Model, NormalizerWrapper, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, PreTokenizerWrapper,
 };
 
+use super::extent::PIECE;
 use super::{Tokenizer, TokenizerError};
 
 /// A part of a prompt.
@@ -132,26 +133,45 @@ impl Tokenizer {
     }
 
     /// The ids of all parts together, as of one text that goes on from `before`; without BOS or EOS. No control token
-    /// comes out of a foreign part, or out of the seam between two parts.
+    /// comes out of a foreign part, or out of the seam between two parts. Long texts are encoded piece by piece, with the
+    /// same ids: memory beside them stays small.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
     pub fn encode_parts(&self, before: Before, parts: &[Part<'_>]) -> Result<Vec<u32>, TokenizerError> {
-        let (mut before, mut ids, mut stretch) = (before, Vec::new(), String::new());
+        self.encode_in_pieces(before, parts, PIECE)
+    }
+
+    /// As [`encode_parts`](Self::encode_parts), with pieces of about `piece` bytes.
+    fn encode_in_pieces(
+        &self,
+        mut before: Before,
+        parts: &[Part<'_>],
+        piece: usize,
+    ) -> Result<Vec<u32>, TokenizerError> {
+        let (mut ids, mut stretch) = (Vec::new(), String::new());
         for part in parts {
-            let (added, text) = match part {
+            let (added, text) = match *part {
                 Part::Own(text) => (&self.parsing, text),
                 Part::Foreign(text) => (&self.literal, text),
             };
-            let cut = added.extract_and_normalize(None::<&NormalizerWrapper>, text);
-            for (text, _, tokens) in cut.get_splits(OffsetReferential::Normalized, OffsetType::None) {
-                match tokens {
-                    None => stretch.push_str(text),
-                    Some(tokens) => {
-                        self.encode_stretch(before, &stretch, &mut ids)?;
-                        stretch.clear();
-                        ids.extend(tokens.iter().map(|token| token.id));
-                        before = Before::Token;
+            for (i, text) in self.extent.pieces(text, piece).enumerate() {
+                // Between two pieces, not between two parts: what was cut there may belong together.
+                if i > 0 && !stretch.is_empty() {
+                    self.encode_stretch(before, &stretch, &mut ids)?;
+                    stretch.clear();
+                    before = Before::Text;
+                }
+                let cut = added.extract_and_normalize(None::<&NormalizerWrapper>, text);
+                for (text, _, tokens) in cut.get_splits(OffsetReferential::Normalized, OffsetType::None) {
+                    match tokens {
+                        None => stretch.push_str(text),
+                        Some(tokens) => {
+                            self.encode_stretch(before, &stretch, &mut ids)?;
+                            stretch.clear();
+                            ids.extend(tokens.iter().map(|token| token.id));
+                            before = Before::Token;
+                        }
                     }
                 }
             }
@@ -190,5 +210,58 @@ impl Tokenizer {
             ids.extend(tokens.iter().flatten().map(|token| token.id));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    fn tiny(name: &str) -> Tokenizer {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/tokenizer-tiny.json");
+        let all: Value = serde_json::from_str(&std::fs::read_to_string(path).expect("committed")).expect("JSON");
+        Tokenizer::from_json(&all[name]["tokenizer"].to_string(), None, None).expect("a tokenizer")
+    }
+
+    proptest! {
+        #[test]
+        fn a_text_in_pieces_has_the_ids_of_the_whole(
+            words in prop::collection::vec(
+                prop_oneof![
+                    Just("the"), Just("don't"), Just("Maß"), Just("猫犬"), Just("привет"), Just("12345"), Just("a\u{301}"),
+                    Just("x.y,"), Just("<|eot_id|>"), Just("</s>"), Just(""), Just("<s>"), Just("한국"), Just("\u{1f642}"),
+                ],
+                0..40,
+            ),
+            seams in prop::collection::vec(
+                prop_oneof![
+                    4 => Just(" "), 2 => Just("\n"), 1 => Just("  "), 1 => Just("\n\n"), 1 => Just("\r\n"), 1 => Just(" \n"),
+                    1 => Just(""),
+                ],
+                40,
+            ),
+            piece in 0..30usize,
+        ) {
+            let text: String = words.iter().zip(&seams).flat_map(|(word, seam)| [*word, *seam]).collect();
+            for name in ["llama2", "llama3"] {
+                let tokenizer = tiny(name);
+                for part in [Part::Own(&text), Part::Foreign(&text)] {
+                    let parts = [Part::Own("<s>A"), part, Part::Foreign("end")];
+                    let whole = tokenizer.encode_in_pieces(Before::Nothing, &parts, usize::MAX).expect("ids");
+                    let pieces = tokenizer.encode_in_pieces(Before::Nothing, &parts, piece).expect("ids");
+                    prop_assert_eq!(&pieces, &whole, "{}: {:?}", name, &text);
+                    prop_assert!(tokenizer.fewest_tokens(text.len()) <= whole.len());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_tiny_vocabularies_are_cut() {
+        for name in ["llama2", "llama3"] {
+            assert!(tiny(name).extent.pieces("a cat sat", 0).count() > 1, "{name}");
+        }
     }
 }

@@ -12,6 +12,7 @@ use super::table::{Alphabet, Kind, Table, byte_token};
 use super::{Parts, Tokenizer, TokenizerError, check_count, check_token, pre, sentencepiece};
 use crate::files::gguf::{Gguf, GgufError, Metadata};
 
+const BOS: &str = "tokenizer.ggml.bos_token_id";
 /// Keys of tokens that end a turn or a document beside `eos_token_id`.
 const TURN_END_KEYS: [&str; 2] = ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
 
@@ -36,9 +37,19 @@ impl Tokenizer {
 }
 
 fn byte_level(metadata: &Metadata) -> Result<Tokenizer, TokenizerError> {
-    let name = metadata.str("tokenizer.ggml.pre")?.unwrap_or("default");
-    let pre = pre::by_name(name)?;
     let tokens = Tokens::read(metadata, Alphabet::ByteLevel)?;
+    let pre = match metadata.str("tokenizer.ggml.pre")?.filter(|name| !name.is_empty()) {
+        Some(name) => pre::by_name(name)?,
+        None => {
+            let family = metadata.str("general.architecture")?.unwrap_or_default();
+            let name = pre::likely(family, &|token| tokens.vocab.contains_key(token));
+            tracing::warn!(
+                "the file does not say how its tokenizer cuts text (`tokenizer.ggml.pre`): as {name} does, by the look of it; \
+                 answers may suffer if that is wrong"
+            );
+            pre::by_name(name)?
+        }
+    };
     let list = metadata.need("tokenizer.ggml.merges", Metadata::strings)?;
     let mut merges = Vec::with_capacity(list.len());
     for (index, merge) in list.iter().enumerate() {
@@ -172,23 +183,28 @@ impl Ends {
         add_bos: bool,
     ) -> Result<(Self, Vec<u32>), TokenizerError> {
         let known = |id: &u32| (*id as usize) < tokens;
-        let bos = id(metadata, "tokenizer.ggml.bos_token_id", tokens)?.or(defaults.bos.filter(known));
+        let bos = id(metadata, BOS, tokens)?.or(defaults.bos.filter(known));
         let eos = id(metadata, "tokenizer.ggml.eos_token_id", tokens)?.or(defaults.eos.filter(known));
         let add_bos = metadata.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(add_bos);
         let prefix = match (add_bos, bos) {
             (false, _) => Vec::new(),
             (true, Some(id)) => vec![id],
-            (true, None) => return Err(GgufError::MissingKey("tokenizer.ggml.bos_token_id".into()).into()),
+            (true, None) if metadata.get(BOS).is_some() => Vec::new(),
+            (true, None) => return Err(GgufError::MissingKey(BOS.into()).into()),
         };
         Ok((Self { bos, eos }, prefix))
     }
 }
 
-/// A token id under `key`, inside the vocabulary.
+/// A token id under `key`. One outside the vocabulary names no token: it is left out, with a warning.
 fn id(metadata: &Metadata, key: &str, tokens: usize) -> Result<Option<u32>, TokenizerError> {
     match metadata.u32(key)? {
         Some(id) if id as usize >= tokens => {
-            Err(TokenizerError::IdOutOfRange { key: key.to_owned(), id: id.into(), tokens })
+            // -1 in 32 bits is how some converters write that there is none.
+            if id != u32::MAX {
+                tracing::warn!("`{key}` is {id}, but the vocabulary has {tokens} tokens: it is left out");
+            }
+            Ok(None)
         }
         id => Ok(id),
     }

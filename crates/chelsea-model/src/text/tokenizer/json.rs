@@ -79,11 +79,13 @@ impl Tokenizer {
         };
         let mut turn_ends = Vec::new();
         for id in stops {
-            if id as usize >= table.len() {
-                let key = "eos_token_id of generation_config.json".to_owned();
-                return Err(TokenizerError::IdOutOfRange { key, id, tokens: table.len() });
+            match u32::try_from(id).ok().filter(|&id| (id as usize) < table.len()) {
+                Some(id) => turn_ends.push(id),
+                None => tracing::warn!(
+                    "`eos_token_id` of generation_config.json is {id}, but the vocabulary has {} tokens: it is left out",
+                    table.len()
+                ),
             }
-            turn_ends.push(id as u32);
         }
         for id in &prefix {
             if *id as usize >= table.len() {
@@ -112,7 +114,10 @@ impl Tokenizer {
 }
 
 pub(crate) fn read(path: &Path) -> Result<String, TokenizerError> {
-    std::fs::read_to_string(path).map_err(|source| TokenizerError::Read { path: path.display().to_string(), source })
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| TokenizerError::Read { path: path.display().to_string(), source })?;
+    // Some editors begin files with a byte order mark.
+    Ok(text.strip_prefix('\u{feff}').map_or(text.clone(), str::to_owned))
 }
 
 fn parse(text: &str) -> Result<Value, TokenizerError> {

@@ -14,6 +14,7 @@
 
 mod encode;
 mod error;
+mod extent;
 mod gguf;
 mod json;
 mod pre;
@@ -28,10 +29,12 @@ use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::{
     AddedToken, AddedVocabulary, Model, NormalizedString, Normalizer, NormalizerWrapper, PreTokenizerWrapper,
 };
+use xxhash_rust::xxh3::Xxh3;
 
 use encode::Step;
 pub use encode::{Before, Part};
 pub use error::TokenizerError;
+use extent::Extent;
 pub use stream::TextStream;
 use table::{Kind, Table};
 
@@ -69,6 +72,8 @@ pub struct Tokenizer {
     /// Tokens matched in text once it is normalised; none is a control token.
     normalised: AddedVocabulary,
     table: Table,
+    extent: Extent,
+    fingerprint: [u8; 16],
     bos: Option<u32>,
     eos: Option<u32>,
     turn_ends: Vec<u32>,
@@ -109,6 +114,8 @@ impl Tokenizer {
         let fail = |e: tokenizers::Error| TokenizerError::Json(e.to_string());
         check_merges(&parts.vocab, &parts.merges)?;
         check_added(&parts.added, parts.normalizer.as_ref())?;
+        let extent = Extent::of(&parts.table, &parts.added, parts.normalizer.as_ref());
+        let fingerprint = fingerprint(&parts);
         let vocab: Vocab = parts.vocab.into_iter().collect();
         let mut builder = BPE::builder()
             .vocab_and_merges(vocab, parts.merges)
@@ -149,6 +156,8 @@ impl Tokenizer {
             parsing,
             normalised: later,
             table,
+            extent,
+            fingerprint,
             bos: parts.bos,
             eos: parts.eos,
             turn_ends,
@@ -215,6 +224,17 @@ impl Tokenizer {
         self.table.len()
     }
 
+    /// The least number of tokens that a text of `bytes` can be: to be asked before a long text is encoded.
+    pub fn fewest_tokens(&self, bytes: usize) -> usize {
+        self.extent.fewest(bytes)
+    }
+
+    /// Names the vocabulary: all tokens with their kinds, the merges, what begins a text and what ends a turn. Ids mean
+    /// the same to tokenizers of one fingerprint.
+    pub fn fingerprint(&self) -> [u8; 16] {
+        self.fingerprint
+    }
+
     /// A token as the vocabulary spells it.
     pub fn token_text(&self, id: u32) -> Option<&str> {
         self.table.text(id)
@@ -266,6 +286,29 @@ impl std::fmt::Debug for Tokenizer {
             .field("prefix", &self.prefix)
             .finish_non_exhaustive()
     }
+}
+
+/// See [`Tokenizer::fingerprint`].
+fn fingerprint(parts: &Parts) -> [u8; 16] {
+    let mut hash = Xxh3::new();
+    let mut add = |bytes: &[u8]| {
+        hash.update(&(bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    };
+    for id in 0..parts.table.len() as u32 {
+        add(parts.table.text(id).unwrap_or_default().as_bytes());
+        add(format!("{:?}", parts.table.kind(id)).as_bytes());
+    }
+    for (left, right) in &parts.merges {
+        add(left.as_bytes());
+        add(right.as_bytes());
+    }
+    for ids in [&parts.prefix, &parts.turn_ends] {
+        let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+        add(&bytes);
+    }
+    add(format!("{:?}", (parts.bos, parts.eos)).as_bytes());
+    hash.digest128().to_le_bytes()
 }
 
 /// Both halves of every merge, and what they make, must be tokens.

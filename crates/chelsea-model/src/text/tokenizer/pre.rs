@@ -32,6 +32,17 @@ pub(super) struct Pre {
     pub(super) add_bos: bool,
 }
 
+/// The name that a file which gives none should have had, as far as its architecture and its tokens tell; else GPT-2's,
+/// with which byte-level BPE began. Files of before the key existed have none.
+pub(super) fn likely(architecture: &str, has: &dyn Fn(&str) -> bool) -> &'static str {
+    match architecture {
+        "qwen2" | "qwen3" | "qwen2moe" | "qwen3moe" => "qwen2",
+        _ if has("<|begin_of_text|>") && has("<|eot_id|>") => "llama-bpe",
+        _ if has("<repo_name>") && has("<|im_start|>") => "smollm",
+        _ => "gpt-2",
+    }
+}
+
 /// The names in the table, for error messages.
 const NAMES: &str = "gpt-2, smollm, starcoder, refact, command-r, qwen2, deepseek-r1-qwen, \
                      llama-bpe, llama3, llama-v3, smaug-bpe, dbrx, tekken, gpt-4o";
