@@ -41,7 +41,7 @@ fn silu(gate: f32, up: f32) -> f32 {
 /// `x / 2 (1 + tanh u)` is `x / (1 + e^-2u)`, with `u = sqrt(2 / pi) (x + 0.044715 x^3)`.
 #[inline(always)]
 fn gelu_tanh(gate: f32, up: f32) -> f32 {
-    const TWICE_ROOT: f32 = 1.595_769_1;
+    const TWICE_ROOT: f32 = 1.595_769_2;
     let twice = TWICE_ROOT * (gate + 0.044_715 * gate * gate * gate);
     gate / (1.0 + exp(-twice)) * up
 }

@@ -86,7 +86,9 @@ fn real_model_agrees(name: &str) {
         let decoded = streams_as_it_decodes(&tokenizer, &ids, true);
         // Qwen's normal form composes what the corpus writes decomposed.
         let composed = name == QWEN_05B && !text.is_ascii();
-        assert!(decoded == text || composed, "{text:?} came back as {decoded:?}");
+        // SentencePiece knows no difference between a space and the sign that stands for it.
+        let spaced = name == GEMMA3 && decoded == text.replace('▁', " ");
+        assert!(decoded == text || composed || spaced, "{text:?} came back as {decoded:?}");
     }
     match name {
         GEMMA3 => assert_eq!(tokenizer.prefix(), [2]),
