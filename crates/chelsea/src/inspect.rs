@@ -5,12 +5,13 @@ use crate::holding::Least;
 use crate::output::{self, Table};
 use crate::{cache, setup, signals};
 use anyhow::{Result, bail};
-use chelsea_kv::{Budget, CacheConfig, Dtype};
+use chelsea_kv::{Budget, CacheConfig, Dtype, Policy};
 use chelsea_model::{Config, ModelFile, TensorEntry};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::path::Path;
+use std::sync::Arc;
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -104,7 +105,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         weight_bytes: file.tensors().iter().map(|t| t.bytes).sum(),
         types,
         kv_bytes_per_token: config.cache_shape().full_bytes_of_growing(1),
-        kv_budget: args.kv_budget.map(|budget| holds(config, budget, &args.policy)).transpose()?,
+        kv_budget: args.kv_budget.map(|budget| holds(config, budget, args.policy.clone())).transpose()?,
         tensors: args.tensors.then(|| file.tensors().iter().map(Tensor::from).collect()),
     };
     if args.json {
@@ -123,9 +124,8 @@ pub fn run(args: &InspectArgs) -> Result<()> {
     Ok(())
 }
 
-fn holds(config: &Config, budget: Budget, policy: &str) -> Result<Holds> {
+fn holds(config: &Config, budget: Budget, policy: Arc<dyn Policy>) -> Result<Holds> {
     let dtype = chelsea_engine::dtype_for(budget, Dtype::F16);
-    let policy = chelsea_kv::policy(policy)?;
     let cache = CacheConfig { budget, dtype, policy, ..CacheConfig::new(config.cache_shape()) };
     cache.validate()?;
     let shape = config.cache_shape();

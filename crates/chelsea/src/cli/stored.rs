@@ -1,10 +1,11 @@
 //! Verbs about what is kept on disk: `chelsea inspect`, `chelsea models` and `chelsea cache`.
 
 use super::shared::{CacheArgs, DocumentArgs, LayoutArgs, ModelArgs, parse_budget, parse_policy};
-use chelsea_kv::Budget;
+use chelsea_kv::{Budget, Policy};
 use clap::{Args, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 pub(super) const INSPECT_EXAMPLES: &str = "\
 Examples:
@@ -22,7 +23,7 @@ pub struct InspectArgs {
     pub kv_budget: Option<Budget>,
     /// The policy that the budget is for: its statistics are part of what is held.
     #[arg(long, value_parser = parse_policy, default_value = "chelsea", requires = "kv_budget")]
-    pub policy: String,
+    pub policy: Arc<dyn Policy>,
     /// List every tensor of a model.
     #[arg(long)]
     pub tensors: bool,
