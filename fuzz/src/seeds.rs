@@ -175,7 +175,7 @@ fn cache(policy_name: &str, dtype: Dtype, tokens: usize, keep: f32) -> Option<Ve
         cache.append(layer, &numbers(tokens * 4), &numbers(tokens * 4)).ok()?;
         let queries = numbers(tokens * 8);
         let mut out = vec![0.0; queries.len()];
-        cache.attend(layer, &queries, &mut out);
+        cache.attend(layer, &queries, &mut out).expect("queries of a token");
     }
     cache.compact().expect("room");
     let info = snapshot::SnapshotInfo {

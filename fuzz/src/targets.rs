@@ -115,7 +115,8 @@ fn load_snapshot(bytes: &[u8]) -> bool {
         for (layer, spec) in shape.layers().iter().enumerate() {
             let [key, value, query] = [spec.key_width(), spec.value_width(), spec.query_width()].map(|n| vec![0.5; n]);
             if cache.append(layer, &key, &value).is_ok() {
-                cache.attend(layer, &query, &mut vec![0.0; spec.output_width()]);
+                let out = &mut vec![0.0; spec.output_width()];
+                cache.attend(layer, &query, out).expect("queries of the token that was just appended");
             }
         }
         cache.compact().expect("a pool without a limit has room");

@@ -39,7 +39,7 @@
 //!         let q = projections(layer + 2, n, q_heads * head_dim);
 //!         let mut out = vec![0.0; q.len()];
 //!         cache.append(layer, &k, &v)?;
-//!         cache.attend(layer, &q, &mut out);
+//!         cache.attend(layer, &q, &mut out)?;
 //!         // ... the output product, the feed-forward, the next layer
 //!     }
 //!     // Between blocks, over all layers at once.

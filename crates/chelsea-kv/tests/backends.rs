@@ -46,7 +46,7 @@ fn block(caches: &mut [&mut SequenceCache], n: usize, rng: &mut SmallRng) -> Vec
         for (cache, answer) in caches.iter_mut().zip(&mut answers) {
             let mut out = vec![0.0; n * layer.output_width()];
             cache.append(l, &k, &v).unwrap();
-            cache.attend(l, &q, &mut out);
+            cache.attend(l, &q, &mut out).unwrap();
             answer.extend(out);
         }
     }

@@ -30,7 +30,7 @@ fn feed(cache: &mut SequenceCache, n: usize, seed: u64) -> Vec<f32> {
         let seed = seed + 10 * layer as u64;
         cache.append(layer, &noise(n * 32, seed), &noise(n * 32, seed + 1)).expect("in step");
         let mut out = vec![0.0; n * 64];
-        cache.attend(layer, &noise(n * 64, seed + 2), &mut out);
+        cache.attend(layer, &noise(n * 64, seed + 2), &mut out).unwrap();
         outputs.extend(out);
     }
     outputs
@@ -77,7 +77,7 @@ fn sequences_attended_together_get_what_each_gets_alone() {
         feed(cache, *n, 7);
         cache.append(0, &noise(2 * 32, 1), &noise(2 * 32, 2)).unwrap();
         expected[s] = vec![0.0; 2 * 64];
-        cache.attend(0, &queries[s], &mut expected[s]);
+        cache.attend(0, &queries[s], &mut expected[s]).unwrap();
     }
     let mut found = [const { Vec::new() }; 3];
     for (s, (cache, n)) in together.iter_mut().enumerate() {
@@ -87,11 +87,11 @@ fn sequences_attended_together_get_what_each_gets_alone() {
     }
     let shares = together.iter_mut().zip(&queries).zip(&mut found);
     let mut requests: Vec<_> = shares.map(|(((cache, _), q), out)| AttendRequest { cache, q, out }).collect();
-    SequenceCache::attend_many(0, &mut requests, None);
+    SequenceCache::attend_many(0, &mut requests, None).unwrap();
     for (x, y) in expected.iter().flatten().zip(found.iter().flatten()) {
         assert!((x - y).abs() < 1e-5, "{x} {y}");
     }
-    SequenceCache::attend_many(0, &mut [], None);
+    SequenceCache::attend_many(0, &mut [], None).unwrap();
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn the_process_takes_what_the_cache_accounts_for() {
         for _ in 0..TOKENS / STEP {
             for layer in 0..SHAPE.layers {
                 cache.append(layer, &noise(STEP * row), &noise(STEP * row)).expect("in step");
-                cache.attend(layer, &noise(STEP * row), &mut out);
+                cache.attend(layer, &noise(STEP * row), &mut out).unwrap();
             }
             cache.compact().unwrap();
         }

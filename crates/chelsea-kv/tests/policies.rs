@@ -50,7 +50,7 @@ fn blocks(tokens: usize, seed: u64) -> Vec<Block> {
 fn feed(cache: &mut SequenceCache, blocks: &[Block]) {
     for (layer, block) in blocks.iter().enumerate() {
         cache.append(layer, &block.k, &block.v).expect("in step");
-        cache.attend(layer, &block.q, &mut vec![0.0; block.q.len()]);
+        cache.attend(layer, &block.q, &mut vec![0.0; block.q.len()]).unwrap();
     }
 }
 

@@ -56,7 +56,7 @@ fn feed(cache: &mut SequenceCache, noise: &mut Noise, n: usize) {
     for layer in 0..shape.layers {
         let (k, v) = (noise.row(n * shape.kv_heads * shape.head_dim), noise.row(n * shape.kv_heads * shape.head_dim));
         cache.append(layer, &k, &v).expect("in step");
-        cache.attend(layer, &noise.row(out.len()), &mut out);
+        cache.attend(layer, &noise.row(out.len()), &mut out).unwrap();
         assert!(out.iter().all(|x| x.is_finite()));
     }
 }

@@ -1,6 +1,7 @@
 //! Queries against a cache, one sequence at a time or several together.
 
-use super::SequenceCache;
+use super::{CacheError, SequenceCache};
+use crate::LayerSpec;
 use crate::attention::Attention;
 use crate::backend::Asked;
 
@@ -19,11 +20,11 @@ impl SequenceCache {
     /// Attention of the `n` tokens appended last to `layer`. `q` is `[n, q_heads, key_dim]`, queries after RoPE, and `out`
     /// `[n, q_heads, value_dim]`; token i sees everything up to itself, as far as the layer's window reaches.
     ///
-    /// # Panics
+    /// # Errors
     /// If there is no such layer, if `q` and `out` are not the queries and outputs of one whole number of tokens, or if
     /// the layer was given fewer tokens.
-    pub fn attend(&mut self, layer: usize, q: &[f32], out: &mut [f32]) {
-        Self::attend_many(layer, &mut [AttendRequest { cache: self, q, out }], None);
+    pub fn attend(&mut self, layer: usize, q: &[f32], out: &mut [f32]) -> Result<(), CacheError> {
+        Self::attend_many(layer, &mut [AttendRequest { cache: self, q, out }], None)
     }
 
     /// As many calls of [`SequenceCache::attend`], with their work balanced over the threads together:
@@ -31,17 +32,41 @@ impl SequenceCache {
     /// answered does not depend on the others. `sinks` are the learned sinks of the layer, one logit for each query head,
     /// if it has any.
     ///
-    /// # Panics
-    /// As [`SequenceCache::attend`], and if the caches differ in shape, or not every query head has a sink.
-    pub fn attend_many(layer: usize, requests: &mut [AttendRequest<'_>], sinks: Option<&[f32]>) {
-        let Some(shape) = requests.first().map(|request| request.cache.config.shape.clone()) else { return };
-        let spec = shape.layer(layer);
+    /// # Errors
+    /// As [`SequenceCache::attend`], and if the caches differ in shape or backend, or not every query head has a sink:
+    /// before anything is computed.
+    pub fn attend_many(
+        layer: usize,
+        requests: &mut [AttendRequest<'_>],
+        sinks: Option<&[f32]>,
+    ) -> Result<(), CacheError> {
+        let Some(shape) = requests.first().map(|request| request.cache.config.shape.clone()) else { return Ok(()) };
+        let layers = shape.layers().len();
+        let spec = shape.layers().get(layer).ok_or(CacheError::Layer { layer, layers })?;
+        if let Some(sinks) = sinks
+            && sinks.len() != spec.q_heads
+        {
+            return Err(CacheError::Sinks { sinks: sinks.len(), q_heads: spec.q_heads });
+        }
         let backend = requests[0].cache.config.backend.clone();
+        for AttendRequest { cache, q, out } in requests.iter() {
+            if cache.config.shape != shape || cache.config.backend.name() != backend.name() {
+                return Err(CacheError::Batch);
+            }
+            let n = q.len() / spec.query_width();
+            if q.len() != n * spec.query_width() || out.len() != n * spec.output_width() {
+                let LayerSpec { q_heads, key_dim, value_dim, .. } = *spec;
+                return Err(CacheError::Queries { queries: q.len(), outputs: out.len(), q_heads, key_dim, value_dim });
+            }
+            // What was merged or left a window cannot be the queries' own entry.
+            let held = shape.heads_of(layer).map(|g| cache.store.len(g)).min().unwrap_or(0);
+            if n > held {
+                return Err(CacheError::Unseen { layer, held, asked: n });
+            }
+        }
         let mut asked: Vec<Asked<'_>> = Vec::with_capacity(requests.len());
         for AttendRequest { cache, q, out } in requests.iter_mut() {
-            assert!(cache.config.shape == shape, "sequences of a batch share one model");
             let n = q.len() / spec.query_width();
-            assert!(q.len() == n * spec.query_width(), "queries are [n, q_heads, key_dim]");
             cache.observe_queries(layer, q, n);
             asked.push(Asked { store: &*cache.store, heads: shape.heads_of(layer), q, n, out });
         }
@@ -52,5 +77,6 @@ impl SequenceCache {
                 cache.store.slide(shape.heads_of(layer), window);
             }
         }
+        Ok(())
     }
 }

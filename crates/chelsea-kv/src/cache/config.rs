@@ -167,6 +167,44 @@ pub enum CacheError {
         /// Numbers of a value.
         value_dim: usize,
     },
+    /// Queries and outputs that are not of one whole number of tokens.
+    #[error(
+        "{queries} numbers of queries and {outputs} of outputs are not [tokens, {q_heads}, {key_dim}] and \
+         [tokens, {q_heads}, {value_dim}]"
+    )]
+    Queries {
+        /// Numbers given as queries.
+        queries: usize,
+        /// Numbers that there is room for in the outputs.
+        outputs: usize,
+        /// Query heads of the layer.
+        q_heads: usize,
+        /// Numbers of a query.
+        key_dim: usize,
+        /// Numbers of an output.
+        value_dim: usize,
+    },
+    /// More queries than tokens.
+    #[error("layer {layer} holds {held} entries, fewer than the {asked} tokens that were asked for: append them first")]
+    Unseen {
+        /// The layer.
+        layer: usize,
+        /// Entries of its shortest head.
+        held: usize,
+        /// Tokens that queries were given for.
+        asked: usize,
+    },
+    /// Learned sinks that do not fit the layer.
+    #[error("{sinks} learned sinks for a layer of {q_heads} query heads: each has one")]
+    Sinks {
+        /// Sinks given.
+        sinks: usize,
+        /// Query heads of the layer.
+        q_heads: usize,
+    },
+    /// Caches that cannot be asked together.
+    #[error("caches that are asked together must have one shape and one backend")]
+    Batch,
     /// A layer got tokens out of step with the others.
     #[error(
         "layer {layer} holds {held} tokens and got {got} more, while the other layers are at {tokens} plus {block}"

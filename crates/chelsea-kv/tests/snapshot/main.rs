@@ -39,7 +39,7 @@ fn block(cache: &mut SequenceCache, n: usize, rng: &mut SmallRng) -> Vec<f32> {
         cache.append(layer, &numbers(rows), &numbers(rows)).unwrap();
         let q = numbers(n * spec.query_width());
         let mut out = vec![0.0; q.len()];
-        cache.attend(layer, &q, &mut out);
+        cache.attend(layer, &q, &mut out).unwrap();
         answers.extend(out);
     }
     cache.compact().unwrap();

@@ -73,7 +73,7 @@ impl Attention {
             (out, attended) = std::mem::take(&mut attended).split_at_mut(width);
             AttendRequest { cache: &mut *chunk.cache, q: share, out }
         });
-        SequenceCache::attend_many(index, &mut requests.collect::<Vec<_>>(), self.sinks.as_deref());
+        SequenceCache::attend_many(index, &mut requests.collect::<Vec<_>>(), self.sinks.as_deref())?;
         ws.clock.lap(Phase::Attention);
         Ok(())
     }

@@ -67,19 +67,22 @@ pub fn run(args: &BenchArgs, subject: &Subject, quiet: bool) -> Result<Attention
     let mut out = vec![0.0; block.len()];
     interleaved("attending", &mut cases, args.trials, quiet, |case, counts| {
         let read = subject.pool.install(|| read(&numbers));
-        let decode = subject.pool.install(|| {
+        let decode = subject.pool.install(|| -> Result<f64> {
             let start = Instant::now();
-            (0..shape.layers().len()).for_each(|layer| case.cache.attend(layer, &block[..width], &mut out[..width]));
-            start.elapsed().as_secs_f64()
-        });
+            for layer in 0..shape.layers().len() {
+                case.cache.attend(layer, &block[..width], &mut out[..width])?;
+            }
+            Ok(start.elapsed().as_secs_f64())
+        })?;
         let n = rows(args, &case.cache) * width;
         let prefill = (n > 0).then(|| {
-            subject.pool.install(|| {
+            subject.pool.install(|| -> Result<f64> {
                 let start = Instant::now();
-                case.cache.attend(0, &block[..n], &mut out[..n]);
-                start.elapsed().as_secs_f64()
+                case.cache.attend(0, &block[..n], &mut out[..n])?;
+                Ok(start.elapsed().as_secs_f64())
             })
         });
+        let prefill = prefill.transpose()?;
         if counts {
             ram.push(READ as f64 / read / 1e9);
             case.decode.push(1e3 * decode);
