@@ -45,7 +45,7 @@ fn the_process_takes_what_the_cache_accounts_for() {
         // Threads and attention's buffers are set up before the measurement starts.
         let mut warm = SequenceCache::new(config.clone()).expect("valid");
         (0..SHAPE.layers).for_each(|layer| warm.append(layer, &k, &v).expect("in step"));
-        warm.attend(0, &q, &mut out);
+        warm.attend(0, &q, &mut out).unwrap();
         drop(warm);
         let before = status("VmRSS:");
         let mut cache = SequenceCache::new(config).expect("valid");
