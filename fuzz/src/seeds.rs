@@ -166,8 +166,14 @@ fn tokenizer() -> Seeds {
 fn cache(policy_name: &str, dtype: Dtype, tokens: usize, keep: f32) -> Option<Vec<u8>> {
     let shape = CacheShape::uniform(2, 2, 1, 4, Rotary { inv_freq: vec![1.0, 0.01], scale: 1.0 }).expect("a shape");
     let policy: Arc<dyn chelsea_kv::Policy> = policy(policy_name).ok()?;
-    let config =
-        CacheConfig { dtype, sinks: 2, window: 8, policy, budget: Budget::Keep(keep), ..CacheConfig::new(shape) };
+    let config = CacheConfig {
+        dtype,
+        sinks: 2,
+        window: 8,
+        policy,
+        budget: Budget::EntryFraction(keep),
+        ..CacheConfig::new(shape)
+    };
     let mut cache = SequenceCache::new(config).ok()?;
     let mut random = Random::new(tokens as u64);
     let mut numbers = |n: usize| -> Vec<f32> { (0..n).map(|_| random.below(2000) as f32 / 1000.0 - 1.0).collect() };

@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let model = Arc::new(pool.install(|| Model::from_file(&file, &LoadOptions::default(), &mut |_, _| {}))?);
 
     // A quarter of the bytes that a full cache in 16 bits takes. Whoever raises the flag ends reading and answering.
-    let options = SessionOptions { budget: Budget::Share(0.25), ..SessionOptions::default() };
+    let options = SessionOptions { budget: Budget::ByteFraction(0.25), ..SessionOptions::default() };
     let cancel = Arc::new(AtomicBool::new(false));
     let mut session = Session::new(model, pool, cancel, &options)?;
     let text = std::fs::read_to_string(document)?;

@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let policy = run["policy"].as_str().ok_or("a run names no policy")?;
         let number = |name: &str| run[name].as_f64().ok_or(format!("the run of {policy} has no {name}"));
         let options = SessionOptions {
-            budget: Budget::Keep(number("keep")? as f32),
+            budget: Budget::EntryFraction(number("keep")? as f32),
             policy: chelsea_kv::policy(policy)?,
             compression: Compression::OneShot,
             sinks: number("sinks")? as usize,

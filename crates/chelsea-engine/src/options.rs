@@ -43,7 +43,7 @@ pub struct SessionOptions {
 impl Default for SessionOptions {
     fn default() -> Self {
         SessionOptions {
-            budget: Budget::Keep(1.0),
+            budget: Budget::EntryFraction(1.0),
             policy: Arc::new(Chelsea::default()),
             schedule: Schedule::default(),
             compression: Compression::Online,
@@ -77,9 +77,9 @@ const ENOUGH_FOR_Q8: f32 = 0.15;
 /// entries the smaller they are.
 pub fn dtype_for(budget: Budget, own: Dtype) -> Dtype {
     match budget {
-        Budget::Share(share) if share < ENOUGH_FOR_Q8 => Dtype::K8V4,
-        Budget::Share(_) | Budget::Bytes(_) => Dtype::Q8,
-        Budget::Keep(_) | Budget::Entries(_) => own,
+        Budget::ByteFraction(share) if share < ENOUGH_FOR_Q8 => Dtype::K8V4,
+        Budget::ByteFraction(_) | Budget::Bytes(_) => Dtype::Q8,
+        Budget::EntryFraction(_) | Budget::Entries(_) => own,
     }
 }
 
@@ -93,6 +93,6 @@ mod tests {
         assert_eq!(["100%", "20000"].map(stored), [Dtype::Bf16; 2]);
         assert_eq!(["99%", "25%", "15%", "512MiB"].map(stored), [Dtype::Q8; 4]);
         assert_eq!(["14.9%", "1%"].map(stored), [Dtype::K8V4; 2]);
-        assert_eq!(dtype_for(Budget::Keep(0.1), Dtype::F16), Dtype::F16);
+        assert_eq!(dtype_for(Budget::EntryFraction(0.1), Dtype::F16), Dtype::F16);
     }
 }

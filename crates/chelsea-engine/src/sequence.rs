@@ -80,7 +80,7 @@ impl Sequence {
             return Err(EngineError::History { tokens: history.len(), cached: cache.tokens() });
         }
         let CacheConfig { policy, budget, .. } = cache.config();
-        let online = options.compression == Compression::Online && *budget != Budget::Keep(1.0);
+        let online = options.compression == Compression::Online && *budget != Budget::EntryFraction(1.0);
         // What was compressed before may be gone on from.
         let compressed = !history.is_empty() && cache.is_within_budget();
         if online && policy.needs().repetition.is_some() && !compressed {
@@ -204,7 +204,7 @@ impl Sequence {
         }
         let until_due = match self.compression {
             Compression::OneShot => usize::MAX,
-            Compression::Online => self.cache.room(),
+            Compression::Online => self.cache.tokens_until_due(),
         };
         reading.next(&self.plan, until_due).len()
     }

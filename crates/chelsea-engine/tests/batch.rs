@@ -34,7 +34,7 @@ fn sessions(model: &Arc<Model>) -> Vec<Session> {
     let settings = [(5, 1.0, "full"), (300, 0.3, "chelsea"), (170, 0.5, "streaming"), (1, 1.0, "chelsea")];
     let read = |(i, (n, keep, policy)): (usize, (usize, f32, &str))| {
         let options = SessionOptions {
-            budget: Budget::Keep(keep),
+            budget: Budget::EntryFraction(keep),
             policy: chelsea_kv::policy(policy).unwrap(),
             window: 16,
             block: 64,

@@ -35,9 +35,10 @@ fn steps(session: &mut Session, n: usize) -> Vec<usize> {
 
 #[test]
 fn a_quarter_of_a_block_is_read_at_once_where_nothing_is_clustered_meanwhile() {
-    for mut session in
-        [session(Budget::Keep(1.0), Compression::Online), session(Budget::Keep(0.2), Compression::OneShot)]
-    {
+    for mut session in [
+        session(Budget::EntryFraction(1.0), Compression::Online),
+        session(Budget::EntryFraction(0.2), Compression::OneShot),
+    ] {
         assert_eq!(steps(&mut session, 300), [[32; 9].as_slice(), &[12]].concat());
         assert_eq!(session.cache().entries(), 300 * session.cache().heads().len());
     }
@@ -58,7 +59,8 @@ fn an_eighth_of_a_block_is_read_at_once_from_when_the_budget_is_full() {
 fn a_large_window_holds_the_budget_and_one_block_like_any_other() {
     let (keep, n) = (0.25, 2000);
     for window in [16, 256] {
-        let mut session = with(SessionOptions { budget: Budget::Keep(keep), window, ..SessionOptions::default() });
+        let mut session =
+            with(SessionOptions { budget: Budget::EntryFraction(keep), window, ..SessionOptions::default() });
         steps(&mut session, n);
         let (cache, memory) = (session.cache(), session.memory());
         let (heads, config) = (cache.heads().len(), cache.config());
@@ -72,7 +74,8 @@ fn a_large_window_holds_the_budget_and_one_block_like_any_other() {
 
 #[test]
 fn without_a_window_decoding_still_compacts_once_in_64_tokens() {
-    let mut session = with(SessionOptions { budget: Budget::Keep(0.25), window: 0, ..SessionOptions::default() });
+    let mut session =
+        with(SessionOptions { budget: Budget::EntryFraction(0.25), window: 0, ..SessionOptions::default() });
     steps(&mut session, 600);
     assert!(session.cache().is_within_budget());
     let mut compactions = 0;
@@ -88,7 +91,7 @@ fn without_a_window_decoding_still_compacts_once_in_64_tokens() {
 #[test]
 fn a_text_ends_within_its_budget_and_a_short_question_piles_up_after_it() {
     // Of so large a budget little has to be given up at the end, soon after the last compaction.
-    let mut session = session(Budget::Keep(0.95), Compression::Online);
+    let mut session = session(Budget::EntryFraction(0.95), Compression::Online);
     steps(&mut session, 2000);
     let (read, heads) = (session.cache().entries(), session.cache().heads().len());
     assert!(session.cache().is_within_budget() && read > 1899 * heads, "{read} entries over {heads} heads");

@@ -15,7 +15,7 @@ fn the_peak_of_a_second_pass_is_the_cache_and_what_the_fork_holds_beside_it() {
     let model: Arc<Model> = Arc::new(RandomModel::named("tiny").unwrap().make(5, &options, &mut |_, _| ()).unwrap());
     let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap());
     let options = SessionOptions {
-        budget: Budget::Keep(0.5),
+        budget: Budget::EntryFraction(0.5),
         policy: chelsea_kv::policy("kvzip:chunk=100").unwrap(),
         compression: Compression::OneShot,
         window: 16,

@@ -89,7 +89,7 @@ fn what_is_wrong_with_one_work_is_told_of_it_alone() {
     let (mut unknown, mut nothing, mut unread) = (ready(), ready(), ready());
     let mut reading = ready();
     reading.start_reading(tokens(5, 2)).unwrap();
-    let narrow = SessionOptions { context: Some(10), ..options(Budget::Keep(1.0), "full") };
+    let narrow = SessionOptions { context: Some(10), ..options(Budget::EntryFraction(1.0), "full") };
     let mut full = Sequence::new(model.clone(), &narrow).unwrap();
     read(&mut runner, &mut full, &tokens(10, 1));
     let mut foreign = Sequence::new(other, &narrow).unwrap();
@@ -158,7 +158,7 @@ fn in_step(model: &Arc<Model>, runner: &mut Runner, budget: Budget) -> Vec<Seque
 #[test]
 fn while_decoding_at_most_one_compaction_is_made_in_a_step_and_every_budget_holds() {
     let model = model(Products::Fast);
-    for budget in [Budget::Keep(0.4), Budget::Entries(100)] {
+    for budget in [Budget::EntryFraction(0.4), Budget::Entries(100)] {
         let mut runner = runner(&model);
         let mut sequences = in_step(&model, &mut runner, budget);
         let heads = sequences[0].cache().heads().len();
@@ -202,7 +202,7 @@ fn while_decoding_at_most_one_compaction_is_made_in_a_step_and_every_budget_hold
 fn at_full_pace_all_compactions_are_made_where_they_fall_due() {
     let model = model(Products::Fast);
     let mut runner = runner(&model).with_pace(Pace::AllAtOnce);
-    let mut sequences = in_step(&model, &mut runner, Budget::Keep(0.4));
+    let mut sequences = in_step(&model, &mut runner, Budget::EntryFraction(0.4));
     for _ in 0..130 {
         let mut works: Vec<Work<'_>> = sequences.iter_mut().map(|sequence| Work::Decode(sequence, 5)).collect();
         assert!(runner.step(&mut works).into_iter().all(|outcome| matches!(outcome, Ok(Outcome::Took(1)))));
@@ -215,7 +215,7 @@ fn at_full_pace_all_compactions_are_made_where_they_fall_due() {
 fn a_compaction_that_waits_can_be_settled_and_comes_before_a_text_is_read_on() {
     let model = model(Products::Fast);
     let mut runner = runner(&model);
-    let mut sequences = in_step(&model, &mut runner, Budget::Keep(0.4));
+    let mut sequences = in_step(&model, &mut runner, Budget::EntryFraction(0.4));
     while !sequences.iter().any(Sequence::compaction_waits) {
         let mut works: Vec<Work<'_>> = sequences.iter_mut().map(|sequence| Work::Decode(sequence, 5)).collect();
         runner.step(&mut works).into_iter().for_each(|outcome| assert_eq!(outcome.unwrap(), Outcome::Took(1)));
@@ -234,7 +234,7 @@ fn a_compaction_that_waits_can_be_settled_and_comes_before_a_text_is_read_on() {
 #[test]
 fn a_session_reads_as_a_sequence_does_whose_chunks_others_come_between() {
     let model = model(Products::F32);
-    let settings = options(Budget::Keep(0.3), "chelsea");
+    let settings = options(Budget::EntryFraction(0.3), "chelsea");
     let text = tokens(500, 3);
     let mut session = Session::new(model.clone(), pool(2), Arc::new(AtomicBool::new(false)), &settings).unwrap();
     session.read(&text, |_| ()).unwrap();

@@ -22,4 +22,4 @@ pub mod tasks;
 pub use error::EvalError;
 pub use run::Subject;
 pub use sample::{Continuation, Document, Judge, Probe, Question, Sample, Source};
-pub use setting::{MODES, Mode, Of, ParsedSetting, Setting};
+pub use setting::{Basis, MODES, Mode, ParsedSetting, Setting};

@@ -24,7 +24,7 @@ pub(crate) struct Prepared<'a> {
 pub(crate) type Reference = Vec<Vec<f32>>;
 
 /// What was said last in a conversation.
-pub(crate) enum Said {
+pub(crate) enum Outcome {
     /// Nothing yet.
     Nothing,
     /// An answer; its last token was not read yet, and whether it was the end of the turn.
@@ -74,9 +74,9 @@ impl<'a> Prepared<'a> {
         session: &mut Session,
         layout: &Layout<'_>,
         tokenizer: &Tokenizer,
-        said: &Said,
+        said: &Outcome,
     ) -> Result<(), EvalError> {
-        let (Said::Answer { unread, closed }, Probe::Ask(question)) = (said, self.probe) else {
+        let (Outcome::Answer { unread, closed }, Probe::Ask(question)) = (said, self.probe) else {
             session.read(&self.cue, |_| ())?;
             return Ok(());
         };
@@ -125,7 +125,7 @@ impl<'a> Prepared<'a> {
 }
 
 /// A session that has read the document and the cue, and what is measured from there.
-pub(crate) struct Standing<'a> {
+pub(crate) struct OpenProbe<'a> {
     /// What is measured.
     pub(crate) prepared: &'a Prepared<'a>,
     /// The session.
@@ -137,10 +137,10 @@ pub(crate) struct Standing<'a> {
 /// Measures from where each session stands. Answers are generated side by side, so that all of them share each pass
 /// over the weights; unless `whole`, an answer ends where nothing that may follow can change its score.
 pub(crate) fn measure(
-    standing: &mut [Standing<'_>],
+    standing: &mut [OpenProbe<'_>],
     tokenizer: &Tokenizer,
     whole: bool,
-) -> Result<Vec<(Asked, Said)>, EvalError> {
+) -> Result<Vec<(Asked, Outcome)>, EvalError> {
     let mut found = Vec::with_capacity(standing.len());
     let (mut questions, mut sessions) = (Vec::new(), Vec::new());
     for one in standing.iter_mut() {
@@ -154,7 +154,7 @@ pub(crate) fn measure(
             }
             Probe::Continue(c) => {
                 let asked = one.prepared.follow(&mut one.session, c, one.reference)?;
-                found.push(Some((asked, Said::Nothing)));
+                found.push(Some((asked, Outcome::Nothing)));
             }
         }
     }
@@ -170,7 +170,7 @@ pub(crate) fn measure(
     Ok(found.into_iter().filter_map(|asked| asked.or_else(|| answers.next())).collect())
 }
 
-fn answered(question: &Question, nll: Option<f64>, generation: &Generation) -> (Asked, Said) {
+fn answered(question: &Question, nll: Option<f64>, generation: &Generation) -> (Asked, Outcome) {
     let text = question.scored(&generation.text);
     let asked = Asked {
         about: question.about.clone(),
@@ -183,7 +183,7 @@ fn answered(question: &Question, nll: Option<f64>, generation: &Generation) -> (
         depth: question.depth,
     };
     let closed = generation.finish == Finish::EndOfTurn;
-    (asked, Said::Answer { unread: generation.tokens.last().copied(), closed })
+    (asked, Outcome::Answer { unread: generation.tokens.last().copied(), closed })
 }
 
 /// The predictions of the full cache, where a probe is held against them.

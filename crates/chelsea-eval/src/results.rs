@@ -4,7 +4,7 @@
 //! starts again is not measured again. A last line without an end, left by a kill in the middle of a write, is cut
 //! off; any other line that cannot be read is an error, for it would be lost silently.
 
-use crate::setting::{Mode, Of, Setting};
+use crate::setting::{Basis, Mode, Setting};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -89,7 +89,7 @@ pub struct Key {
     sample: String,
     spec: String,
     keep: u32,
-    of: Of,
+    of: Basis,
     mode: Mode,
     seed: u64,
     setup: String,
@@ -297,7 +297,7 @@ pub(crate) mod tests {
     }
 
     fn setting(keep: f32) -> Setting {
-        Setting { policy: "chelsea".into(), keep, of: Of::Entries, mode: Mode::OneShot }
+        Setting { policy: "chelsea".into(), keep, of: Basis::Entries, mode: Mode::OneShot }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! that one reading for all of them together. Questions of several settings are answered side by side.
 
 use crate::error::EvalError;
-use crate::probe::{self, Prepared, Said, Standing};
+use crate::probe::{self, OpenProbe, Outcome, Prepared};
 use crate::results::{AGAINST, Record};
 use crate::sample::{Document, Sample};
 use crate::setting::ParsedSetting;
@@ -244,7 +244,7 @@ impl Subject<'_> {
         for setting in settings.iter().filter(|s| !s.mode.online() && s.keep < 1.0) {
             needs = needs.and(setting.made_policy().needs());
         }
-        let mut session = self.session(&full(), Budget::Keep(1.0), Compression::OneShot, stored)?;
+        let mut session = self.session(&full(), Budget::EntryFraction(1.0), Compression::OneShot, stored)?;
         session.cache_mut().gather(needs).map_err(chelsea_engine::EngineError::from)?;
         self.read(&mut session, document)?;
         Ok(session)
@@ -282,7 +282,7 @@ impl Subject<'_> {
         if setting.keep < 1.0 {
             session.compress_with(&self.layout.repetition()?)?;
             // Once means once. What the policy gathered to choose by goes too: bytes are those of what it kept.
-            session.reconfigure(&full(), Budget::Keep(1.0))?;
+            session.reconfigure(&full(), Budget::EntryFraction(1.0))?;
         }
         Ok(())
     }
@@ -325,7 +325,7 @@ impl Subject<'_> {
         setting: &ParsedSetting,
         full: Option<&Session>,
         references: &'a [Option<probe::Reference>],
-    ) -> Result<Vec<Standing<'a>>, EvalError> {
+    ) -> Result<Vec<OpenProbe<'a>>, EvalError> {
         let once =
             if setting.mode.aware() { None } else { Some(self.compressed(&tokens.document, &[], setting, full)?) };
         let mut standing = Vec::with_capacity(tokens.probes.len().min(TOGETHER));
@@ -342,7 +342,7 @@ impl Subject<'_> {
             };
             bytes += session.memory().total();
             full_bytes += session.cache().full_bytes();
-            standing.push(Standing { prepared, session, reference: reference.as_ref() });
+            standing.push(OpenProbe { prepared, session, reference: reference.as_ref() });
             if once.is_some() {
                 let last = standing.len() - 1;
                 self.read(&mut standing[last].session, prepared.cue())?;
@@ -364,15 +364,15 @@ impl Subject<'_> {
     ) -> Result<(), EvalError> {
         let mut session = self.compressed(&tokens.document, &[], setting, full)?;
         (record.kv_bytes, record.kv_bytes_full) = (session.memory().total(), session.cache().full_bytes());
-        let mut said = Said::Nothing;
+        let mut said = Outcome::Nothing;
         for (prepared, reference) in tokens.probes.iter().zip(references) {
             prepared.say(&mut session, self.layout, self.tokenizer, &said)?;
-            let mut standing = [Standing { prepared, session, reference: reference.as_ref() }];
+            let mut standing = [OpenProbe { prepared, session, reference: reference.as_ref() }];
             for (asked, next) in probe::measure(&mut standing, self.tokenizer, true)? {
                 record.asked.push(asked);
                 said = next;
             }
-            [Standing { session, .. }] = standing;
+            [OpenProbe { session, .. }] = standing;
             if session.cancelled() {
                 return Err(EvalError::Cancelled);
             }
@@ -384,5 +384,5 @@ impl Subject<'_> {
 /// A setting whose questions are still to be answered.
 struct Waiting<'a> {
     record: Record,
-    standing: Vec<Standing<'a>>,
+    standing: Vec<OpenProbe<'a>>,
 }

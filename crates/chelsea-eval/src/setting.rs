@@ -83,7 +83,7 @@ impl FromStr for Mode {
 /// What a share that is kept is one of.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Of {
+pub enum Basis {
     /// The entries of the full cache, in whatever type they are stored.
     #[default]
     Entries,
@@ -92,9 +92,9 @@ pub enum Of {
     Bytes,
 }
 
-impl Of {
+impl Basis {
     fn is_entries(&self) -> bool {
-        *self == Of::Entries
+        *self == Basis::Entries
     }
 }
 
@@ -106,8 +106,8 @@ pub struct Setting {
     /// Share that is kept; 1 is the full cache.
     pub keep: f32,
     /// What it is a share of. Results from before there was a choice do not say.
-    #[serde(default, skip_serializing_if = "Of::is_entries")]
-    pub of: Of,
+    #[serde(default, skip_serializing_if = "Basis::is_entries")]
+    pub of: Basis,
     /// When the cache is compressed and asked.
     pub mode: Mode,
 }
@@ -115,15 +115,15 @@ pub struct Setting {
 impl Setting {
     /// The full cache.
     pub fn full(mode: Mode) -> Self {
-        Setting { policy: "full".into(), keep: 1.0, of: Of::Entries, mode: mode.without_online() }
+        Setting { policy: "full".into(), keep: 1.0, of: Basis::Entries, mode: mode.without_online() }
     }
 
     /// The budget.
     pub fn budget(&self) -> Budget {
         match self.of {
-            _ if self.keep >= 1.0 => Budget::Keep(1.0),
-            Of::Entries => Budget::Keep(self.keep),
-            Of::Bytes => Budget::Share(self.keep),
+            _ if self.keep >= 1.0 => Budget::EntryFraction(1.0),
+            Basis::Entries => Budget::EntryFraction(self.keep),
+            Basis::Bytes => Budget::ByteFraction(self.keep),
         }
     }
 
@@ -132,7 +132,11 @@ impl Setting {
     ///
     /// # Errors
     /// If the registry has no such policy, or a policy no such setting.
-    pub fn all(policies: &[String], shares: &[(Of, f32)], modes: &[Mode]) -> Result<Vec<ParsedSetting>, PolicyError> {
+    pub fn all(
+        policies: &[String],
+        shares: &[(Basis, f32)],
+        modes: &[Mode],
+    ) -> Result<Vec<ParsedSetting>, PolicyError> {
         let policies = policies.iter().map(|asked| Ok((asked, chelsea_kv::policy(asked)?)));
         let policies: Vec<(&String, Arc<dyn Policy>)> = policies.collect::<Result<_, PolicyError>>()?;
         let mut settings: Vec<ParsedSetting> = Vec::new();
@@ -210,19 +214,20 @@ mod tests {
     fn a_policy_comes_once_by_whatever_names_it_is_asked_for() {
         let default = chelsea_kv::policy("chelsea").unwrap().spec();
         let policies = ["chelsea".to_string(), default, "chelsea:lam=0".to_string()];
-        let settings = Setting::all(&policies, &[(Of::Entries, 0.25)], &[Mode::OneShot]).unwrap();
+        let settings = Setting::all(&policies, &[(Basis::Entries, 0.25)], &[Mode::OneShot]).unwrap();
         assert_eq!(settings.iter().map(|s| s.policy.as_str()).collect::<Vec<_>>(), ["chelsea", "chelsea:lam=0"]);
     }
 
     #[test]
     fn a_policy_that_does_not_exist_is_refused() {
-        let error = Setting::all(&["chelsee".into()], &[(Of::Entries, 0.5)], &[Mode::OneShot]).unwrap_err();
+        let error = Setting::all(&["chelsee".into()], &[(Basis::Entries, 0.5)], &[Mode::OneShot]).unwrap_err();
         assert!(error.to_string().contains("chelsee"), "{error}");
     }
 
     #[test]
     fn a_policy_that_reads_twice_cannot_be_run_online() {
-        let settings = Setting::all(&["kvzip".into()], &[(Of::Entries, 0.5)], &[Mode::OneShot, Mode::Online]).unwrap();
+        let settings =
+            Setting::all(&["kvzip".into()], &[(Basis::Entries, 0.5)], &[Mode::OneShot, Mode::Online]).unwrap();
         assert_eq!(settings.iter().map(ParsedSetting::can_run).collect::<Vec<_>>(), [true, false]);
         assert!(settings[0].repetition().is_some());
     }
@@ -230,7 +235,7 @@ mod tests {
     #[test]
     fn the_full_cache_comes_once_a_way_of_asking() {
         let policies = ["chelsea".to_string(), "streaming".to_string(), "full".to_string()];
-        let shares = [(Of::Entries, 1.0), (Of::Bytes, 1.0), (Of::Bytes, 0.25)];
+        let shares = [(Basis::Entries, 1.0), (Basis::Bytes, 1.0), (Basis::Bytes, 0.25)];
         let settings = Setting::all(&policies, &shares, &[Mode::OneShot, Mode::Online, Mode::Aware]).unwrap();
         let full: Vec<_> = settings.iter().filter(|s| s.policy == "full").map(|s| s.mode).collect();
         assert_eq!(full, [Mode::OneShot, Mode::Aware]);
@@ -241,10 +246,10 @@ mod tests {
     fn a_share_is_of_entries_unless_it_says_otherwise() {
         let old = r#"{"policy":"chelsea","keep":0.25,"mode":"one-shot"}"#;
         let entries: Setting = serde_json::from_str(old).unwrap();
-        assert_eq!((entries.of, entries.budget()), (Of::Entries, Budget::Keep(0.25)));
+        assert_eq!((entries.of, entries.budget()), (Basis::Entries, Budget::EntryFraction(0.25)));
         assert_eq!(serde_json::to_string(&entries).unwrap(), old);
-        let bytes = Setting { of: Of::Bytes, ..entries };
-        assert_eq!(bytes.budget(), Budget::Share(0.25));
+        let bytes = Setting { of: Basis::Bytes, ..entries };
+        assert_eq!(bytes.budget(), Budget::ByteFraction(0.25));
         let line = serde_json::to_string(&bytes).unwrap();
         assert_eq!(serde_json::from_str::<Setting>(&line).unwrap(), bytes);
     }

@@ -54,7 +54,7 @@ fn main() {
     let c = &mut criterion;
     let row = BLOCK * KV_HEADS * HEAD_DIM;
     let (k, v) = (vec![0.5; row], vec![0.25; row]);
-    let empty = filled("full", Budget::Keep(1.0), Schedule::Once, 0);
+    let empty = filled("full", Budget::EntryFraction(1.0), Schedule::Once, 0);
     c.bench_function("append 512 tokens to 24 layers", |b| {
         let append = |mut cache: SequenceCache| {
             (0..LAYERS).for_each(|layer| cache.append(layer, &k, &v).expect("in step"));
@@ -64,7 +64,7 @@ fn main() {
     });
     for (name, schedule) in [("chelsea", Schedule::Once), ("chelsea", Schedule::Remerge), ("streaming", Schedule::Once)]
     {
-        let cache = filled(name, Budget::Keep(0.25), schedule, 8192);
+        let cache = filled(name, Budget::EntryFraction(0.25), schedule, 8192);
         c.bench_function(&format!("online {name} {schedule:?}, block of 512 at 8192, keep 25%"), |b| {
             b.iter_batched(
                 || cache.fork().expect("room"),
@@ -73,12 +73,12 @@ fn main() {
             );
         });
     }
-    let full = filled("full", Budget::Keep(1.0), Schedule::Once, 8192);
+    let full = filled("full", Budget::EntryFraction(1.0), Schedule::Once, 8192);
     for name in ["chelsea", "chelsea-plain", "streaming"] {
-        let cache = filled(name, Budget::Keep(1.0), Schedule::Once, 8192);
+        let cache = filled(name, Budget::EntryFraction(1.0), Schedule::Once, 8192);
         assert_eq!(cache.entries(), full.entries());
         c.bench_function(&format!("one shot {name}, 8192 to 25%"), |b| {
-            let compact = |mut cache: SequenceCache| cache.compact_now(Some(Budget::Keep(0.25)));
+            let compact = |mut cache: SequenceCache| cache.compact_now(Some(Budget::EntryFraction(0.25)));
             b.iter_batched(|| cache.fork().expect("room"), compact, BatchSize::LargeInput);
         });
     }

@@ -11,10 +11,10 @@ use thiserror::Error;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Budget {
     /// A share of all entries, in (0, 1]; 1 keeps everything.
-    Keep(f32),
+    EntryFraction(f32),
     /// A share, in (0, 1], of the bytes that a full cache of 16-bit numbers takes, everything counted: the fewer bits
     /// this cache has for a number, the more entries it keeps. Texts below [`LEAST_TOKENS`] count as that long.
-    Share(f32),
+    ByteFraction(f32),
     /// This many entries a head on average; the context may grow without bound.
     Entries(usize),
     /// This many bytes for the whole sequence, everything counted; the context may grow without bound.
@@ -32,7 +32,7 @@ pub enum BudgetError {
     Ratio(f32),
     /// A share of the bytes outside (0, 1].
     #[error("a budget of {}% is out of range: it must be above 0% and at most 100%", .0 * 100.0)]
-    Share(f32),
+    ByteFraction(f32),
     /// Sinks, window and one page do not fit.
     #[error(
         "a budget of {entries} entries a head is too small: {sinks} sinks, a recent window of {window} and one page \
@@ -227,8 +227,8 @@ impl Budget {
         let needed = limits.protected() + limits.page;
         let (sinks, window) = (limits.sinks, limits.window);
         match *self {
-            Budget::Keep(ratio) if !(ratio > 0.0 && ratio <= 1.0) => Err(BudgetError::Ratio(ratio)),
-            Budget::Share(share) if !(share > 0.0 && share <= 1.0) => Err(BudgetError::Share(share)),
+            Budget::EntryFraction(ratio) if !(ratio > 0.0 && ratio <= 1.0) => Err(BudgetError::Ratio(ratio)),
+            Budget::ByteFraction(share) if !(share > 0.0 && share <= 1.0) => Err(BudgetError::ByteFraction(share)),
             Budget::Entries(entries) if entries < needed => {
                 Err(BudgetError::Entries { entries, sinks, window, page: limits.page, needed })
             }
@@ -246,8 +246,8 @@ impl Budget {
     /// Whether the budget of a text of `tokens` does not grow with it.
     pub fn is_absolute(&self, tokens: usize) -> bool {
         match self {
-            Budget::Keep(_) => false,
-            Budget::Share(_) => tokens < LEAST_TOKENS,
+            Budget::EntryFraction(_) => false,
+            Budget::ByteFraction(_) => tokens < LEAST_TOKENS,
             Budget::Entries(_) | Budget::Bytes(_) => true,
         }
     }
@@ -276,8 +276,8 @@ impl Budget {
             total.max((limits.protected() + 1) * limits.heads)
         };
         let allowed = match *self {
-            Budget::Keep(ratio) => in_proportion(f64::from(ratio)),
-            Budget::Share(share) => in_proportion(limits.ratio_in(share, at.end())),
+            Budget::EntryFraction(ratio) => in_proportion(f64::from(ratio)),
+            Budget::ByteFraction(share) => in_proportion(limits.ratio_in(share, at.end())),
             Budget::Entries(entries) => entries.saturating_mul(limits.heads),
             Budget::Bytes(bytes) => limits.entries_in(bytes, at.end()),
         };
@@ -300,9 +300,9 @@ impl fmt::Display for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let percent = |share: f32| (f64::from(share) * 1e4).round() / 100.0;
         match *self {
-            Budget::Keep(1.0) => f.write_str("100%"),
-            Budget::Keep(ratio) => write!(f, "{}% of the entries", percent(ratio)),
-            Budget::Share(share) => write!(f, "{}%", percent(share)),
+            Budget::EntryFraction(1.0) => f.write_str("100%"),
+            Budget::EntryFraction(ratio) => write!(f, "{}% of the entries", percent(ratio)),
+            Budget::ByteFraction(share) => write!(f, "{}%", percent(share)),
             Budget::Entries(entries) => write!(f, "{entries}"),
             Budget::Bytes(bytes) => write!(f, "{bytes}B"),
         }
@@ -325,9 +325,9 @@ impl FromStr for Budget {
         }
         let number: f64 = number.parse().map_err(|_| unreadable())?;
         let factor = match unit.as_str() {
-            "%" if number == 100.0 => return Ok(Budget::Keep(1.0)),
-            "%" if number > 0.0 && number < 100.0 => return Ok(Budget::Share((number / 100.0) as f32)),
-            "%" => return Err(BudgetError::Share(number as f32 / 100.0)),
+            "%" if number == 100.0 => return Ok(Budget::EntryFraction(1.0)),
+            "%" if number > 0.0 && number < 100.0 => return Ok(Budget::ByteFraction((number / 100.0) as f32)),
+            "%" => return Err(BudgetError::ByteFraction(number as f32 / 100.0)),
             "b" => 1.0,
             "kb" => 1e3,
             "mb" => 1e6,
@@ -404,18 +404,18 @@ mod tests {
     #[test]
     fn a_keep_ratio_is_met_and_never_exceeded() {
         for tokens in 0..3000 {
-            let allowed = Budget::Keep(0.25).allowed(&LIMITS, Length::of(tokens));
+            let allowed = Budget::EntryFraction(0.25).allowed(&LIMITS, Length::of(tokens));
             let least = (69 * 6).min(tokens * 6);
             assert!(allowed == least || allowed as f64 <= 0.25 * (tokens * 6) as f64 + 1e-6, "{tokens}");
         }
-        assert_eq!(Budget::Keep(0.25).allowed(&LIMITS, Length::of(1000)), 1500);
-        assert_eq!(Budget::Keep(1.0).allowed(&LIMITS, Length::of(1000)), 6000);
-        assert_eq!(Budget::Keep(0.25).allowed(&LIMITS, Length::of(10)), 60);
+        assert_eq!(Budget::EntryFraction(0.25).allowed(&LIMITS, Length::of(1000)), 1500);
+        assert_eq!(Budget::EntryFraction(1.0).allowed(&LIMITS, Length::of(1000)), 6000);
+        assert_eq!(Budget::EntryFraction(0.25).allowed(&LIMITS, Length::of(10)), 60);
     }
 
     #[test]
     fn an_expected_length_keeps_more_at_the_start_and_the_ratio_at_the_end() {
-        let budget = Budget::Keep(0.2);
+        let budget = Budget::EntryFraction(0.2);
         assert!(budget.allowed(&LIMITS, reading(512, 8000)) > budget.allowed(&LIMITS, Length::of(512)));
         assert_eq!(budget.allowed(&LIMITS, reading(8000, 8000)), 9600);
         assert!((0..8000).all(|t| budget.allowed(&LIMITS, reading(t, 8000)) <= 9600));
@@ -423,7 +423,7 @@ mod tests {
 
     #[test]
     fn the_ceiling_is_what_the_expected_length_may_keep() {
-        let (budget, absolute) = (Budget::Keep(0.2), Budget::Entries(1000));
+        let (budget, absolute) = (Budget::EntryFraction(0.2), Budget::Entries(1000));
         for tokens in (0..10_000).step_by(100) {
             let (ceiling, allowed) =
                 (budget.ceiling(&LIMITS, reading(tokens, 8000)), budget.allowed(&LIMITS, reading(tokens, 8000)));
@@ -435,7 +435,9 @@ mod tests {
 
     #[test]
     fn what_is_recent_may_stay_beyond_the_budget_until_all_is_read() {
-        for budget in [Budget::Keep(0.2), Budget::Share(0.3), Budget::Entries(1600), Budget::Bytes(2_000_000)] {
+        for budget in
+            [Budget::EntryFraction(0.2), Budget::ByteFraction(0.3), Budget::Entries(1600), Budget::Bytes(2_000_000)]
+        {
             for tokens in (0..=8000).step_by(100) {
                 let (plain, more) = (reading(tokens, 8000), Length { recent: 300, ..reading(tokens, 8000) });
                 let (ceiling, allowed) = (budget.ceiling(&LIMITS, plain), budget.allowed(&LIMITS, plain));
@@ -454,12 +456,12 @@ mod tests {
             let bytes = |tokens: usize| f64::from(share) * (tokens * 768) as f64;
             for tokens in (4_000..200_000).step_by(997) {
                 for limits in [LIMITS, half.clone()] {
-                    let entries = Budget::Share(share).allowed(&limits, reading(tokens, tokens));
+                    let entries = Budget::ByteFraction(share).allowed(&limits, reading(tokens, tokens));
                     let most = (entries + 6 * 63) / 64 * limits.page_bytes + 500;
                     assert!(most as f64 <= bytes(tokens) || entries == tokens * 6, "{share} of {tokens}: {most}");
                 }
             }
-            let entries = |limits| Budget::Share(share).allowed(limits, Length::of(200_000));
+            let entries = |limits| Budget::ByteFraction(share).allowed(limits, Length::of(200_000));
             assert!(entries(&whole) * 10_000 / 64 > (0.98 * bytes(200_000)) as usize);
             assert!(entries(&half) == 1_200_000 || entries(&half) > entries(&whole) * 199 / 100);
         }
@@ -467,7 +469,7 @@ mod tests {
 
     #[test]
     fn a_share_leaves_short_texts_alone_that_fit_into_that_of_longer_ones() {
-        let allowed = |tokens| Budget::Share(0.25).allowed(&LIMITS, Length::of(tokens));
+        let allowed = |tokens| Budget::ByteFraction(0.25).allowed(&LIMITS, Length::of(tokens));
         // A quarter of 1,024 tokens is room for 3 pages of 64 entries a head.
         for tokens in 0..=192 {
             assert_eq!(allowed(tokens), tokens * 6);
@@ -475,7 +477,9 @@ mod tests {
         assert!((128 * 6..192 * 6).contains(&allowed(193)));
         for tokens in 193..LEAST_TOKENS {
             assert!(allowed(tokens).abs_diff(allowed(193)) <= 1, "{tokens}");
-            assert!(Budget::Share(0.25).is_absolute(tokens) && !Budget::Share(0.25).is_absolute(tokens + 831));
+            assert!(
+                Budget::ByteFraction(0.25).is_absolute(tokens) && !Budget::ByteFraction(0.25).is_absolute(tokens + 831)
+            );
         }
         assert!(allowed(2 * LEAST_TOKENS) > 2 * allowed(193));
     }
@@ -492,8 +496,8 @@ mod tests {
     #[test]
     fn impossible_budgets_say_what_is_needed() {
         for ratio in [0.0, -1.0, 1.5, f32::NAN] {
-            assert!(matches!(Budget::Keep(ratio).validate(&LIMITS), Err(BudgetError::Ratio(_))));
-            assert!(matches!(Budget::Share(ratio).validate(&LIMITS), Err(BudgetError::Share(_))));
+            assert!(matches!(Budget::EntryFraction(ratio).validate(&LIMITS), Err(BudgetError::Ratio(_))));
+            assert!(matches!(Budget::ByteFraction(ratio).validate(&LIMITS), Err(BudgetError::ByteFraction(_))));
         }
         let error = Budget::Entries(100).validate(&LIMITS).unwrap_err();
         assert!(error.to_string().contains("need 132"), "{error}");
@@ -507,8 +511,8 @@ mod tests {
 
     #[test]
     fn budgets_are_read_from_text() {
-        assert_eq!("25%".parse(), Ok(Budget::Share(0.25)));
-        assert_eq!("100%".parse(), Ok(Budget::Keep(1.0)));
+        assert_eq!("25%".parse(), Ok(Budget::ByteFraction(0.25)));
+        assert_eq!("100%".parse(), Ok(Budget::EntryFraction(1.0)));
         for text in ["25%", "12.5%", "100%", "20000", "536870912B"] {
             assert_eq!(text.parse::<Budget>().unwrap().to_string(), text);
         }

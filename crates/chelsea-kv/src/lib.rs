@@ -25,7 +25,7 @@
 //! # fn main() -> Result<(), CacheError> {
 //! let (layers, q_heads, kv_heads, head_dim) = (2, 4, 1, 32);
 //! let shape = CacheShape::uniform(layers, q_heads, kv_heads, head_dim, Rotary::plain(head_dim, 10_000.0))?;
-//! let config = CacheConfig { budget: Budget::Keep(0.25), ..CacheConfig::new(shape) };
+//! let config = CacheConfig { budget: Budget::EntryFraction(0.25), ..CacheConfig::new(shape) };
 //! let mut cache = SequenceCache::new(config)?;
 //!
 //! let (blocks, n) = (8, 128);

@@ -71,38 +71,38 @@ impl Rotary {
     }
 }
 
-/// What a key goes through on its way from a tile to a row: turned back by `rotary`, if there is one; then less
+/// What a key goes through from a tile to a row: turned back by `rotary`, if there is one; then less
 /// `centre` and times `scale`, dimension by dimension, unless those are empty.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Way<'a> {
+pub(crate) struct KeyTransform<'a> {
     pub rotary: Option<(&'a Rotary, &'a Steps)>,
     pub centre: &'a [f32],
     pub scale: &'a [f32],
 }
 
-/// Takes the keys of `tile` (`[dim][TILE]`) at `positions` along their way and lays them out row by row
+/// Takes the keys of `tile` (`[dim][TILE]`) at `positions` through `transform` and lays them out row by row
 /// (`[TILE][dim]`).
-pub(crate) fn tile_to_rows(way: Way<'_>, tile: &mut [f32], positions: &[f32; TILE], rows: &mut [f32]) {
+pub(crate) fn tile_to_rows(transform: KeyTransform<'_>, tile: &mut [f32], positions: &[f32; TILE], rows: &mut [f32]) {
     assert_eq!(tile.len(), rows.len());
     match Level::detect() {
         // SAFETY: `detect` found AVX-512 F and FMA on this processor.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { tile_to_rows_avx512(way, tile, positions, rows) },
+        Level::Avx512 => unsafe { tile_to_rows_avx512(transform, tile, positions, rows) },
         // SAFETY: `detect` found AVX2 and FMA on this processor.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { tile_to_rows_avx2(way, tile, positions, rows) },
-        _ => tile_to_rows_any(way, tile, positions, rows),
+        Level::Avx2 => unsafe { tile_to_rows_avx2(transform, tile, positions, rows) },
+        _ => tile_to_rows_any(transform, tile, positions, rows),
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
-fn tile_to_rows_avx512(way: Way<'_>, tile: &mut [f32], positions: &[f32; TILE], rows: &mut [f32]) {
+fn tile_to_rows_avx512(transform: KeyTransform<'_>, tile: &mut [f32], positions: &[f32; TILE], rows: &mut [f32]) {
     let dim = tile.len() / TILE;
     if !dim.is_multiple_of(TILE) {
-        return tile_to_rows_any(way, tile, positions, rows);
+        return tile_to_rows_any(transform, tile, positions, rows);
     }
-    turn_tile_back(way, tile, positions);
+    turn_tile_back(transform, tile, positions);
     for (block, columns) in tile.chunks_exact(TILE * TILE).enumerate() {
         // SAFETY: `columns` holds 16 vectors of 16.
         let columns = std::array::from_fn(|k| unsafe { _mm512_loadu_ps(columns[k * TILE..].as_ptr()) });
@@ -111,39 +111,39 @@ fn tile_to_rows_avx512(way: Way<'_>, tile: &mut [f32], positions: &[f32; TILE], 
             unsafe { _mm512_storeu_ps(out[block * TILE..].as_mut_ptr(), row) };
         }
     }
-    centre_rows(way, dim, rows);
+    centre_rows(transform, dim, rows);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn tile_to_rows_avx2(way: Way<'_>, tile: &mut [f32], positions: &[f32; TILE], rows: &mut [f32]) {
-    tile_to_rows_any(way, tile, positions, rows);
+fn tile_to_rows_avx2(transform: KeyTransform<'_>, tile: &mut [f32], positions: &[f32; TILE], rows: &mut [f32]) {
+    tile_to_rows_any(transform, tile, positions, rows);
 }
 
 #[inline(always)]
-fn tile_to_rows_any(way: Way<'_>, tile: &mut [f32], positions: &[f32; TILE], rows: &mut [f32]) {
-    turn_tile_back(way, tile, positions);
+fn tile_to_rows_any(transform: KeyTransform<'_>, tile: &mut [f32], positions: &[f32; TILE], rows: &mut [f32]) {
+    turn_tile_back(transform, tile, positions);
     let dim = tile.len() / TILE;
     let column = |k: usize| if k < dim { &tile[k * TILE..][..TILE] } else { &[] };
     for k in (0..dim).step_by(4) {
         interleave(&[column(k), column(k + 1), column(k + 2), column(k + 3)], rows, dim, k);
     }
-    centre_rows(way, dim, rows);
+    centre_rows(transform, dim, rows);
 }
 
 /// Row by row and not in the tile, where the compiler would gather a number from each of 16 columns to make a vector.
 #[inline(always)]
-fn centre_rows(way: Way<'_>, dim: usize, rows: &mut [f32]) {
+fn centre_rows(transform: KeyTransform<'_>, dim: usize, rows: &mut [f32]) {
     for row in rows.chunks_exact_mut(dim) {
-        for ((x, &centre), &scale) in row.iter_mut().zip(way.centre).zip(way.scale) {
+        for ((x, &centre), &scale) in row.iter_mut().zip(transform.centre).zip(transform.scale) {
             *x = (*x - centre) * scale;
         }
     }
 }
 
 #[inline(always)]
-fn turn_tile_back(way: Way<'_>, tile: &mut [f32], positions: &[f32; TILE]) {
-    if let Some((rotary, Steps(steps))) = way.rotary {
+fn turn_tile_back(transform: KeyTransform<'_>, tile: &mut [f32], positions: &[f32; TILE]) {
+    if let Some((rotary, Steps(steps))) = transform.rotary {
         let (xs, ys) = tile.split_at_mut(rotary.inv_freq.len() * TILE);
         let follow = (0..TILE).all(|lane| positions[lane] == positions[0] + lane as f32);
         if follow && !steps.is_empty() {
@@ -263,8 +263,8 @@ mod tests {
                 tile[i * TILE + 3] = key[i];
             }
             let mut rows = vec![0.0; 8 * TILE];
-            let way = Way { rotary: Some((&rotary, &Steps::default())), centre: &[], scale: &[] };
-            tile_to_rows(way, &mut tile, &[position; TILE], &mut rows);
+            let transform = KeyTransform { rotary: Some((&rotary, &Steps::default())), centre: &[], scale: &[] };
+            tile_to_rows(transform, &mut tile, &[position; TILE], &mut rows);
             rotary.turn_back(&mut key, position);
             for i in 0..8 {
                 assert!((key[i] - before[i]).abs() < 2e-6);
@@ -280,12 +280,12 @@ mod tests {
             let rotary = Rotary::plain(dim, 1e6);
             let steps = rotary.steps();
             let (centre, scale) = (vec![0.5; dim], vec![2.0; dim]);
-            let way = Way { rotary: Some((&rotary, &steps)), centre: &centre, scale: &scale };
+            let transform = KeyTransform { rotary: Some((&rotary, &steps)), centre: &centre, scale: &scale };
             for first in [0.0f32, 1.0, 4_001.0, 131_072.0] {
                 let positions: [f32; TILE] = std::array::from_fn(|lane| first + lane as f32);
                 let tile: Vec<f32> = (0..dim * TILE).map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0).collect();
                 let mut rows = vec![0.0; tile.len()];
-                tile_to_rows(way, &mut tile.clone(), &positions, &mut rows);
+                tile_to_rows(transform, &mut tile.clone(), &positions, &mut rows);
                 for (lane, row) in rows.chunks_exact(dim).enumerate() {
                     let mut key: Vec<f32> = (0..dim).map(|k| tile[k * TILE + lane]).collect();
                     rotary.turn_back(&mut key, positions[lane]);

@@ -70,10 +70,10 @@ fn entries(cache: &SequenceCache) -> Vec<Vec<(u32, f32)>> {
 #[test]
 fn both_backends_cluster_and_answer_alike() {
     for (spec, budget) in [
-        ("chelsea", Budget::Keep(0.4)),
-        ("chelsea-plain", Budget::Keep(0.4)),
+        ("chelsea", Budget::EntryFraction(0.4)),
+        ("chelsea-plain", Budget::EntryFraction(0.4)),
         ("streaming", Budget::Entries(150)),
-        ("chelsea", Budget::Keep(1.0)),
+        ("chelsea", Budget::EntryFraction(1.0)),
     ] {
         let pools = [Pool::unlimited(), Pool::unlimited()];
         let mut cpu = cache(Arc::new(Cpu), spec, budget, pools[0].clone());
@@ -104,8 +104,8 @@ fn both_backends_cluster_and_answer_alike() {
 
 #[test]
 fn both_backends_take_tokens_back_alike() {
-    let mut cpu = cache(Arc::new(Cpu), "chelsea", Budget::Keep(1.0), Pool::unlimited());
-    let mut reference = cache(Arc::new(Reference), "chelsea", Budget::Keep(1.0), Pool::unlimited());
+    let mut cpu = cache(Arc::new(Cpu), "chelsea", Budget::EntryFraction(1.0), Pool::unlimited());
+    let mut reference = cache(Arc::new(Reference), "chelsea", Budget::EntryFraction(1.0), Pool::unlimited());
     let mut rng = SmallRng::seed_from_u64(3);
     block(&mut [&mut cpu, &mut reference], 3, &mut rng);
     assert_eq!((cpu.exact_from(), reference.exact_from()), (0, 0));
@@ -117,7 +117,7 @@ fn both_backends_take_tokens_back_alike() {
 
 #[test]
 fn a_cache_of_one_backend_is_loaded_into_another() {
-    let mut reference = cache(Arc::new(Reference), "chelsea", Budget::Keep(0.4), Pool::unlimited());
+    let mut reference = cache(Arc::new(Reference), "chelsea", Budget::EntryFraction(0.4), Pool::unlimited());
     let mut rng = SmallRng::seed_from_u64(5);
     for n in [100, 100] {
         block(&mut [&mut reference], n, &mut rng);

@@ -38,7 +38,7 @@ fn feed(cache: &mut SequenceCache, n: usize, seed: u64) -> Vec<f32> {
 
 #[test]
 fn a_full_cache_is_plain_attention() {
-    let full = CacheConfig { dtype: Dtype::F32, ..config("full", Budget::Keep(1.0)) };
+    let full = CacheConfig { dtype: Dtype::F32, ..config("full", Budget::EntryFraction(1.0)) };
     let mut cache = SequenceCache::new(full).unwrap();
     for block in 0..5u64 {
         let outputs = feed(&mut cache, 70, 100 * block);
@@ -69,7 +69,8 @@ fn a_full_cache_is_plain_attention() {
 #[test]
 fn sequences_attended_together_get_what_each_gets_alone() {
     let lengths = [300, 1, 70];
-    let caches = || lengths.map(|n| SequenceCache::new(config("chelsea", Budget::Keep(0.5))).map(|c| (c, n)).unwrap());
+    let caches =
+        || lengths.map(|n| SequenceCache::new(config("chelsea", Budget::EntryFraction(0.5))).map(|c| (c, n)).unwrap());
     let (mut alone, mut together) = (caches(), caches());
     let queries = lengths.map(|n| noise(2 * 64, n as u64));
     let mut expected = [const { Vec::new() }; 3];
@@ -96,8 +97,8 @@ fn sequences_attended_together_get_what_each_gets_alone() {
 
 #[test]
 fn keeping_everything_with_a_clustering_policy_is_the_full_cache() {
-    let mut full = SequenceCache::new(config("full", Budget::Keep(1.0))).unwrap();
-    let mut chelsea = SequenceCache::new(config("chelsea", Budget::Keep(1.0))).unwrap();
+    let mut full = SequenceCache::new(config("full", Budget::EntryFraction(1.0))).unwrap();
+    let mut chelsea = SequenceCache::new(config("chelsea", Budget::EntryFraction(1.0))).unwrap();
     for block in 0..4 {
         assert_eq!(feed(&mut full, 90, block), feed(&mut chelsea, 90, block));
         full.compact().unwrap();
@@ -107,8 +108,8 @@ fn keeping_everything_with_a_clustering_policy_is_the_full_cache() {
 
 #[test]
 fn blocks_given_in_pieces_end_in_the_same_full_cache() {
-    let mut whole = SequenceCache::new(config("full", Budget::Keep(1.0))).unwrap();
-    let mut pieces = SequenceCache::new(config("full", Budget::Keep(1.0))).unwrap();
+    let mut whole = SequenceCache::new(config("full", Budget::EntryFraction(1.0))).unwrap();
+    let mut pieces = SequenceCache::new(config("full", Budget::EntryFraction(1.0))).unwrap();
     let (k, v) = (noise(130 * 32, 1), noise(130 * 32, 2));
     for layer in 0..SHAPE.layers {
         whole.append(layer, &k, &v).unwrap();
@@ -137,8 +138,8 @@ fn the_peak_of_a_run_is_budget_plus_one_block() {
 fn peak_is_budget_plus_one_block() {
     let (block, tokens) = (128, 16_384);
     for schedule in [Schedule::Once, Schedule::Remerge] {
-        let mut cache =
-            SequenceCache::new(CacheConfig { schedule, ..config("chelsea", Budget::Keep(0.2)) }).expect("valid");
+        let mut cache = SequenceCache::new(CacheConfig { schedule, ..config("chelsea", Budget::EntryFraction(0.2)) })
+            .expect("valid");
         cache.expect_tokens(tokens, 0);
         for b in 0..(tokens / block) as u64 {
             feed(&mut cache, block, b);
@@ -158,7 +159,7 @@ fn peak_is_budget_plus_one_block() {
 #[test]
 fn pages_that_a_text_leaves_are_held_for_the_rest_of_it_and_counted() {
     let (step, steps) = (64, 40);
-    let mut cache = SequenceCache::new(config("chelsea", Budget::Keep(0.25))).unwrap();
+    let mut cache = SequenceCache::new(config("chelsea", Budget::EntryFraction(0.25))).unwrap();
     cache.expect_tokens(step * steps, 320);
     let waiting = |cache: &SequenceCache| {
         let pages: usize = cache.heads().iter().map(|head| head.pages().len()).sum();
@@ -180,21 +181,21 @@ fn pages_that_a_text_leaves_are_held_for_the_rest_of_it_and_counted() {
 
 #[test]
 fn at_the_end_of_a_text_the_budget_is_met_however_little_came_last() {
-    let mut cache = SequenceCache::new(config("chelsea", Budget::Keep(0.5))).unwrap();
+    let mut cache = SequenceCache::new(config("chelsea", Budget::EntryFraction(0.5))).unwrap();
     feed(&mut cache, 300, 0);
     assert!(cache.compact().unwrap().compacted);
     feed(&mut cache, 20, 1);
     assert!(!cache.compact().unwrap().compacted && !cache.is_within_budget());
     assert!(cache.compact_at_end().unwrap().compacted && cache.is_within_budget());
     assert!(!cache.compact_at_end().unwrap().compacted, "nothing is left to do");
-    let mut twice = SequenceCache::new(config("kvzip", Budget::Keep(0.5))).unwrap();
+    let mut twice = SequenceCache::new(config("kvzip", Budget::EntryFraction(0.5))).unwrap();
     feed(&mut twice, 300, 0);
     assert!(!twice.compact_at_end().unwrap().compacted, "it must read the text again first");
 }
 
 #[test]
 fn a_fork_counts_beside_its_origin_but_for_the_pages_they_share() {
-    let mut cache = SequenceCache::new(config("h2o", Budget::Keep(0.5))).unwrap();
+    let mut cache = SequenceCache::new(config("h2o", Budget::EntryFraction(0.5))).unwrap();
     feed(&mut cache, 150, 0);
     let alone = cache.peak();
     let mut fork = cache.fork().unwrap();
@@ -245,7 +246,8 @@ fn decoding_compacts_once_in_a_block() {
 #[test]
 fn once_leaves_earlier_centroids_alone() {
     let mut cache =
-        SequenceCache::new(CacheConfig { schedule: Schedule::Once, ..config("chelsea", Budget::Keep(0.3)) }).unwrap();
+        SequenceCache::new(CacheConfig { schedule: Schedule::Once, ..config("chelsea", Budget::EntryFraction(0.3)) })
+            .unwrap();
     cache.expect_tokens(1024, 0);
     let mut compactions = 0;
     let mut clustered: Vec<Vec<u32>> = vec![Vec::new(); 6];
@@ -265,7 +267,7 @@ fn once_leaves_earlier_centroids_alone() {
 
 #[test]
 fn entries_stay_as_they_are_until_the_expected_length_may_keep_no_more() {
-    let mut cache = SequenceCache::new(config("chelsea", Budget::Keep(0.25))).unwrap();
+    let mut cache = SequenceCache::new(config("chelsea", Budget::EntryFraction(0.25))).unwrap();
     cache.expect_tokens(4096, 0);
     for b in 0..8 {
         feed(&mut cache, 128, b);
@@ -286,7 +288,7 @@ fn entries_stay_as_they_are_until_the_expected_length_may_keep_no_more() {
 fn streaming_keeps_sinks_and_the_latest_entries_under_either_schedule() {
     for schedule in [Schedule::Once, Schedule::Remerge] {
         let mut cache =
-            SequenceCache::new(CacheConfig { schedule, ..config("streaming", Budget::Keep(0.25)) }).unwrap();
+            SequenceCache::new(CacheConfig { schedule, ..config("streaming", Budget::EntryFraction(0.25)) }).unwrap();
         for b in 0..8 {
             feed(&mut cache, 128, b);
             cache.compact().unwrap();
@@ -307,14 +309,15 @@ fn counts(cache: &SequenceCache, window: usize) -> Vec<Vec<u32>> {
 #[test]
 fn a_lower_budget_can_be_set_later() {
     for schedule in [Schedule::Once, Schedule::Remerge] {
-        let mut cache = SequenceCache::new(CacheConfig { schedule, ..config("chelsea", Budget::Keep(0.8)) }).unwrap();
+        let mut cache =
+            SequenceCache::new(CacheConfig { schedule, ..config("chelsea", Budget::EntryFraction(0.8)) }).unwrap();
         feed(&mut cache, 600, 0);
         cache.compact().unwrap();
-        cache.set_budget(Budget::Keep(0.2)).unwrap();
+        cache.set_budget(Budget::EntryFraction(0.2)).unwrap();
         feed(&mut cache, 100, 1);
         assert!(cache.compact().unwrap().compacted);
         assert!(cache.entries() <= 700 * 6 / 5);
-        let report = cache.compact_now(Some(Budget::Keep(0.12))).unwrap();
+        let report = cache.compact_now(Some(Budget::EntryFraction(0.12))).unwrap();
         assert!(report.compacted && report.after <= 84 * 6 && report.freed > 0);
         assert!(cache.heads().iter().all(|head| (0..head.len()).map(|i| head.count(i)).sum::<u32>() == 700));
     }
@@ -322,17 +325,17 @@ fn a_lower_budget_can_be_set_later() {
 
 #[test]
 fn one_shot_compression_meets_the_ratio() {
-    let mut cache = SequenceCache::new(config("chelsea", Budget::Keep(1.0))).unwrap();
+    let mut cache = SequenceCache::new(config("chelsea", Budget::EntryFraction(1.0))).unwrap();
     feed(&mut cache, 1000, 0);
     assert!(!cache.compact().unwrap().compacted);
-    let report = cache.compact_now(Some(Budget::Keep(0.25))).unwrap();
+    let report = cache.compact_now(Some(Budget::EntryFraction(0.25))).unwrap();
     assert_eq!((report.before, report.after), (6000, 1500));
 }
 
 #[test]
 fn every_byte_is_somewhere() {
     for dtype in [Dtype::F16, Dtype::Q8, Dtype::K8V4] {
-        let config = CacheConfig { dtype, ..config("chelsea", Budget::Keep(0.5)) };
+        let config = CacheConfig { dtype, ..config("chelsea", Budget::EntryFraction(0.5)) };
         let mut cache = SequenceCache::new(config).unwrap();
         feed(&mut cache, 300, 0);
         cache.compact().unwrap();
@@ -358,7 +361,8 @@ fn every_byte_is_somewhere() {
 #[test]
 fn a_share_of_the_bytes_keeps_more_entries_the_fewer_bits_they_have() {
     let kept = |dtype| {
-        let mut cache = SequenceCache::new(CacheConfig { dtype, ..config("chelsea", Budget::Share(0.6)) }).unwrap();
+        let mut cache =
+            SequenceCache::new(CacheConfig { dtype, ..config("chelsea", Budget::ByteFraction(0.6)) }).unwrap();
         for b in 0..12 {
             feed(&mut cache, 128, b);
             cache.compact().unwrap();
@@ -374,7 +378,7 @@ fn a_share_of_the_bytes_keeps_more_entries_the_fewer_bits_they_have() {
 
 #[test]
 fn a_value_term_needs_the_scale_of_values() {
-    let mut cache = SequenceCache::new(config("chelsea:lam=0.3", Budget::Keep(0.3))).unwrap();
+    let mut cache = SequenceCache::new(config("chelsea:lam=0.3", Budget::EntryFraction(0.3))).unwrap();
     for b in 0..4 {
         feed(&mut cache, 128, b);
         cache.compact().unwrap();
@@ -385,13 +389,13 @@ fn a_value_term_needs_the_scale_of_values() {
 #[test]
 fn misuse_is_refused() {
     let new = |config| SequenceCache::new(config).err().map(|e| e.to_string()).unwrap_or_default();
-    assert!(new(config("chelsea", Budget::Keep(0.0))).contains("keep ratio 0"));
+    assert!(new(config("chelsea", Budget::EntryFraction(0.0))).contains("keep ratio 0"));
     assert!(new(config("chelsea", Budget::Entries(10))).contains("132"));
-    assert!(new(config("full", Budget::Keep(0.5))).contains("keeps every entry"));
+    assert!(new(config("full", Budget::EntryFraction(0.5))).contains("keeps every entry"));
     let bytes = SequenceCache::new(config("chelsea", Budget::Bytes(1 << 10)));
     assert!(matches!(bytes, Err(CacheError::Budget(BudgetError::Bytes { .. }))));
 
-    let mut cache = SequenceCache::new(config("chelsea", Budget::Keep(0.5))).unwrap();
+    let mut cache = SequenceCache::new(config("chelsea", Budget::EntryFraction(0.5))).unwrap();
     let token = noise(32, 0);
     assert!(matches!(cache.append(3, &token, &token), Err(CacheError::Layer { layer: 3, layers: 3 })));
     assert!(matches!(cache.append(0, &token[1..], &token[1..]), Err(CacheError::Length { .. })));
@@ -404,5 +408,5 @@ fn misuse_is_refused() {
     cache.append(1, &token, &token).unwrap();
     cache.append(2, &token, &token).unwrap();
     assert_eq!(cache.tokens(), 1);
-    assert!(cache.set_budget(Budget::Keep(2.0)).is_err());
+    assert!(cache.set_budget(Budget::EntryFraction(2.0)).is_err());
 }

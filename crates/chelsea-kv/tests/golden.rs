@@ -204,10 +204,10 @@ fn the_global_recipe_agrees_with_its_oracle() {
         }
         let policy = Chelsea {
             chunk: case.int("chunk"),
-            frac: case.double("frac"),
+            round_share: case.double("frac"),
             floor: case.double("floor"),
             hcap: case.double("hcap"),
-            lam: case.double("lam"),
+            value_weight: case.double("lam"),
         };
         let view = View { heads: views, tokens, scratch: &meter };
         let plan = policy.plan(&view, case.int("total")).unwrap();

@@ -36,7 +36,7 @@ fn the_process_takes_what_the_cache_accounts_for() {
         (0..len).map(|_| next()).collect()
     };
     let row = SHAPE.kv_heads * SHAPE.head_dim;
-    let config = CacheConfig { budget: Budget::Keep(KEEP), ..CacheConfig::new(SHAPE.shape()) };
+    let config = CacheConfig { budget: Budget::EntryFraction(KEEP), ..CacheConfig::new(SHAPE.shape()) };
     // One thread: every further one would hold buffers of its own.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool");
     let (mut cache, before) = pool.install(|| {

@@ -22,7 +22,7 @@ fn noise(len: usize, seed: u64) -> Vec<f32> {
 fn config(spec: &str, keep: f32) -> CacheConfig {
     CacheConfig {
         policy: policy(spec).expect("registered"),
-        budget: Budget::Keep(keep),
+        budget: Budget::EntryFraction(keep),
         sinks: 2,
         window: 8,
         decode_block: 8,
@@ -126,7 +126,7 @@ fn one_reading_serves_every_policy_as_well_as_its_own() {
         }
         own.compact_now(None).expect("possible");
         let mut fork = shared.fork().unwrap();
-        fork.reconfigure(policy(info.name).expect("made"), Budget::Keep(0.3)).expect("fits");
+        fork.reconfigure(policy(info.name).expect("made"), Budget::EntryFraction(0.3)).expect("fits");
         fork.compact_now(None).expect("possible");
         assert_eq!(contents(&fork), contents(&own), "{}", info.name);
         assert_eq!(fork.memory().fixed, own.memory().fixed, "{}: what others need is dropped", info.name);
@@ -321,7 +321,7 @@ fn pooled_neighbours_stand_for_the_same_number_of_tokens() {
         assert!((3..head.len() - 8).all(|i| head.position(i) > head.position(i - 1)));
     }
     feed(&mut cache, &blocks(200, 1));
-    cache.compact_now(Some(Budget::Keep(0.1))).expect("possible");
+    cache.compact_now(Some(Budget::EntryFraction(0.1))).expect("possible");
     for head in cache.heads().iter() {
         let counts: Vec<u32> = (2..head.len() - 8).map(|i| head.count(i)).collect();
         assert_eq!((counts.len(), counts.iter().sum::<u32>()), (30, 390));

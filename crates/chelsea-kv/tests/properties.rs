@@ -240,8 +240,8 @@ proptest! {
         let online = registry().iter().filter(|info| info.name != "full" && !info.one_shot_only);
         let names: Vec<&str> = online.map(|info| info.name).collect();
         let name = name.index(names.len());
-        let keeps = [Budget::Keep(0.2), Budget::Keep(0.5), Budget::Keep(1.0)];
-        let budget = [&keeps[..], &[Budget::Entries(80), Budget::Bytes(150_000), Budget::Share(0.3)]].concat()[which];
+        let keeps = [Budget::EntryFraction(0.2), Budget::EntryFraction(0.5), Budget::EntryFraction(1.0)];
+        let budget = [&keeps[..], &[Budget::Entries(80), Budget::Bytes(150_000), Budget::ByteFraction(0.3)]].concat()[which];
         let schedule = if once { Schedule::Once } else { Schedule::Remerge };
         let config = config(names[name], budget, schedule);
         let mut cache = SequenceCache::new(config).unwrap();
@@ -253,7 +253,7 @@ proptest! {
         for &n in &blocks {
             let tail: Vec<_> = cache.heads().iter().map(|head| entries(head).split_off(head.len().saturating_sub(WINDOW - 1))).collect();
             let sinks: Vec<_> = cache.heads().iter().map(|head| entries(head).into_iter().take(SINKS).collect::<Vec<_>>()).collect();
-            let fits = n <= cache.room();
+            let fits = n <= cache.tokens_until_due();
             feed(&mut cache, &mut noise, n);
             let arrived: Vec<_> = cache.heads().iter().map(entries).collect();
             let report = cache.compact().unwrap();
@@ -262,9 +262,9 @@ proptest! {
             prop_assert_eq!(report.after, cache.entries());
             let length = cache.tokens().max(if expect { blocks.iter().sum() } else { 0 });
             let allowed = match budget {
-                Budget::Keep(ratio) => (f64::from(ratio) * (length * heads) as f64 + 1e-3).max(((SINKS + WINDOW + 1) * heads) as f64),
+                Budget::EntryFraction(ratio) => (f64::from(ratio) * (length * heads) as f64 + 1e-3).max(((SINKS + WINDOW + 1) * heads) as f64),
                 Budget::Entries(n) => (n * heads) as f64,
-                Budget::Bytes(_) | Budget::Share(_) => f64::INFINITY,
+                Budget::Bytes(_) | Budget::ByteFraction(_) => f64::INFINITY,
             };
             // Fewer than decode_block tokens may pile up before a compaction is due.
             let reading = expect && cache.tokens() < blocks.iter().sum();
@@ -275,7 +275,7 @@ proptest! {
                 && report.compacted && !reading {
                     prop_assert!(cache.memory().total() <= bytes);
                 }
-            if let Budget::Share(share) = budget
+            if let Budget::ByteFraction(share) = budget
                 && report.compacted && !reading && cache.entries() > (SINKS + WINDOW + 1) * heads {
                     let bytes = f64::from(share) * SHAPE.shape().full_bytes(length.max(budget::LEAST_TOKENS)) as f64;
                     prop_assert!(cache.memory().total() as f64 <= bytes, "{} > {bytes}", cache.memory().total());
@@ -296,9 +296,9 @@ proptest! {
         }
         cache.compact_now(None).unwrap();
         let allowed = match budget {
-            Budget::Keep(ratio) => ((f64::from(ratio) * (cache.tokens() * heads) as f64) as usize).max((SINKS + WINDOW + 1) * heads),
+            Budget::EntryFraction(ratio) => ((f64::from(ratio) * (cache.tokens() * heads) as f64) as usize).max((SINKS + WINDOW + 1) * heads),
             Budget::Entries(n) => n * heads,
-            Budget::Bytes(_) | Budget::Share(_) => usize::MAX,
+            Budget::Bytes(_) | Budget::ByteFraction(_) => usize::MAX,
         };
         prop_assert!(cache.entries() <= allowed.max(cache.tokens().min(SINKS + WINDOW + 1) * heads));
     }
@@ -306,7 +306,7 @@ proptest! {
     #[test]
     fn forks_go_their_own_ways(seed: u64, first in 1usize..200, left in 1usize..150, right in 1usize..150) {
         let mut noise = Noise(seed);
-        let mut origin = SequenceCache::new(config("chelsea", Budget::Keep(0.3), Schedule::Remerge)).unwrap();
+        let mut origin = SequenceCache::new(config("chelsea", Budget::EntryFraction(0.3), Schedule::Remerge)).unwrap();
         feed(&mut origin, &mut noise, first);
         origin.compact().unwrap();
         let mut fork = origin.fork().unwrap();

@@ -245,7 +245,8 @@ fn a_budget_in_bytes_holds_more_entries_the_fewer_bits_they_have() {
         let config = CacheConfig { dtype, budget: Budget::Bytes(bytes), ..CacheConfig::new(shape.clone()) };
         let allowed = config.allowed(100_000);
         let mut cache =
-            SequenceCache::synthetic(CacheConfig { budget: Budget::Keep(1.0), ..config }, 3000, 3000, 1).unwrap();
+            SequenceCache::synthetic(CacheConfig { budget: Budget::EntryFraction(1.0), ..config }, 3000, 3000, 1)
+                .unwrap();
         cache.set_budget(Budget::Bytes(bytes)).unwrap();
         cache.compact_now(None).unwrap();
         assert!(cache.memory().total() <= bytes, "{dtype:?}: {} of {bytes}", cache.memory().total());

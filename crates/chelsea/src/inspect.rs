@@ -131,12 +131,12 @@ fn holds(config: &Config, budget: Budget, policy: Arc<dyn Policy>) -> Result<Hol
     let shape = config.cache_shape();
     // A budget that does not grow with the text holds the same at any length beyond it.
     let tokens = match budget {
-        Budget::Keep(_) | Budget::Share(_) => config.context_length,
+        Budget::EntryFraction(_) | Budget::ByteFraction(_) => config.context_length,
         Budget::Entries(_) | Budget::Bytes(_) => chelsea_kv::MAX_TOKENS,
     };
     let bytes = match budget {
         Budget::Bytes(bytes) => bytes,
-        Budget::Share(share) => (f64::from(share) * shape.full_bytes(tokens) as f64) as usize,
+        Budget::ByteFraction(share) => (f64::from(share) * shape.full_bytes(tokens) as f64) as usize,
         _ => cache.allowed(tokens) * shape.full_bytes_of_growing(1) / shape.growing_heads(),
     };
     let least = Least::of(&cache)?;

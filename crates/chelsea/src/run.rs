@@ -239,11 +239,11 @@ fn report(loaded: &Loaded, done: Done, holding: Option<Holding>, seed: Option<u6
         model: loaded.name.clone(),
         policy: session.cache().config().policy.name().to_string(),
         keep: match session.cache().config().budget {
-            Budget::Keep(keep) => Some(keep),
-            Budget::Share(_) | Budget::Entries(_) | Budget::Bytes(_) => None,
+            Budget::EntryFraction(keep) => Some(keep),
+            Budget::ByteFraction(_) | Budget::Entries(_) | Budget::Bytes(_) => None,
         },
         kv_budget: match session.cache().config().budget {
-            Budget::Keep(_) => None,
+            Budget::EntryFraction(_) => None,
             budget => Some(budget.to_string()),
         },
         kv_type: session.cache().config().dtype.name(),

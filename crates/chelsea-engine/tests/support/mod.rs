@@ -33,7 +33,7 @@ pub fn options(budget: Budget, policy: &str) -> SessionOptions {
 
 /// An empty sequence that keeps a share of its entries.
 pub fn sequence(model: &Arc<Model>, keep: f32, policy: &str) -> Sequence {
-    Sequence::new(model.clone(), &options(Budget::Keep(keep), policy)).unwrap()
+    Sequence::new(model.clone(), &options(Budget::EntryFraction(keep), policy)).unwrap()
 }
 
 /// The most likely next token.

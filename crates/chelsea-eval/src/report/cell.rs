@@ -2,7 +2,7 @@
 
 use super::stats::Interval;
 use crate::results::{Asked, Record};
-use crate::setting::{Mode, Of, Setting};
+use crate::setting::{Basis, Mode, Setting};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Results of one setting.
@@ -132,8 +132,8 @@ pub(super) fn name(cells: &mut [Cell<'_>], modes: bool) {
         }
     }
     let unclear = |name: &String| asked.values().filter(|other| *other == name).count() > 1;
-    let of = |of: Of| cells.iter().any(|c| c.setting.keep < 1.0 && c.setting.of == of);
-    let both = of(Of::Entries) && of(Of::Bytes);
+    let of = |of: Basis| cells.iter().any(|c| c.setting.keep < 1.0 && c.setting.of == of);
+    let both = of(Basis::Entries) && of(Basis::Bytes);
     let schedules = cells.iter().filter_map(|c| c.schedule).collect::<BTreeSet<_>>().len() > 1;
     for cell in cells.iter_mut() {
         let mut name = asked.get(cell.spec).filter(|name| !unclear(name)).map_or(cell.spec, |name| name).to_owned();
@@ -141,7 +141,7 @@ pub(super) fn name(cells: &mut [Cell<'_>], modes: bool) {
             name += &format!(" in {other}");
         }
         let Setting { keep, mode, of, .. } = cell.setting;
-        if both && of == Of::Bytes {
+        if both && of == Basis::Bytes {
             name += " --kv-budget";
         }
         if modes && !(keep >= 1.0 && mode == Mode::OneShot) {

@@ -4,7 +4,7 @@ use super::cell::{Cell, Figure, Keys, is_among};
 use super::group::{Section, percent};
 use super::page::Block;
 use crate::results::Record;
-use crate::setting::Of;
+use crate::setting::Basis;
 use chelsea_plot::{Axis, HeatMap, LineChart, PlotError, Point, Series, Unit};
 use std::collections::BTreeSet;
 
@@ -85,7 +85,7 @@ pub(super) fn against_length(
     section: &Section<'_>,
     lengths: &BTreeSet<usize>,
     tasks: &BTreeSet<&str>,
-    (of, keep): (Of, f32),
+    (of, keep): (Basis, f32),
     name: String,
 ) -> Result<Option<Block>, PlotError> {
     let cells = section.cells.iter().filter(|c| (c.setting.of, c.setting.keep) == (of, keep));
@@ -120,7 +120,7 @@ pub(super) fn against_length(
         return Ok(None);
     }
     let bands = thin_out(&mut series);
-    let what = if of == Of::Bytes { " of the bytes" } else { "" };
+    let what = if of == Basis::Bytes { " of the bytes" } else { "" };
     let title = format!("Score against length, {}{what} kept", percent(f64::from(keep)));
     let names = if tasks.len() > 3 {
         format!("{} tasks", tasks.len())

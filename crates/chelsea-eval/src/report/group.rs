@@ -2,7 +2,7 @@
 
 use super::cell::{Cell, Figure, Keys, name};
 use crate::results::{AGAINST, Key, Record};
-use crate::setting::{Mode, Of, Setting};
+use crate::setting::{Basis, Mode, Setting};
 use chelsea_engine::dtype_for;
 use chelsea_kv::Dtype;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -229,7 +229,7 @@ fn usual_type<'a>(records: &[&'a Record]) -> &'a str {
 fn expected_type<'a>(record: &Record, usual: &'a str) -> &'a str {
     let Setting { of, keep, .. } = record.setting;
     // A share of the bytes does not ask for the model's own type.
-    if of == Of::Bytes && keep < 1.0 { dtype_for(record.setting.budget(), Dtype::F16).name() } else { usual }
+    if of == Basis::Bytes && keep < 1.0 { dtype_for(record.setting.budget(), Dtype::F16).name() } else { usual }
 }
 
 /// Names of schedules, as a setup has them.

@@ -14,7 +14,7 @@ mod tables;
 pub use stats::{Interval, Verdict};
 
 use crate::results::Record;
-use crate::setting::Of;
+use crate::setting::Basis;
 use cell::Figure;
 use chelsea_plot::PlotError;
 use group::Section;
@@ -130,12 +130,12 @@ fn add(section: &Section<'_>, prefix: &str, blocks: &mut Vec<Block>) -> Result<(
         let table = tables::by_length(section, lengths, tasks);
         blocks.extend(table.as_ref().and_then(legend));
         blocks.extend(table);
-        let mut shares: Vec<(Of, f32)> = section.cells.iter().map(|c| (c.setting.of, c.setting.keep)).collect();
+        let mut shares: Vec<(Basis, f32)> = section.cells.iter().map(|c| (c.setting.of, c.setting.keep)).collect();
         shares.retain(|(_, keep)| *keep < 1.0);
         shares.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)));
         shares.dedup();
         for (of, keep) in shares {
-            let what = if of == Of::Bytes { "bytes-" } else { "" };
+            let what = if of == Basis::Bytes { "bytes-" } else { "" };
             let name = format!("{prefix}-length-{}-{what}{}", i + 1, charts::slug(&keep.to_string()));
             blocks.extend(charts::against_length(section, lengths, tasks, (of, keep), name)?);
         }

@@ -2,13 +2,13 @@
 
 use super::*;
 use crate::results::tests::record;
-use crate::setting::{Mode, Of, Setting};
+use crate::setting::{Basis, Mode, Setting};
 
 fn setting(policy: &str, keep: f32) -> Setting {
     if keep >= 1.0 {
         Setting::full(Mode::OneShot)
     } else {
-        Setting { policy: policy.into(), keep, of: Of::Entries, mode: Mode::OneShot }
+        Setting { policy: policy.into(), keep, of: Basis::Entries, mode: Mode::OneShot }
     }
 }
 
@@ -115,7 +115,7 @@ fn budgets_of_bytes_are_one_series_whatever_type_they_ask_for() {
     let mut records = records();
     records.retain(|r| r.setting.policy == "full");
     for (keep, stored) in [(0.25, "q8"), (0.1, "k8v4")] {
-        let setting = Setting { of: Of::Bytes, ..setting("chelsea", keep) };
+        let setting = Setting { of: Basis::Bytes, ..setting("chelsea", keep) };
         records.extend((0..12).flat_map(|i| {
             ["easy", "hard"].map(|task| {
                 let mut r = record(task, &i.to_string(), setting.clone(), 1.0);
@@ -132,7 +132,7 @@ fn budgets_of_bytes_are_one_series_whatever_type_they_ask_for() {
     let text = Report::new(&records, &[]).unwrap().markdown();
     assert!(text.contains("| chelsea --kv-budget 25% |") && text.contains("| chelsea 25% |"), "{text}");
     // A type that was asked for beside a budget is said, also where it is that of the full cache, and is no duplicate.
-    let mut asked: Vec<Record> = records.iter().filter(|r| r.setting.of == Of::Bytes).cloned().collect();
+    let mut asked: Vec<Record> = records.iter().filter(|r| r.setting.of == Basis::Bytes).cloned().collect();
     for r in &mut asked {
         (r.setup, r.score) = ("f16".into(), 0.5);
     }

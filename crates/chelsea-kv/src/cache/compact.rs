@@ -74,7 +74,7 @@ impl SequenceCache {
 
     /// Tokens that may come before a compaction can be due, but for the one after the last token of a text that was
     /// told of with [`SequenceCache::expect_tokens`].
-    pub fn room(&self) -> usize {
+    pub fn tokens_until_due(&self) -> usize {
         self.ceiling().saturating_sub(self.entries()).checked_div(self.growing_heads()).unwrap_or(usize::MAX)
     }
 

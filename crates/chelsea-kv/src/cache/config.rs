@@ -59,7 +59,7 @@ impl CacheConfig {
             sinks: 4,
             window: 64,
             policy: Arc::new(Chelsea::default()),
-            budget: Budget::Keep(1.0),
+            budget: Budget::EntryFraction(1.0),
             schedule: Schedule::default(),
             decode_block: DECODE_BLOCK,
             pool: Pool::unlimited(),
@@ -73,7 +73,7 @@ impl CacheConfig {
             return Err(CacheError::Dtype { backend: self.backend.name(), dtype: self.dtype.name() });
         }
         self.budget.validate(&self.limits())?;
-        if self.policy.keeps_everything() && self.budget != Budget::Keep(1.0) {
+        if self.policy.keeps_everything() && self.budget != Budget::EntryFraction(1.0) {
             return Err(CacheError::NothingToGive(self.policy.name()));
         }
         Ok(())

@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn the_next_compaction_clusters_what_is_new() {
-        let config = CacheConfig { budget: Budget::Keep(0.3), ..config() };
+        let config = CacheConfig { budget: Budget::EntryFraction(0.3), ..config() };
         let mut cache = SequenceCache::synthetic(config.clone(), 1000, 300, 3).unwrap();
         let clustered = |cache: &SequenceCache| -> Vec<u32> {
             cache.heads().iter().flat_map(|head| (0..300 - config.window).map(|i| head.count(i))).collect()
@@ -129,9 +129,9 @@ mod tests {
     #[test]
     fn a_new_budget_and_policy_act_at_the_next_compaction() {
         let mut cache = SequenceCache::synthetic(config(), 1000, 1000, 3).unwrap();
-        cache.reconfigure(crate::policy("streaming").unwrap(), Budget::Keep(0.2)).unwrap();
+        cache.reconfigure(crate::policy("streaming").unwrap(), Budget::EntryFraction(0.2)).unwrap();
         cache.compact_now(None).unwrap();
         assert_eq!(cache.entries(), 800);
-        assert!(cache.reconfigure(crate::policy("full").unwrap(), Budget::Keep(0.2)).is_err());
+        assert!(cache.reconfigure(crate::policy("full").unwrap(), Budget::EntryFraction(0.2)).is_err());
     }
 }

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 /// The global recipe.
 ///
 /// The cost of a merge is the expected squared change of an attention logit ([`HeadView::query_power`]),
-/// taken between keys before RoPE, and `lam` times the squared distance of the values in units of the head's mean
+/// taken between keys before RoPE, and `value_weight` times the squared distance of the values in units of the head's mean
 /// `|value|^2`: what a merge does to weights, and what it does to what is weighted. It is absolute, so the edges of all layers and heads compete in one
 /// pool: that is also how the budget is shared among heads. Merging goes in gentle rounds, with fresh
 /// matching after each.
@@ -21,18 +21,18 @@ pub struct Chelsea {
     /// Entries of a chunk.
     pub chunk: usize,
     /// Share of all candidates that one round merges at most.
-    pub frac: f64,
+    pub round_share: f64,
     /// Share of the average that every head keeps at least.
     pub floor: f64,
     /// Share of a head's candidates that one round may merge; 1 sets no limit.
     pub hcap: f64,
     /// Weight of the squared distance of values in the cost.
-    pub lam: f64,
+    pub value_weight: f64,
 }
 
 impl Default for Chelsea {
     fn default() -> Self {
-        Chelsea { chunk: 256, frac: 0.0625, floor: 0.05, hcap: 1.0, lam: 1.0 }
+        Chelsea { chunk: 256, round_share: 0.0625, floor: 0.05, hcap: 1.0, value_weight: 1.0 }
     }
 }
 
@@ -115,14 +115,14 @@ fn mean_feature(head: &HeadView<'_>, steps: &Steps) -> Vec<f32> {
 impl Chelsea {
     /// All settings as `key=value,key=value`.
     pub(super) fn settings(&self) -> String {
-        let Chelsea { chunk, frac, floor, hcap, lam } = self;
-        format!("chunk={chunk},frac={frac},floor={floor},hcap={hcap},lam={lam}")
+        let Chelsea { chunk, round_share, floor, hcap, value_weight } = self;
+        format!("chunk={chunk},round_share={round_share},floor={floor},hcap={hcap},value_weight={value_weight}")
     }
 
     /// Numbers of a row of `head`.
     fn dim(&self, head: &HeadView<'_>) -> usize {
         let Dims { key, value } = head.dims();
-        if self.lam == 0.0 { key } else { key + value }
+        if self.value_weight == 0.0 { key } else { key + value }
     }
 
     /// Clusters whose rows are made at once, in whole chunks: what that takes does not grow with the text.
@@ -157,7 +157,7 @@ impl Chelsea {
         least: usize,
         (rows, scratch): (&mut Rows, &mut Scratch),
     ) {
-        let value_factor = (self.lam / f64::from(head.value_scale())).sqrt() as f32;
+        let value_factor = (self.value_weight / f64::from(head.value_scale())).sqrt() as f32;
         let source = Source::Features { steps: state.steps, centre: &state.centre, scale: &state.scale, value_factor };
         let dim = source.dim(head.dims());
         let State { clusters, edges, .. } = state;
@@ -209,7 +209,7 @@ impl Policy for Chelsea {
     }
 
     fn needs(&self) -> Needs {
-        Needs { query_power: true, value_scale: self.lam != 0.0, ..Needs::default() }
+        Needs { query_power: true, value_scale: self.value_weight != 0.0, ..Needs::default() }
     }
 
     fn plan(&self, view: &View<'_>, target: usize) -> Result<Plan, PoolFull> {
@@ -231,7 +231,7 @@ impl Chelsea {
         let _held = view.scratch.reserve(states.iter().map(|s| 3 * s.clusters.bytes()).sum())?;
         loop {
             let total: usize = states.iter().map(|s| s.clusters.len()).sum();
-            let merges = total.saturating_sub(target).min(((total as f64 * self.frac).floor() as usize).max(1));
+            let merges = total.saturating_sub(target).min(((total as f64 * self.round_share).floor() as usize).max(1));
             if merges == 0 {
                 break;
             }

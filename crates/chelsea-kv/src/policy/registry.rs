@@ -131,10 +131,10 @@ fn chelsea(s: &Settings) -> Result<Chelsea, PolicyError> {
     let default = Chelsea::default();
     Ok(Chelsea {
         chunk: s.chunk(default.chunk)?,
-        frac: s.get("frac", default.frac, "above 0 and at most 1", |&x| x > 0.0 && x <= 1.0)?,
+        round_share: s.get("frac", default.round_share, "above 0 and at most 1", |&x| x > 0.0 && x <= 1.0)?,
         floor: s.get("floor", default.floor, "from 0 to 1", |x| (0.0..=1.0).contains(x))?,
         hcap: s.get("hcap", default.hcap, "above 0 and at most 1", |&x| x > 0.0 && x <= 1.0)?,
-        lam: s.get("lam", default.lam, "0 or more", |&x| x >= 0.0 && x.is_finite())?,
+        value_weight: s.get("lam", default.value_weight, "0 or more", |&x| x >= 0.0 && x.is_finite())?,
     })
 }
 

@@ -1,7 +1,7 @@
 //! What a policy gets to see.
 
 use crate::query::Seen;
-use crate::rotary::{Steps, Way, tile_to_rows};
+use crate::rotary::{KeyTransform, Steps, tile_to_rows};
 use crate::scratch::ScratchMeter;
 use crate::{Dims, Head, PAGE, PoolFull, Rotary, TILE};
 use rayon::prelude::*;
@@ -192,7 +192,7 @@ impl<'a> HeadView<'a> {
 
     /// Calls `f(i, key)` for every candidate in order, with keys as stored.
     pub fn for_each_key(&self, f: impl FnMut(usize, &[f32])) {
-        self.for_each(Way { rotary: None, centre: &[], scale: &[] }, |_| true, f);
+        self.for_each(KeyTransform { rotary: None, centre: &[], scale: &[] }, |_| true, f);
     }
 
     /// Calls `f(i, key)` for every candidate in order, with keys before RoPE.
@@ -210,11 +210,16 @@ impl<'a> HeadView<'a> {
         wanted: impl Fn(Range<usize>) -> bool,
         f: impl FnMut(usize, &[f32]),
     ) {
-        self.for_each(Way { rotary: Some((self.rotary, steps)), centre, scale }, wanted, f);
+        self.for_each(KeyTransform { rotary: Some((self.rotary, steps)), centre, scale }, wanted, f);
     }
 
     /// Reads tile by tile: far faster than key by key.
-    fn for_each(&self, way: Way<'_>, wanted: impl Fn(Range<usize>) -> bool, mut f: impl FnMut(usize, &[f32])) {
+    fn for_each(
+        &self,
+        transform: KeyTransform<'_>,
+        wanted: impl Fn(Range<usize>) -> bool,
+        mut f: impl FnMut(usize, &[f32]),
+    ) {
         let dim = self.key_dim();
         let mut tile = vec![0.0; TILE * dim];
         let mut rows = vec![0.0; TILE * dim];
@@ -236,7 +241,7 @@ impl<'a> HeadView<'a> {
                 page.prefetch_key_tile(0, self.head.dtype());
             }
             let positions = page.positions()[start..].first_chunk().expect("pages are whole tiles");
-            tile_to_rows(way, &mut tile, positions, &mut rows);
+            tile_to_rows(transform, &mut tile, positions, &mut rows);
             for i in 0..here {
                 f(first + i, &rows[(lane + i) * dim..][..dim]);
             }

@@ -279,10 +279,10 @@ impl Header {
             Schedule::Remerge => 1,
         });
         let (kind, amount) = match self.budget {
-            Budget::Keep(ratio) => (0, u64::from(ratio.to_bits())),
+            Budget::EntryFraction(ratio) => (0, u64::from(ratio.to_bits())),
             Budget::Entries(entries) => (1, entries as u64),
             Budget::Bytes(bytes) => (2, bytes as u64),
-            Budget::Share(share) => (3, u64::from(share.to_bits())),
+            Budget::ByteFraction(share) => (3, u64::from(share.to_bits())),
         };
         out.u32(kind);
         out.u64(amount);
@@ -341,10 +341,10 @@ impl Header {
         };
         let (kind, amount) = (fields.u32()?, fields.u64()?);
         let budget = match (kind, u32::try_from(amount), usize::try_from(amount)) {
-            (0, Ok(bits), _) => Budget::Keep(f32::from_bits(bits)),
+            (0, Ok(bits), _) => Budget::EntryFraction(f32::from_bits(bits)),
             (1, _, Ok(entries)) => Budget::Entries(entries),
             (2, _, Ok(bytes)) => Budget::Bytes(bytes),
-            (3, Ok(bits), _) => Budget::Share(f32::from_bits(bits)),
+            (3, Ok(bits), _) => Budget::ByteFraction(f32::from_bits(bits)),
             _ => return Err(SnapshotError::Inconsistent(format!("there is no budget {amount} of kind {kind}"))),
         };
         let sinks = fields.size64("sinks")?;

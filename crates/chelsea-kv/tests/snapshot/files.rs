@@ -9,7 +9,7 @@ use std::sync::Arc;
 #[test]
 fn a_failed_save_leaves_everything_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
-    let (cache, info) = example(config(SMALL, "chelsea", Budget::Keep(0.5)), 100);
+    let (cache, info) = example(config(SMALL, "chelsea", Budget::EntryFraction(0.5)), 100);
     let missing = folder.path().join("missing").join("cache");
     let error = save(&missing, &cache, &info).unwrap_err();
     assert!(error.to_string().contains("missing"), "{error}");
@@ -29,7 +29,7 @@ fn a_failed_save_leaves_everything_as_it_was() {
 #[test]
 fn a_disk_that_fills_up_leaves_the_old_file() {
     const CHILD: &str = "SAVE_WITH_LITTLE_ROOM";
-    let larger = || example(config(LARGER, "full", Budget::Keep(1.0)), 500);
+    let larger = || example(config(LARGER, "full", Budget::EntryFraction(1.0)), 500);
     if let Some(path) = std::env::var_os(CHILD) {
         let (cache, info) = larger();
         let error = save(Path::new(&path), &cache, &info).unwrap_err();
@@ -39,7 +39,7 @@ fn a_disk_that_fills_up_leaves_the_old_file() {
     }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("cache");
-    let (cache, info) = example(config(SMALL, "chelsea", Budget::Keep(0.5)), 100);
+    let (cache, info) = example(config(SMALL, "chelsea", Budget::EntryFraction(0.5)), 100);
     save(&path, &cache, &info).unwrap();
     let before = std::fs::read(&path).unwrap();
     let child = std::process::Command::new("sh")
@@ -63,11 +63,11 @@ fn a_link_leads_to_the_file_that_is_replaced_and_permissions_stay() {
     use std::os::unix::fs::{PermissionsExt, symlink};
     let folder = tempfile::tempdir().unwrap();
     let (path, link) = (folder.path().join("cache"), folder.path().join("link"));
-    let (cache, info) = example(config(SMALL, "chelsea", Budget::Keep(0.5)), 100);
+    let (cache, info) = example(config(SMALL, "chelsea", Budget::EntryFraction(0.5)), 100);
     save(&path, &cache, &info).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
     symlink(&path, &link).unwrap();
-    let (cache, info) = example(config(SMALL, "chelsea", Budget::Keep(0.5)), 120);
+    let (cache, info) = example(config(SMALL, "chelsea", Budget::EntryFraction(0.5)), 120);
     save(&link, &cache, &info).unwrap();
     assert!(link.symlink_metadata().unwrap().is_symlink());
     assert_eq!(inspect(&path).unwrap().tokens, 120);
@@ -79,7 +79,7 @@ fn a_link_leads_to_the_file_that_is_replaced_and_permissions_stay() {
 fn many_threads_may_save_to_one_name() {
     let folder = tempfile::tempdir().unwrap();
     let path = Arc::new(folder.path().join("cache"));
-    let (cache, info) = example(config(SMALL, "chelsea", Budget::Keep(0.5)), 100);
+    let (cache, info) = example(config(SMALL, "chelsea", Budget::EntryFraction(0.5)), 100);
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| (0..5).for_each(|_| assert!(save(&path, &cache, &info).unwrap() > 0)));

@@ -84,14 +84,14 @@ fn small() -> Vec<u8> {
 }
 
 fn small_in(dtype: Dtype) -> Vec<u8> {
-    let config = CacheConfig { dtype, ..config(SMALL, "chelsea", Budget::Keep(0.5)) };
+    let config = CacheConfig { dtype, ..config(SMALL, "chelsea", Budget::EntryFraction(0.5)) };
     let (cache, info) = example(config, 150);
     to_bytes(&cache, &info).unwrap()
 }
 
 /// A small snapshot with the statistics of the policy `spec`.
 fn small_of(spec: &str) -> Vec<u8> {
-    let (mut cache, info) = example(config(SMALL, spec, Budget::Keep(0.5)), 150);
+    let (mut cache, info) = example(config(SMALL, spec, Budget::EntryFraction(0.5)), 150);
     if cache.config().policy.needs().repetition.is_some() {
         repeat(&mut cache);
         cache.compact_now(None).unwrap();

@@ -14,7 +14,7 @@ use rand::rngs::SmallRng;
 fn what_was_made_with_another_model_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("cache");
-    let (cache, info) = example(config(SMALL, "chelsea", Budget::Keep(0.5)), 100);
+    let (cache, info) = example(config(SMALL, "chelsea", Budget::EntryFraction(0.5)), 100);
     save(&path, &cache, &info).unwrap();
     let right = expected(&info, cache.config());
     assert!(load(&path, Some(&right), None).is_ok());
@@ -35,7 +35,7 @@ fn what_was_made_with_another_model_is_refused() {
 
 #[test]
 fn what_cannot_be_kept_is_not_saved() {
-    let (mut cache, info) = example(config(SMALL, "chelsea", Budget::Keep(0.5)), 100);
+    let (mut cache, info) = example(config(SMALL, "chelsea", Budget::EntryFraction(0.5)), 100);
     let short = SnapshotInfo { tokens: vec![1; 99], ..info.clone() };
     assert!(matches!(to_bytes(&cache, &short), Err(SnapshotError::Tokens { given: 99, cache: 100 })));
     let wordy = SnapshotInfo { note: " ".repeat(MAX_NOTE + 1), ..info.clone() };
@@ -271,7 +271,8 @@ fn scales_are_finite_and_belong_to_entries() {
 #[test]
 fn half_a_byte_belongs_to_an_entry_or_is_zero() {
     // 75 entries of 4 numbers: a full page, and one whose last value shares its bytes with nobody.
-    let (cache, info) = example(CacheConfig { dtype: Dtype::K8V4, ..config(SMALL, "full", Budget::Keep(1.0)) }, 75);
+    let (cache, info) =
+        example(CacheConfig { dtype: Dtype::K8V4, ..config(SMALL, "full", Budget::EntryFraction(1.0)) }, 75);
     let bytes = to_bytes(&cache, &info).unwrap();
     let header = u64::from_le_bytes(bytes[16..24].try_into().unwrap()) as usize;
     let page = 64 * 4 + 32 * 4 + 2 * 64 * 4;

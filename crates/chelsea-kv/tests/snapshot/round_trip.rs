@@ -13,17 +13,17 @@ fn a_loaded_cache_goes_on_exactly_as_the_saved_one() {
     let path = folder.path().join("cache");
     let entries = Budget::Entries(90);
     for (i, (spec, budget, schedule, dtype)) in [
-        ("chelsea", Budget::Keep(0.25), Schedule::Remerge, Dtype::F16),
-        ("chelsea", Budget::Keep(0.4), Schedule::Once, Dtype::F16),
+        ("chelsea", Budget::EntryFraction(0.25), Schedule::Remerge, Dtype::F16),
+        ("chelsea", Budget::EntryFraction(0.4), Schedule::Once, Dtype::F16),
         ("chelsea:lam=0.5,floor=0,chunk=32", entries, Schedule::Remerge, Dtype::Bf16),
         ("chelsea-plain", Budget::Bytes(150_000), Schedule::Once, Dtype::F16),
-        ("streaming", Budget::Keep(0.3), Schedule::Remerge, Dtype::F32),
+        ("streaming", Budget::EntryFraction(0.3), Schedule::Remerge, Dtype::F32),
         ("random:seed=7", entries, Schedule::Once, Dtype::F16),
-        ("full", Budget::Keep(1.0), Schedule::Remerge, Dtype::F32),
-        ("chelsea", Budget::Keep(0.25), Schedule::Remerge, Dtype::Q8),
+        ("full", Budget::EntryFraction(1.0), Schedule::Remerge, Dtype::F32),
+        ("chelsea", Budget::EntryFraction(0.25), Schedule::Remerge, Dtype::Q8),
         ("chelsea", Budget::Bytes(120_000), Schedule::Once, Dtype::Q8),
-        ("chelsea", Budget::Share(0.6), Schedule::Once, Dtype::Q8),
-        ("chelsea", Budget::Share(0.4), Schedule::Once, Dtype::K8V4),
+        ("chelsea", Budget::ByteFraction(0.6), Schedule::Once, Dtype::Q8),
+        ("chelsea", Budget::ByteFraction(0.4), Schedule::Once, Dtype::K8V4),
     ]
     .into_iter()
     .enumerate()
@@ -56,7 +56,7 @@ fn go_on_alike(mut cache: SequenceCache, mut loaded: SequenceCache, mut info: Sn
     info.tokens.resize(cache.tokens(), 0);
     alike(&cache, &loaded, &info);
     if spec != "full" {
-        let less = Some(Budget::Keep(0.2));
+        let less = Some(Budget::EntryFraction(0.2));
         let (mut fork, mut other) = (cache.fork().unwrap(), loaded.fork().unwrap());
         assert_eq!(fork.compact_now(less).map(|r| r.after), other.compact_now(less).map(|r| r.after), "{spec}");
         alike(&fork, &other, &info);
@@ -66,12 +66,12 @@ fn go_on_alike(mut cache: SequenceCache, mut loaded: SequenceCache, mut info: Sn
 #[test]
 fn what_any_policy_found_out_comes_back_with_the_cache() {
     for (i, policy) in registry().iter().filter(|policy| !policy.one_shot_only).enumerate() {
-        let budget = Budget::Keep(if policy.name == "full" { 1.0 } else { 0.4 });
+        let budget = Budget::EntryFraction(if policy.name == "full" { 1.0 } else { 0.4 });
         let (cache, info) = example(config(LARGER, policy.name, budget), 300);
         let loaded = parse(&to_bytes(&cache, &info).unwrap()).unwrap().cache(None).unwrap().0;
         // What it says of the text read, before anything else is.
         if policy.name != "full" {
-            let less = Some(Budget::Keep(0.3));
+            let less = Some(Budget::EntryFraction(0.3));
             let (mut fork, mut other) = (cache.fork().unwrap(), loaded.fork().unwrap());
             assert!(fork.compact_now(less).unwrap().compacted && other.compact_now(less).unwrap().compacted);
             assert!(to_bytes(&fork, &info).unwrap() == to_bytes(&other, &info).unwrap(), "{}", policy.name);
@@ -83,7 +83,7 @@ fn what_any_policy_found_out_comes_back_with_the_cache() {
 #[test]
 fn what_a_second_pass_found_comes_back_with_the_cache() {
     for policy in registry().iter().filter(|policy| policy.one_shot_only) {
-        let (mut cache, info) = example(config(LARGER, policy.name, Budget::Keep(0.4)), 300);
+        let (mut cache, info) = example(config(LARGER, policy.name, Budget::EntryFraction(0.4)), 300);
         let again = |cache: &SequenceCache| parse(&to_bytes(cache, &info).unwrap()).unwrap().cache(None).unwrap().0;
         assert!(!again(&cache).has_importance());
         repeat(&mut cache);
@@ -93,7 +93,7 @@ fn what_a_second_pass_found_comes_back_with_the_cache() {
             }
             let loaded = again(&cache);
             assert!(loaded.has_importance() && loaded.entries() == cache.entries());
-            let less = Some(Budget::Keep(0.3));
+            let less = Some(Budget::EntryFraction(0.3));
             let (mut fork, mut other) = (cache.fork().unwrap(), loaded.fork().unwrap());
             assert!(fork.compact_now(less).unwrap().compacted && other.compact_now(less).unwrap().compacted);
             assert!(to_bytes(&fork, &info).unwrap() == to_bytes(&other, &info).unwrap(), "{}", policy.name);
@@ -104,7 +104,7 @@ fn what_a_second_pass_found_comes_back_with_the_cache() {
 
 #[test]
 fn another_policy_finds_what_was_gathered_for_it() {
-    let mut cache = SequenceCache::new(config(LARGER, "full", Budget::Keep(1.0))).unwrap();
+    let mut cache = SequenceCache::new(config(LARGER, "full", Budget::EntryFraction(1.0))).unwrap();
     let names = ["h2o", "snapkv", "expected-attention", "chelsea"];
     cache.gather(names.iter().fold(Needs::default(), |needs, name| needs.and(policy(name).unwrap().needs()))).unwrap();
     let info = SnapshotInfo { tokens: vec![0; 200], ..SnapshotInfo::default() };
@@ -112,9 +112,9 @@ fn another_policy_finds_what_was_gathered_for_it() {
     let bytes = to_bytes(&cache, &info).unwrap();
     for name in names {
         let mut fork = cache.fork().unwrap();
-        fork.reconfigure(policy(name).unwrap(), Budget::Keep(0.3)).unwrap();
+        fork.reconfigure(policy(name).unwrap(), Budget::EntryFraction(0.3)).unwrap();
         let mut loaded = parse(&bytes).unwrap().cache(Some(policy(name).unwrap())).unwrap().0;
-        loaded.set_budget(Budget::Keep(0.3)).unwrap();
+        loaded.set_budget(Budget::EntryFraction(0.3)).unwrap();
         assert_eq!(loaded.memory().total(), fork.memory().total(), "{name}: what others need is dropped");
         fork.compact_now(None).unwrap();
         loaded.compact_now(None).unwrap();
@@ -124,7 +124,7 @@ fn another_policy_finds_what_was_gathered_for_it() {
 
 #[test]
 fn an_empty_cache_comes_back_empty() {
-    let (cache, info) = example(config(SMALL, "chelsea", Budget::Keep(0.5)), 0);
+    let (cache, info) = example(config(SMALL, "chelsea", Budget::EntryFraction(0.5)), 0);
     let bytes = to_bytes(&cache, &info).unwrap();
     let (mut back, _) = parse(&bytes).unwrap().cache(None).unwrap();
     assert_eq!((back.tokens(), back.entries()), (0, 0));
@@ -140,7 +140,7 @@ fn mapped_pages_are_copied_before_they_are_written() {
 fn mapped_pages_are_copied(dtype: Dtype) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("cache");
-    let config = CacheConfig { dtype, ..config(LARGER, "chelsea", Budget::Keep(0.5)) };
+    let config = CacheConfig { dtype, ..config(LARGER, "chelsea", Budget::EntryFraction(0.5)) };
     let (cache, info) = example(config, 333);
     save(&path, &cache, &info).unwrap();
     let before = std::fs::read(&path).unwrap();
@@ -159,7 +159,7 @@ fn mapped_pages_are_copied(dtype: Dtype) {
 
 #[test]
 fn another_policy_may_take_over() {
-    let (cache, info) = example(config(LARGER, "streaming", Budget::Keep(0.5)), 200);
+    let (cache, info) = example(config(LARGER, "streaming", Budget::EntryFraction(0.5)), 200);
     let bytes = to_bytes(&cache, &info).unwrap();
     let (mut back, _) = parse(&bytes).unwrap().cache(Some(policy("chelsea").unwrap())).unwrap();
     assert_eq!(back.config().policy.name(), "chelsea");
@@ -183,7 +183,7 @@ fn a_policy_is_made_again_from_its_specification() {
 fn inspect_reads_the_header_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("cache");
-    let (cache, info) = example(config(LARGER, "chelsea:floor=0", Budget::Keep(0.25)), 400);
+    let (cache, info) = example(config(LARGER, "chelsea:floor=0", Budget::EntryFraction(0.25)), 400);
     let bytes = save(&path, &cache, &info).unwrap();
     let summary = inspect(&path).unwrap();
     let lens: Vec<usize> = cache.heads().iter().map(chelsea_kv::Head::len).collect();
@@ -193,7 +193,7 @@ fn inspect_reads_the_header_alone() {
     assert_eq!(summary.entries_mean() * 6.0, cache.entries() as f64);
     assert_eq!(
         (summary.shape.clone(), summary.dtype, summary.budget),
-        (LARGER.shape(), Dtype::F16, Budget::Keep(0.25))
+        (LARGER.shape(), Dtype::F16, Budget::EntryFraction(0.25))
     );
     assert!(summary.policy.starts_with("chelsea:") && summary.policy.contains("floor=0,"), "{}", summary.policy);
     assert_eq!((summary.fingerprint, &summary.note), (info.fingerprint, &info.note));

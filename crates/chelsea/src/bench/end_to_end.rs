@@ -104,7 +104,7 @@ fn once(
 /// The first trial should not pay for pages of weights that were never touched.
 fn warm_up(args: &BenchArgs, subject: &Subject, prompt: &[u32]) -> Result<()> {
     let some = &prompt[..prompt.len().min(512)];
-    subject.session(args, 0, Budget::Keep(1.0), some.len(), 0)?.read(some, |_| ())?;
+    subject.session(args, 0, Budget::EntryFraction(1.0), some.len(), 0)?.read(some, |_| ())?;
     Ok(())
 }
 

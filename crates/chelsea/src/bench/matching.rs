@@ -35,7 +35,7 @@ pub fn run(args: &BenchArgs, subject: &Subject, quiet: bool) -> Result<Vec<Row>>
     let mut cases = Vec::new();
     let rounds = args.trials as usize + 1;
     for &depth in &args.depths {
-        for budget in args.budgets().into_iter().filter(|&budget| budget != Budget::Keep(1.0)) {
+        for budget in args.budgets().into_iter().filter(|&budget| budget != Budget::EntryFraction(1.0)) {
             let session = subject.session(args, depth, budget, rounds * args.prefill, 0)?;
             let (online, share, one_shot) = (Samples::default(), Samples::default(), Samples::default());
             cases.push(Case { depth, budget, session, online, share, one_shot });

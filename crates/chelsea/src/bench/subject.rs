@@ -132,7 +132,7 @@ impl Subject {
     /// A cache of random entries that keeps everything, in the number format that goes with `budget`.
     pub fn full_cache(&self, args: &BenchArgs, depth: usize, budget: Budget) -> Result<SequenceCache> {
         let config = cache_config(&self.model, &options(args, depth, budget))?;
-        let config = CacheConfig { budget: Budget::Keep(1.0), ..config };
+        let config = CacheConfig { budget: Budget::EntryFraction(1.0), ..config };
         Ok(self.pool.install(|| SequenceCache::synthetic(config, depth, depth, SEED))?)
     }
 
@@ -156,8 +156,8 @@ pub fn options(args: &BenchArgs, context: usize, budget: Budget) -> SessionOptio
 /// How a budget is called in tables.
 pub fn label(args: &BenchArgs, budget: Budget) -> String {
     let name = match budget {
-        Budget::Keep(keep) => format!("{}%", (f64::from(keep) * 1e4).round() / 100.0),
-        Budget::Share(_) => format!("{budget} of bytes"),
+        Budget::EntryFraction(keep) => format!("{}%", (f64::from(keep) * 1e4).round() / 100.0),
+        Budget::ByteFraction(_) => format!("{budget} of bytes"),
         Budget::Entries(entries) => format!("{entries} entries"),
         Budget::Bytes(bytes) => output::bytes(bytes),
     };
@@ -200,7 +200,7 @@ pub fn step_time(
         times.push((start.elapsed() - (clustered(sessions) - earlier)).as_secs_f64());
     }
     let mut taken = steps;
-    if sessions.iter().any(|session| session.cache().config().budget != Budget::Keep(1.0)) {
+    if sessions.iter().any(|session| session.cache().config().budget != Budget::EntryFraction(1.0)) {
         let all = steps.next_multiple_of(DECODE_BLOCK);
         for i in (0..steps).cycle().take(all - steps) {
             step(sessions, i)?;
@@ -301,7 +301,7 @@ fn room_of(
     let kept = |tokens: usize| bytes_of(entries(&cache, tokens));
     let block = bytes_of(args.prefill.max(steps(args)));
     // Reading fills a cache to its budget and one block; a compaction on a fork copies the pages it changes.
-    let compressed = budget != Budget::Keep(1.0);
+    let compressed = budget != Budget::EntryFraction(1.0);
     let fork = if compressed { kept(depth) } else { 0 };
     Ok(match what {
         What::Depth | What::Split => kept(depth).saturating_add(fork).saturating_add(block),
@@ -413,6 +413,6 @@ mod tests {
         };
         assert_eq!(names(&[]), ["100%", "20% of bytes in q8", "10% of bytes in k8v4", "8192 entries"]);
         assert_eq!(names(&["--kv-type", "f16"])[1], "20% of bytes");
-        assert_eq!(label(&args(&[]), Budget::Keep(0.125)), "12.5%");
+        assert_eq!(label(&args(&[]), Budget::EntryFraction(0.125)), "12.5%");
     }
 }

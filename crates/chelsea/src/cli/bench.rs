@@ -119,7 +119,7 @@ impl BenchArgs {
     /// Every way of keeping the cache that is compared, in the order given.
     pub fn budgets(&self) -> Vec<Budget> {
         let keeps: &[f32] = if self.keeps.is_empty() && self.kv_budgets.is_empty() { &[1.0, 0.2] } else { &self.keeps };
-        keeps.iter().map(|&keep| Budget::Keep(keep)).chain(self.kv_budgets.iter().copied()).collect()
+        keeps.iter().map(|&keep| Budget::EntryFraction(keep)).chain(self.kv_budgets.iter().copied()).collect()
     }
 
     /// What is measured, each once.
@@ -148,10 +148,10 @@ mod tests {
 
     #[test]
     fn ratios_are_the_default_and_give_way_to_fixed_sizes() {
-        assert_eq!(parse(&[]).unwrap().budgets(), [Budget::Keep(1.0), Budget::Keep(0.2)]);
+        assert_eq!(parse(&[]).unwrap().budgets(), [Budget::EntryFraction(1.0), Budget::EntryFraction(0.2)]);
         assert_eq!(parse(&["--kv-budgets", "8192"]).unwrap().budgets(), [Budget::Entries(8192)]);
         let both = parse(&["--keeps", "0.5", "--kv-budgets", "8192,1MiB"]).unwrap().budgets();
-        assert_eq!(both, [Budget::Keep(0.5), Budget::Entries(8192), Budget::Bytes(1 << 20)]);
+        assert_eq!(both, [Budget::EntryFraction(0.5), Budget::Entries(8192), Budget::Bytes(1 << 20)]);
     }
 
     #[test]

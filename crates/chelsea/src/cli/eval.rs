@@ -2,7 +2,7 @@
 
 use super::shared::{DtypeArg, ModelArgs, ScheduleArg, parse_keep, parse_policy, schedule};
 use chelsea_eval::metrics::Metric;
-use chelsea_eval::{Mode, Of};
+use chelsea_eval::{Basis, Mode};
 use chelsea_kv::{Budget, Schedule};
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -108,13 +108,13 @@ impl CompareArgs {
     }
 
     /// What is kept: the full cache and three budgets where nothing was said.
-    pub fn shares(&self) -> Vec<(Of, f32)> {
+    pub fn shares(&self) -> Vec<(Basis, f32)> {
         let bytes: &[f32] = match (self.kv_budgets.as_slice(), self.keeps.as_slice()) {
             ([], []) => &[1.0, 0.5, 0.25, 0.2],
             (given, _) => given,
         };
-        let of = |of: Of, shares: &[f32]| shares.iter().map(|&share| (of, share)).collect::<Vec<_>>();
-        [of(Of::Bytes, bytes), of(Of::Entries, &self.keeps)].concat()
+        let of = |of: Basis, shares: &[f32]| shares.iter().map(|&share| (of, share)).collect::<Vec<_>>();
+        [of(Basis::Bytes, bytes), of(Basis::Entries, &self.keeps)].concat()
     }
 
     /// The policies, with `all` spelled out.
@@ -291,7 +291,7 @@ pub struct ReportArgs {
 /// A share of the bytes: a budget that is none says nothing about samples of different lengths.
 fn parse_share(text: &str) -> Result<f32, String> {
     match text.parse::<Budget>().map_err(|e| e.to_string())? {
-        Budget::Share(share) | Budget::Keep(share) => Ok(share),
+        Budget::ByteFraction(share) | Budget::EntryFraction(share) => Ok(share),
         Budget::Entries(_) | Budget::Bytes(_) => Err("what is compared are shares of the full cache: 25%, 20%".into()),
     }
 }

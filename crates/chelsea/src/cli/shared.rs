@@ -194,12 +194,13 @@ impl DtypeArg {
 impl CacheArgs {
     /// The budget that was asked for, if any was.
     pub fn asked_budget(&self) -> Option<Budget> {
-        self.kv_budget.or(self.keep.map(Budget::Keep))
+        self.kv_budget.or(self.keep.map(Budget::EntryFraction))
     }
 
     /// The budget that was asked for, or a quarter of the full cache.
     pub fn budget(&self) -> Budget {
-        let default = if self.policy().keeps_everything() { Budget::Keep(1.0) } else { Budget::Share(0.25) };
+        let default =
+            if self.policy().keeps_everything() { Budget::EntryFraction(1.0) } else { Budget::ByteFraction(0.25) };
         self.asked_budget().unwrap_or(default)
     }
 

@@ -3,7 +3,7 @@
 use super::Shown;
 use crate::output::{self, Table};
 use chelsea_eval::results::{Asked, Record};
-use chelsea_eval::{Mode, Of, ParsedSetting, Sample, Setting};
+use chelsea_eval::{Basis, Mode, ParsedSetting, Sample, Setting};
 use serde_json::json;
 use std::collections::BTreeSet;
 
@@ -31,7 +31,7 @@ fn of<'a>(setting: &Setting, records: &'a [Record]) -> Vec<&'a Record> {
 
 fn kept(setting: &Setting) -> [String; 3] {
     let mode = if setting.keep >= 1.0 && setting.mode == Mode::OneShot { "-".into() } else { setting.mode.to_string() };
-    let of = if setting.keep < 1.0 && setting.of == Of::Bytes { " of bytes" } else { "" };
+    let of = if setting.keep < 1.0 && setting.of == Basis::Bytes { " of bytes" } else { "" };
     [setting.policy.clone(), format!("{}%{of}", (setting.keep * 1000.0).round() / 10.0), mode]
 }
 
