@@ -206,7 +206,6 @@ fn the_global_recipe_agrees_with_its_oracle() {
             chunk: case.int("chunk"),
             round_share: case.double("frac"),
             floor: case.double("floor"),
-            hcap: case.double("hcap"),
             value_weight: case.double("lam"),
         };
         let view = View { heads: views, tokens, scratch: &meter };

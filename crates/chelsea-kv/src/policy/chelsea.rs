@@ -1,21 +1,22 @@
 //! `chelsea`, the default: chunked soft matching over one pool of edges for the whole sequence.
 
 use super::clusters::{Clusters, Rows, Source};
-use super::{HeadView, Needs, Plan, Policy, View};
+use super::{HeadView, Needs, Plan, Policy, PolicyError, PolicyInfo, Setting, Settings, View};
 use crate::PoolFull;
 use crate::budget::head_floor;
 use crate::matching::{Cut, Edge, Measure, Scratch, match_chunks};
 use crate::rotary::Steps;
 use crate::{Dims, Rotary};
 use rayon::prelude::*;
+use std::sync::Arc;
 
 /// The global recipe.
 ///
 /// The cost of a merge is the expected squared change of an attention logit ([`HeadView::query_power`]),
-/// taken between keys before RoPE, and `value_weight` times the squared distance of the values in units of the head's mean
-/// `|value|^2`: what a merge does to weights, and what it does to what is weighted. It is absolute, so the edges of all layers and heads compete in one
-/// pool: that is also how the budget is shared among heads. Merging goes in gentle rounds, with fresh
-/// matching after each.
+/// taken between keys before RoPE, and `value_weight` times the squared distance of the values in units of the
+/// head's mean `|value|^2`: what a merge does to weights, and what it does to what is weighted. It is absolute, so the
+/// edges of all layers and heads compete in one pool: that is also how the budget is shared among heads. Merging goes in
+/// gentle rounds, with fresh matching after each.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Chelsea {
     /// Entries of a chunk.
@@ -24,17 +25,31 @@ pub struct Chelsea {
     pub round_share: f64,
     /// Share of the average that every head keeps at least.
     pub floor: f64,
-    /// Share of a head's candidates that one round may merge; 1 sets no limit.
-    pub hcap: f64,
     /// Weight of the squared distance of values in the cost.
     pub value_weight: f64,
 }
 
 impl Default for Chelsea {
     fn default() -> Self {
-        Chelsea { chunk: 256, round_share: 0.0625, floor: 0.05, hcap: 1.0, value_weight: 1.0 }
+        Chelsea { chunk: 256, round_share: 0.0625, floor: 0.05, value_weight: 1.0 }
     }
 }
+
+pub(super) const CHUNK: Setting = Setting::new("chunk", "256", "entries that are matched among themselves");
+pub(super) const ROUND_SHARE: Setting =
+    Setting::new("round_share", "0.0625", "share of the entries that one round merges at most").formerly("frac");
+pub(super) const FLOOR: Setting = Setting::new("floor", "0.05", "share of the average that every head keeps");
+pub(super) const VALUE_WEIGHT: Setting =
+    Setting::new("value_weight", "1", "weight of the distance of values in the cost").formerly("lam");
+
+pub(super) const INFO: PolicyInfo = PolicyInfo {
+    name: "chelsea",
+    about: "cluster similar neighbours, one pool of merges over all layers and heads (default)",
+    source: "after arXiv:2506.11418, with a query-weighted cost and a global budget",
+    one_shot_only: false,
+    settings: &[CHUNK, ROUND_SHARE, FLOOR, VALUE_WEIGHT],
+    make: |s| Ok(Arc::new(Chelsea::from_settings(s)?)),
+};
 
 /// Threads that are counted on when room is shared out: which heads keep their rows, and so the last bits of what is
 /// compared, must not depend on how many there are.
@@ -113,10 +128,21 @@ fn mean_feature(head: &HeadView<'_>, steps: &Steps) -> Vec<f32> {
 }
 
 impl Chelsea {
+    pub(super) fn from_settings(s: &Settings) -> Result<Self, PolicyError> {
+        let default = Chelsea::default();
+        let share = |x: &f64| *x > 0.0 && *x <= 1.0;
+        Ok(Chelsea {
+            chunk: s.chunk(default.chunk)?,
+            round_share: s.get("round_share", default.round_share, "above 0 and at most 1", share)?,
+            floor: s.get("floor", default.floor, "from 0 to 1", |x| (0.0..=1.0).contains(x))?,
+            value_weight: s.get("value_weight", default.value_weight, "0 or more", |&x| x >= 0.0 && x.is_finite())?,
+        })
+    }
+
     /// All settings as `key=value,key=value`.
     pub(super) fn settings(&self) -> String {
-        let Chelsea { chunk, round_share, floor, hcap, value_weight } = self;
-        format!("chunk={chunk},round_share={round_share},floor={floor},hcap={hcap},value_weight={value_weight}")
+        let Chelsea { chunk, round_share, floor, value_weight } = self;
+        format!("chunk={chunk},round_share={round_share},floor={floor},value_weight={value_weight}")
     }
 
     /// Numbers of a row of `head`.
@@ -149,7 +175,7 @@ impl Chelsea {
     }
 
     /// Matches the clusters of one head and leaves the edges it offers in `state`: the cheapest ones,
-    /// as many as floor and cap allow.
+    /// as many as the floor allows.
     fn offer(
         &self,
         head: &HeadView<'_>,
@@ -186,8 +212,7 @@ impl Chelsea {
             }
         }
         let ids = state.kept.as_ref().map_or(&rows.ids, |kept| &kept.ids);
-        let len = state.clusters.len();
-        let most = len.saturating_sub(least).min((self.hcap * len as f64).ceil() as usize);
+        let most = state.clusters.len().saturating_sub(least);
         if most < state.edges.len() {
             let mut cut = Cut::cheapest(state.edges.iter(), most);
             state.edges.retain(|edge| cut.takes(edge));

@@ -1,10 +1,12 @@
 //! `chelsea-best`: what repeating the text needs stays as it is, everything else is clustered.
 
+use super::chelsea::{CHUNK, FLOOR, ROUND_SHARE, VALUE_WEIGHT};
 use super::clusters::Clusters;
 use super::evict::{Evict, Heads};
 use super::kvzip::KvZip;
-use super::{Chelsea, Needs, Plan, Policy, View};
+use super::{Chelsea, Needs, Plan, Policy, PolicyInfo, Setting, View};
 use crate::PoolFull;
+use std::sync::Arc;
 
 /// Two ways to keep a text within one budget. A part of it holds the entries that score best when the model repeats
 /// the text ([`KvZip`], one total for all heads), untouched; the rest is clustered by [`Chelsea`] into what is left of
@@ -24,6 +26,29 @@ impl Default for ChelseaBest {
         ChelseaBest { exact: 0.6, rest: Chelsea::default(), score: KvZip::default() }
     }
 }
+
+pub(super) const INFO: PolicyInfo = PolicyInfo {
+    name: "chelsea-best",
+    about: "keep what repeating the text needs, cluster the rest (a second pass, one-shot only)",
+    source: "chelsea around the entries that KVzip (arXiv:2505.23416) scores best",
+    one_shot_only: true,
+    settings: &[
+        Setting::new("exact", "0.6", "share of the budget for entries that stay as they are"),
+        Setting::new("repeat", "2048", "tokens that are repeated at once"),
+        CHUNK,
+        ROUND_SHARE,
+        FLOOR,
+        VALUE_WEIGHT,
+    ],
+    make: |s| {
+        let exact = ChelseaBest::default().exact;
+        Ok(Arc::new(ChelseaBest {
+            exact: s.get("exact", exact, "from 0 to 1", |x| (0.0..=1.0).contains(x))?,
+            score: KvZip::repeating(s, "repeat")?,
+            rest: Chelsea::from_settings(s)?,
+        }))
+    },
+};
 
 impl Policy for ChelseaBest {
     fn name(&self) -> &'static str {

@@ -1,11 +1,13 @@
 //! `chelsea-plain`: chunked soft matching as it was published.
 
+use super::chelsea::CHUNK;
 use super::clusters::{Clusters, Rows, Source};
-use super::{HeadView, Plan, Policy, View};
+use super::{HeadView, Plan, Policy, PolicyInfo, View};
 use crate::PoolFull;
 use crate::budget::even_shares;
 use crate::matching::{Cut, Measure, Scratch, match_chunks, normalise};
 use rayon::prelude::*;
+use std::sync::Arc;
 
 /// The published recipe: cosine of cached keys, every head on its own and to the same length, half of
 /// the candidates merged in a round.
@@ -20,6 +22,15 @@ impl Default for ChelseaPlain {
         ChelseaPlain { chunk: 256 }
     }
 }
+
+pub(super) const INFO: PolicyInfo = PolicyInfo {
+    name: "chelsea-plain",
+    about: "cluster by cosine of cached keys, every head to the same length",
+    source: "Chelsea / CentroidKV, arXiv:2506.11418",
+    one_shot_only: false,
+    settings: &[CHUNK],
+    make: |s| Ok(Arc::new(ChelseaPlain { chunk: s.chunk(ChelseaPlain::default().chunk)? })),
+};
 
 impl ChelseaPlain {
     fn plan_head(&self, head: &HeadView<'_>, target: usize, rows: &mut Rows, scratch: &mut Scratch) -> Vec<u32> {

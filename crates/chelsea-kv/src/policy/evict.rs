@@ -86,19 +86,20 @@ pub struct Evict<S> {
 }
 
 /// The rule's setting, for a policy whose default it is to give every head the same.
-pub(super) const HEADS_EVEN: Setting =
-    Setting { name: "heads", default: "even", about: "even, adaptive (in each layer) or pooled (over all)" };
+pub const HEADS_EVEN: Setting = Setting::new("heads", "even", "even, adaptive (in each layer) or pooled (over all)");
 /// The rule's setting, for a policy that pools.
-pub(super) const HEADS_POOLED: Setting = Setting { default: "pooled", ..HEADS_EVEN };
+pub(super) const HEADS_POOLED: Setting = HEADS_EVEN.with_default("pooled");
 /// The floor's setting.
-pub(super) const FLOOR: Setting =
-    Setting { name: "floor", default: "0.2", about: "share of its even part that every head keeps" };
+pub const FLOOR: Setting = Setting::new("floor", "0.2", "share of its even part that every head keeps");
 /// The floor's setting, for a policy without one.
-pub(super) const FLOOR_ZERO: Setting = Setting { default: "0", ..FLOOR };
+pub(super) const FLOOR_ZERO: Setting = FLOOR.with_default("0");
 
 impl<S: Scorer> Evict<S> {
     /// The policy that keeps what `scorer` scores best, with `heads` and `floor` from the settings.
-    pub(super) fn make(scorer: S, settings: &Settings, heads: Heads, floor: f64) -> Result<Self, PolicyError> {
+    ///
+    /// # Errors
+    /// If a setting has a value it cannot have.
+    pub fn make(scorer: S, settings: &Settings, heads: Heads, floor: f64) -> Result<Self, PolicyError> {
         Ok(Evict {
             scorer,
             heads: settings.get("heads", heads, "even, adaptive or pooled", |_| true)?,
@@ -107,7 +108,10 @@ impl<S: Scorer> Evict<S> {
     }
 
     /// Which candidates of each head are kept.
-    pub(super) fn keep(&self, view: &View<'_>, target: usize) -> Result<Vec<Vec<bool>>, PoolFull> {
+    ///
+    /// # Errors
+    /// As [`Policy::plan`].
+    pub fn keep(&self, view: &View<'_>, target: usize) -> Result<Vec<Vec<bool>>, PoolFull> {
         // Scores, marks, and the items of one pool.
         let _held = view.scratch.reserve(view.len() * (4 + 1 + size_of::<Item>()))?;
         let scores = self.scorer.scores(view, target, self.heads)?;
@@ -176,7 +180,7 @@ fn mark(kept: &mut [Vec<bool>], items: &[Item]) {
 }
 
 /// Roots that keep what is marked and drop the rest; empty when everything is kept.
-pub(super) fn roots(kept: &[bool]) -> Vec<u32> {
+pub fn keeping(kept: &[bool]) -> Vec<u32> {
     if kept.iter().all(|&k| k) {
         return Vec::new();
     }
@@ -184,7 +188,7 @@ pub(super) fn roots(kept: &[bool]) -> Vec<u32> {
 }
 
 /// Scores that leave the choice to age: all alike, so that the latest entries are kept.
-pub(super) fn by_age(view: &View<'_>) -> Vec<Vec<f32>> {
+pub fn by_age(view: &View<'_>) -> Vec<Vec<f32>> {
     view.lens().iter().map(|&len| vec![0.0; len]).collect()
 }
 
@@ -211,7 +215,7 @@ impl<S: Scorer> Policy for Evict<S> {
         if view.len() <= target {
             return Ok(Plan::identity(view.heads.len()));
         }
-        Ok(Plan::new(self.keep(view, target)?.iter().map(|kept| roots(kept)).collect()))
+        Ok(Plan::new(self.keep(view, target)?.iter().map(|kept| keeping(kept)).collect()))
     }
 }
 

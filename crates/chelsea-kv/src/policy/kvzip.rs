@@ -23,11 +23,7 @@ pub(super) const INFO: PolicyInfo = PolicyInfo {
     about: "keep the entries that repeating the text needs (a second pass, one-shot only)",
     source: "KVzip, arXiv:2505.23416",
     one_shot_only: true,
-    settings: &[
-        Setting { name: "chunk", default: "2048", about: "tokens that are repeated at once" },
-        HEADS_POOLED,
-        FLOOR_ZERO,
-    ],
+    settings: &[Setting::new("chunk", "2048", "tokens that are repeated at once"), HEADS_POOLED, FLOOR_ZERO],
     make: |s| {
         let scorer = KvZip::repeating(s, "chunk")?;
         Ok(Arc::new(Evict::make(scorer, s, Heads::Pooled, 0.0)?))

@@ -1,5 +1,4 @@
-//! What [`HeadView`] tells of queries: attention of the last ones, sums over all, and what is to be expected
-//! of those to come.
+//! What [`HeadView`] tells of queries: attention of the last ones, sums over all, and their moments.
 
 use super::HeadView;
 use crate::query::{Row, Weights};
@@ -39,8 +38,8 @@ impl HeadView<'_> {
             .collect()
     }
 
-    /// Bytes that [`HeadView::recent_attention`] takes.
-    pub(super) fn recent_attention_bytes(&self) -> usize {
+    /// Bytes that [`HeadView::recent_attention`] takes: to be reserved from [`View::scratch`](super::View::scratch) first.
+    pub fn recent_attention_bytes(&self) -> usize {
         self.seen().q_heads.1 * self.entries() * 4 + Weights::bytes(self.entries(), self.key_dim())
     }
 
@@ -58,7 +57,7 @@ impl HeadView<'_> {
     }
 
     /// Factor on inner products in attention.
-    pub(super) fn scale(&self) -> f32 {
+    pub fn scale(&self) -> f32 {
         self.seen().scale
     }
 
@@ -79,41 +78,24 @@ impl HeadView<'_> {
         }
     }
 
-    /// Queries that query head `h` of this head's group may ask at the next `positions` positions: their mean
-    /// and, if it is kept, their covariance (`[dim][dim]`), after RoPE averaged over those positions. Nothing
-    /// when no query was seen.
-    pub fn future_query(&self, h: usize, positions: usize) -> Option<(Vec<f64>, Vec<f32>)> {
+    /// Mean of the queries before RoPE that query head `h` of this head's group has asked so far (`[key_dim]`), the sums
+    /// of products of what differs from it (`[key_dim][key_dim]`; empty when only means are kept), and the number of those
+    /// queries. Nothing when no query was seen, or unless asked for.
+    pub fn query_moments(&self, h: usize) -> Option<(&[f64], &[f32], u64)> {
         let seen = self.seen();
-        let (mean, scatter, count) = seen.moments?.of(seen.layer, seen.q_heads.0 + h)?;
-        let (d, half) = (self.key_dim(), self.rotary().inv_freq.len());
-        // The mean of turns by the positions to come is itself a turn and a shortening: one pair at a time.
-        let turns: Vec<(f64, f64)> = self
-            .rotary()
-            .inv_freq
-            .iter()
-            .map(|&f| {
-                let phases = (seen.tokens..seen.tokens + positions).map(|p| (p as f64 * f64::from(f)).sin_cos());
-                let (sin, cos) = phases.fold((0.0, 0.0), |sum, x| (sum.0 + x.0, sum.1 + x.1));
-                (sin / positions as f64, cos / positions as f64)
-            })
-            .collect();
-        let turned = |x: &[f64]| -> Vec<f64> {
-            let mut y = x.to_vec();
-            for (i, &(sin, cos)) in turns.iter().enumerate() {
-                (y[i], y[i + half]) = (x[i] * cos - x[i + half] * sin, x[i + half] * cos + x[i] * sin);
-            }
-            y
-        };
-        let transposed = |m: &[f64]| -> Vec<f64> { (0..m.len()).map(|i| m[i % d * d + i / d]).collect() };
-        let rows = |m: &[f64]| -> Vec<f64> { m.chunks_exact(d).flat_map(turned).collect() };
-        // R C R^T: rows are turned, then columns.
-        let covariance: Vec<f64> = scatter.iter().map(|&x| f64::from(x) / count as f64).collect();
-        let covariance = transposed(&rows(&transposed(&rows(&covariance))));
-        Some((turned(mean), covariance.iter().map(|&x| x as f32).collect()))
+        if h >= seen.q_heads.1 {
+            return None;
+        }
+        seen.moments?.of(seen.layer, seen.q_heads.0 + h)
+    }
+
+    /// Whether the last queries were kept for this head, so that [`HeadView::recent_attention`] has something to say.
+    pub fn has_recent_queries(&self) -> bool {
+        self.seen().recent.is_some()
     }
 
     /// Query heads that read this head.
-    pub(super) fn group(&self) -> usize {
+    pub fn group(&self) -> usize {
         self.seen().q_heads.1
     }
 }

@@ -1,10 +1,9 @@
-//! Every policy by its name: the one list that the command, the help texts and the evaluation read.
+//! Policies by name: the list that the command, the help texts and the evaluation read, and that a program adds its own to.
 
-use super::{Chelsea, ChelseaBest, ChelseaPlain, Full, KvZip, Policy, Random, Streaming};
-use super::{d2o, expected_attention, h2o, keydiff, knorm, kvzip, lagkv, pool, pyramidkv, snapkv, tova};
+use super::{Policy, chelsea, chelsea_best, chelsea_plain, full, kvzip, streaming};
 use std::collections::BTreeMap;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use thiserror::Error;
 
 /// A request for a policy that cannot be met.
@@ -45,6 +44,7 @@ pub enum PolicyError {
 
 /// A setting of a policy.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Setting {
     /// What it is called.
     pub name: &'static str,
@@ -52,6 +52,25 @@ pub struct Setting {
     pub default: &'static str,
     /// What it does.
     pub about: &'static str,
+    /// What it was called before: still read, never written.
+    pub former: Option<&'static str>,
+}
+
+impl Setting {
+    /// The setting `name`; `default` is read where nothing is said.
+    pub const fn new(name: &'static str, default: &'static str, about: &'static str) -> Self {
+        Setting { name, default, about, former: None }
+    }
+
+    /// The same, read by the name `former` too.
+    pub const fn formerly(self, former: &'static str) -> Self {
+        Setting { former: Some(former), ..self }
+    }
+
+    /// The same with another default.
+    pub const fn with_default(self, default: &'static str) -> Self {
+        Setting { default, ..self }
+    }
 }
 
 /// A policy that can be asked for by name.
@@ -68,18 +87,44 @@ pub struct PolicyInfo {
     pub one_shot_only: bool,
     /// What can be set.
     pub settings: &'static [Setting],
-    pub(super) make: fn(&Settings) -> Result<Arc<dyn Policy>, PolicyError>,
+    /// Makes it with these settings ([`Settings::get`] reads one). [`PolicyInfo::make`] checks their names before.
+    pub make: fn(&Settings) -> Result<Arc<dyn Policy>, PolicyError>,
 }
 
 impl PolicyInfo {
     /// Makes the policy with these settings; those not named have their defaults.
+    ///
+    /// # Errors
+    /// If there is no such setting, or it cannot have such a value.
     pub fn make(&self, settings: &Settings) -> Result<Arc<dyn Policy>, PolicyError> {
-        let known = || self.settings.iter().map(|s| s.name);
-        if let Some(setting) = settings.values.keys().find(|key| known().all(|name| name != **key)) {
-            let (policy, setting) = (self.name, setting.clone());
-            return Err(PolicyError::UnknownSetting { policy, setting, known: known().collect() });
+        let mut named = Settings::default();
+        for (key, value) in &settings.values {
+            if retired(self.name, key, value)? {
+                continue;
+            }
+            let Some(setting) = self.settings.iter().find(|s| s.name == key || s.former == Some(key)) else {
+                let known = self.settings.iter().map(|s| s.name).collect();
+                return Err(PolicyError::UnknownSetting { policy: self.name, setting: key.clone(), known });
+            };
+            named.set(setting.name, value);
         }
-        (self.make)(settings)
+        (self.make)(&named)
+    }
+}
+
+/// Whether `setting` of `policy` is one that is gone, with the value that changed nothing: specifications of before, in
+/// snapshots and in results, name it.
+fn retired(policy: &str, setting: &str, value: &str) -> Result<bool, PolicyError> {
+    if setting != "hcap" || !matches!(policy, "chelsea" | "chelsea-best") {
+        return Ok(false);
+    }
+    match value.parse() {
+        Ok(1.0) => Ok(true),
+        _ => Err(PolicyError::BadValue {
+            setting: "hcap",
+            value: value.to_owned(),
+            expected: "a limit on what one round merges in a head is no longer there; leave it out",
+        }),
     }
 }
 
@@ -95,8 +140,11 @@ impl Settings {
         self.values.insert(name.into(), value.into());
     }
 
-    /// The value of `name`, or `default`; an error when `accept` refuses it.
-    pub(super) fn get<T: FromStr>(
+    /// The value of `name`, or `default`.
+    ///
+    /// # Errors
+    /// If it does not parse or `accept` refuses it; `expected` says what would be accepted.
+    pub fn get<T: FromStr>(
         &self,
         name: &'static str,
         default: T,
@@ -113,121 +161,46 @@ impl Settings {
         }
     }
 
-    fn chunk(&self, default: usize) -> Result<usize, PolicyError> {
+    pub(super) fn chunk(&self, default: usize) -> Result<usize, PolicyError> {
         self.get("chunk", default, "a number of entries from 2 to 65536", |c| (2..=65_536).contains(c))
     }
 }
 
-const CHUNK: Setting = Setting { name: "chunk", default: "256", about: "entries that are matched among themselves" };
+/// The policies of this crate, the default first, and those that were registered.
+static REGISTRY: RwLock<Vec<PolicyInfo>> = RwLock::new(Vec::new());
 
-const FRAC: Setting =
-    Setting { name: "frac", default: "0.0625", about: "share of the entries that one round merges at most" };
-const FLOOR: Setting = Setting { name: "floor", default: "0.05", about: "share of the average that every head keeps" };
-const HCAP: Setting =
-    Setting { name: "hcap", default: "1", about: "share of a head's entries that one round may merge" };
-const LAM: Setting = Setting { name: "lam", default: "1", about: "weight of the distance of values in the cost" };
+const OWN: [PolicyInfo; 6] =
+    [chelsea::INFO, chelsea_best::INFO, chelsea_plain::INFO, full::INFO, streaming::INFO, kvzip::INFO];
 
-fn chelsea(s: &Settings) -> Result<Chelsea, PolicyError> {
-    let default = Chelsea::default();
-    Ok(Chelsea {
-        chunk: s.chunk(default.chunk)?,
-        round_share: s.get("frac", default.round_share, "above 0 and at most 1", |&x| x > 0.0 && x <= 1.0)?,
-        floor: s.get("floor", default.floor, "from 0 to 1", |x| (0.0..=1.0).contains(x))?,
-        hcap: s.get("hcap", default.hcap, "above 0 and at most 1", |&x| x > 0.0 && x <= 1.0)?,
-        value_weight: s.get("lam", default.value_weight, "0 or more", |&x| x >= 0.0 && x.is_finite())?,
-    })
+/// All policies: those of this crate, the default first, and then those [registered](register), in that order.
+pub fn registry() -> Vec<PolicyInfo> {
+    let more = REGISTRY.read().unwrap_or_else(PoisonError::into_inner);
+    OWN.iter().filter(|own| more.iter().all(|info| info.name != own.name)).chain(&*more).copied().collect()
 }
 
-/// All policies, the default first.
-pub fn registry() -> &'static [PolicyInfo] {
-    &[
-        PolicyInfo {
-            name: "chelsea",
-            about: "cluster similar neighbours, one pool of merges over all layers and heads (default)",
-            source: "after arXiv:2506.11418, with a query-weighted cost and a global budget",
-            one_shot_only: false,
-            settings: &[CHUNK, FRAC, FLOOR, HCAP, LAM],
-            make: |s| Ok(Arc::new(chelsea(s)?)),
-        },
-        PolicyInfo {
-            name: "chelsea-best",
-            about: "keep what repeating the text needs, cluster the rest (a second pass, one-shot only)",
-            source: "chelsea around the entries that KVzip (arXiv:2505.23416) scores best",
-            one_shot_only: true,
-            settings: &[
-                Setting {
-                    name: "exact",
-                    default: "0.6",
-                    about: "share of the budget for entries that stay as they are",
-                },
-                Setting { name: "repeat", default: "2048", about: "tokens that are repeated at once" },
-                CHUNK,
-                FRAC,
-                FLOOR,
-                HCAP,
-                LAM,
-            ],
-            make: |s| {
-                let exact = ChelseaBest::default().exact;
-                Ok(Arc::new(ChelseaBest {
-                    exact: s.get("exact", exact, "from 0 to 1", |x| (0.0..=1.0).contains(x))?,
-                    score: KvZip::repeating(s, "repeat")?,
-                    rest: chelsea(s)?,
-                }))
-            },
-        },
-        PolicyInfo {
-            name: "chelsea-plain",
-            about: "cluster by cosine of cached keys, every head to the same length",
-            source: "Chelsea / CentroidKV, arXiv:2506.11418",
-            one_shot_only: false,
-            settings: &[CHUNK],
-            make: |s| Ok(Arc::new(ChelseaPlain { chunk: s.chunk(ChelseaPlain::default().chunk)? })),
-        },
-        PolicyInfo {
-            name: "full",
-            about: "keep every entry",
-            source: "the cache without compression",
-            one_shot_only: false,
-            settings: &[],
-            make: |_| Ok(Arc::new(Full)),
-        },
-        PolicyInfo {
-            name: "streaming",
-            about: "keep the attention sinks and the most recent entries",
-            source: "StreamingLLM, arXiv:2309.17453",
-            one_shot_only: false,
-            settings: &[],
-            make: |_| Ok(Arc::new(Streaming)),
-        },
-        PolicyInfo {
-            name: "random",
-            about: "keep a random choice of entries",
-            source: "the floor that every policy must beat",
-            one_shot_only: false,
-            settings: &[Setting { name: "seed", default: "0", about: "the same seed makes the same choices" }],
-            make: |s| Ok(Arc::new(Random { seed: s.get("seed", 0, "a whole number", |_| true)? })),
-        },
-        pool::INFO,
-        knorm::INFO,
-        keydiff::INFO,
-        lagkv::INFO,
-        snapkv::INFO,
-        pyramidkv::INFO,
-        tova::INFO,
-        h2o::INFO,
-        d2o::INFO,
-        expected_attention::INFO,
-        kvzip::INFO,
-    ]
+/// Adds policies to the registry of this process, from where [`policy`] makes them and snapshots that were saved with them
+/// are loaded: to be called when a program starts. One with the name of another takes its place.
+pub fn register(policies: &[PolicyInfo]) {
+    let mut registry = REGISTRY.write().unwrap_or_else(PoisonError::into_inner);
+    for info in policies {
+        match registry.iter_mut().find(|other| other.name == info.name) {
+            Some(other) => *other = *info,
+            None => registry.push(*info),
+        }
+    }
 }
 
-/// Makes the policy that `spec` asks for: a name, and settings if any, as in `chelsea:floor=0,chunk=128`.
+/// Makes the policy that `spec` asks for: a name, and settings if any, as in `chelsea:floor=0,chunk=128`. It is to be
+/// parsed once and carried as what it is from there.
+///
+/// # Errors
+/// If no policy has that name, it has no such setting, or the setting cannot have that value.
 pub fn policy(spec: &str) -> Result<Arc<dyn Policy>, PolicyError> {
     let (name, rest) = spec.split_once(':').unwrap_or((spec, ""));
-    let info = registry().iter().find(|info| info.name == name.trim()).ok_or_else(|| PolicyError::Unknown {
+    let registry = registry();
+    let info = registry.iter().find(|info| info.name == name.trim()).ok_or_else(|| PolicyError::Unknown {
         name: name.trim().to_owned(),
-        known: registry().iter().map(|info| info.name).collect(),
+        known: registry.iter().map(|info| info.name).collect(),
     })?;
     let mut settings = Settings::default();
     for part in rest.split(',').filter(|part| !part.trim().is_empty()) {
@@ -240,6 +213,7 @@ pub fn policy(spec: &str) -> Result<Arc<dyn Policy>, PolicyError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Chelsea;
 
     #[test]
     fn every_policy_answers_to_its_name() {
@@ -266,14 +240,47 @@ mod tests {
             let made = policy(info.name).unwrap();
             assert_eq!(format!("{made:?}"), format!("{:?}", policy(&made.spec()).unwrap()), "{}", made.spec());
         }
-        for spec in [
-            "snapkv:window=32,kernel=7,pool=max,heads=adaptive,floor=0.1",
-            "h2o:recent=0,average=1",
-            "tova:heads=pooled",
-        ] {
-            let made = policy(spec).unwrap();
-            assert_eq!(format!("{made:?}"), format!("{:?}", policy(&made.spec()).unwrap()), "{}", made.spec());
+    }
+
+    #[test]
+    fn specifications_of_before_are_read_and_written_anew() {
+        let made = policy("chelsea:chunk=128,frac=0.1,floor=0.05,hcap=1,lam=0.5").unwrap();
+        assert_eq!(made.spec(), "chelsea:chunk=128,round_share=0.1,floor=0.05,value_weight=0.5");
+        let best = policy("chelsea-best:exact=0.5,repeat=100,chunk=64,frac=0.25,floor=0,hcap=1.0,lam=0").unwrap();
+        assert_eq!(best.spec(), "chelsea-best:exact=0.5,repeat=100,chunk=64,round_share=0.25,floor=0,value_weight=0");
+        assert!(policy("chelsea:hcap=0.5").unwrap_err().to_string().contains("no longer"));
+        assert!(policy("kvzip:hcap=1").unwrap_err().to_string().contains("no setting"));
+    }
+
+    #[derive(Debug)]
+    struct Other(f64);
+
+    impl Policy for Other {
+        fn name(&self) -> &'static str {
+            "other"
         }
+
+        fn plan(&self, view: &crate::policy::View<'_>, _target: usize) -> Result<crate::policy::Plan, crate::PoolFull> {
+            Ok(crate::policy::Plan::identity(view.heads.len()))
+        }
+    }
+
+    #[test]
+    fn a_policy_from_elsewhere_is_made_by_its_name_and_registered_once() {
+        let info = PolicyInfo {
+            name: "other",
+            about: "keep everything",
+            source: "this test",
+            one_shot_only: false,
+            settings: &[Setting::new("weight", "1", "means nothing").formerly("w")],
+            make: |s| Ok(Arc::new(Other(s.get("weight", 1.0, "0 or more", |x| *x >= 0.0)?))),
+        };
+        register(&[info]);
+        register(&[PolicyInfo { about: "keep every entry", ..info }]);
+        let all = registry();
+        let found: Vec<_> = all.iter().filter(|info| info.name == "other").map(|info| info.about).collect();
+        assert_eq!((all[0].name, found), ("chelsea", vec!["keep every entry"]));
+        assert_eq!(format!("{:?}", policy("other:w=2").unwrap()), "Other(2.0)");
     }
 
     #[test]

@@ -115,8 +115,8 @@ impl<'a> HeadView<'a> {
         self.head
     }
 
-    /// How keys were turned.
-    pub(crate) fn rotary(&self) -> &'a Rotary {
+    /// How keys were turned by their positions.
+    pub fn rotary(&self) -> &'a Rotary {
         self.rotary
     }
 

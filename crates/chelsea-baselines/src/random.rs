@@ -1,11 +1,10 @@
 //! `random`: the floor that every policy must beat.
 
-use super::{Plan, Policy, View};
-use crate::PoolFull;
-use crate::budget::even_shares;
-use crate::merge::EVICT;
+use chelsea_kv::PoolFull;
+use chelsea_kv::policy::{EVICT, Plan, Policy, PolicyInfo, Setting, View, even_shares};
 use rand::rngs::StdRng;
 use rand::{SeedableRng, seq::index};
+use std::sync::Arc;
 
 /// Keeps a random choice of candidates, the same number in every head.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -13,6 +12,15 @@ pub struct Random {
     /// The same seed makes the same choices.
     pub seed: u64,
 }
+
+pub(crate) const INFO: PolicyInfo = PolicyInfo {
+    name: "random",
+    about: "keep a random choice of entries",
+    source: "the floor that every policy must beat",
+    one_shot_only: false,
+    settings: &[Setting::new("seed", "0", "the same seed makes the same choices")],
+    make: |s| Ok(Arc::new(Random { seed: s.get("seed", 0, "a whole number", |_| true)? })),
+};
 
 impl Policy for Random {
     fn name(&self) -> &'static str {

@@ -1,8 +1,7 @@
 //! `lagkv`: entries that stand out against the text that follows them.
 
-use super::evict::{Evict, FLOOR, HEADS_EVEN, Heads, Scorer};
-use super::{HeadView, PolicyInfo, View};
-use crate::PoolFull;
+use chelsea_kv::PoolFull;
+use chelsea_kv::policy::{Evict, FLOOR, HEADS_EVEN, HeadView, Heads, PolicyInfo, Scorer, Setting, View};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -20,12 +19,12 @@ pub struct LagKv {
     pub lag: usize,
 }
 
-pub(super) const INFO: PolicyInfo = PolicyInfo {
+pub(crate) const INFO: PolicyInfo = PolicyInfo {
     name: "lagkv",
     about: "keep the entries that vary most against the partition that follows",
     source: "LagKV, arXiv:2504.04704",
     one_shot_only: false,
-    settings: &[super::Setting { name: "lag", default: "128", about: "entries of a partition" }, HEADS_EVEN, FLOOR],
+    settings: &[Setting::new("lag", "128", "entries of a partition"), HEADS_EVEN, FLOOR],
     make: |s| {
         let lag = s.get("lag", 128, "a number of entries from 2 to 65536", |n| (2..=65_536).contains(n))?;
         Ok(Arc::new(Evict::make(LagKv { lag }, s, Heads::Even, 0.2)?))

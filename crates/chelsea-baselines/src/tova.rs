@@ -1,8 +1,7 @@
 //! `tova`: entries that the last token attends to.
 
-use super::evict::{Evict, FLOOR, HEADS_EVEN, Heads, Scorer, by_age};
-use super::{Needs, PolicyInfo, View};
-use crate::PoolFull;
+use chelsea_kv::PoolFull;
+use chelsea_kv::policy::{Evict, FLOOR, HEADS_EVEN, HeadView, Heads, Needs, PolicyInfo, Scorer, View, by_age};
 use std::sync::Arc;
 
 /// Scores an entry by the attention that the very last query pays to it, averaged over all query heads of
@@ -14,7 +13,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tova;
 
-pub(super) const INFO: PolicyInfo = PolicyInfo {
+pub(crate) const INFO: PolicyInfo = PolicyInfo {
     name: "tova",
     about: "keep the entries that the last token attends to",
     source: "TOVA, arXiv:2401.06104",
@@ -37,7 +36,7 @@ impl Scorer for Tova {
     }
 
     fn scores(&self, view: &View<'_>, _target: usize, _heads: Heads) -> Result<Vec<Vec<f32>>, PoolFull> {
-        if view.heads.iter().all(|head| head.seen().recent.is_none()) {
+        if !view.heads.iter().any(HeadView::has_recent_queries) {
             return Ok(by_age(view));
         }
         let mut scores = view.map_heads(|head| {

@@ -1,9 +1,9 @@
 //! `expected-attention`: entries that queries to come are expected to attend to.
 
-use super::evict::{Evict, FLOOR, HEADS_EVEN, Heads, Scorer, by_age};
-use super::knorm::{length, product};
-use super::{HeadView, Needs, PolicyInfo, Setting, View};
-use crate::PoolFull;
+use crate::vectors::{length, product};
+use chelsea_kv::PoolFull;
+use chelsea_kv::policy::{Evict, FLOOR, HEADS_EVEN, HeadView, Heads, Needs, PolicyInfo, Scorer, Setting, View, by_age};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Takes the queries to come for normally distributed, with the mean and covariance (before RoPE) of those
@@ -24,15 +24,15 @@ pub struct ExpectedAttention {
     pub value_norm: bool,
 }
 
-pub(super) const INFO: PolicyInfo = PolicyInfo {
+pub(crate) const INFO: PolicyInfo = PolicyInfo {
     name: "expected-attention",
     about: "keep the entries that queries to come are expected to attend to",
     source: "Expected Attention, arXiv:2510.00636",
     one_shot_only: false,
     settings: &[
-        Setting { name: "future", default: "512", about: "positions to come" },
-        Setting { name: "cov", default: "1", about: "0: without the covariance of queries" },
-        Setting { name: "vnorm", default: "1", about: "0: without the length of values" },
+        Setting::new("future", "512", "positions to come"),
+        Setting::new("cov", "1", "0: without the covariance of queries"),
+        Setting::new("vnorm", "1", "0: without the length of values"),
         HEADS_EVEN,
         FLOOR,
     ],
@@ -58,22 +58,23 @@ impl Scorer for ExpectedAttention {
     }
 
     fn scores(&self, view: &View<'_>, _target: usize, _heads: Heads) -> Result<Vec<Vec<f32>>, PoolFull> {
-        if view.heads.iter().all(|head| head.seen().moments.is_none()) {
+        if view.heads.iter().all(|head| head.query_moments(0).is_none()) {
             return Ok(by_age(view));
         }
         view.map_heads(|head| {
             let _held = view.scratch.reserve(head.entries() * 16 + 4 * head.key_dim() * head.key_dim() * 8)?;
-            Ok(self.score(head))
+            Ok(self.score(head, view.tokens))
         })
     }
 }
 
 impl ExpectedAttention {
-    fn score(&self, head: &HeadView<'_>) -> Vec<f32> {
+    /// Scores of a head of a sequence that has `tokens` tokens.
+    fn score(&self, head: &HeadView<'_>, tokens: usize) -> Vec<f32> {
         let (scale, first, whole) = (f64::from(head.scale()), head.first(), head.whole());
         let mut scores = vec![0.0f32; head.len()];
         for h in 0..head.group() {
-            let Some((mean, covariance)) = head.future_query(h, self.future) else { continue };
+            let Some((mean, covariance)) = expected_query(head, h, tokens..tokens + self.future) else { continue };
             let mut logits = vec![0.0f64; head.entries()];
             whole.for_each_key(|i, key| {
                 let linear: f64 = mean.iter().zip(key).map(|(m, &k)| m * f64::from(k)).sum();
@@ -102,4 +103,35 @@ impl ExpectedAttention {
         }
         scores
     }
+}
+
+/// Queries that query head `h` of the group may ask at `positions`: their mean and, if it is kept, their covariance
+/// (`[dim][dim]`), after RoPE averaged over those positions. Nothing when no query was seen.
+fn expected_query(head: &HeadView<'_>, h: usize, positions: Range<usize>) -> Option<(Vec<f64>, Vec<f32>)> {
+    let (mean, scatter, count) = head.query_moments(h)?;
+    let (d, half, n) = (head.key_dim(), head.rotary().inv_freq.len(), positions.len() as f64);
+    // The mean of turns by the positions to come is itself a turn and a shortening: one pair at a time.
+    let turns: Vec<(f64, f64)> = head
+        .rotary()
+        .inv_freq
+        .iter()
+        .map(|&f| {
+            let phases = positions.clone().map(|p| (p as f64 * f64::from(f)).sin_cos());
+            let (sin, cos) = phases.fold((0.0, 0.0), |sum, x| (sum.0 + x.0, sum.1 + x.1));
+            (sin / n, cos / n)
+        })
+        .collect();
+    let turned = |x: &[f64]| -> Vec<f64> {
+        let mut y = x.to_vec();
+        for (i, &(sin, cos)) in turns.iter().enumerate() {
+            (y[i], y[i + half]) = (x[i] * cos - x[i + half] * sin, x[i + half] * cos + x[i] * sin);
+        }
+        y
+    };
+    let transposed = |m: &[f64]| -> Vec<f64> { (0..m.len()).map(|i| m[i % d * d + i / d]).collect() };
+    let rows = |m: &[f64]| -> Vec<f64> { m.chunks_exact(d).flat_map(turned).collect() };
+    // R C R^T: rows are turned, then columns.
+    let covariance: Vec<f64> = scatter.iter().map(|&x| f64::from(x) / count as f64).collect();
+    let covariance = transposed(&rows(&transposed(&rows(&covariance))));
+    Some((turned(mean), covariance.iter().map(|&x| x as f32).collect()))
 }

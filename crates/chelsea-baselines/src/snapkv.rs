@@ -1,8 +1,9 @@
 //! `snapkv`: entries that the last queries attended to.
 
-use super::evict::{Evict, FLOOR, HEADS_EVEN, Heads, Scorer, by_age};
-use super::{HeadView, Needs, PolicyError, PolicyInfo, Setting, Settings, View};
-use crate::PoolFull;
+use chelsea_kv::PoolFull;
+use chelsea_kv::policy::{
+    Evict, FLOOR, HEADS_EVEN, HeadView, Heads, Needs, PolicyError, PolicyInfo, Scorer, Setting, Settings, View, by_age,
+};
 use std::fmt::{Display, Formatter};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -46,12 +47,11 @@ pub struct SnapKv {
     pub smooth: Smooth,
 }
 
-pub(super) const WINDOW: Setting = Setting { name: "window", default: "64", about: "last queries that are asked" };
-pub(super) const KERNEL: Setting =
-    Setting { name: "kernel", default: "5", about: "neighbouring entries that scores are smoothed over" };
-pub(super) const SMOOTH: Setting = Setting { name: "pool", default: "avg", about: "smoothing: avg or max" };
+pub(crate) const WINDOW: Setting = Setting::new("window", "64", "last queries that are asked");
+pub(crate) const KERNEL: Setting = Setting::new("kernel", "5", "neighbouring entries that scores are smoothed over");
+pub(crate) const SMOOTH: Setting = Setting::new("pool", "avg", "smoothing: avg or max");
 
-pub(super) const INFO: PolicyInfo = PolicyInfo {
+pub(crate) const INFO: PolicyInfo = PolicyInfo {
     name: "snapkv",
     about: "keep the entries that the last queries attend to",
     source: "SnapKV, arXiv:2404.14469",
@@ -61,7 +61,7 @@ pub(super) const INFO: PolicyInfo = PolicyInfo {
 };
 
 impl SnapKv {
-    pub(super) fn make(s: &Settings) -> Result<Self, PolicyError> {
+    pub(crate) fn make(s: &Settings) -> Result<Self, PolicyError> {
         Ok(SnapKv {
             window: s.get("window", 64, "a number of queries from 1 to 4096", |n| (1..=4096).contains(n))?,
             kernel: s.get("kernel", 5, "an odd number from 1 to 255", |n| n % 2 == 1 && *n <= 255)?,
@@ -105,7 +105,7 @@ impl Scorer for SnapKv {
     }
 
     fn scores(&self, view: &View<'_>, _target: usize, _heads: Heads) -> Result<Vec<Vec<f32>>, PoolFull> {
-        if view.heads.iter().all(|head| head.seen().recent.is_none()) {
+        if !view.heads.iter().any(HeadView::has_recent_queries) {
             return Ok(by_age(view));
         }
         view.map_heads(|head| {

@@ -1,9 +1,8 @@
 //! `keydiff`: entries whose keys differ from the others.
 
-use super::evict::{Evict, FLOOR, HEADS_EVEN, Heads, Scorer};
-use super::knorm::length;
-use super::{PolicyInfo, View};
-use crate::PoolFull;
+use crate::vectors::length;
+use chelsea_kv::PoolFull;
+use chelsea_kv::policy::{Evict, FLOOR, HEADS_EVEN, Heads, PolicyInfo, Scorer, View};
 use std::sync::Arc;
 
 /// Scores an entry by how far its key points away from the anchor, the mean direction of all keys of the
@@ -12,7 +11,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct KeyDiff;
 
-pub(super) const INFO: PolicyInfo = PolicyInfo {
+pub(crate) const INFO: PolicyInfo = PolicyInfo {
     name: "keydiff",
     about: "keep the entries whose keys differ most from the mean key",
     source: "KeyDiff, arXiv:2504.15364",

@@ -1,8 +1,8 @@
 //! `knorm`: entries with short keys.
 
-use super::evict::{Evict, FLOOR, HEADS_EVEN, Heads, Scorer};
-use super::{PolicyInfo, View};
-use crate::PoolFull;
+use crate::vectors::length;
+use chelsea_kv::PoolFull;
+use chelsea_kv::policy::{Evict, FLOOR, HEADS_EVEN, Heads, PolicyInfo, Scorer, View};
 use std::sync::Arc;
 
 /// Scores an entry by the length of its key: the shorter, the better. Published as "A Simple and Effective
@@ -11,7 +11,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Knorm;
 
-pub(super) const INFO: PolicyInfo = PolicyInfo {
+pub(crate) const INFO: PolicyInfo = PolicyInfo {
     name: "knorm",
     about: "keep the entries with the shortest keys",
     source: "L2 norm of keys, arXiv:2406.11430",
@@ -32,19 +32,4 @@ impl Scorer for Knorm {
             Ok(scores)
         })
     }
-}
-
-/// Euclidean length.
-pub(super) fn length(x: &[f32]) -> f32 {
-    x.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt() as f32
-}
-
-/// Inner product, summed in lanes so that vector instructions can serve.
-pub(super) fn product(x: &[f32], y: &[f32]) -> f32 {
-    const LANES: usize = 8;
-    let mut sums = [0.0f32; LANES];
-    for (x, y) in x.chunks(LANES).zip(y.chunks(LANES)) {
-        sums.iter_mut().zip(x.iter().zip(y)).for_each(|(sum, (x, y))| *sum += x * y);
-    }
-    sums.iter().sum()
 }

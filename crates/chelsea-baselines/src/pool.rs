@@ -1,9 +1,7 @@
 //! `pool`: neighbours become one, whatever they hold.
 
-use super::{HeadView, Plan, Policy, PolicyInfo, View};
-use crate::PoolFull;
-use crate::budget::even_shares;
-use crate::merge::EVICT;
+use chelsea_kv::PoolFull;
+use chelsea_kv::policy::{EVICT, HeadView, Plan, Policy, PolicyInfo, View, even_shares};
 use std::sync::Arc;
 
 /// Uniform pooling: every head's candidates are cut, in order, into as many runs as it may keep, each
@@ -13,7 +11,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pooling;
 
-pub(super) const INFO: PolicyInfo = PolicyInfo {
+pub(crate) const INFO: PolicyInfo = PolicyInfo {
     name: "pool",
     about: "merge runs of neighbours of equal size",
     source: "the floor that every clustering policy must beat",

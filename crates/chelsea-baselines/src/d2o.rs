@@ -1,11 +1,11 @@
 //! `d2o`: heavy hitters, into which the entries dropped are merged.
 
-use super::evict::{Evict, FLOOR, HEADS_EVEN, Heads, Scorer, roots};
-use super::h2o::{H2o, RECENT};
-use super::knorm::{length, product};
-use super::{HeadView, Needs, Plan, Policy, PolicyInfo, View};
-use crate::PoolFull;
-use crate::merge::EVICT;
+use crate::h2o::{H2o, RECENT};
+use crate::vectors::{length, product};
+use chelsea_kv::PoolFull;
+use chelsea_kv::policy::{
+    EVICT, Evict, FLOOR, HEADS_EVEN, HeadView, Heads, Needs, Plan, Policy, PolicyInfo, Scorer, View, keeping,
+};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub struct D2o {
     pub hitters: Evict<H2o>,
 }
 
-pub(super) const INFO: PolicyInfo = PolicyInfo {
+pub(crate) const INFO: PolicyInfo = PolicyInfo {
     name: "d2o",
     about: "keep what h2o keeps, and merge the rest into it where keys are alike",
     source: "after D2O, arXiv:2406.13035",
@@ -68,7 +68,7 @@ impl Policy for D2o {
 
 /// Roots that keep what is marked and merge of the rest what is alike enough.
 fn join(head: &HeadView<'_>, kept: &[bool]) -> Vec<u32> {
-    let mut roots = roots(kept);
+    let mut roots = keeping(kept);
     let survivors: Vec<usize> = (0..kept.len()).filter(|&i| kept[i]).collect();
     if roots.is_empty() || survivors.is_empty() {
         return roots;
@@ -101,7 +101,7 @@ fn join(head: &HeadView<'_>, kept: &[bool]) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Dtype, Head, Rotary};
+    use chelsea_kv::{Dtype, Head, Rotary};
 
     #[test]
     fn a_key_beyond_all_numbers_is_dropped_and_joins_nothing() {

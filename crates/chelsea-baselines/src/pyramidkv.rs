@@ -1,10 +1,10 @@
 //! `pyramidkv`: SnapKV's scores, with more room in low layers than in high ones.
 
-use super::evict::{Evict, FLOOR, HEADS_EVEN, Heads, Scorer};
-use super::snapkv::{KERNEL, SMOOTH, SnapKv, WINDOW};
-use super::{Needs, PolicyError, PolicyInfo, Setting, View};
-use crate::PoolFull;
-use crate::budget::even_shares;
+use crate::snapkv::{KERNEL, SMOOTH, SnapKv, WINDOW};
+use chelsea_kv::PoolFull;
+use chelsea_kv::policy::{
+    Evict, FLOOR, HEADS_EVEN, Heads, Needs, PolicyError, PolicyInfo, Scorer, Setting, View, even_shares,
+};
 use std::sync::Arc;
 
 /// Scores as [`SnapKv`]; what layers keep between sinks and window falls in equal steps from the first to
@@ -19,7 +19,7 @@ pub struct PyramidKv {
     pub beta: f64,
 }
 
-pub(super) const INFO: PolicyInfo = PolicyInfo {
+pub(crate) const INFO: PolicyInfo = PolicyInfo {
     name: "pyramidkv",
     about: "SnapKV's scores, with more room in low layers than in high ones",
     source: "PyramidKV, arXiv:2406.02069",
@@ -28,7 +28,7 @@ pub(super) const INFO: PolicyInfo = PolicyInfo {
         WINDOW,
         KERNEL,
         SMOOTH,
-        Setting { name: "beta", default: "20", about: "the last layer keeps the average divided by this" },
+        Setting::new("beta", "20", "the last layer keeps the average divided by this"),
         HEADS_EVEN,
         FLOOR,
     ],

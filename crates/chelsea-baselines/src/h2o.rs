@@ -1,8 +1,7 @@
 //! `h2o`: entries that have drawn the most attention, and the recent ones.
 
-use super::evict::{Evict, FLOOR, HEADS_EVEN, Heads, Scorer, by_age};
-use super::{HeadView, Needs, PolicyInfo, Setting, View};
-use crate::PoolFull;
+use chelsea_kv::PoolFull;
+use chelsea_kv::policy::{Evict, FLOOR, HEADS_EVEN, HeadView, Heads, Needs, PolicyInfo, Scorer, Setting, View, by_age};
 use std::sync::Arc;
 
 /// Heavy hitters: scores an entry by the attention it has drawn from all queries so far, over all query
@@ -20,20 +19,15 @@ pub struct H2o {
     pub average: bool,
 }
 
-pub(super) const RECENT: Setting =
-    Setting { name: "recent", default: "0.5", about: "share of what is kept that goes to the latest entries" };
+pub(crate) const RECENT: Setting =
+    Setting::new("recent", "0.5", "share of what is kept that goes to the latest entries");
 
-pub(super) const INFO: PolicyInfo = PolicyInfo {
+pub(crate) const INFO: PolicyInfo = PolicyInfo {
     name: "h2o",
     about: "keep the entries that drew the most attention, and the latest",
     source: "H2O, arXiv:2306.14048",
     one_shot_only: false,
-    settings: &[
-        RECENT,
-        Setting { name: "average", default: "0", about: "1: attention a query, not its sum" },
-        HEADS_EVEN,
-        FLOOR,
-    ],
+    settings: &[RECENT, Setting::new("average", "0", "1: attention a query, not its sum"), HEADS_EVEN, FLOOR],
     make: |s| {
         let recent = s.get("recent", 0.5, "from 0 to 1", |x| (0.0..=1.0).contains(x))?;
         let average = s.get("average", 0u8, "0 or 1", |x| *x <= 1)? == 1;
