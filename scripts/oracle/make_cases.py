@@ -36,7 +36,7 @@ def global_case(name, g):
         name, int(g.integers(1, 4)), int(g.integers(1, 3)), int(g.integers(1, 4)), int(g.integers(50, 120)),
         2 * int(g.integers(2, 9)), float(g.uniform(0.2, 0.8)), sinks, window, counts=bool(g.integers(2)),
         chunk=int(g.integers(8, 100)), frac=float(g.choice([0.05, 0.125, 0.5])), floor=float(g.choice([0.0, 0.4, 0.8])),
-        hcap=float(g.choice([0.25, 1.0])), lam=float(g.choice([0.0, 0.1])),
+        lam=float(g.choice([0.0, 0.1])),
     )
 
 

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 fn main() -> Result<(), Box<dyn Error>> {
+    chelsea_baselines::register();
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [model, request] = args.as_slice() else { return Err("usage: kept MODEL REQUEST.json".into()) };
     let request: Value = serde_json::from_slice(&std::fs::read(request)?)?;

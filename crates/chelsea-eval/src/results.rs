@@ -181,8 +181,10 @@ pub enum ResultsError {
 
 /// Reads one line.
 pub fn parse_line(line: &[u8]) -> Result<Record, String> {
-    let record: Record = serde_json::from_slice(line).map_err(|e| e.to_string())?;
+    let mut record: Record = serde_json::from_slice(line).map_err(|e| e.to_string())?;
     record.check()?;
+    // Settings may have had other names when it was measured.
+    record.spec = chelsea_kv::policy::current_spec(&record.spec);
     Ok(record)
 }
 

@@ -22,8 +22,6 @@ pub(crate) struct Seen<'a> {
     pub q_heads: (usize, usize),
     /// First entries of a head that are attention sinks.
     pub sinks: usize,
-    /// Tokens that the sequence has.
-    pub tokens: usize,
     /// The last queries.
     pub recent: Option<&'a RecentQueries>,
     /// Mean and covariance of queries.

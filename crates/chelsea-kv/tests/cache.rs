@@ -4,9 +4,9 @@ mod common;
 
 use chelsea_kv::{
     AttendRequest, Budget, BudgetError, CacheConfig, CacheError, Dtype, Head, PAGE, Page, Schedule, SequenceCache,
-    attention, policy,
+    attention,
 };
-use common::Uniform;
+use common::{Uniform, policy};
 use half::f16;
 
 const SHAPE: Uniform = Uniform { layers: 3, kv_heads: 2, q_heads: 4, head_dim: 16 };
@@ -378,7 +378,7 @@ fn a_share_of_the_bytes_keeps_more_entries_the_fewer_bits_they_have() {
 
 #[test]
 fn a_value_term_needs_the_scale_of_values() {
-    let mut cache = SequenceCache::new(config("chelsea:lam=0.3", Budget::EntryFraction(0.3))).unwrap();
+    let mut cache = SequenceCache::new(config("chelsea:value_weight=0.3", Budget::EntryFraction(0.3))).unwrap();
     for b in 0..4 {
         feed(&mut cache, 128, b);
         cache.compact().unwrap();

@@ -6,8 +6,7 @@ use chelsea_kv::merge::{EVICT, are_roots, merge_head, survivors};
 use chelsea_kv::policy::{Chelsea, HeadView, Plan, View};
 use chelsea_kv::scratch::ScratchMeter;
 use chelsea_kv::{Budget, CacheConfig, Dtype, Head, Policy, Rotary, Schedule, SequenceCache, attention, budget};
-use chelsea_kv::{policy, registry};
-use common::Uniform;
+use common::{Uniform, policy, registry};
 use proptest::prelude::*;
 
 const SHAPE: Uniform = Uniform { layers: 2, kv_heads: 2, q_heads: 4, head_dim: 8 };
@@ -237,7 +236,7 @@ proptest! {
         seed: u64, blocks in prop::collection::vec(1usize..90, 1..14), which in 0usize..6, name: prop::sample::Index, once: bool,
         expect: bool, recent in 0usize..60,
     ) {
-        let online = registry().iter().filter(|info| info.name != "full" && !info.one_shot_only);
+        let online = registry().into_iter().filter(|info| info.name != "full" && !info.one_shot_only);
         let names: Vec<&str> = online.map(|info| info.name).collect();
         let name = name.index(names.len());
         let keeps = [Budget::EntryFraction(0.2), Budget::EntryFraction(0.5), Budget::EntryFraction(1.0)];

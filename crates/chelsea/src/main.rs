@@ -29,6 +29,8 @@ use cli::{Cli, Command};
 use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> std::process::ExitCode {
+    // Before the arguments are read, which may name them.
+    chelsea_baselines::register();
     let cli = Cli::parse();
     let level = match cli.verbose {
         0 => LevelFilter::WARN,

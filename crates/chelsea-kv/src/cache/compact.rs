@@ -226,7 +226,7 @@ impl SequenceCache {
                 Some(power) if needs.query_power => power.weights(g),
                 _ => Vec::new(),
             };
-            let seen = self.statistics.seen(&self.config, g, self.tokens());
+            let seen = self.statistics.seen(&self.config, g);
             let rotary = &self.config.shape.layer(seen.layer).rotary;
             let scale = self.value_scale[g].unwrap_or(1.0);
             HeadView::new(&heads[g], ranges[g].clone(), rotary, power, scale).with_seen(seen)

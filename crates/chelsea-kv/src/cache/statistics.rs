@@ -93,7 +93,7 @@ impl Statistics {
     }
 
     /// What is known that matters to head `g`.
-    pub(super) fn seen(&self, config: &CacheConfig, g: usize, tokens: usize) -> Seen<'_> {
+    pub(super) fn seen(&self, config: &CacheConfig, g: usize) -> Seen<'_> {
         let layer = config.shape.layer_of(g);
         let spec = config.shape.layer(layer);
         Seen {
@@ -101,7 +101,6 @@ impl Statistics {
             scale: spec.scale,
             q_heads: ((g - config.shape.heads_of(layer).start) * spec.group(), spec.group()),
             sinks: config.sinks,
-            tokens,
             recent: self.recent.as_ref(),
             moments: self.moments.as_ref(),
             mass: self.mass.as_ref().map(|mass| &mass[g][..]),

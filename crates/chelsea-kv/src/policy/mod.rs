@@ -26,7 +26,7 @@ pub use chelsea_plain::ChelseaPlain;
 pub use evict::{Evict, FLOOR, HEADS_EVEN, Heads, Scorer, by_age, keeping};
 pub use full::Full;
 pub use kvzip::KvZip;
-pub use registry::{PolicyError, PolicyInfo, Setting, Settings, policy, register, registry};
+pub use registry::{PolicyError, PolicyInfo, Setting, Settings, current_spec, policy, register, registry};
 pub use streaming::Streaming;
 pub use view::{HeadView, View};
 

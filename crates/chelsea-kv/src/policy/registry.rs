@@ -210,6 +210,21 @@ pub fn policy(spec: &str) -> Result<Arc<dyn Policy>, PolicyError> {
     info.make(&settings)
 }
 
+/// A specification with settings by the names they have today and without those that are gone, and else as it stands: so
+/// that what was written down before is found again. What is not known stays.
+pub fn current_spec(spec: &str) -> String {
+    let Some((name, rest)) = spec.split_once(':') else { return spec.to_owned() };
+    let registry = registry();
+    let Some(info) = registry.iter().find(|info| info.name == name) else { return spec.to_owned() };
+    let today = |part: &str| {
+        let Some((key, value)) = part.split_once('=') else { return Some(part.to_owned()) };
+        let setting = info.settings.iter().find(|s| s.former == Some(key));
+        let kept = !retired(name, key, value).unwrap_or(false);
+        kept.then(|| format!("{}={value}", setting.map_or(key, |s| s.name)))
+    };
+    format!("{name}:{}", rest.split(',').filter_map(today).collect::<Vec<_>>().join(","))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -249,6 +264,10 @@ mod tests {
         let best = policy("chelsea-best:exact=0.5,repeat=100,chunk=64,frac=0.25,floor=0,hcap=1.0,lam=0").unwrap();
         assert_eq!(best.spec(), "chelsea-best:exact=0.5,repeat=100,chunk=64,round_share=0.25,floor=0,value_weight=0");
         assert!(policy("chelsea:hcap=0.5").unwrap_err().to_string().contains("no longer"));
+        assert_eq!(current_spec("chelsea:chunk=64,frac=0.1,hcap=1"), "chelsea:chunk=64,round_share=0.1");
+        for spec in ["chelsea", "nobody:frac=1", "chelsea:hcap=0.5", "full:"] {
+            assert_eq!(current_spec(spec), spec);
+        }
         assert!(policy("kvzip:hcap=1").unwrap_err().to_string().contains("no setting"));
     }
 
@@ -260,6 +279,10 @@ mod tests {
             "other"
         }
 
+        fn spec(&self) -> String {
+            format!("other:weight={}", self.0)
+        }
+
         fn plan(&self, view: &crate::policy::View<'_>, _target: usize) -> Result<crate::policy::Plan, crate::PoolFull> {
             Ok(crate::policy::Plan::identity(view.heads.len()))
         }
@@ -267,12 +290,13 @@ mod tests {
 
     #[test]
     fn a_policy_from_elsewhere_is_made_by_its_name_and_registered_once() {
+        const WEIGHT: Setting = Setting::new("weight", "1", "means nothing").formerly("w");
         let info = PolicyInfo {
             name: "other",
             about: "keep everything",
             source: "this test",
             one_shot_only: false,
-            settings: &[Setting::new("weight", "1", "means nothing").formerly("w")],
+            settings: &[WEIGHT],
             make: |s| Ok(Arc::new(Other(s.get("weight", 1.0, "0 or more", |x| *x >= 0.0)?))),
         };
         register(&[info]);

@@ -1,7 +1,21 @@
 //! What several tests share.
 #![allow(dead_code)]
 
-use chelsea_kv::{CacheShape, Rotary};
+use chelsea_kv::policy::PolicyInfo;
+use chelsea_kv::{CacheShape, Policy, PolicyError, Rotary};
+use std::sync::Arc;
+
+/// As [`chelsea_kv::policy`], with the baselines registered: what holds for any policy is held to by them too.
+pub fn policy(spec: &str) -> Result<Arc<dyn Policy>, PolicyError> {
+    chelsea_baselines::register();
+    chelsea_kv::policy(spec)
+}
+
+/// As [`chelsea_kv::registry`], with the baselines registered.
+pub fn registry() -> Vec<PolicyInfo> {
+    chelsea_baselines::register();
+    chelsea_kv::registry()
+}
 
 /// Layers that are all alike.
 #[derive(Debug, Clone, Copy)]

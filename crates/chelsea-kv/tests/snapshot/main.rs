@@ -9,8 +9,8 @@ mod refused;
 mod round_trip;
 
 use chelsea_kv::snapshot::{Expected, SnapshotInfo, parse, to_bytes};
-use chelsea_kv::{Budget, CacheConfig, Dtype, Importance, SequenceCache, policy};
-use common::Uniform;
+use chelsea_kv::{Budget, CacheConfig, Dtype, Importance, SequenceCache};
+use common::{Uniform, policy};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use std::path::Path;

@@ -2,10 +2,11 @@
 
 use super::{SMALL, block, config, example, expected, small, small_in, small_of};
 use crate::common::Uniform;
+use crate::common::policy;
 use chelsea_kv::snapshot::{
     Expected, MAX_NOTE, SnapshotError, SnapshotInfo, inspect, is_snapshot, load, parse, reseal, save, to_bytes,
 };
-use chelsea_kv::{Budget, CacheConfig, Dtype, Rotary, SequenceCache, policy};
+use chelsea_kv::{Budget, CacheConfig, Dtype, Rotary, SequenceCache};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;

@@ -1,9 +1,10 @@
 //! What is loaded goes on exactly as what was saved.
 
 use super::{LARGER, SMALL, block, config, example, expected, load_info, names, repeat};
+use crate::common::{policy, registry};
 use chelsea_kv::policy::Needs;
 use chelsea_kv::snapshot::{SnapshotError, SnapshotInfo, inspect, load, parse, save, to_bytes};
-use chelsea_kv::{Budget, CacheConfig, Dtype, Schedule, SequenceCache, policy, registry};
+use chelsea_kv::{Budget, CacheConfig, Dtype, Schedule, SequenceCache};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -15,7 +16,7 @@ fn a_loaded_cache_goes_on_exactly_as_the_saved_one() {
     for (i, (spec, budget, schedule, dtype)) in [
         ("chelsea", Budget::EntryFraction(0.25), Schedule::Remerge, Dtype::F16),
         ("chelsea", Budget::EntryFraction(0.4), Schedule::Once, Dtype::F16),
-        ("chelsea:lam=0.5,floor=0,chunk=32", entries, Schedule::Remerge, Dtype::Bf16),
+        ("chelsea:value_weight=0.5,floor=0,chunk=32", entries, Schedule::Remerge, Dtype::Bf16),
         ("chelsea-plain", Budget::Bytes(150_000), Schedule::Once, Dtype::F16),
         ("streaming", Budget::EntryFraction(0.3), Schedule::Remerge, Dtype::F32),
         ("random:seed=7", entries, Schedule::Once, Dtype::F16),
@@ -171,7 +172,8 @@ fn another_policy_may_take_over() {
 
 #[test]
 fn a_policy_is_made_again_from_its_specification() {
-    let changed = ["chelsea:chunk=64,frac=0.1,floor=0.3,hcap=0.7,lam=0.05", "chelsea-plain:chunk=9", "random:seed=99"];
+    let changed =
+        ["chelsea:chunk=64,round_share=0.1,floor=0.3,value_weight=0.05", "chelsea-plain:chunk=9", "random:seed=99"];
     for spec in registry().iter().map(|info| info.name).chain(changed) {
         let made = policy(spec).unwrap();
         let again = policy(&made.spec()).unwrap();

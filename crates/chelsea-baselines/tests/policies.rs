@@ -1,10 +1,11 @@
 //! What every policy keeps to, and what each is there for.
 
+#[path = "../../chelsea-kv/tests/common/mod.rs"]
 mod common;
 
-use chelsea_kv::policy::Needs;
-use chelsea_kv::{Budget, CacheConfig, CacheError, Dtype, Head, Rotary, Schedule, SequenceCache, policy, registry};
-use common::Uniform;
+use chelsea_kv::policy::{Needs, Settings};
+use chelsea_kv::{Budget, CacheConfig, CacheError, Dtype, Head, Rotary, Schedule, SequenceCache};
+use common::{Uniform, policy, registry};
 
 const SHAPE: Uniform = Uniform { layers: 2, kv_heads: 2, q_heads: 4, head_dim: 16 };
 const Q: usize = SHAPE.q_heads * SHAPE.head_dim;
@@ -84,6 +85,34 @@ fn repeat(cache: &mut SequenceCache) {
         }
     }
     cache.set_importance(all.expect("two chunks")).expect("the same cache");
+}
+
+#[test]
+fn a_specification_with_settings_is_read_back_as_it_is_written() {
+    for spec in
+        ["snapkv:window=32,kernel=7,pool=max,heads=adaptive,floor=0.1", "h2o:recent=0,average=1", "tova:heads=pooled"]
+    {
+        let made = policy(spec).unwrap();
+        assert_eq!(format!("{made:?}"), format!("{:?}", policy(&made.spec()).unwrap()), "{}", made.spec());
+    }
+}
+
+#[test]
+fn every_policy_answers_to_its_name_with_the_defaults_it_states() {
+    chelsea_baselines::register();
+    chelsea_baselines::register();
+    let all = registry();
+    assert_eq!(all.iter().map(|info| info.name).collect::<std::collections::BTreeSet<_>>().len(), all.len());
+    for info in all {
+        let made = policy(info.name).unwrap();
+        assert_eq!(made.name(), info.name);
+        assert!(!info.about.is_empty() && !info.source.is_empty());
+        assert_eq!(made.needs().repetition.is_some(), info.one_shot_only);
+        let mut settings = Settings::default();
+        info.settings.iter().for_each(|s| settings.set(s.name, s.default));
+        assert_eq!(format!("{:?}", info.make(&settings).unwrap()), format!("{made:?}"));
+        assert_eq!(format!("{:?}", policy(&made.spec()).unwrap()), format!("{made:?}"), "{}", made.spec());
+    }
 }
 
 #[test]
