@@ -8,10 +8,10 @@
 //! Policies never see a store: they plan over host heads ([`Store::export`]), which the CPU's store lends as they are and
 //! another device copies out. What they answer, the roots of each head, is carried out by [`Store::apply`].
 
-use crate::attention::Attention;
-use crate::pool::Reservation;
-use crate::scratch::ScratchMeter;
-use crate::{Dtype, Head, LayerSpec};
+pub use crate::attention::{Attention, Isa};
+pub use crate::scratch::{Reserved, ScratchMeter};
+
+use crate::{Dtype, Head, LayerSpec, Reservation};
 use std::any::Any;
 use std::borrow::Cow;
 use std::fmt::Debug;

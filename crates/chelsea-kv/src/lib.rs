@@ -12,6 +12,12 @@
 //!
 //! Keys and queries enter after RoPE, in the half-split layout (dimension `i` pairs with `i + d/2`).
 //!
+//! # Errors and panics
+//!
+//! What a caller may get wrong is an error that says so ([`CacheError`], [`BudgetError`], [`PolicyError`],
+//! [`snapshot::SnapshotError`]). A function that panics says when, under "Panics": on slices of lengths that do not fit, and
+//! on a policy whose plan is none.
+//!
 //! # Use
 //!
 //! Whatever computes keys, values and queries, a cache stands where its attention was:
@@ -29,7 +35,7 @@
 //! let mut cache = SequenceCache::new(config)?;
 //!
 //! let (blocks, n) = (8, 128);
-//! // A share is met at the length of the whole text: nothing is merged before that many entries are there.
+//! // A fraction is met at the length of the whole text: nothing is merged before that many entries are there.
 //! cache.expect_tokens(blocks * n, 0);
 //! for _ in 0..blocks {
 //!     for layer in 0..layers {
@@ -52,31 +58,63 @@
 //! # }
 //! ```
 
-pub mod attention;
-mod backend;
+#![cfg_attr(not(feature = "internals"), allow(dead_code, reason = "some of it only tests and benches call"))]
+
+pub mod backend;
 mod balance;
-pub mod budget;
-pub mod cache;
+mod cache;
 mod convert;
 mod cpu;
 mod dtype;
 mod head;
 mod layer;
 mod mapped;
-pub mod matching;
-pub mod merge;
 mod page;
 pub mod policy;
 mod pool;
 mod query;
 mod reference;
 mod rotary;
-pub mod scratch;
 mod simd;
 pub mod snapshot;
 
-pub use backend::{Asked, Backend, Block, Change, Store};
-pub use budget::{Budget, BudgetError, ReadPlan};
+// Tests, benches and fuzzing reach these; nothing of them is promised.
+#[cfg(not(feature = "internals"))]
+mod attention;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod attention;
+#[cfg(not(feature = "internals"))]
+mod budget;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod budget;
+#[cfg(not(feature = "internals"))]
+mod matching;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod matching;
+#[cfg(not(feature = "internals"))]
+mod merge;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod merge;
+#[cfg(not(feature = "internals"))]
+mod scratch;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod scratch;
+#[cfg(not(feature = "internals"))]
+use page::TILE;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub use {
+    page::TILE,
+    query::{QueryMoments, QueryPower, RecentQueries},
+};
+
+pub use backend::Backend;
+pub use budget::{Budget, BudgetError, LEAST_TOKENS, ReadPlan};
 pub use cache::{
     AttendRequest, CacheConfig, CacheError, CompactReport, Forecast, Importance, MAX_TOKENS, MemoryReport, Schedule,
     SequenceCache,
@@ -86,9 +124,8 @@ pub use dtype::{Dims, Dtype};
 pub use head::Head;
 pub use layer::{CacheShape, LayerSpec, ShapeError};
 pub use mapped::Mapped;
-pub use page::{PAGE, Page, TILE};
+pub use page::{PAGE, Page};
 pub use policy::{Policy, PolicyError, policy, registry};
 pub use pool::{Lease, Pool, PoolFull, Reservation};
-pub use query::{QueryMoments, QueryPower, RecentQueries};
 pub use reference::Reference;
 pub use rotary::Rotary;

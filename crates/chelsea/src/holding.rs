@@ -3,7 +3,7 @@
 
 use crate::output;
 use chelsea_engine::Session;
-use chelsea_kv::budget::LEAST_TOKENS;
+use chelsea_kv::LEAST_TOKENS;
 use chelsea_kv::{Budget, PAGE, SequenceCache};
 use serde::Serialize;
 
@@ -53,8 +53,8 @@ impl Holding {
         let config = cache.config();
         let (tokens, heads) = (cache.tokens(), config.shape.growing_heads());
         let (unit, asked) = match config.budget {
-            Budget::Keep(share) => (Unit::Entries, (f64::from(share) * (tokens * heads) as f64) as usize),
-            Budget::Share(share) => {
+            Budget::EntryFraction(share) => (Unit::Entries, (f64::from(share) * (tokens * heads) as f64) as usize),
+            Budget::ByteFraction(share) => {
                 (Unit::Bytes, (f64::from(share) * config.shape.full_bytes(tokens.max(LEAST_TOKENS)) as f64) as usize)
             }
             Budget::Entries(entries) => (Unit::Entries, entries.saturating_mul(heads)),
@@ -71,13 +71,13 @@ impl Holding {
             asked,
             held,
             asked_share: match config.budget {
-                Budget::Keep(asked) | Budget::Share(asked) => f64::from(asked),
+                Budget::EntryFraction(asked) | Budget::ByteFraction(asked) => f64::from(asked),
                 Budget::Entries(_) | Budget::Bytes(_) => share(asked),
             },
             held_share: share(held),
             statistics_bytes: cache.statistics_bytes(),
             // A share of a few dozen entries asks for nothing that a cache could give up.
-            exceeded: held > asked && (tokens >= LEAST_TOKENS || !matches!(config.budget, Budget::Keep(_))),
+            exceeded: held > asked && (tokens >= LEAST_TOKENS || !matches!(config.budget, Budget::EntryFraction(_))),
             policy: config.policy.name(),
             least_entries: config.sinks + config.window + 1,
             tokens,
@@ -172,33 +172,33 @@ mod tests {
 
     #[test]
     fn what_is_held_is_compared_with_what_was_asked() {
-        let within = Holding::of_cache(&cache(Budget::Keep(0.25), 4000, 1000));
+        let within = Holding::of_cache(&cache(Budget::EntryFraction(0.25), 4000, 1000));
         assert_eq!((within.asked, within.held, within.exceeded), (4000, 4000, false));
         assert_eq!(within.text(), "held 25.0% of 25% asked");
-        let beyond = Holding::of_cache(&cache(Budget::Keep(0.1), 4000, 1000));
+        let beyond = Holding::of_cache(&cache(Budget::EntryFraction(0.1), 4000, 1000));
         assert!(beyond.exceeded);
         let said = beyond.warning().expect("a warning");
         assert!(said.contains("held 25.0% of 10% asked") && said.contains("69 entries per head"), "{said}");
-        let bytes = Holding::of_cache(&cache(Budget::Share(0.05), 4000, 1000));
+        let bytes = Holding::of_cache(&cache(Budget::ByteFraction(0.05), 4000, 1000));
         assert!(bytes.exceeded && bytes.unit == Unit::Bytes && bytes.held_share > 0.25, "{bytes:?}");
         assert!(!Holding::of_cache(&cache(Budget::Entries(1000), 4000, 1000)).exceeded);
-        assert!(!Holding::of_cache(&cache(Budget::Keep(0.1), 60, 60)).exceeded, "sixty tokens are not worth a word");
+        assert!(!Holding::of_cache(&cache(Budget::EntryFraction(0.1), 60, 60)).exceeded, "sixty tokens are not worth a word");
     }
 
     #[test]
     fn a_cache_that_was_smaller_says_so() {
-        let loaded = Holding::of_cache(&cache(Budget::Keep(0.5), 4000, 400));
-        let said = loaded.loaded_warning(Budget::Keep(0.1)).expect("a warning");
+        let loaded = Holding::of_cache(&cache(Budget::EntryFraction(0.5), 4000, 400));
+        let said = loaded.loaded_warning(Budget::EntryFraction(0.1)).expect("a warning");
         assert!(said.contains("held 10.0% of 50% asked") && said.contains("10% of the entries"), "{said}");
-        assert_eq!(loaded.loaded_warning(Budget::Keep(0.5)), None);
-        assert_eq!(Holding::of_cache(&cache(Budget::Keep(0.1), 4000, 400)).loaded_warning(Budget::Keep(0.5)), None);
+        assert_eq!(loaded.loaded_warning(Budget::EntryFraction(0.5)), None);
+        assert_eq!(Holding::of_cache(&cache(Budget::EntryFraction(0.1), 4000, 400)).loaded_warning(Budget::EntryFraction(0.5)), None);
     }
 
     #[test]
     fn the_least_is_more_with_statistics() {
         let least = |policy: &str| {
             let policy = chelsea_kv::policy(policy).expect("known");
-            let config = CacheConfig { policy, budget: Budget::Share(0.1), ..CacheConfig::new(shape()) };
+            let config = CacheConfig { policy, budget: Budget::ByteFraction(0.1), ..CacheConfig::new(shape()) };
             Least::of(&config).expect("a cache")
         };
         let (plain, h2o) = (least("streaming"), least("h2o"));

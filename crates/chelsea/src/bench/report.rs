@@ -59,7 +59,7 @@ impl Machine {
             cpu: name.map(|(_, name)| name.trim().to_owned()),
             threads,
             products: chelsea_linear::instructions(),
-            attention: format!("{:?}", chelsea_kv::attention::Isa::best()),
+            attention: format!("{:?}", chelsea_kv::backend::Isa::best()),
         }
     }
 
