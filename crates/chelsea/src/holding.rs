@@ -182,7 +182,10 @@ mod tests {
         let bytes = Holding::of_cache(&cache(Budget::ByteFraction(0.05), 4000, 1000));
         assert!(bytes.exceeded && bytes.unit == Unit::Bytes && bytes.held_share > 0.25, "{bytes:?}");
         assert!(!Holding::of_cache(&cache(Budget::Entries(1000), 4000, 1000)).exceeded);
-        assert!(!Holding::of_cache(&cache(Budget::EntryFraction(0.1), 60, 60)).exceeded, "sixty tokens are not worth a word");
+        assert!(
+            !Holding::of_cache(&cache(Budget::EntryFraction(0.1), 60, 60)).exceeded,
+            "sixty tokens are not worth a word"
+        );
     }
 
     #[test]
@@ -191,7 +194,10 @@ mod tests {
         let said = loaded.loaded_warning(Budget::EntryFraction(0.1)).expect("a warning");
         assert!(said.contains("held 10.0% of 50% asked") && said.contains("10% of the entries"), "{said}");
         assert_eq!(loaded.loaded_warning(Budget::EntryFraction(0.5)), None);
-        assert_eq!(Holding::of_cache(&cache(Budget::EntryFraction(0.1), 4000, 400)).loaded_warning(Budget::EntryFraction(0.5)), None);
+        assert_eq!(
+            Holding::of_cache(&cache(Budget::EntryFraction(0.1), 4000, 400)).loaded_warning(Budget::EntryFraction(0.5)),
+            None
+        );
     }
 
     #[test]

@@ -144,7 +144,9 @@ fn holds(config: &Config, budget: Budget, policy: Arc<dyn Policy>) -> Result<Hol
         Budget::ByteFraction(share) => {
             Some((least.bytes as f64 / (f64::from(share) * shape.full_bytes_of_growing(1) as f64)).ceil() as usize)
         }
-        Budget::EntryFraction(share) if share < 1.0 => Some((least.entries_per_head as f64 / f64::from(share)).ceil() as usize),
+        Budget::EntryFraction(share) if share < 1.0 => {
+            Some((least.entries_per_head as f64 / f64::from(share)).ceil() as usize)
+        }
         _ => None,
     };
     Ok(Holds {
