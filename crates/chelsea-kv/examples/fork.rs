@@ -15,7 +15,7 @@ fn read(cache: &mut SequenceCache, tokens: usize, seed: usize) -> Result<Vec<f32
     let (keys, values, queries) = (made_up(tokens, seed), made_up(tokens, seed + 1), made_up(tokens, seed + 2));
     let mut out = vec![0.0; queries.len()];
     cache.append(0, &keys, &values)?;
-    cache.attend(0, &queries, &mut out);
+    cache.attend(0, &queries, &mut out)?;
     cache.compact()?;
     Ok(out.split_off((tokens - 1) * HEAD_DIM))
 }
