@@ -58,7 +58,6 @@ impl ScratchMeter {
 pub struct Reserved<'a> {
     meter: &'a ScratchMeter,
     bytes: usize,
-    #[expect(dead_code, reason = "returned to the pool when dropped")]
     lease: Option<ScratchLease>,
 }
 

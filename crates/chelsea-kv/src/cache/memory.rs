@@ -112,7 +112,12 @@ impl SequenceCache {
     /// Bytes of all pages and of what is fixed: [`MemoryReport::total`].
     pub(super) fn bytes_held(&self) -> usize {
         let pages = self.heads.iter().map(|head| head.pages_held() * Page::bytes(head.dims(), self.config.dtype));
-        pages.sum::<usize>() + self.bytes_beside(|head, grows| if grows { head.pages().len() } else { 0 })
+        pages.sum::<usize>() + self.bytes_beside_now()
+    }
+
+    /// Bytes of everything but pages.
+    pub(super) fn bytes_beside_now(&self) -> usize {
+        self.bytes_beside(|head, grows| if grows { head.pages().len() } else { 0 })
     }
 
     /// Bytes of everything but pages, where statistics of entries are kept for so many pages of each head.
@@ -120,5 +125,11 @@ impl SequenceCache {
         let heads = self.config.shape.layer_of_heads().zip(&self.heads);
         let pages: usize = heads.map(|((_, layer), head)| pages(head, layer.grows())).sum();
         fixed_bytes(&self.config, self.needs) + pages * Statistics::page_bytes(self.needs)
+    }
+
+    /// Bytes of everything but pages, if `needs` were what is found out.
+    pub(super) fn bytes_beside_for(&self, needs: Needs) -> usize {
+        let pages: usize = self.growing().map(|(_, head)| head.pages().len()).sum();
+        fixed_bytes(&self.config, needs) + pages * Statistics::page_bytes(needs)
     }
 }

@@ -135,12 +135,17 @@ impl SequenceCache {
     /// [`SequenceCache::gather`].
     ///
     /// # Errors
-    /// If the two do not fit together or to the cache.
+    /// If the two do not fit together or to the cache, or the pool has no room for those statistics; the cache is as it
+    /// was then.
     pub fn reconfigure(&mut self, policy: Arc<dyn Policy>, budget: Budget) -> Result<(), CacheError> {
         let config = CacheConfig { policy, budget, ..self.config.clone() };
         config.validate()?;
-        self.config = config;
-        self.gather(Needs::default())
+        let before = std::mem::replace(&mut self.config, config);
+        let gathered = self.gather(Needs::default());
+        if gathered.is_err() {
+            self.config = before;
+        }
+        gathered
     }
 
     /// Says how long the sequence is going to be, as far as known (the length of the prompt). A keep
@@ -223,6 +228,9 @@ impl SequenceCache {
         self.layer_tokens[layer] += n;
         // What was charged ahead serves the layers to come.
         self.ahead = (self.block() != 0).then_some(reserved);
+        if self.ahead.is_none() && Statistics::page_bytes(self.needs) > 0 {
+            self.settle()?;
+        }
         self.peak = self.peak.max(self.bytes_held());
         Ok(())
     }
@@ -234,10 +242,12 @@ impl SequenceCache {
     /// If the pool has no room; the cache is as it was then.
     pub fn reserve(&mut self, tokens: usize) -> Result<(), CacheError> {
         self.ahead = None;
+        self.settle()?;
         let needed = self.heads.iter().map(|head| head.bytes_to_extend(tokens)).sum();
+        let ahead = self.config.pool.reserve(needed)?;
         self.beside
             .resize(self.bytes_beside(|head, grows| if grows { (head.len() + tokens).div_ceil(PAGE) } else { 0 }))?;
-        self.ahead = Some(self.config.pool.reserve(needed)?);
+        self.ahead = Some(ahead);
         Ok(())
     }
 
@@ -245,18 +255,26 @@ impl SequenceCache {
     fn take_reserved(&mut self, layer: usize, n: usize) -> Result<Reservation, CacheError> {
         let heads = &self.heads[self.config.shape.heads_of(layer)];
         let needed: usize = heads.iter().map(|head| head.bytes_to_extend(n)).sum();
+        let charged = self.beside.bytes();
+        let of_page = Statistics::page_bytes(self.needs);
+        if of_page > 0 && self.config.shape.layer(layer).grows() {
+            let added: usize = heads.iter().map(|head| (head.len() + n).div_ceil(PAGE) - head.pages().len()).sum();
+            // What was charged ahead may cover them already.
+            self.beside.resize(charged.max(self.bytes_beside_now() + added * of_page))?;
+        }
         if let Some(ahead) = self.ahead.take_if(|ahead| ahead.left() >= needed) {
             return Ok(ahead);
         }
-        let reserved = self.config.pool.reserve(needed)?;
-        self.beside.resize(self.bytes_beside(|head, grows| if grows { (head.len() + n).div_ceil(PAGE) } else { 0 }))?;
-        Ok(reserved)
+        let reserved = self.config.pool.reserve(needed);
+        if reserved.is_err() {
+            self.beside.resize(charged)?;
+        }
+        Ok(reserved?)
     }
 
     /// Has the pool charged for what is beside pages, as it is now.
     fn settle(&mut self) -> Result<(), CacheError> {
-        let bytes = self.bytes_beside(|head, grows| if grows { head.pages().len() } else { 0 });
-        Ok(self.beside.resize(bytes)?)
+        Ok(self.beside.resize(self.bytes_beside_now())?)
     }
 
     /// A cache with the same contents that goes its own way from here: several questions over one

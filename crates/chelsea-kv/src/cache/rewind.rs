@@ -9,19 +9,23 @@ impl SequenceCache {
     /// too: what left the window is gone.
     pub fn exact_from(&self) -> usize {
         let tokens = self.tokens();
-        let of_head = |((_, layer), head): ((usize, &LayerSpec), &Head)| {
-            let first = tokens - exact_tail(head, tokens);
+        let of_head = |((index, layer), head): ((usize, &LayerSpec), &Head)| {
+            // In the middle of a block, layers hold different numbers of tokens.
+            let held = self.layer_tokens[index];
+            let first = held - exact_tail(head, held);
             match layer.window {
                 // The token that comes next sees the `window - 1` before it.
                 Some(window) if first > 0 => (first + window - 1).min(tokens),
-                _ => first,
+                _ => first.min(tokens),
             }
         };
         self.config.shape.layer_of_heads().zip(&self.heads).map(of_head).max().unwrap_or(0)
     }
 
     /// Takes back the last `tokens` tokens: the cache goes on as if they had never been appended. What was found out of
-    /// their queries for policies stays, except for the queries themselves.
+    /// their queries for policies stays, except for the queries themselves. So does what the keys of a text's first 64
+    /// tokens are divided by where they are stored in 8 bits, unless all tokens are taken back: only where fewer than 64
+    /// are left do those that follow differ by a rounding. What was [reserved](SequenceCache::reserve) is returned.
     ///
     /// # Errors
     /// If some of them were merged with others or dropped ([`SequenceCache::exact_from`]), a block is on its way through
@@ -31,17 +35,20 @@ impl SequenceCache {
         if tokens > seen - exact_from || self.block() != 0 {
             return Err(CacheError::Rewind { tokens, exact_from, seen });
         }
-        let left = |head: &Head| head.len() - tokens;
-        let needed = self.heads.iter().map(|head| head.bytes_to_rewrite(left(head))).sum();
+        let needed = self.heads.iter().map(|head| head.bytes_to_truncate(head.len() - tokens)).sum();
         let reserved = self.config.pool.reserve(needed)?;
         self.heads.iter_mut().for_each(|head| head.truncate_from(head.len() - tokens, &reserved));
         drop(reserved);
+        self.ahead = None;
         let now = seen - tokens;
         self.layer_tokens.fill(now);
         self.compacted_at = self.compacted_at.min(now);
         self.statistics.rewind(now, &self.heads);
         for (frozen, head) in self.frozen.iter_mut().zip(&self.heads) {
             *frozen = (*frozen).min(head.len());
+        }
+        if now == 0 {
+            self.heads.iter_mut().for_each(|head| head.set_balance(None));
         }
         self.settle()
     }

@@ -176,16 +176,17 @@ impl SequenceCache {
     /// asks for is dropped.
     ///
     /// # Errors
-    /// If the pool has no room for them.
+    /// If the pool has no room for them; the cache is as it was then.
     pub fn gather(&mut self, needs: Needs) -> Result<(), CacheError> {
         let needs = needs.and(self.config.policy.needs());
+        self.beside.resize(self.bytes_beside_for(needs))?;
         let shape = &self.config.shape;
         let begun = || QueryPower::new(shape.clone());
         self.query_power = needs.query_power.then(|| self.query_power.take().unwrap_or_else(begun));
         self.statistics = std::mem::take(&mut self.statistics).adapted(shape, needs, &self.heads);
         self.needs = needs;
         self.peak = self.peak.max(self.bytes_held());
-        self.settle()
+        Ok(())
     }
 
     /// Takes note of `n` queries of `layer`, whose tokens were appended last.
