@@ -1,6 +1,8 @@
 //! What several tests share.
 #![allow(dead_code)]
 
+pub mod mixed;
+
 use chelsea_kv::{CacheShape, Rotary};
 
 /// Layers that are all alike.
