@@ -164,14 +164,7 @@ impl Head {
     }
 
     /// [`Head::push`], with a page that is charged to `reserved`.
-    pub(crate) fn push_from(
-        &mut self,
-        key: &[f32],
-        value: &[f32],
-        count: u32,
-        position: f32,
-        reserved: &Reservation,
-    ) {
+    pub(crate) fn push_from(&mut self, key: &[f32], value: &[f32], count: u32, position: f32, reserved: &Reservation) {
         assert!(key.len() == self.dims.key && value.len() == self.dims.value, "a key and a value of the head's sizes");
         if self.len == self.pages.len() * PAGE {
             self.add_page(reserved);

@@ -5,7 +5,7 @@ mod common;
 use chelsea_kv::policy::Needs;
 use chelsea_kv::snapshot::{self, SnapshotInfo};
 use chelsea_kv::{Budget, CacheConfig, CacheError, Dtype, Page, Pool, Schedule, SequenceCache, policy, registry};
-use common::mixed::{Random, feed, mixed, state};
+use common::mixed::{Random, entries, feed, mixed, state};
 use proptest::prelude::*;
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -34,8 +34,14 @@ fn policy_and_budget(random: &mut Random) -> (std::sync::Arc<dyn chelsea_kv::Pol
     let names = ["chelsea", "h2o", "kvzip", "snapkv", "expected-attention"];
     let all: Vec<&str> = registry().iter().map(|info| info.name).collect();
     let name = if random.below(2) == 0 { names[random.below(names.len())] } else { all[random.below(all.len())] };
-    let budgets =
-        [Budget::Keep(1.0), Budget::Keep(0.2), Budget::Keep(0.5), Budget::Entries(90), Budget::Bytes(200_000), Budget::Share(0.4)];
+    let budgets = [
+        Budget::Keep(1.0),
+        Budget::Keep(0.2),
+        Budget::Keep(0.5),
+        Budget::Entries(90),
+        Budget::Bytes(200_000),
+        Budget::Share(0.4),
+    ];
     let budget = if name == "full" { Budget::Keep(1.0) } else { budgets[random.below(budgets.len())] };
     (policy(name).or_else(|_| policy("chelsea")).expect("registered"), budget)
 }
@@ -184,9 +190,9 @@ impl Fleet {
     /// Saves a cache and loads it again, as a second one.
     fn load(&mut self, i: usize) {
         let (cache, text) = &self.caches[i];
-        let (before, text) = (state(cache), *text);
+        let (bytes, text) = (state(cache), *text);
         let loaded = if self.random.below(2) == 0 {
-            snapshot::parse(&before).expect("a snapshot").cache_in(self.pool.clone(), None)
+            snapshot::parse(&bytes).expect("a snapshot").cache_in(self.pool.clone(), None)
         } else {
             self.files += 1;
             let path = self.folder.join(format!("{}", self.files));
@@ -198,7 +204,10 @@ impl Fleet {
         };
         match loaded {
             Ok((cache, _)) => {
-                assert!(state(&cache) == before);
+                // Statistics that only `gather` asked for end with the cache that gathered them.
+                for (head, saved) in cache.heads().iter().zip(self.caches[i].0.heads()) {
+                    assert!(entries(head) == entries(saved));
+                }
                 self.done += 1;
                 self.caches.push((cache, text));
             }
@@ -307,7 +316,7 @@ fn ten_thousand_operations_in_one_pool() {
 
 #[test]
 fn threads_that_compact_at_once_share_the_room() {
-    let pool = Pool::with_limit(1200 << 10);
+    let pool = Pool::with_limit(500 << 10);
     let base = CacheConfig { pool: pool.clone(), window: 10, budget: Budget::Keep(0.3), ..CacheConfig::new(mixed()) };
     let mut origin = SequenceCache::new(base).expect("room");
     feed(&mut origin, 200, 3).expect("room");
@@ -331,7 +340,7 @@ fn threads_that_compact_at_once_share_the_room() {
                             Err(CacheError::Pool(_)) => refused += 1,
                             Err(error) => panic!("{error}"),
                         }
-                        assert!(pool.live() <= 1200 << 10);
+                        assert!(pool.live() <= 500 << 10);
                     }
                     refused
                 })
@@ -344,7 +353,7 @@ fn threads_that_compact_at_once_share_the_room() {
     assert_eq!(pool.scratch(), 0);
     drop(origin);
     assert_eq!(pool.live(), 0);
-    assert!(pool.peak() <= 1200 << 10);
+    assert!(pool.peak() <= 500 << 10);
 }
 
 /// A cache that was refused room goes on as one that never was.
@@ -359,11 +368,11 @@ fn what_was_refused_and_is_done_later_comes_out_the_same() {
             policy: policy(info.name).expect("registered"),
             ..CacheConfig::new(mixed())
         };
-        let (pool, limit) = (Pool::unlimited(), Pool::with_limit(4 << 20));
+        let (pool, limit) = (Pool::unlimited(), Pool::with_limit(900 << 10));
         let mut twin = SequenceCache::new(of(&pool)).expect("room");
         let mut cache = SequenceCache::new(of(&limit)).expect("room");
         let mut refused = 0;
-        for round in 0..12 {
+        for round in 0..8 {
             let n = 30 + round;
             feed(&mut twin, n, 9).expect("room");
             cache.reserve(n).expect("room");

@@ -42,7 +42,14 @@ fn by_definition(spec: &LayerSpec, layer: usize, n: usize, text: u64) -> Vec<f32
 fn shapes(which: usize, window: usize) -> CacheShape {
     let some = |window| layer(4, 2, 8, 16, window);
     let layers = match which {
-        0 => vec![some(Some(window)), some(Some(window)), some(Some(window)), some(Some(window)), some(Some(window)), some(None)],
+        0 => vec![
+            some(Some(window)),
+            some(Some(window)),
+            some(Some(window)),
+            some(Some(window)),
+            some(Some(window)),
+            some(None),
+        ],
         1 => vec![layer(2, 1, 16, 8, Some(window)), layer(4, 4, 8, 8, None), layer(6, 2, 4, 32, Some(window + 50))],
         2 => vec![layer(3, 1, 8, 8, Some(window)), layer(2, 2, 16, 16, Some(1))],
         _ => return mixed(),
@@ -190,7 +197,10 @@ impl Policy for Watcher {
     fn plan(&self, view: &View<'_>, target: usize) -> Result<Plan, PoolFull> {
         // Of `mixed`, layers 0 and 2 grow, with 2 heads and 1.
         assert_eq!(view.heads.len(), 3);
-        assert_eq!(view.heads.iter().map(|head| (head.dims().key, head.dims().value)).collect::<Vec<_>>(), [(8, 16), (8, 16), (8, 8)]);
+        assert_eq!(
+            view.heads.iter().map(|head| (head.dims().key, head.dims().value)).collect::<Vec<_>>(),
+            [(8, 16), (8, 16), (8, 8)]
+        );
         self.1.fetch_add(1, Ordering::Relaxed);
         self.0.plan(view, target)
     }

@@ -124,6 +124,9 @@ impl Statistics {
         if let Some(recent) = &mut self.recent {
             recent.rewind(tokens);
         }
+        if let Some(moments) = &mut self.moments {
+            moments.rewind(tokens);
+        }
         let cut = |numbers: &mut [Vec<f32>]| numbers.iter_mut().zip(heads).for_each(|(n, head)| n.truncate(head.len()));
         self.mass.as_deref_mut().into_iter().for_each(cut);
         self.importance.iter_mut().for_each(|importance| cut(&mut importance.heads));
