@@ -2,7 +2,7 @@
 
 use crate::EngineError;
 use chelsea_kv::policy::Chelsea;
-use chelsea_kv::{Budget, CacheConfig, Dtype, Policy, Schedule};
+use chelsea_kv::{Budget, CacheConfig, Dtype, Policy, Pool, Schedule};
 use chelsea_model::Model;
 use std::sync::Arc;
 
@@ -38,6 +38,8 @@ pub struct SessionOptions {
     pub context: Option<usize>,
     /// Storage of keys and values. When none is given, [`dtype_for`] the budget.
     pub dtype: Option<Dtype>,
+    /// The ledger that every byte of the cache is charged to; its own, without a limit, unless sequences share one.
+    pub pool: Pool,
 }
 
 impl Default for SessionOptions {
@@ -52,6 +54,7 @@ impl Default for SessionOptions {
             block: 1024,
             context: None,
             dtype: None,
+            pool: Pool::unlimited(),
         }
     }
 }
@@ -65,6 +68,7 @@ pub fn cache_config(model: &Model, options: &SessionOptions) -> Result<CacheConf
         policy: options.policy.clone(),
         budget: options.budget,
         schedule: options.schedule,
+        pool: options.pool.clone(),
         ..CacheConfig::new(model.cache_shape())
     })
 }

@@ -213,16 +213,16 @@ impl Runner {
         Ok(start.elapsed())
     }
 
-    /// Carries out the compactions without which a work cannot go on, but for those that can be held.
+    /// Carries out the compactions without which a work cannot go on, but for those that can be held. One that found no
+    /// memory before is not held any longer: it is made now, or its work is told why not.
     fn clear_the_way(&self, batch: &mut [Work<'_>], paced: bool) -> Vec<Result<Outcome, EngineError>> {
-        let waits = |work: &Work<'_>| work.sequence().compaction_waits();
-        let outcome = |work: &Work<'_>| Ok(if paced && waits(work) { Outcome::Held } else { Outcome::Took(0) });
+        let held = |sequence: &Sequence| paced && sequence.compaction_waits() && !sequence.is_starved();
+        let outcome = |work: &Work<'_>| Ok(if held(work.sequence()) { Outcome::Held } else { Outcome::Took(0) });
         let mut outcomes: Vec<Result<Outcome, EngineError>> = batch.iter().map(outcome).collect();
-        if !paced {
-            let waiting = batch.iter_mut().map(Work::sequence_mut).enumerate();
-            let mut waiting: Vec<_> = waiting.filter(|(_, sequence)| sequence.compaction_waits()).collect();
-            self.carry_out(&mut waiting).into_iter().for_each(|(i, error)| outcomes[i] = Err(error));
-        }
+        let waiting = batch.iter_mut().map(Work::sequence_mut).enumerate();
+        let now = |sequence: &Sequence| sequence.compaction_waits() && !held(sequence);
+        let mut waiting: Vec<_> = waiting.filter(|(_, sequence)| now(sequence)).collect();
+        self.carry_out(&mut waiting).into_iter().for_each(|(i, error)| outcomes[i] = Err(error));
         outcomes
     }
 
@@ -291,7 +291,9 @@ impl Runner {
     fn compact(&self, batch: &mut [Work<'_>], paced: bool) {
         let rows = batch.len();
         let waiting = batch.iter_mut().map(Work::sequence_mut).enumerate();
-        let mut waiting: Vec<_> = waiting.filter(|(_, sequence)| sequence.compaction_waits()).collect();
+        // One that found no memory is made before the next work of its sequence.
+        let waits = |sequence: &Sequence| sequence.compaction_waits() && !sequence.is_starved();
+        let mut waiting: Vec<_> = waiting.filter(|(_, sequence)| waits(sequence)).collect();
         if waiting.is_empty() {
             return;
         }

@@ -30,6 +30,8 @@ pub(crate) struct Pending {
     pub(crate) compaction: Compaction,
     /// The runner's step in which it fell due.
     pub(crate) since: u64,
+    /// Whether there was no memory for it when its turn came.
+    pub(crate) starved: bool,
 }
 
 /// One sequence over a clustered cache.
@@ -195,6 +197,11 @@ impl Sequence {
         self.pending.is_some()
     }
 
+    /// Whether a compaction waits for which there was no memory when its turn came.
+    pub(crate) fn is_starved(&self) -> bool {
+        self.pending.is_some_and(|pending| pending.starved)
+    }
+
     /// Tokens of the next chunk of the text that is being read; 0 when none is.
     pub(crate) fn next_chunk(&mut self) -> usize {
         let Some(reading) = &self.reading else { return 0 };
@@ -242,13 +249,14 @@ impl Sequence {
     /// Has a compaction wait for its turn from step `now` on, if there is anything to do.
     pub(crate) fn ask_for(&mut self, compaction: Compaction, now: u64) {
         if compaction == Compaction::AtEnd || self.cache.compaction_is_due() {
-            self.pending = Some(Pending { compaction, since: now });
+            self.pending = Some(Pending { compaction, since: now, starved: false });
         }
     }
 
     /// Carries out the compaction that waits. Returns whether there was anything to do.
     pub(crate) fn compact(&mut self) -> Result<bool, EngineError> {
         let Some(pending) = self.pending else { return Ok(false) };
+        self.pending = Some(Pending { starved: true, ..pending });
         let report = pending.compaction.carry_out(&mut self.cache)?;
         self.pending = None;
         Ok(report.compacted)

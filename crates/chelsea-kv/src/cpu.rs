@@ -107,11 +107,17 @@ impl Store for CpuStore {
     }
 
     fn bytes_to_truncate(&self, n: usize) -> usize {
-        self.heads.iter().map(|head| head.bytes_to_rewrite(head.len().saturating_sub(n))).sum()
+        self.heads.iter().map(|head| head.bytes_to_truncate(head.len().saturating_sub(n))).sum()
     }
 
     fn truncate(&mut self, n: usize, reserved: &Reservation) {
-        self.heads.iter_mut().for_each(|head| head.truncate_from(head.len().saturating_sub(n), reserved));
+        for head in &mut self.heads {
+            head.truncate_from(head.len().saturating_sub(n), reserved);
+            if head.is_empty() {
+                // How large keys are is found out anew.
+                head.set_balance(None);
+            }
+        }
     }
 
     fn fork(&self) -> Box<dyn Store> {

@@ -147,6 +147,12 @@ impl Head {
         self.foreign_pages(first / PAGE) * self.page_bytes()
     }
 
+    /// Bytes that are to be reserved before entries `len..` are dropped: of the page that is cut, if it must be copied.
+    pub(crate) fn bytes_to_truncate(&self, len: usize) -> usize {
+        let cut = len < self.len && !len.is_multiple_of(PAGE) && !self.pages[len / PAGE].is_own();
+        if cut { self.page_bytes() } else { 0 }
+    }
+
     /// Pages from `first` on that are to be copied before they are written to.
     fn foreign_pages(&self, first: usize) -> usize {
         self.pages.iter().skip(first).filter(|page| !page.is_own()).count()
@@ -154,13 +160,17 @@ impl Head {
 
     /// Adds an entry at the end.
     pub fn push(&mut self, key: &[f32], value: &[f32], count: u32, position: f32) {
+        self.push_from(key, value, count, position, &Reservation::unbound());
+    }
+
+    /// [`Head::push`], with a page that is charged to `reserved`.
+    pub(crate) fn push_from(&mut self, key: &[f32], value: &[f32], count: u32, position: f32, reserved: &Reservation) {
         assert!(key.len() == self.dims.key && value.len() == self.dims.value, "a key and a value of the head's sizes");
-        let reserved = Reservation::unbound();
         if self.len == self.pages.len() * PAGE {
-            self.add_page(&reserved);
+            self.add_page(reserved);
         }
         self.len += 1;
-        self.set(self.len - 1, key, value, count, position, &reserved);
+        self.set(self.len - 1, key, value, count, position, reserved);
     }
 
     /// Adds `n` tokens at the end, at positions `first..first + n`. Key and value of token `t` are

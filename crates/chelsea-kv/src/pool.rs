@@ -186,6 +186,11 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Bytes charged.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Charges, or returns, what makes the lease one of `bytes`.
     pub fn resize(&mut self, bytes: usize) -> Result<(), PoolFull> {
         let Some(ledger) = &self.ledger else { return Ok(()) };

@@ -5,7 +5,7 @@ use crate::backend::Change;
 use crate::budget::{Budget, Length};
 use crate::policy::{HeadView, Plan, View};
 use crate::pool::{Reservation, ScratchLease};
-use crate::scratch::ScratchMeter;
+use crate::scratch::{Reserved, ScratchMeter};
 use crate::{Head, LayerSpec};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -26,6 +26,15 @@ pub struct CompactReport {
     pub scratch: usize,
     /// How long it took.
     pub elapsed: Duration,
+}
+
+/// A plan that can be carried out without asking the pool again.
+struct Ready<'a> {
+    plan: Plan,
+    /// For copies of pages that others own, too.
+    reserved: Reservation,
+    /// For the plan itself, and for sums of clusters.
+    _held: (Reserved<'a>, ScratchLease),
 }
 
 impl SequenceCache {
@@ -159,15 +168,15 @@ impl SequenceCache {
         }
         let target = (allowed + candidates(&ranges)).saturating_sub(before);
         let scratch = ScratchMeter::with_spare(self.spare(allowed)).charged_to(self.config.pool.clone());
+        let scales = self.value_scale.clone();
         self.take_value_scales(&ranges);
-        let plan = {
-            let heads = self.store.export();
-            self.config.policy.plan(&self.view(&heads, &ranges, &scratch), target)?
-        };
-        let _roots = scratch.reserve(plan.bytes())?;
-        let (reserved, _merging) = self.reserve_to_merge(&ranges)?;
-        self.carry_out(&ranges, &plan, self.entries_to_come(allowed), &scratch, &reserved);
-        drop(reserved);
+        let ready = self.make_ready(&ranges, target, &scratch);
+        if ready.is_err() {
+            // They are taken at the first compaction that is carried out.
+            self.value_scale = scales;
+        }
+        let Ready { plan, reserved, .. } = &ready?;
+        self.carry_out(&ranges, plan, self.entries_to_come(allowed), &scratch, reserved);
         self.compacted_at = self.tokens();
         let window = self.window();
         let frozen: Vec<(usize, usize)> =
@@ -179,6 +188,20 @@ impl SequenceCache {
         let freed = bytes_before.saturating_sub(self.bytes_held());
         let (after, scratch) = (self.entries(), scratch.peak());
         Ok(CompactReport { compacted: true, before, after, freed, scratch, elapsed: start.elapsed() })
+    }
+
+    /// A plan for the candidates `ranges`, and everything that carrying it out takes.
+    fn make_ready<'a>(
+        &self,
+        ranges: &[Range<usize>],
+        target: usize,
+        scratch: &'a ScratchMeter,
+    ) -> Result<Ready<'a>, CacheError> {
+        let heads = self.store.export();
+        let plan = self.config.policy.plan(&self.view(&heads, ranges, scratch), target)?;
+        let roots = scratch.reserve(plan.bytes())?;
+        let (reserved, merging) = self.reserve_to_merge(ranges)?;
+        Ok(Ready { plan, reserved, _held: (roots, merging) })
     }
 
     /// Charges what carrying a plan out may take, so that nothing can fail once it has begun: copies of pages that others

@@ -38,7 +38,10 @@ impl CacheConfig {
             })
             .sum();
         let reading = held((settled + at_once).min(tokens * heads)) + step;
-        Forecast { settled: held(settled), reading, growth: (heads * limits.page_bytes).div_ceil(PAGE) }
+        // A layer with a sliding window grows, too, until its window is full.
+        let filling = limits.sliding.iter().filter(|layer| layer.window > tokens).map(|layer| layer.page_bytes);
+        let growth = (heads * limits.page_bytes + filling.sum::<usize>()).div_ceil(PAGE);
+        Forecast { settled: held(settled), reading, growth }
     }
 }
 

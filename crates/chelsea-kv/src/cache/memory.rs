@@ -88,7 +88,7 @@ impl SequenceCache {
     /// Bytes of [`MemoryReport::fixed`] and of pages that are there for the policy's sake: what it finds out about queries
     /// and about the attention that entries draw.
     pub fn statistics_bytes(&self) -> usize {
-        let beside = self.bytes_beside(|len| len.div_ceil(PAGE));
+        let beside = self.bytes_beside_now();
         beside - fixed_bytes(&self.config, Needs::default())
     }
 
@@ -118,13 +118,23 @@ impl SequenceCache {
 
     /// Bytes of all pages and of what is fixed: [`MemoryReport::total`].
     pub(super) fn bytes_held(&self) -> usize {
-        (0..self.store.heads()).map(|g| self.store.bytes(g).0).sum::<usize>()
-            + self.bytes_beside(|len| len.div_ceil(PAGE))
+        (0..self.store.heads()).map(|g| self.store.bytes(g).0).sum::<usize>() + self.bytes_beside_now()
+    }
+
+    /// Bytes of everything but pages.
+    pub(super) fn bytes_beside_now(&self) -> usize {
+        self.bytes_beside(|len| len.div_ceil(PAGE))
     }
 
     /// Bytes of everything but pages, where statistics of entries are kept for so many pages of each head.
     pub(super) fn bytes_beside(&self, pages: impl Fn(usize) -> usize) -> usize {
         let pages: usize = self.growing().map(|g| pages(self.store.len(g))).sum();
         fixed_bytes(&self.config, self.needs) + pages * Statistics::page_bytes(self.needs)
+    }
+
+    /// Bytes of everything but pages, if `needs` were what is found out.
+    pub(super) fn bytes_beside_for(&self, needs: Needs) -> usize {
+        let pages: usize = self.growing().map(|g| self.store.len(g).div_ceil(PAGE)).sum();
+        fixed_bytes(&self.config, needs) + pages * Statistics::page_bytes(needs)
     }
 }

@@ -132,12 +132,17 @@ impl SequenceCache {
     /// [`SequenceCache::gather`].
     ///
     /// # Errors
-    /// If the two do not fit together or to the cache.
+    /// If the two do not fit together or to the cache, or the pool has no room for those statistics; the cache is as it
+    /// was then.
     pub fn reconfigure(&mut self, policy: Arc<dyn Policy>, budget: Budget) -> Result<(), CacheError> {
         let config = CacheConfig { policy, budget, ..self.config.clone() };
         config.validate()?;
-        self.config = config;
-        self.gather(Needs::default())
+        let before = std::mem::replace(&mut self.config, config);
+        let gathered = self.gather(Needs::default());
+        if gathered.is_err() {
+            self.config = before;
+        }
+        gathered
     }
 
     /// Says how long the sequence is going to be, as far as known (the length of the prompt). A keep
@@ -208,6 +213,9 @@ impl SequenceCache {
         self.layer_tokens[layer] += n;
         // What was charged ahead serves the layers to come.
         self.ahead = (self.block() != 0).then_some(reserved);
+        if self.ahead.is_none() && Statistics::page_bytes(self.needs) > 0 {
+            self.settle()?;
+        }
         self.peak = self.peak.max(self.bytes_held());
         Ok(())
     }
@@ -219,27 +227,38 @@ impl SequenceCache {
     /// If the pool has no room; the cache is as it was then.
     pub fn reserve(&mut self, tokens: usize) -> Result<(), CacheError> {
         self.ahead = None;
-        let needed = self.store.bytes_to_append(0..self.store.heads(), tokens);
+        self.settle()?;
+        let ahead = self.config.pool.reserve(self.store.bytes_to_append(0..self.store.heads(), tokens))?;
         self.beside.resize(self.bytes_beside(|len| (len + tokens).div_ceil(PAGE)))?;
-        self.ahead = Some(self.config.pool.reserve(needed)?);
+        self.ahead = Some(ahead);
         Ok(())
     }
 
     /// What the next `n` tokens of `layer` may be charged to: what was charged ahead, or else what they need.
     fn take_reserved(&mut self, layer: usize, n: usize) -> Result<Reservation, CacheError> {
-        let needed = self.store.bytes_to_append(self.config.shape.heads_of(layer), n);
+        let heads = self.config.shape.heads_of(layer);
+        let needed = self.store.bytes_to_append(heads.clone(), n);
+        let charged = self.beside.bytes();
+        let of_page = Statistics::page_bytes(self.needs);
+        if of_page > 0 && self.config.shape.layer(layer).grows() {
+            let lens = heads.map(|g| self.store.len(g));
+            let added: usize = lens.map(|len| (len + n).div_ceil(PAGE) - len.div_ceil(PAGE)).sum();
+            // What was charged ahead may cover them already.
+            self.beside.resize(charged.max(self.bytes_beside_now() + added * of_page))?;
+        }
         if let Some(ahead) = self.ahead.take_if(|ahead| ahead.left() >= needed) {
             return Ok(ahead);
         }
-        let reserved = self.config.pool.reserve(needed)?;
-        self.beside.resize(self.bytes_beside(|len| (len + n).div_ceil(PAGE)))?;
-        Ok(reserved)
+        let reserved = self.config.pool.reserve(needed);
+        if reserved.is_err() {
+            self.beside.resize(charged)?;
+        }
+        Ok(reserved?)
     }
 
     /// Has the pool charged for what is beside pages, as it is now.
     fn settle(&mut self) -> Result<(), CacheError> {
-        let bytes = self.bytes_beside(|len| len.div_ceil(PAGE));
-        Ok(self.beside.resize(bytes)?)
+        Ok(self.beside.resize(self.bytes_beside_now())?)
     }
 
     /// A cache with the same contents that goes its own way from here: several questions over one

@@ -9,12 +9,14 @@ impl SequenceCache {
     /// too: what left the window is gone.
     pub fn exact_from(&self) -> usize {
         let tokens = self.tokens();
-        let of_head = |((_, layer), head): ((usize, &LayerSpec), &Head)| {
-            let first = tokens - exact_tail(head, tokens);
+        let of_head = |((index, layer), head): ((usize, &LayerSpec), &Head)| {
+            // In the middle of a block, layers hold different numbers of tokens.
+            let held = self.layer_tokens[index];
+            let first = held - exact_tail(head, held);
             match layer.window {
                 // The token that comes next sees the `window - 1` before it.
                 Some(window) if first > 0 => (first + window - 1).min(tokens),
-                _ => first,
+                _ => first.min(tokens),
             }
         };
         let heads = self.heads();
@@ -22,7 +24,9 @@ impl SequenceCache {
     }
 
     /// Takes back the last `tokens` tokens: the cache goes on as if they had never been appended. What was found out of
-    /// their queries for policies stays, except for the queries themselves.
+    /// their queries for policies stays, except for the queries themselves. So does what the keys of a text's first 64
+    /// tokens are divided by where they are stored in 8 bits, unless all tokens are taken back: only where fewer than 64
+    /// are left do those that follow differ by a rounding. What was [reserved](SequenceCache::reserve) is returned.
     ///
     /// # Errors
     /// If some of them were merged with others or dropped ([`SequenceCache::exact_from`]), a block is on its way through
@@ -35,6 +39,7 @@ impl SequenceCache {
         let reserved = self.config.pool.reserve(self.store.bytes_to_truncate(tokens))?;
         self.store.truncate(tokens, &reserved);
         drop(reserved);
+        self.ahead = None;
         let now = seen - tokens;
         self.layer_tokens.fill(now);
         self.compacted_at = self.compacted_at.min(now);

@@ -123,6 +123,9 @@ impl Statistics {
         if let Some(recent) = &mut self.recent {
             recent.rewind(tokens);
         }
+        if let Some(moments) = &mut self.moments {
+            moments.rewind(tokens);
+        }
         let cut = |numbers: &mut [Vec<f32>]| numbers.iter_mut().zip(lens).for_each(|(n, &len)| n.truncate(len));
         self.mass.as_deref_mut().into_iter().for_each(cut);
         self.importance.iter_mut().for_each(|importance| cut(&mut importance.heads));
@@ -175,16 +178,17 @@ impl SequenceCache {
     /// asks for is dropped.
     ///
     /// # Errors
-    /// If the pool has no room for them.
+    /// If the pool has no room for them; the cache is as it was then.
     pub fn gather(&mut self, needs: Needs) -> Result<(), CacheError> {
         let needs = needs.and(self.config.policy.needs());
+        self.beside.resize(self.bytes_beside_for(needs))?;
         let shape = &self.config.shape;
         let begun = || QueryPower::new(shape.clone());
         self.query_power = needs.query_power.then(|| self.query_power.take().unwrap_or_else(begun));
         self.statistics = std::mem::take(&mut self.statistics).adapted(shape, needs, &self.store.export());
         self.needs = needs;
         self.peak = self.peak.max(self.bytes_held());
-        self.settle()
+        Ok(())
     }
 
     /// Takes note of `n` queries of `layer`, whose tokens were appended last.

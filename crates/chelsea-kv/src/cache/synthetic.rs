@@ -2,7 +2,7 @@
 
 use super::{CacheConfig, CacheError, MAX_TOKENS, SequenceCache, Statistics};
 use crate::budget::Length;
-use crate::{Head, LayerSpec};
+use crate::{Head, LayerSpec, PAGE, Page};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use rayon::prelude::*;
@@ -20,7 +20,8 @@ impl SequenceCache {
     /// one; what attention finds in it means nothing.
     ///
     /// # Errors
-    /// If `config` makes no cache, or `entries` tokens do not fit into `tokens`, or those into a sequence.
+    /// If `config` makes no cache, or `entries` tokens do not fit into `tokens`, or those into a sequence, or the pool has
+    /// no room.
     pub fn synthetic(config: CacheConfig, tokens: usize, entries: usize, seed: u64) -> Result<Self, CacheError> {
         config.validate()?;
         if tokens > MAX_TOKENS {
@@ -37,6 +38,9 @@ impl SequenceCache {
         let (sinks, window) = (config.sinks.min(entries), config.window.min(entries));
         let middle = sinks..entries.saturating_sub(window).max(sinks);
         let spread = middle.len();
+        let held = |layer: &&LayerSpec| layer.window.map_or(entries, |window| (window - 1).min(tokens));
+        let pages = layers.iter().map(|layer| held(layer).div_ceil(PAGE) * Page::bytes(layer.dims(), dtype));
+        let reserved = config.pool.reserve(pages.sum())?;
         heads.par_iter_mut().enumerate().for_each(|(g, head)| {
             let mut rng = SmallRng::seed_from_u64(seed ^ (g as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
             let mut numbers = vec![0.0f32; layers[g].key_dim + layers[g].value_dim];
@@ -45,7 +49,7 @@ impl SequenceCache {
                 for position in tokens.saturating_sub(window - 1)..tokens {
                     numbers.iter_mut().for_each(|x| *x = rng.random_range(-1.0..1.0));
                     let (key, value) = numbers.split_at(layers[g].key_dim);
-                    head.push(key, value, 1, position as f32);
+                    head.push_from(key, value, 1, position as f32, &reserved);
                 }
                 return;
             }
@@ -61,10 +65,11 @@ impl SequenceCache {
                     1
                 };
                 let (key, value) = numbers.split_at(layers[g].key_dim);
-                head.push(key, value, count as u32, position as f32 + (count - 1) as f32 / 2.0);
+                head.push_from(key, value, count as u32, position as f32 + (count - 1) as f32 / 2.0, &reserved);
                 position += count;
             }
         });
+        drop(reserved);
         let mut cache = Self::from_heads(config, heads, tokens, Statistics::default())?;
         cache.compacted_at = tokens;
         if entries < tokens {

@@ -95,6 +95,24 @@ impl QueryMoments {
         }
     }
 
+    /// Counts no more queries than a text of `tokens` has, whose last ones were taken back: theirs cannot be told from the
+    /// others, so all count for less.
+    pub(crate) fn rewind(&mut self, tokens: usize) {
+        let mut heads = self.heads.iter_mut();
+        for (layer, count) in self.shape.layers().iter().zip(&mut self.count) {
+            let heads = heads.by_ref().take(if layer.grows() { layer.q_heads } else { 0 });
+            let now = (*count).min(tokens as u64);
+            let share = if now == *count { 1.0 } else { now as f32 / *count as f32 };
+            heads.for_each(|head| {
+                if now == 0 {
+                    head.mean.fill(0.0);
+                }
+                head.scatter.iter_mut().for_each(|sum| *sum *= share);
+            });
+            *count = now;
+        }
+    }
+
     /// Bytes that this takes in a cache of `shape`.
     pub fn bytes_for(shape: &CacheShape, covariance: bool) -> usize {
         let head = |d: usize| size_of::<Moments>() + d * 8 + if covariance { d * d * 4 } else { 0 };

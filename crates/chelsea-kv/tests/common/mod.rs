@@ -1,6 +1,8 @@
 //! What several tests share.
 #![allow(dead_code)]
 
+pub mod mixed;
+
 use chelsea_kv::policy::PolicyInfo;
 use chelsea_kv::{CacheShape, Policy, PolicyError, Rotary};
 use std::sync::Arc;

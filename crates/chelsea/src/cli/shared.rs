@@ -2,7 +2,7 @@
 
 use chelsea_engine::{Compression, Sampling, SessionOptions};
 use chelsea_kv::policy::{Chelsea, ChelseaBest, PolicyError};
-use chelsea_kv::{Budget, Dtype, Policy, Schedule};
+use chelsea_kv::{Budget, Dtype, Policy, Pool, Schedule};
 use chelsea_model::LoadOptions;
 use clap::{Args, ValueEnum};
 use std::borrow::Cow;
@@ -232,6 +232,7 @@ impl CacheArgs {
             block: self.block as usize,
             context: self.ctx.filter(|&tokens| tokens > 0),
             dtype: self.kv_type.map(DtypeArg::dtype),
+            pool: Pool::unlimited(),
         }
     }
 }
