@@ -13,7 +13,7 @@ use support::{model, options, pool, tokens};
 
 fn in_pool(model: &Arc<Model>, ledger: &Pool, keep: f32) -> Sequence {
     let policy = if keep < 1.0 { "chelsea" } else { "full" };
-    let options = SessionOptions { pool: ledger.clone(), ..options(Budget::Keep(keep), policy) };
+    let options = SessionOptions { pool: ledger.clone(), ..options(Budget::EntryFraction(keep), policy) };
     Sequence::new(model.clone(), &options).unwrap()
 }
 

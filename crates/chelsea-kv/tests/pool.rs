@@ -35,14 +35,14 @@ fn policy_and_budget(random: &mut Random) -> (std::sync::Arc<dyn chelsea_kv::Pol
     let all: Vec<&str> = registry().iter().map(|info| info.name).collect();
     let name = if random.below(2) == 0 { names[random.below(names.len())] } else { all[random.below(all.len())] };
     let budgets = [
-        Budget::Keep(1.0),
-        Budget::Keep(0.2),
-        Budget::Keep(0.5),
+        Budget::EntryFraction(1.0),
+        Budget::EntryFraction(0.2),
+        Budget::EntryFraction(0.5),
         Budget::Entries(90),
         Budget::Bytes(200_000),
-        Budget::Share(0.4),
+        Budget::ByteFraction(0.4),
     ];
-    let budget = if name == "full" { Budget::Keep(1.0) } else { budgets[random.below(budgets.len())] };
+    let budget = if name == "full" { Budget::EntryFraction(1.0) } else { budgets[random.below(budgets.len())] };
     (policy(name).or_else(|_| policy("chelsea")).expect("registered"), budget)
 }
 
@@ -317,7 +317,8 @@ fn ten_thousand_operations_in_one_pool() {
 #[test]
 fn threads_that_compact_at_once_share_the_room() {
     let pool = Pool::with_limit(500 << 10);
-    let base = CacheConfig { pool: pool.clone(), window: 10, budget: Budget::Keep(0.3), ..CacheConfig::new(mixed()) };
+    let base =
+        CacheConfig { pool: pool.clone(), window: 10, budget: Budget::EntryFraction(0.3), ..CacheConfig::new(mixed()) };
     let mut origin = SequenceCache::new(base).expect("room");
     feed(&mut origin, 200, 3).expect("room");
     let refused: usize = std::thread::scope(|scope| {
@@ -364,7 +365,7 @@ fn what_was_refused_and_is_done_later_comes_out_the_same() {
             pool: pool.clone(),
             window: 10,
             decode_block: 8,
-            budget: Budget::Keep(0.3),
+            budget: Budget::EntryFraction(0.3),
             policy: policy(info.name).expect("registered"),
             ..CacheConfig::new(mixed())
         };

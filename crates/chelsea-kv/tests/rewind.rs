@@ -45,7 +45,7 @@ proptest! {
         which in 0usize..5, first in 64usize..300, more in 1usize..200, back in 1usize..200, forked: bool, keep_fork: bool,
     ) {
         let dtype = Dtype::ALL[which];
-        let new = || SequenceCache::new(config(shape(), dtype, "full", Budget::Keep(1.0))).expect("valid");
+        let new = || SequenceCache::new(config(shape(), dtype, "full", Budget::EntryFraction(1.0))).expect("valid");
         let (mut cache, mut twin) = (new(), new());
         feed(&mut cache, first, 1).unwrap();
         feed(&mut twin, first, 1).unwrap();
@@ -62,7 +62,7 @@ proptest! {
             prop_assert!(state(&cache) == state(&twin), "{:?}", dtype);
         } else {
             // What was there before is there as it was.
-            for (head, twin) in cache.heads().iter().zip(twin.heads()) {
+            for (head, twin) in cache.heads().iter().zip(twin.heads().iter()) {
                 let whole = entries(twin);
                 prop_assert_eq!(&entries(head)[..], &whole[..entries(head).len()]);
             }
@@ -82,7 +82,7 @@ proptest! {
     ) {
         let names: Vec<_> = registry().iter().filter(|info| !info.one_shot_only && info.name != "full").collect();
         let name = names[index.index(names.len())].name;
-        let mut cache = SequenceCache::new(config(mixed(), Dtype::ALL[which], name, Budget::Keep(0.4))).expect("valid");
+        let mut cache = SequenceCache::new(config(mixed(), Dtype::ALL[which], name, Budget::EntryFraction(0.4))).expect("valid");
         let mut random = Random(seed);
         for n in blocks {
             feed(&mut cache, n, seed).unwrap();
@@ -109,7 +109,7 @@ proptest! {
 #[test]
 fn statistics_of_entries_go_with_them() {
     for name in ["h2o", "snapkv", "expected-attention", "chelsea", "tova"] {
-        let new = || SequenceCache::new(config(shape(), Dtype::F16, name, Budget::Keep(0.5))).expect("valid");
+        let new = || SequenceCache::new(config(shape(), Dtype::F16, name, Budget::EntryFraction(0.5))).expect("valid");
         let (mut cache, mut twin) = (new(), new());
         for cache in [&mut cache, &mut twin] {
             feed(cache, 200, 1).unwrap();
@@ -120,7 +120,7 @@ fn statistics_of_entries_go_with_them() {
         assert_eq!(cache.memory(), twin.memory(), "{name}");
         // The entries are the same; what other queries drew out of them stays drawn.
         assert_eq!(feed(&mut cache, 50, 1).unwrap(), feed(&mut twin, 50, 1).unwrap(), "{name}");
-        for (head, twin) in cache.heads().iter().zip(twin.heads()) {
+        for (head, twin) in cache.heads().iter().zip(twin.heads().iter()) {
             assert_eq!(entries(head), entries(twin));
         }
         cache.compact_now(None).unwrap();
@@ -132,7 +132,7 @@ fn statistics_of_entries_go_with_them() {
 #[test]
 fn a_cache_of_which_everything_was_taken_back_is_as_new() {
     for dtype in Dtype::ALL {
-        let new = || SequenceCache::new(config(shape(), dtype, "full", Budget::Keep(1.0))).expect("valid");
+        let new = || SequenceCache::new(config(shape(), dtype, "full", Budget::EntryFraction(1.0))).expect("valid");
         let (mut cache, mut twin) = (new(), new());
         feed(&mut cache, 100, 1).unwrap();
         cache.rewind(100).unwrap();
@@ -144,7 +144,7 @@ fn a_cache_of_which_everything_was_taken_back_is_as_new() {
 
 #[test]
 fn nothing_is_taken_back_in_the_middle_of_a_block() {
-    let mut cache = SequenceCache::new(config(shape(), Dtype::F16, "full", Budget::Keep(1.0))).expect("valid");
+    let mut cache = SequenceCache::new(config(shape(), Dtype::F16, "full", Budget::EntryFraction(1.0))).expect("valid");
     feed(&mut cache, 10, 1).unwrap();
     let spec = cache.config().shape.layer(0).clone();
     cache.append(0, &vec![0.5; 20 * spec.key_width()], &vec![0.5; 20 * spec.value_width()]).unwrap();

@@ -60,7 +60,7 @@ fn shapes(which: usize, window: usize) -> CacheShape {
 /// What the layers with a window hold after a step.
 fn check_windows(cache: &SequenceCache) {
     let (tokens, mut bytes) = (cache.tokens(), 0);
-    for ((_, layer), head) in cache.config().shape.layer_of_heads().zip(cache.heads()) {
+    for ((_, layer), head) in cache.config().shape.layer_of_heads().zip(cache.heads().iter()) {
         let Some(window) = layer.window else { continue };
         assert!(head.len() >= tokens.min(window - 1) && head.len() < window + PAGE, "{} of {window}", head.len());
         let first = tokens - head.len();
@@ -79,7 +79,7 @@ fn read(cache: &mut SequenceCache, chunks: &[usize], text: u64) {
     let (shape, dtype) = (cache.config().shape.clone(), cache.config().dtype);
     let n = chunks.iter().sum();
     let wanted: Vec<_> = shape.layers().iter().enumerate().map(|(l, spec)| by_definition(spec, l, n, text)).collect();
-    let whole = cache.config().budget == Budget::Keep(1.0);
+    let whole = cache.config().budget == Budget::EntryFraction(1.0);
     for &chunk in chunks {
         let at = cache.tokens();
         let held: Vec<usize> = cache.heads().iter().map(|head| head.len()).collect();
@@ -131,7 +131,7 @@ proptest! {
         chunks in prop::collection::vec(1usize..200, 4..10), name in 0usize..3,
     ) {
         let shape = shapes(which, window);
-        let budget = [Budget::Keep(0.3), Budget::Entries(100), Budget::Bytes(400_000), Budget::Share(0.6)][budget];
+        let budget = [Budget::EntryFraction(0.3), Budget::Entries(100), Budget::Bytes(400_000), Budget::ByteFraction(0.6)][budget];
         let name = ["chelsea", "h2o", "streaming"][name];
         let config = CacheConfig {
             dtype: Dtype::ALL[dtype], sinks: 2, window: 20, decode_block: 8, budget, policy: policy(name).unwrap(),
@@ -147,10 +147,10 @@ proptest! {
         let tokens = cache.tokens();
         let least = (2 + 20 + 1) * shape.growing_heads();
         match budget {
-            Budget::Keep(ratio) => prop_assert!(cache.entries() <= ((f64::from(ratio) * (tokens * shape.growing_heads()) as f64) as usize).max(least)),
+            Budget::EntryFraction(ratio) => prop_assert!(cache.entries() <= ((f64::from(ratio) * (tokens * shape.growing_heads()) as f64) as usize).max(least)),
             Budget::Entries(n) => prop_assert!(cache.entries() <= n * shape.growing_heads()),
             Budget::Bytes(bytes) => prop_assert!(cache.memory().total() <= bytes, "{} > {bytes}", cache.memory().total()),
-            Budget::Share(share) => {
+            Budget::ByteFraction(share) => {
                 let bytes = (f64::from(share) * shape.full_bytes(tokens.max(1024)) as f64) as usize;
                 prop_assert!(cache.entries() <= least || cache.memory().total() <= bytes, "{} > {bytes}", cache.memory().total());
             }
@@ -211,7 +211,8 @@ fn policies_see_heads_that_grow_and_no_others() {
     for name in ["chelsea", "h2o", "snapkv", "expected-attention"] {
         let plans = Arc::new(AtomicUsize::new(0));
         let policy = Arc::new(Watcher(policy(name).unwrap(), plans.clone()));
-        let config = CacheConfig { policy, window: 20, budget: Budget::Keep(0.3), ..CacheConfig::new(mixed()) };
+        let config =
+            CacheConfig { policy, window: 20, budget: Budget::EntryFraction(0.3), ..CacheConfig::new(mixed()) };
         let mut cache = SequenceCache::new(config).unwrap();
         let mut random = Random(1);
         for _ in 0..10 {
