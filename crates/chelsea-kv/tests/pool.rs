@@ -4,8 +4,9 @@ mod common;
 
 use chelsea_kv::policy::Needs;
 use chelsea_kv::snapshot::{self, SnapshotInfo};
-use chelsea_kv::{Budget, CacheConfig, CacheError, Dtype, Page, Pool, Schedule, SequenceCache, policy, registry};
+use chelsea_kv::{Budget, CacheConfig, CacheError, Dtype, Page, Pool, Schedule, SequenceCache};
 use common::mixed::{Random, entries, feed, mixed, state};
+use common::{policy, registry};
 use proptest::prelude::*;
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -32,7 +33,7 @@ fn config(random: &mut Random, pool: &Pool) -> CacheConfig {
 fn policy_and_budget(random: &mut Random) -> (std::sync::Arc<dyn chelsea_kv::Policy>, Budget) {
     // Those that keep statistics of queries or entries come up more often.
     let names = ["chelsea", "h2o", "kvzip", "snapkv", "expected-attention"];
-    let all: Vec<&str> = registry().iter().map(|info| info.name).collect();
+    let all: Vec<&str> = registry().into_iter().map(|info| info.name).collect();
     let name = if random.below(2) == 0 { names[random.below(names.len())] } else { all[random.below(all.len())] };
     let budgets = [
         Budget::EntryFraction(1.0),
@@ -205,7 +206,7 @@ impl Fleet {
         match loaded {
             Ok((cache, _)) => {
                 // Statistics that only `gather` asked for end with the cache that gathered them.
-                for (head, saved) in cache.heads().iter().zip(self.caches[i].0.heads()) {
+                for (head, saved) in cache.heads().iter().zip(self.caches[i].0.heads().iter()) {
                     assert!(entries(head) == entries(saved));
                 }
                 self.done += 1;
@@ -360,7 +361,7 @@ fn threads_that_compact_at_once_share_the_room() {
 /// A cache that was refused room goes on as one that never was.
 #[test]
 fn what_was_refused_and_is_done_later_comes_out_the_same() {
-    for info in registry().iter().filter(|info| !info.one_shot_only && info.name != "full") {
+    for info in registry().into_iter().filter(|info| !info.one_shot_only && info.name != "full") {
         let of = |pool: &Pool| CacheConfig {
             pool: pool.clone(),
             window: 10,

@@ -2,8 +2,9 @@
 
 mod common;
 
-use chelsea_kv::{Budget, CacheConfig, CacheError, CacheShape, Dtype, SequenceCache, policy, registry};
+use chelsea_kv::{Budget, CacheConfig, CacheError, CacheShape, Dtype, SequenceCache};
 use common::mixed::{Random, entries, feed, layer, mixed, state};
+use common::{policy, registry};
 use proptest::prelude::*;
 
 fn config(shape: CacheShape, dtype: Dtype, name: &str, budget: Budget) -> CacheConfig {
@@ -80,7 +81,7 @@ proptest! {
     fn what_was_merged_or_left_the_window_cannot_be_had_back(
         seed: u64, index: prop::sample::Index, which in 0usize..5, blocks in prop::collection::vec(1usize..120, 2..8),
     ) {
-        let names: Vec<_> = registry().iter().filter(|info| !info.one_shot_only && info.name != "full").collect();
+        let names: Vec<_> = registry().into_iter().filter(|info| !info.one_shot_only && info.name != "full").collect();
         let name = names[index.index(names.len())].name;
         let mut cache = SequenceCache::new(config(mixed(), Dtype::ALL[which], name, Budget::EntryFraction(0.4))).expect("valid");
         let mut random = Random(seed);

@@ -5,9 +5,10 @@ mod common;
 use chelsea_kv::policy::{Needs, Plan, View};
 use chelsea_kv::{
     Budget, BudgetError, CacheConfig, CacheError, CacheShape, Dtype, LayerSpec, PAGE, Page, Policy, PoolFull,
-    SequenceCache, policy, snapshot,
+    SequenceCache, snapshot,
 };
 use common::mixed::{Random, error, feed, layer, mixed, rows, state};
+use common::policy;
 use proptest::prelude::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
