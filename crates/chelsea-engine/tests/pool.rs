@@ -88,7 +88,7 @@ fn who_finds_no_room_errs_alone_and_goes_on_once_there_is_some() {
 fn a_compaction_without_room_is_told_of_and_made_when_there_is_room() {
     let model = model(Products::F32);
     let mut runner = Runner::new(model.clone(), pool(2));
-    let (free, ledger) = (Pool::unlimited(), Pool::with_limit(4 << 20));
+    let (free, ledger) = (Pool::unlimited(), Pool::with_limit(1 << 20));
     let mut twin = in_pool(&model, &free, 0.4);
     let mut one = in_pool(&model, &ledger, 0.4);
     read(&mut runner, &mut twin, &tokens(300, 0));

@@ -282,7 +282,7 @@ impl Fleet {
         }
         assert_eq!((self.pool.live(), self.pool.scratch(), self.pool.mapped()), (0, 0, 0));
         assert!(self.pool.peak() <= self.limit);
-        assert!(self.done > 10 * self.refused.min(1), "{} done, {} refused", self.done, self.refused);
+        assert!(self.done > 0, "{} refused", self.refused);
     }
 }
 
@@ -290,7 +290,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(10))]
 
     #[test]
-    fn ten_sequences_in_one_pool_never_exceed_it_and_leave_nothing(seed: u64, kib in 500usize..2500) {
+    fn ten_sequences_in_one_pool_never_exceed_it_and_leave_nothing(seed: u64, kib in 150usize..900) {
         let folder = tempfile::tempdir().expect("a folder");
         let mut fleet = Fleet::new(seed, kib << 10, 10, folder.path().to_owned());
         for _ in 0..250 {
@@ -304,7 +304,7 @@ proptest! {
 #[test]
 #[ignore = "takes minutes"]
 fn ten_thousand_operations_in_one_pool() {
-    for (seed, limit) in [(1, 3 << 20), (2, 64 << 20)] {
+    for (seed, limit) in [(1, 400 << 10), (2, 700 << 10), (3, 64 << 20)] {
         let folder = tempfile::tempdir().expect("a folder");
         let mut fleet = Fleet::new(seed, limit, 10, folder.path().to_owned());
         for _ in 0..10_000 {
@@ -381,11 +381,10 @@ fn what_was_refused_and_is_done_later_comes_out_the_same() {
             feed(&mut cache, n, 9).expect("room");
             // Others take everything but a few bytes, and end again.
             let mut others = Vec::new();
-            while let Ok(mut other) = SequenceCache::new(of(&limit)) {
-                let full = (0..200).any(|_| other.reserve(64).is_err() || feed(&mut other, 64, 1).is_err());
-                others.push(other);
-                if full {
-                    break;
+            for tokens in (0..14).rev().map(|bit| 1 << bit) {
+                let Ok(mut other) = SequenceCache::new(of(&limit)) else { break };
+                if other.reserve(tokens).is_ok() {
+                    others.push(other);
                 }
             }
             let before = state(&cache);
