@@ -165,6 +165,7 @@ fn tokenizer() -> Seeds {
 /// A cache of `tokens` tokens of two layers, clustered down to `keep`.
 fn cache(policy_name: &str, dtype: Dtype, tokens: usize, keep: f32) -> Option<Vec<u8>> {
     let shape = CacheShape::uniform(2, 2, 1, 4, Rotary { inv_freq: vec![1.0, 0.01], scale: 1.0 }).expect("a shape");
+    chelsea_baselines::register();
     let policy: Arc<dyn chelsea_kv::Policy> = policy(policy_name).ok()?;
     let config = CacheConfig {
         dtype,

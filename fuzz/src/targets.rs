@@ -10,6 +10,7 @@ use chelsea_model::chat::{ChatTemplate, Message, RenderOptions};
 use chelsea_model::gguf::Gguf;
 use chelsea_model::tokenizer::Tokenizer;
 use chelsea_model::{Config, ModelFile};
+use std::sync::Once;
 
 /// A named target.
 #[derive(Debug, Clone, Copy)]
@@ -103,6 +104,9 @@ fn opens(place: impl Fn(&Path) -> std::path::PathBuf, bytes: &[u8], config: Opti
 const USABLE: usize = 4096;
 
 fn load_snapshot(bytes: &[u8]) -> bool {
+    // Whatever policy a snapshot names is known, as it is to the command.
+    static REGISTERED: Once = Once::new();
+    REGISTERED.call_once(chelsea_baselines::register);
     let Ok(parsed) = snapshot::parse(bytes) else { return false };
     let summary = parsed.summary();
     assert_eq!(summary.bytes, bytes.len() as u64);

@@ -60,6 +60,9 @@ impl Steps {
 /// fetched for them, the other comes under terms that only its user can accept.
 const OPTIONAL: [(&str, &str); 2] = [("qwen2.5-coder-1.5b", "qwen_15b"), ("gemma3-270m", "gemma3_270m")];
 
+/// In the names of tests that take longer than all others together; they are run by name.
+const LONG: &str = "ten_thousand_operations";
+
 /// Runs all steps; false if one failed.
 pub fn run(args: &Args) -> Result<bool> {
     let mut steps = Steps { rows: Vec::new() };
@@ -75,7 +78,7 @@ pub fn run(args: &Args) -> Result<bool> {
             Ok(true)
         });
         let models = Options::from_env().models_dir();
-        tests.extend(["--", "--include-ignored"]);
+        tests.extend(["--", "--include-ignored", "--skip", LONG]);
         for (name, tests_with) in OPTIONAL {
             if !models.join(format!("{name}.gguf")).is_file() {
                 eprintln!("{name} was not fetched (`cargo xtask fetch {name}`): its tests are left out");

@@ -1,5 +1,7 @@
 //! What every policy keeps to, and what each is there for.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "../../chelsea-kv/tests/common/mod.rs"]
 mod common;
 

@@ -21,7 +21,7 @@ pub enum Compression {
 pub struct SessionOptions {
     /// How much may be kept.
     pub budget: Budget,
-    /// What happens to the entries beyond it: [`chelsea_kv::policy`] makes one from its name and settings.
+    /// What happens to the entries beyond it: [`chelsea_kv::policy()`] makes one from its name and settings.
     pub policy: Arc<dyn Policy>,
     /// Whether old centroids are matched again.
     pub schedule: Schedule,

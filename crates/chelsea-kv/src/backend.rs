@@ -64,7 +64,7 @@ pub struct Block<'a> {
 }
 
 /// What a plan changes in one head: of the entries `range`, `roots` says which survive and which join them
-/// ([`crate::merge`]).
+/// ([`Plan`](crate::policy::Plan)).
 #[derive(Debug, Clone)]
 pub struct Change<'a> {
     /// The head.

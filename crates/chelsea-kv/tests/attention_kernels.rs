@@ -1,5 +1,7 @@
 //! Every instruction set of this machine against attention's definition in f64.
 
+#![allow(clippy::unwrap_used)]
+
 use chelsea_kv::attention::{Attention, Isa, Request, attend_batch, attend_with, reference};
 use chelsea_kv::{CacheConfig, CacheShape, Dims, Dtype, Head, Rotary, SequenceCache};
 use proptest::prelude::*;

@@ -91,7 +91,8 @@ fn both_backends_cluster_and_answer_alike() {
         let (mut x, mut y) = (cpu.fork().unwrap(), reference.fork().unwrap());
         for n in [40, 1] {
             assert_alike(&block(&mut [&mut x, &mut y], n, &mut rng), "a fork");
-            (x.compact().unwrap(), y.compact().unwrap());
+            x.compact().unwrap();
+            y.compact().unwrap();
         }
         assert_eq!(entries(&x), entries(&y));
         drop((x, y));

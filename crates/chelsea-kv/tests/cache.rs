@@ -1,5 +1,7 @@
 //! The cache of a sequence, seen from outside.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use chelsea_kv::{

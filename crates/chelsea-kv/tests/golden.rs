@@ -1,6 +1,8 @@
 //! Matching, merging and attention against the oracles of `scripts/oracle`, on every case in `tests/data`
 //! and, if it is set, in the folder that `CHELSEA_GOLDEN_DIR` names.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use chelsea_kv::matching::{Edge, Measure, Scratch, match_chunks, normalise};

@@ -1,5 +1,7 @@
 //! The peak of a run by the cache's own accounting, held against the process's peak memory. Alone in its
 //! file, so that nothing else runs in the process.
+
+#![allow(clippy::unwrap_used)]
 #![cfg(target_os = "linux")]
 
 mod common;

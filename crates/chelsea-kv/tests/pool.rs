@@ -257,9 +257,9 @@ impl Fleet {
                 });
             }
             7 => self.try_on(i, |cache, _, random| {
-                let mut needs = Needs::default();
-                needs.recent_queries = random.below(2) * 8;
-                needs.attention_mass = random.below(2) == 0;
+                let recent_queries = random.below(2) * 8;
+                let attention_mass = random.below(2) == 0;
+                let needs = Needs { recent_queries, attention_mass, ..Needs::default() };
                 cache.gather(needs)
             }),
             8 if self.caches.len() < self.most => self.load(i),

@@ -1,5 +1,7 @@
 //! What holds for every cache, whatever goes through it.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use chelsea_kv::merge::{EVICT, are_roots, merge_head, survivors};

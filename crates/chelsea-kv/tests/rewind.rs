@@ -1,5 +1,7 @@
 //! Tokens that are taken back: the cache goes on as if they had never come.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use chelsea_kv::{Budget, CacheConfig, CacheError, CacheShape, Dtype, SequenceCache};

@@ -1,5 +1,7 @@
 //! Layers with a sliding window, beside layers that grow.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use chelsea_kv::policy::{Needs, Plan, View};

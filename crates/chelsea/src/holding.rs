@@ -202,6 +202,7 @@ mod tests {
 
     #[test]
     fn the_least_is_more_with_statistics() {
+        chelsea_baselines::register();
         let least = |policy: &str| {
             let policy = chelsea_kv::policy(policy).expect("known");
             let config = CacheConfig { policy, budget: Budget::ByteFraction(0.1), ..CacheConfig::new(shape()) };

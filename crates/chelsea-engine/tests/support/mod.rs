@@ -27,6 +27,7 @@ pub fn tokens(n: usize, seed: u32) -> Vec<u32> {
 
 /// How sequences of tests are kept: small blocks, so that short texts are compacted often.
 pub fn options(budget: Budget, policy: &str) -> SessionOptions {
+    chelsea_baselines::register();
     let policy = chelsea_kv::policy(policy).unwrap();
     SessionOptions { budget, policy, window: 16, block: 128, ..SessionOptions::default() }
 }

@@ -109,7 +109,8 @@ pub trait Policy: Debug + Send + Sync {
     fn plan(&self, view: &View<'_>, target: usize) -> Result<Plan, PoolFull>;
 }
 
-/// A policy's answer: for each head the roots of its candidates, as [`merge`] defines them. A head
+/// A policy's answer: for each head the roots of its candidates, one number each: `roots[i] == i` survives, `roots[i] == j`
+/// joins j (which must survive), [`EVICT`] is dropped. A cluster sits at its root's place. A head
 /// without roots is left as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {

@@ -235,8 +235,10 @@ mod tests {
     use super::*;
 
     fn names(folder: &Path) -> Vec<String> {
-        let mut names: Vec<_> =
-            fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> = fs::read_dir(folder)
+            .expect("a folder")
+            .map(|e| e.expect("a name").file_name().into_string().expect("UTF-8"))
+            .collect();
         names.sort();
         names
     }

@@ -73,7 +73,7 @@ pub fn feed(cache: &mut SequenceCache, n: usize, text: u64) -> Result<Vec<Vec<f3
         let Rows { k, v, q } = rows(spec, index, at..at + n, text);
         cache.append(index, &k, &v)?;
         let mut out = vec![0.0; n * spec.output_width()];
-        cache.attend(index, &q, &mut out).unwrap();
+        cache.attend(index, &q, &mut out).expect("queries of the tokens that were just appended");
         Ok(out)
     };
     shape.layers().iter().enumerate().map(one).collect()
