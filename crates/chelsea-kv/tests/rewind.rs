@@ -4,7 +4,7 @@
 
 mod common;
 
-use chelsea_kv::{Budget, CacheConfig, CacheError, CacheShape, Dtype, SequenceCache};
+use chelsea_kv::{Budget, CacheConfig, CacheError, CacheShape, Dtype, MemoryReport, SequenceCache};
 use common::mixed::{Random, entries, feed, layer, mixed, state};
 use common::{policy, registry};
 use proptest::prelude::*;
@@ -120,7 +120,9 @@ fn statistics_of_entries_go_with_them() {
         }
         feed(&mut cache, 30, 2).unwrap();
         cache.rewind(30).unwrap();
-        assert_eq!(cache.memory(), twin.memory(), "{name}");
+        // How much a compaction takes at once depends on how its threads meet.
+        let held = |cache: &SequenceCache| MemoryReport { scratch_peak: 0, ..cache.memory() };
+        assert_eq!(held(&cache), held(&twin), "{name}");
         // The entries are the same; what other queries drew out of them stays drawn.
         assert_eq!(feed(&mut cache, 50, 1).unwrap(), feed(&mut twin, 50, 1).unwrap(), "{name}");
         for (head, twin) in cache.heads().iter().zip(twin.heads().iter()) {
