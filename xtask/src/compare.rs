@@ -33,7 +33,7 @@ pub struct Args {
     #[arg(long, value_delimiter = ',', default_values_t = ["50%", "25%", "10%"].map(String::from))]
     budgets: Vec<String>,
     /// Length of the text in characters; about 4.3 of them make a token.
-    #[arg(long, default_value_t = 13_000)]
+    #[arg(long, default_value_t = 20_000)]
     chars: usize,
     /// Tokens of the continuation that are scored.
     #[arg(long, default_value_t = 64)]
