@@ -106,7 +106,7 @@ impl Length {
     }
 
     /// Tokens that are still to come, as far as known.
-    pub fn to_come(&self) -> usize {
+    pub fn to_come(self) -> usize {
         self.end() - self.tokens
     }
 

@@ -30,7 +30,14 @@ struct Report<'a> {
     fingerprint: String,
     weight_bytes: usize,
     types: BTreeMap<&'static str, TypeBytes>,
+    /// Of the layers that grow with the text.
     kv_bytes_per_token: usize,
+    /// Layers with a sliding window.
+    sliding_layers: usize,
+    /// Of a full cache of the whole trained context, windows included.
+    kv_bytes_of_context: usize,
+    /// The part of them that lies in layers with a sliding window, which no budget makes smaller.
+    kv_bytes_of_windows: usize,
     kv_budget: Option<Holds>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tensors: Option<Vec<Tensor<'a>>>,
@@ -105,6 +112,9 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         weight_bytes: file.tensors().iter().map(|t| t.bytes).sum(),
         types,
         kv_bytes_per_token: config.cache_shape().full_bytes_of_growing(1),
+        sliding_layers: config.cache_shape().layers().iter().filter(|layer| !layer.grows()).count(),
+        kv_bytes_of_context: config.cache_shape().full_bytes(config.context_length),
+        kv_bytes_of_windows: config.cache_shape().full_window_bytes(config.context_length),
         kv_budget: args.kv_budget.map(|budget| holds(config, budget, args.policy.clone())).transpose()?,
         tensors: args.tensors.then(|| file.tensors().iter().map(Tensor::from).collect()),
     };
@@ -169,7 +179,7 @@ fn text(r: &Report<'_>) -> String {
     t.row(["vocabulary".to_string(), r.vocab.to_string()]);
     t.row(["trained context".to_string(), format!("{} tokens", r.context_length)]);
     if let Some(window) = r.sliding_window {
-        t.row(["sliding window".to_string(), format!("{window} tokens: longer sequences are refused")]);
+        t.row(["sliding window".to_string(), format!("{window} tokens in {} of the layers", r.sliding_layers)]);
     }
     t.row(["fingerprint".to_string(), r.fingerprint.clone()]);
     t.row(["weights".to_string(), output::bytes(r.weight_bytes)]);
@@ -177,12 +187,13 @@ fn text(r: &Report<'_>) -> String {
         t.row([format!("  {name}"), format!("{} in {} tensors", output::bytes(sum.bytes), sum.tensors)]);
     }
     t.row(["cache, a token".to_string(), format!("{} (f16)", output::bytes(r.kv_bytes_per_token))]);
-    t.row([
-        "cache, whole context".to_string(),
-        format!("{} full", output::bytes(r.kv_bytes_per_token * r.context_length)),
-    ]);
+    t.row(["cache, whole context".to_string(), format!("{} full", output::bytes(r.kv_bytes_of_context))]);
+    if r.sliding_layers > 0 {
+        let windows = output::bytes(r.kv_bytes_of_windows);
+        t.row([String::new(), format!("{windows} of it in sliding windows, which no budget makes smaller")]);
+    }
     for share in [50, 25, 20, 10] {
-        let bytes = r.kv_bytes_per_token * r.context_length / 100 * share;
+        let bytes = r.kv_bytes_of_context / 100 * share;
         t.row([String::new(), format!("{} with --kv-budget {share}%", output::bytes(bytes))]);
     }
     if let Some(holds) = &r.kv_budget {
