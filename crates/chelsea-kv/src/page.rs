@@ -204,7 +204,7 @@ impl Page {
     pub const META_BYTES: usize = PAGE * 12;
 
     /// Bytes of the bookkeeping that a page costs beside its entries.
-    pub const OVERHEAD_BYTES: usize = 80;
+    pub const OVERHEAD_BYTES: usize = 72;
 
     /// Bytes that a page of keys and values of these sizes takes, everything counted.
     pub const fn bytes(dims: Dims, dtype: Dtype) -> usize {
