@@ -15,7 +15,7 @@
 //! # Errors and panics
 //!
 //! What a caller may get wrong is an error that says so ([`CacheError`], [`BudgetError`], [`PolicyError`],
-//! [`snapshot::SnapshotError`]). A function that panics says when, under "Panics": on slices of lengths that do not fit, and
+//! [`snapshot::SnapshotError`]). A function that panics says when, under "Panics": a cache does so only
 //! on a policy whose plan is none.
 //!
 //! # Use

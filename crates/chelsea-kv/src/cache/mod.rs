@@ -145,8 +145,9 @@ impl SequenceCache {
         gathered
     }
 
-    /// Says how long the sequence is going to be, as far as known (the length of the prompt). A keep
-    /// ratio is then met at that length rather than at every step before it: the first blocks are
+    /// Says how long the sequence is going to be, as far as known: `tokens` is the length of the whole text, what is there
+    /// already included, and 0 when it is not known; `recent` is a number of entries of each head. A share of the
+    /// entries or bytes is then met at that length rather than at every step before it: the first blocks are
     /// clustered no more than the last. Until then, the last `recent` entries of each head stay as they
     /// are, beyond the recent window and beyond the budget: the better the latest text is seen, the better
     /// what comes next is understood.
