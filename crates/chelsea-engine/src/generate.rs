@@ -111,9 +111,10 @@ pub fn generate_many(
     Ok(answers.into_iter().map(|answer| answer.out).collect())
 }
 
-/// An answer on its way.
-struct Answer<'o> {
-    options: &'o GenerateOptions,
+/// An answer on its way: what [`generate`] is a loop over, for those who take many sequences further at once.
+#[derive(Debug)]
+pub struct Answer {
+    options: GenerateOptions,
     sampler: Sampler,
     stops: StopFilter,
     decoder: TextStream,
@@ -121,10 +122,14 @@ struct Answer<'o> {
     out: Generation,
 }
 
-impl<'o> Answer<'o> {
-    fn new(options: &'o GenerateOptions) -> Result<Self, EngineError> {
+impl Answer {
+    /// An answer of which nothing was generated yet.
+    ///
+    /// # Errors
+    /// If a sampling setting is out of its range.
+    pub fn new(options: &GenerateOptions) -> Result<Self, EngineError> {
         Ok(Answer {
-            options,
+            options: options.clone(),
             sampler: Sampler::new(options.sampling.clone())?,
             stops: StopFilter::new(options.stop.iter().cloned()),
             decoder: TextStream::new(true),
@@ -153,9 +158,22 @@ impl<'o> Answer<'o> {
         self.advance(session.parts().0, tokenizer, show)
     }
 
+    /// The stop string that ended it, if one did.
+    pub fn stop_string(&self) -> Option<&str> {
+        self.stops.reached()
+    }
+
+    /// What was generated so far, or in all.
+    pub fn generation(&self) -> &Generation {
+        &self.out
+    }
+
     /// Samples the next token. Gives it when the sequence is to take it in for the answer to go on; nothing when
-    /// the answer is complete.
-    fn advance(
+    /// the answer is complete. `show` gets the text that is sure to belong to the answer, and may end it.
+    ///
+    /// # Errors
+    /// If the sequence has no logits to sample from.
+    pub fn advance(
         &mut self,
         sequence: &mut Sequence,
         tokenizer: &Tokenizer,

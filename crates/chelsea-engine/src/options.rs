@@ -2,7 +2,7 @@
 
 use crate::EngineError;
 use chelsea_kv::policy::Chelsea;
-use chelsea_kv::{Budget, CacheConfig, Dtype, Policy, Pool, Schedule};
+use chelsea_kv::{Budget, CacheConfig, Dtype, PAGE, Policy, Pool, ReadPlan, Schedule};
 use chelsea_model::Model;
 use std::sync::Arc;
 
@@ -34,6 +34,9 @@ pub struct SessionOptions {
     /// Entries of each head that reading a prompt may hold beyond the budget; see [`ReadPlan`](chelsea_kv::ReadPlan) for
     /// what it is used for.
     pub block: usize,
+    /// Most tokens of a prompt that pass through the model at once, where others wait for their turn meanwhile. When none
+    /// is given, what reads fastest within the block.
+    pub step: Option<usize>,
     /// Longest sequence, prompt and answer together; the trained context when none is given.
     pub context: Option<usize>,
     /// Storage of keys and values. When none is given, [`dtype_for`] the budget.
@@ -52,10 +55,19 @@ impl Default for SessionOptions {
             sinks: 4,
             window: 64,
             block: 1024,
+            step: None,
             context: None,
             dtype: None,
             pool: Pool::unlimited(),
         }
+    }
+}
+
+impl SessionOptions {
+    /// How prompts are cut into steps.
+    pub fn plan(&self) -> ReadPlan {
+        let plan = ReadPlan::of_block(self.block, PAGE);
+        self.step.map_or(plan, |step| plan.in_steps_of(step))
     }
 }
 

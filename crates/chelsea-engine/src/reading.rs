@@ -40,12 +40,12 @@ impl Reading {
         self.left().is_empty()
     }
 
-    /// The next chunk: a step of the plan, or two where the cache can take in so many (`until_due`) before a
+    /// The next chunk: a step of the plan, or the longest one where the cache can take in so many (`until_due`) before a
     /// compaction can fall due. Empty when all was read.
     pub fn next(&self, plan: &ReadPlan, until_due: usize) -> &[u32] {
         let left = self.left();
-        let (step, twice) = (plan.step.min(left.len()), (2 * plan.step).min(left.len()));
-        &left[..if until_due >= twice { twice } else { step }]
+        let (step, longest) = (plan.step.min(left.len()), plan.longest.min(left.len()));
+        &left[..if until_due >= longest { longest } else { step }]
     }
 
     /// Takes note that the next `tokens` were read.

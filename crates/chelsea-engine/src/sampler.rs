@@ -1,9 +1,11 @@
 //! From logits to the next token: penalties, truncation (top-k, top-p, min-p), temperature, draw.
 //!
-//! The order is the customary one: repeat penalty, top-k, top-p, min-p, temperature. A temperature
+//! The order is the customary one: bias and penalties, top-k, top-p, min-p, temperature. A temperature
 //! of zero takes the most likely token and ignores the truncations.
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
+use std::collections::HashMap;
+use std::sync::Arc;
 use thiserror::Error;
 
 /// How the next token is chosen.
@@ -21,6 +23,12 @@ pub struct Sampling {
     pub repeat_penalty: f32,
     /// How many of the latest tokens the penalty looks at.
     pub repeat_last: usize,
+    /// Taken from the logit of every token that was sampled before; 0 is off.
+    pub presence_penalty: f32,
+    /// Taken from a token's logit once for every time it was sampled before; 0 is off.
+    pub frequency_penalty: f32,
+    /// Added to the logits of these tokens.
+    pub bias: Arc<[(u32, f32)]>,
     /// Seed of the draws.
     pub seed: u64,
 }
@@ -34,6 +42,9 @@ impl Default for Sampling {
             min_p: 0.05,
             repeat_penalty: 1.0,
             repeat_last: 64,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            bias: Arc::default(),
             seed: 0,
         }
     }
@@ -57,7 +68,12 @@ impl Sampling {
         check("temperature", self.temperature, self.temperature >= 0.0, "0 or more")?;
         check("top-p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0 and at most 1")?;
         check("min-p", self.min_p, (0.0..=1.0).contains(&self.min_p), "between 0 and 1")?;
-        check("repeat penalty", self.repeat_penalty, self.repeat_penalty > 0.0, "above 0")
+        check("repeat penalty", self.repeat_penalty, self.repeat_penalty > 0.0, "above 0")?;
+        let customary = -2.0..=2.0;
+        check("presence penalty", self.presence_penalty, customary.contains(&self.presence_penalty), "from -2 to 2")?;
+        check("frequency penalty", self.frequency_penalty, customary.contains(&self.frequency_penalty), "from -2 to 2")?;
+        let wrong = self.bias.iter().map(|bias| bias.1).find(|bias| !(-100.0..=100.0).contains(bias));
+        wrong.map_or(Ok(()), |bias| check("logit bias", bias, false, "from -100 to 100"))
     }
 }
 
@@ -67,7 +83,10 @@ pub struct Sampler {
     settings: Sampling,
     rng: StdRng,
     candidates: Vec<(u32, f32)>,
-    penalised: Vec<(usize, f32)>,
+    /// Logits that were changed, and what they were.
+    changed: Vec<(usize, f32)>,
+    /// How often each token was sampled.
+    sampled: HashMap<u32, u32>,
 }
 
 impl Sampler {
@@ -75,21 +94,26 @@ impl Sampler {
     pub fn new(settings: Sampling) -> Result<Self, SamplingError> {
         settings.validate()?;
         let rng = StdRng::seed_from_u64(settings.seed);
-        Ok(Sampler { settings, rng, candidates: Vec::new(), penalised: Vec::new() })
+        Ok(Sampler { settings, rng, candidates: Vec::new(), changed: Vec::new(), sampled: HashMap::new() })
     }
 
     /// Chooses the next token. `recent` are the tokens so far; `logits` is left as it was.
     pub fn sample(&mut self, logits: &mut [f32], recent: &[u32]) -> u32 {
-        self.penalise(logits, recent);
+        self.changed.clear();
+        self.penalise_repetition(logits, recent);
+        self.penalise_sampled(logits);
+        self.add_bias(logits);
         let token = if self.settings.temperature == 0.0 { argmax(logits) } else { self.draw(logits) };
-        for &(i, was) in self.penalised.iter().rev() {
+        for &(i, was) in self.changed.iter().rev() {
             logits[i] = was;
+        }
+        if self.settings.presence_penalty != 0.0 || self.settings.frequency_penalty != 0.0 {
+            *self.sampled.entry(token).or_default() += 1;
         }
         token
     }
 
-    fn penalise(&mut self, logits: &mut [f32], recent: &[u32]) {
-        self.penalised.clear();
+    fn penalise_repetition(&mut self, logits: &mut [f32], recent: &[u32]) {
         let penalty = self.settings.repeat_penalty;
         if penalty == 1.0 {
             return;
@@ -97,9 +121,27 @@ impl Sampler {
         let from = recent.len().saturating_sub(self.settings.repeat_last);
         for &token in &recent[from..] {
             let i = token as usize;
-            if i < logits.len() && !self.penalised.iter().any(|&(j, _)| j == i) {
-                self.penalised.push((i, logits[i]));
+            if i < logits.len() && !self.changed.iter().any(|&(j, _)| j == i) {
+                self.changed.push((i, logits[i]));
                 logits[i] = if logits[i] > 0.0 { logits[i] / penalty } else { logits[i] * penalty };
+            }
+        }
+    }
+
+    fn penalise_sampled(&mut self, logits: &mut [f32]) {
+        for (&token, &times) in &self.sampled {
+            if let Some(logit) = logits.get_mut(token as usize) {
+                self.changed.push((token as usize, *logit));
+                *logit -= self.settings.presence_penalty + self.settings.frequency_penalty * times as f32;
+            }
+        }
+    }
+
+    fn add_bias(&mut self, logits: &mut [f32]) {
+        for &(token, bias) in self.settings.bias.iter() {
+            if let Some(logit) = logits.get_mut(token as usize) {
+                self.changed.push((token as usize, *logit));
+                *logit += bias;
             }
         }
     }
@@ -219,6 +261,33 @@ mod tests {
         let mut logits = vec![1.0, 1.5, -1.0];
         assert_eq!(s.sample(&mut logits, &[1, 1, 2, 99]), 0);
         assert_eq!(logits, [1.0, 1.5, -1.0]);
+    }
+
+    #[test]
+    fn tokens_that_were_sampled_cost_presence_once_and_frequency_each_time() {
+        let mut s = sampler(|s| {
+            s.temperature = 0.0;
+            s.presence_penalty = 0.5;
+            s.frequency_penalty = 1.0;
+        });
+        let mut logits = vec![4.0, 3.0];
+        // 4, then 2.5 against 3, then 2.5 against 1.5, then 1.5 against 1.5.
+        let tokens: Vec<u32> = (0..4).map(|_| s.sample(&mut logits, &[])).collect();
+        assert_eq!(tokens, [0, 1, 0, 0]);
+        assert_eq!(logits, [4.0, 3.0]);
+    }
+
+    #[test]
+    fn a_bias_is_added_to_its_token_alone_and_unknown_tokens_are_left_out() {
+        let mut s = sampler(|s| {
+            s.temperature = 0.0;
+            s.bias = Arc::from([(1, 5.0), (0, -1.0), (99, 100.0)]);
+        });
+        let mut logits = vec![2.0, -2.0, 1.5];
+        assert_eq!(s.sample(&mut logits, &[]), 1);
+        assert_eq!(logits, [2.0, -2.0, 1.5]);
+        let wrong = Sampling { bias: Arc::from([(1, 101.0)]), ..Sampling::default() };
+        assert_eq!(Sampler::new(wrong).unwrap_err().to_string(), "logit bias is 101, but must be from -100 to 100");
     }
 
     #[test]

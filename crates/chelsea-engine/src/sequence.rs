@@ -6,7 +6,7 @@
 use crate::kv::Compaction;
 use crate::reading::Reading;
 use crate::{Compression, EngineError, SessionOptions, cache_config};
-use chelsea_kv::{Budget, CacheConfig, Forecast, MemoryReport, PAGE, Policy, ReadPlan, SequenceCache};
+use chelsea_kv::{Budget, CacheConfig, Forecast, MemoryReport, Policy, ReadPlan, SequenceCache};
 use chelsea_model::{Model, ModelError};
 use std::sync::Arc;
 use std::time::Duration;
@@ -94,7 +94,7 @@ impl Sequence {
             cache,
             history,
             logits: Vec::new(),
-            plan: ReadPlan::of_block(options.block, PAGE),
+            plan: options.plan(),
             compression: options.compression,
             limit,
             reading: None,

@@ -6,6 +6,7 @@
 pub struct StopFilter {
     stops: Vec<String>,
     held: String,
+    reached: Option<usize>,
 }
 
 /// What became of a piece of text.
@@ -20,19 +21,27 @@ pub struct Passed {
 impl StopFilter {
     /// Watches for `stops`; empty strings are ignored.
     pub fn new(stops: impl IntoIterator<Item = String>) -> Self {
-        StopFilter { stops: stops.into_iter().filter(|s| !s.is_empty()).collect(), held: String::new() }
+        let stops = stops.into_iter().filter(|s| !s.is_empty()).collect();
+        StopFilter { stops, held: String::new(), reached: None }
     }
 
     /// Takes the next piece of text.
     pub fn push(&mut self, piece: &str) -> Passed {
         self.held.push_str(piece);
-        if let Some(at) = self.stops.iter().filter_map(|s| self.held.find(s.as_str())).min() {
+        let found = |(i, stop): (usize, &String)| Some((self.held.find(stop.as_str())?, i));
+        if let Some((at, stop)) = self.stops.iter().enumerate().filter_map(found).min() {
+            self.reached = Some(stop);
             self.held.truncate(at);
             return Passed { text: std::mem::take(&mut self.held), stopped: true };
         }
         let hold = self.stops.iter().map(|s| overlap(&self.held, s)).max().unwrap_or(0);
         let rest = self.held.split_off(self.held.len() - hold);
         Passed { text: std::mem::replace(&mut self.held, rest), stopped: false }
+    }
+
+    /// The stop string that was reached, if one was.
+    pub fn reached(&self) -> Option<&str> {
+        self.reached.and_then(|stop| self.stops.get(stop)).map(String::as_str)
     }
 
     /// The text still held back when the stream ends without a stop string.
@@ -77,6 +86,15 @@ mod tests {
     fn a_false_start_is_shown_in_the_end() {
         assert_eq!(stream(&["\nUser:"], &["hello\n", "Us", "ual"]), ("hello\nUsual".into(), false));
         assert_eq!(stream(&["END"], &["the EN"]), ("the EN".into(), false));
+    }
+
+    #[test]
+    fn the_stop_that_was_reached_is_told() {
+        let mut filter = StopFilter::new(["zz", "b", "ab"].map(str::to_owned));
+        assert!(!filter.push("x").stopped);
+        assert_eq!(filter.reached(), None);
+        assert!(filter.push("ab").stopped);
+        assert_eq!(filter.reached(), Some("ab"));
     }
 
     #[test]

@@ -119,9 +119,11 @@ impl Length {
 /// How a text is read under a budget: all that is derived from how many entries of each head reading may hold beyond it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadPlan {
-    /// Tokens that pass through the model at once while the text is compressed; twice as many where nothing has to be
-    /// clustered for them, so that weights are opened half as often.
+    /// Tokens that pass through the model at once while the text is compressed.
     pub step: usize,
+    /// Tokens that pass through the model at once where nothing has to be clustered for them, so that weights are opened
+    /// less often.
+    pub longest: usize,
     /// Latest tokens of the text that are left alone while the rest of it is still to be read.
     pub recent: usize,
     /// Entries of each head that are left of the block: for the page that each head may leave half empty, for what entries
@@ -135,7 +137,13 @@ impl ReadPlan {
     pub fn of_block(block: usize, page: usize) -> Self {
         let step = block.div_ceil(8);
         let recent = (block * 5 / 8).min((block - step).saturating_sub(page));
-        ReadPlan { step, recent, slack: block - step - recent }
+        ReadPlan { step, longest: 2 * step, recent, slack: block - step - recent }
+    }
+
+    /// The same in steps of at most `tokens`, which may be shorter, so that others need not wait long for one to end.
+    pub fn in_steps_of(self, tokens: usize) -> Self {
+        let step = self.step.min(tokens.max(1));
+        ReadPlan { step, longest: step, slack: self.slack + self.step - step, ..self }
     }
 
     /// Entries of each head that reading holds beyond the budget at most.
@@ -373,7 +381,7 @@ mod tests {
             assert_eq!(plan.block(), block);
             assert!(plan.step > 0 && (plan.slack >= 64.min(block - plan.step)), "{plan:?}");
         }
-        assert_eq!(ReadPlan::of_block(1024, 64), ReadPlan { step: 128, recent: 640, slack: 256 });
+        assert_eq!(ReadPlan::of_block(1024, 64), ReadPlan { step: 128, longest: 256, recent: 640, slack: 256 });
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod policies;
 mod reading;
 mod run;
 mod saved;
+mod serve;
 mod setup;
 mod signals;
 
@@ -48,6 +49,7 @@ fn main() -> std::process::ExitCode {
         .init();
     let result = chelsea_simd::check().map_err(anyhow::Error::from).and_then(|_| match &cli.command {
         Command::Run(args) => run::run(args),
+        Command::Serve(args) => serve::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Inspect(args) => inspect::run(args),

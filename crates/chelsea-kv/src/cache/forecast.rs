@@ -34,7 +34,7 @@ impl CacheConfig {
             .iter()
             .filter(|layer| !layer.grows())
             .map(|layer| {
-                layer.kv_heads * Page::bytes(layer.dims(), self.dtype) * (2 * plan.step).min(tokens).div_ceil(PAGE)
+                layer.kv_heads * Page::bytes(layer.dims(), self.dtype) * plan.longest.min(tokens).div_ceil(PAGE)
             })
             .sum();
         let reading = held((settled + at_once).min(tokens * heads)) + step;

@@ -98,6 +98,7 @@ pub struct RenderOptions {
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    source: String,
     bos: Option<String>,
     eos: Option<String>,
     fingerprint: [u8; 16],
@@ -136,7 +137,12 @@ impl ChatTemplate {
             hash.update(text.unwrap_or_default().as_bytes());
         }
         let fingerprint = hash.digest128().to_le_bytes();
-        Ok(Self { environment, bos: bos.map(str::to_owned), eos: eos.map(str::to_owned), fingerprint })
+        Ok(Self { environment, source: source.to_owned(), bos: bos.map(str::to_owned), eos: eos.map(str::to_owned), fingerprint })
+    }
+
+    /// The template as the model carries it.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// Names the template: its source and the two tokens it is given. The same conversation and time give the same text

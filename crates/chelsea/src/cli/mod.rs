@@ -4,6 +4,7 @@
 mod bench;
 mod eval;
 mod run;
+mod serve;
 mod shared;
 mod stored;
 
@@ -13,6 +14,7 @@ pub use eval::{
     ReportArgs, RunFilesArgs, ValuesArg, VariablesArgs, WordsArgs,
 };
 pub use run::RunArgs;
+pub use serve::ServeArgs;
 pub use shared::{CacheArgs, DtypeArg, LayoutArgs, ModelArgs, ProductsArg, QualityArg, SampleArgs};
 pub use stored::{BuildArgs, CacheAction, CacheCmdArgs, InspectArgs, ModelsAction, ModelsArgs};
 
@@ -44,6 +46,13 @@ pub enum Command {
         after_help = "--help shows all flags, and examples."
     )]
     Run(RunArgs),
+    /// Serve a model over HTTP, to clients of OpenAI's and Anthropic's interfaces.
+    #[command(
+        help_template = EXAMPLES_FIRST,
+        after_long_help = serve::SERVE_EXAMPLES,
+        after_help = "--help shows all flags, and examples."
+    )]
+    Serve(ServeArgs),
     /// Measure speed and memory: prefill, decode and whole answers at given depths and keep ratios.
     #[command(help_template = EXAMPLES_FIRST, after_long_help = bench::BENCH_EXAMPLES)]
     Bench(BenchArgs),

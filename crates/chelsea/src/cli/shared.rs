@@ -232,6 +232,7 @@ impl CacheArgs {
             block: self.block as usize,
             context: self.ctx.filter(|&tokens| tokens > 0),
             dtype: self.kv_type.map(DtypeArg::dtype),
+            step: None,
             pool: Pool::unlimited(),
         }
     }

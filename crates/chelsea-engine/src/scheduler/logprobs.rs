@@ -1,0 +1,37 @@
+//! How likely tokens were.
+
+use super::request::Logprobs;
+
+/// Of `token` and of the `top` likeliest ones, by these logits.
+pub(super) fn of(logits: &[f32], token: u32, top: usize) -> Logprobs {
+    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&x| f64::from(x - most).exp()).sum();
+    let log = |x: f32| (f64::from(x - most) - sum.ln()) as f32;
+    let mut likeliest: Vec<(u32, f32)> = Vec::with_capacity(top + 1);
+    for (id, &x) in (0u32..).zip(logits) {
+        // Of equal ones the lower comes first, as in greedy sampling.
+        if likeliest.len() < top || likeliest.last().is_some_and(|last| x > last.1) {
+            let at = likeliest.partition_point(|other| other.1 >= x);
+            likeliest.insert(at, (id, x));
+            likeliest.truncate(top);
+        }
+    }
+    likeliest.iter_mut().for_each(|(_, x)| *x = log(*x));
+    Logprobs { chosen: logits.get(token as usize).map_or(f32::NEG_INFINITY, |&x| log(x)), top: likeliest }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_likeliest_come_first_and_all_probabilities_sum_to_one() {
+        let logits = [0.5, 3.0, -1.0, 3.0, 2.0];
+        let all = of(&logits, 4, 5);
+        assert_eq!(all.top.iter().map(|top| top.0).collect::<Vec<_>>(), [1, 3, 4, 0, 2]);
+        assert!((all.top.iter().map(|top| f64::from(top.1).exp()).sum::<f64>() - 1.0).abs() < 1e-6);
+        assert_eq!(all.chosen, all.top[2].1);
+        assert_eq!(of(&logits, 0, 2).top.len(), 2);
+        assert!(of(&logits, 0, 0).top.is_empty());
+    }
+}

@@ -1,0 +1,303 @@
+//! Many requests at once: answers do not depend on each other, memory stays within its limit and comes back.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use chelsea_engine::scheduler::{Event, Listener, Outcome, Request, RequestError};
+use chelsea_engine::{GenerateOptions, Sampling, Scheduler, SchedulerOptions, SessionOptions};
+use chelsea_kv::{Budget, Pool};
+use chelsea_linear::Products;
+use chelsea_model::tokenizer::Tokenizer;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// What a request was told.
+#[derive(Default)]
+struct Told {
+    tokens: Vec<u32>,
+    cached: Option<usize>,
+    outcome: Option<Outcome>,
+    error: Option<RequestError>,
+}
+
+#[derive(Clone, Default)]
+struct Ear {
+    told: Arc<Mutex<Told>>,
+    gone: Arc<AtomicBool>,
+}
+
+impl Listener for Ear {
+    fn hear(&mut self, event: Event) {
+        let mut told = self.told.lock().unwrap();
+        match event {
+            Event::Waiting | Event::Read { .. } => {}
+            Event::Started { cached } => told.cached = Some(cached),
+            Event::Token(sampled) => told.tokens.push(sampled.token),
+            Event::Finished(outcome) => told.outcome = Some(*outcome),
+            Event::Failed(error) => told.error = Some(error),
+        }
+    }
+
+    fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
+}
+
+impl Ear {
+    fn tokens(&self) -> Vec<u32> {
+        self.told.lock().unwrap().tokens.clone()
+    }
+
+    fn cached(&self) -> usize {
+        self.told.lock().unwrap().cached.unwrap()
+    }
+
+    fn is_done(&self) -> bool {
+        self.told.lock().unwrap().outcome.is_some()
+    }
+
+    fn error(&self) -> Option<String> {
+        self.told.lock().unwrap().error.as_ref().map(ToString::to_string)
+    }
+}
+
+fn scheduler(options: SchedulerOptions) -> Scheduler {
+    let words = r#"{ "decoder": { "type": "ByteLevel" }, "model": { "vocab": { "a": 0 }, "merges": [] } }"#;
+    let tokenizer = Tokenizer::from_json(words, None, None).unwrap();
+    Scheduler::new(support::model(Products::Fast), Arc::new(tokenizer), support::pool(2), options)
+}
+
+fn with_pool(bytes: usize) -> SchedulerOptions {
+    SchedulerOptions { pool: Pool::with_limit(bytes), ..SchedulerOptions::default() }
+}
+
+/// A request with a prompt of these pieces, sampled with a seed of its own.
+fn request(pieces: &[Vec<u32>], answer: usize, seed: u64, ear: &Ear) -> Request {
+    let sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed, ..Sampling::default() };
+    let options = support::options(Budget::ByteFraction(0.25), "chelsea");
+    Request {
+        pieces: pieces.iter().map(|piece| Arc::from(piece.as_slice())).collect(),
+        generate: GenerateOptions { max_tokens: Some(answer), sampling, ignore_eos: true, ..GenerateOptions::default() },
+        session: SessionOptions { step: Some(16), ..options },
+        key: 0,
+        logprobs: None,
+        listener: Box::new(ear.clone()),
+    }
+}
+
+/// Steps until nothing is left to do, with the memory looked at after every step.
+fn run(scheduler: &mut Scheduler) {
+    let mut steps = 0;
+    while scheduler.step() {
+        let stats = scheduler.stats();
+        assert!(stats.kv_bytes <= stats.kv_limit, "{stats:?}");
+        steps += 1;
+        assert!(steps < 100_000, "it never ends: {stats:?}");
+    }
+}
+
+/// What a request is answered that is served alone.
+fn alone(pieces: &[Vec<u32>], answer: usize, seed: u64) -> Vec<u32> {
+    let ear = Ear::default();
+    let mut scheduler = scheduler(SchedulerOptions::default());
+    scheduler.submit(request(pieces, answer, seed, &ear));
+    run(&mut scheduler);
+    assert!(ear.is_done(), "{:?}", ear.error());
+    ear.tokens()
+}
+
+fn prompt(i: u32, tokens: usize) -> Vec<Vec<u32>> {
+    vec![support::tokens(tokens, i)]
+}
+
+#[test]
+fn answers_do_not_depend_on_who_else_is_served() {
+    let mut scheduler = scheduler(SchedulerOptions::default());
+    let ears: Vec<Ear> = (0..12).map(|_| Ear::default()).collect();
+    let asked = |i: usize| (prompt(i as u32, 40 + 130 * (i % 5)), 20 + 17 * (i % 4), i as u64);
+    for (i, ear) in ears.iter().enumerate() {
+        let (pieces, answer, seed) = asked(i);
+        scheduler.submit(request(&pieces, answer, seed, ear));
+        // Some come while others are being served.
+        (0..i % 4).for_each(|_| drop(scheduler.step()));
+    }
+    run(&mut scheduler);
+    for (i, ear) in ears.iter().enumerate() {
+        let (pieces, answer, seed) = asked(i);
+        assert_eq!(ear.tokens(), alone(&pieces, answer, seed), "request {i}");
+    }
+    assert_eq!(scheduler.stats().finished, 12);
+}
+
+#[test]
+fn a_checkpoint_gives_the_answer_that_reading_gives() {
+    let mut scheduler = scheduler(SchedulerOptions::default());
+    let first = [support::tokens(300, 1), support::tokens(90, 2)];
+    let second = [first[0].clone(), first[1].clone(), support::tokens(70, 3)];
+    let other = [first[0].clone(), support::tokens(120, 4)];
+    for (pieces, cached) in [(&first[..], 0), (&second[..], 390), (&other[..], 300), (&first[..], 390)] {
+        let ear = Ear::default();
+        scheduler.submit(request(pieces, 40, 9, &ear));
+        run(&mut scheduler);
+        assert_eq!(ear.cached(), cached);
+        assert_eq!(ear.tokens(), alone(pieces, 40, 9));
+    }
+    // The same tokens cut elsewhere were compressed elsewhere, and other settings have a shelf of their own.
+    let ear = Ear::default();
+    scheduler.submit(request(&[first.concat()], 5, 9, &ear));
+    let key = Request { key: 7, ..request(&first, 5, 9, &ear) };
+    scheduler.submit(key);
+    run(&mut scheduler);
+    assert_eq!(ear.cached(), 0);
+    assert_eq!(scheduler.stats().cached_tokens, 390 + 300 + 390);
+}
+
+#[test]
+fn prompts_that_begin_alike_are_read_once() {
+    let mut scheduler = scheduler(SchedulerOptions::default());
+    let document = support::tokens(400, 1);
+    let ears: Vec<Ear> = (0..5).map(|_| Ear::default()).collect();
+    for (i, ear) in ears.iter().enumerate() {
+        scheduler.submit(request(&[document.clone(), support::tokens(30, 2 + i as u32)], 10, 3, ear));
+    }
+    run(&mut scheduler);
+    assert_eq!(ears.iter().map(Ear::cached).collect::<Vec<_>>(), [0, 400, 400, 400, 400]);
+    assert_eq!(scheduler.stats().prompt_tokens, 400 + 5 * 30);
+}
+
+#[test]
+fn memory_stays_within_its_limit_and_comes_back() {
+    // Room for about three of them.
+    let mut alone_bytes = 0;
+    let mut one = scheduler(with_pool(64 << 20));
+    one.submit(request(&prompt(1, 500), 60, 1, &Ear::default()));
+    while one.step() {
+        alone_bytes = alone_bytes.max(one.stats().kv_bytes);
+    }
+    let mut scheduler = scheduler(with_pool(3 * alone_bytes));
+    let ears: Vec<Ear> = (0..10).map(|_| Ear::default()).collect();
+    for (i, ear) in ears.iter().enumerate() {
+        scheduler.submit(request(&prompt(i as u32, 500), 60, i as u64, ear));
+    }
+    run(&mut scheduler);
+    for (i, ear) in ears.iter().enumerate() {
+        assert!(ear.is_done(), "{:?}", ear.error());
+        assert_eq!(ear.tokens(), alone(&prompt(i as u32, 500), 60, i as u64), "request {i}");
+    }
+    scheduler.flush();
+    assert_eq!(scheduler.stats().kv_bytes, 0);
+}
+
+#[test]
+fn a_request_that_steps_aside_goes_on_with_the_same_answer() {
+    // Answers that are much longer than what room is promised for.
+    let options = SchedulerOptions { ahead: 1, checkpoints: 0, ..with_pool(0) };
+    let mut one = scheduler(SchedulerOptions { pool: Pool::with_limit(64 << 20), ..options.clone() });
+    one.submit(request(&prompt(1, 100), 1200, 1, &Ear::default()));
+    run(&mut one);
+    let peak = one.stats().kv_limit.min(64 << 20);
+    assert!(peak > 0);
+    let mut limit = 400 << 10;
+    let stepped_aside = loop {
+        let mut scheduler = scheduler(SchedulerOptions { pool: Pool::with_limit(limit), ..options.clone() });
+        let ears: Vec<Ear> = (0..4).map(|_| Ear::default()).collect();
+        for (i, ear) in ears.iter().enumerate() {
+            scheduler.submit(request(&prompt(i as u32, 100), 1200, i as u64, ear));
+        }
+        run(&mut scheduler);
+        for (i, ear) in ears.iter().enumerate() {
+            if ear.is_done() {
+                let tokens = ear.tokens();
+                assert_eq!(tokens, alone(&prompt(i as u32, 100), tokens.len(), i as u64), "request {i} at {limit}");
+            } else {
+                assert!(ear.error().unwrap().contains("bytes"), "{:?}", ear.error());
+            }
+        }
+        if scheduler.stats().stepped_aside > 0 && ears.iter().all(Ear::is_done) {
+            break scheduler.stats().stepped_aside;
+        }
+        limit += limit / 8;
+        assert!(limit < 64 << 20, "nobody had to step aside");
+    };
+    assert!(stepped_aside > 0);
+}
+
+#[test]
+fn whoever_leaves_frees_their_memory_before_the_next_step() {
+    let mut scheduler = scheduler(SchedulerOptions { checkpoints: 0, ..with_pool(64 << 20) });
+    let (stays, leaves) = (Ear::default(), Ear::default());
+    scheduler.submit(request(&prompt(1, 300), 50, 1, &stays));
+    scheduler.submit(request(&prompt(2, 300), 50, 2, &leaves));
+    let waits = Ear::default();
+    scheduler.submit(request(&prompt(3, 300), 50, 2, &waits));
+    (0..30).for_each(|_| drop(scheduler.step()));
+    leaves.gone.store(true, Ordering::Relaxed);
+    waits.gone.store(true, Ordering::Relaxed);
+    run(&mut scheduler);
+    assert_eq!(stays.tokens(), alone(&prompt(1, 300), 50, 1));
+    assert!(!leaves.is_done() && !waits.is_done());
+    assert_eq!((scheduler.stats().cancelled, scheduler.stats().kv_bytes), (2, 0));
+}
+
+#[test]
+fn what_cannot_be_served_is_refused_at_once() {
+    let mut scheduler = scheduler(SchedulerOptions { waiting: 1, ..with_pool(1 << 20) });
+    let told = |scheduler: &mut Scheduler, request: Request, ear: &Ear| {
+        scheduler.submit(request);
+        ear.error().unwrap_or_default()
+    };
+    let ear = Ear::default();
+    assert!(told(&mut scheduler, request(&[], 5, 0, &ear), &ear).contains("empty"));
+    let context = scheduler.model().config().context_length;
+    assert!(told(&mut scheduler, request(&prompt(1, context), 5, 0, &ear), &ear).contains(&context.to_string()));
+    let full = SessionOptions { budget: Budget::EntryFraction(1.0), ..support::options(Budget::EntryFraction(1.0), "full") };
+    let large = Request { session: full, ..request(&prompt(1, context - 10), 5, 0, &ear) };
+    assert!(told(&mut scheduler, large, &ear).contains("bytes"));
+    let bad = Sampling { top_p: 0.0, ..Sampling::default() };
+    let mut wrong = request(&prompt(1, 10), 5, 0, &ear);
+    wrong.generate.sampling = bad;
+    assert!(told(&mut scheduler, wrong, &ear).contains("top-p"));
+    let waits = Ear::default();
+    scheduler.submit(request(&prompt(1, 10), 5, 0, &waits));
+    assert!(told(&mut scheduler, request(&prompt(1, 10), 5, 0, &ear), &ear).contains("try again"));
+    scheduler.drain();
+    assert!(told(&mut scheduler, request(&prompt(1, 10), 5, 0, &ear), &ear).contains("ending"));
+    run(&mut scheduler);
+    assert!(waits.is_done());
+}
+
+#[test]
+fn turns_are_shared_out_among_keys() {
+    let mut scheduler = scheduler(SchedulerOptions { running: 1, ..SchedulerOptions::default() });
+    let many: Vec<Ear> = (0..6).map(|_| Ear::default()).collect();
+    for (i, ear) in many.iter().enumerate() {
+        scheduler.submit(Request { key: 1, ..request(&prompt(i as u32, 100), 20, 1, ear) });
+    }
+    (0..20).for_each(|_| drop(scheduler.step()));
+    let one = Ear::default();
+    scheduler.submit(Request { key: 2, ..request(&prompt(9, 100), 20, 1, &one) });
+    while !one.is_done() {
+        scheduler.step();
+    }
+    let before = many.iter().filter(|ear| ear.is_done()).count();
+    assert!(before <= 2, "{before} requests of one key came before the only one of another");
+    run(&mut scheduler);
+}
+
+#[test]
+fn a_short_prompt_does_not_wait_for_a_long_one() {
+    let mut scheduler = scheduler(SchedulerOptions::default());
+    let (long, short) = (Ear::default(), Ear::default());
+    scheduler.submit(request(&prompt(1, 1500), 5, 1, &long));
+    (0..3).for_each(|_| drop(scheduler.step()));
+    scheduler.submit(request(&prompt(2, 48), 5, 1, &short));
+    let mut steps = 0;
+    while short.tokens().is_empty() {
+        scheduler.step();
+        steps += 1;
+    }
+    assert!(steps <= 5, "{steps} steps for three chunks");
+    run(&mut scheduler);
+    assert_eq!(long.tokens(), alone(&prompt(1, 1500), 5, 1));
+}

@@ -1,0 +1,162 @@
+//! What comes of a request: the events of one or several answers, gathered for those who want them whole.
+
+use crate::engine::{self, Events};
+use crate::{ApiError, Serving};
+use axum::http::StatusCode;
+use chelsea_engine::scheduler::{Event, Outcome, Request, Sampled};
+use chelsea_engine::{Finish, GenerateOptions, SessionOptions};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A request of any interface, as far as the engine is concerned.
+pub struct Ask {
+    /// The prompt's pieces.
+    pub pieces: Vec<Arc<[u32]>>,
+    /// What is to be generated.
+    pub generate: GenerateOptions,
+    /// How the cache is kept.
+    pub session: SessionOptions,
+    /// Whose it is.
+    pub key: u64,
+    /// How many of the likeliest tokens are told for each.
+    pub logprobs: Option<usize>,
+}
+
+/// An answer on its way.
+pub struct Running {
+    events: Events,
+    asked: Instant,
+    first: Option<Instant>,
+    serving: Arc<Serving>,
+}
+
+/// What is heard of an answer.
+pub enum Heard {
+    /// The prompt is being read: so many tokens of so many.
+    Reading(usize, usize),
+    /// A token.
+    Token(Sampled),
+    /// All of it.
+    Done(Box<Outcome>),
+}
+
+/// A whole answer.
+pub struct Whole {
+    /// Its text.
+    pub text: String,
+    /// Its tokens.
+    pub tokens: Vec<Sampled>,
+    /// Its figures.
+    pub outcome: Outcome,
+}
+
+impl Running {
+    /// Hands a request to the engine and waits until it was taken in.
+    ///
+    /// # Errors
+    /// If it was refused.
+    pub async fn start(serving: &Arc<Serving>, ask: Ask) -> Result<Running, ApiError> {
+        let (listener, mut events) = engine::listener();
+        let Ask { pieces, generate, session, key, logprobs } = ask;
+        serving.engine.submit(Request { pieces, generate, session, key, logprobs, listener })?;
+        match events.recv().await {
+            Some(Event::Failed(error)) => Err(serving.metrics.refused(error)),
+            Some(_) => Ok(Running { events, asked: Instant::now(), first: None, serving: serving.clone() }),
+            None => Err(gone()),
+        }
+    }
+
+    /// The next thing that happened.
+    ///
+    /// # Errors
+    /// If there will be no answer.
+    pub async fn next(&mut self) -> Result<Heard, ApiError> {
+        loop {
+            return match self.events.recv().await {
+                Some(Event::Waiting | Event::Started { .. }) => continue,
+                Some(Event::Read { done, total }) => Ok(Heard::Reading(done, total)),
+                Some(Event::Token(sampled)) => {
+                    let now = Instant::now();
+                    match self.first.replace(now) {
+                        None => self.serving.metrics.first_token(now - self.asked),
+                        Some(before) => self.serving.metrics.next_token(now - before),
+                    }
+                    Ok(Heard::Token(sampled))
+                }
+                Some(Event::Finished(outcome)) => {
+                    self.serving.metrics.finished(&outcome, self.asked.elapsed());
+                    Ok(Heard::Done(outcome))
+                }
+                Some(Event::Failed(error)) => Err(self.serving.metrics.refused(error)),
+                None => Err(gone()),
+            };
+        }
+    }
+
+    /// The whole answer.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub async fn whole(mut self) -> Result<Whole, ApiError> {
+        let (mut text, mut tokens) = (String::new(), Vec::new());
+        loop {
+            match self.next().await? {
+                Heard::Reading(..) => {}
+                Heard::Token(sampled) => {
+                    text.push_str(&sampled.text);
+                    tokens.push(sampled);
+                }
+                Heard::Done(outcome) => return Ok(Whole { text, tokens, outcome: *outcome }),
+            }
+        }
+    }
+}
+
+fn gone() -> ApiError {
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the server ended before the answer was complete: ask again")
+}
+
+/// OpenAI's name of why an answer ended.
+pub fn finish_reason(finish: Finish) -> &'static str {
+    match finish {
+        Finish::EndOfTurn | Finish::StopString | Finish::Cancelled => "stop",
+        Finish::MaxTokens | Finish::Context => "length",
+    }
+}
+
+/// The tokens of a request, as OpenAI counts them.
+pub fn usage(prompt: usize, cached: usize, generated: usize) -> Value {
+    json!({
+        "prompt_tokens": prompt,
+        "completion_tokens": generated,
+        "total_tokens": prompt + generated,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    })
+}
+
+/// Where time went.
+pub fn timings(outcome: &Outcome) -> Value {
+    let rate = |tokens: usize, seconds: f64| if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
+    let read = outcome.prompt_tokens - outcome.cached_tokens.min(outcome.prompt_tokens);
+    let (prefill, decode) = (outcome.prefill.as_secs_f64(), outcome.decode.as_secs_f64());
+    json!({
+        "queue_ms": outcome.waited.as_secs_f64() * 1e3,
+        "prompt_n": read,
+        "prompt_ms": prefill * 1e3,
+        "prompt_per_second": rate(read, prefill),
+        "predicted_n": outcome.generated_tokens,
+        "predicted_ms": decode * 1e3,
+        "predicted_per_second": rate(outcome.generated_tokens.saturating_sub(1), decode),
+    })
+}
+
+/// What the cache holds.
+pub fn kv(outcome: &Outcome) -> Value {
+    json!({
+        "tokens": outcome.kv_tokens,
+        "entries": outcome.kv_entries,
+        "bytes": outcome.kv_bytes,
+        "bytes_full": outcome.kv_bytes_full,
+    })
+}

@@ -1,0 +1,245 @@
+//! The interface of Anthropic: `POST /v1/messages` and `POST /v1/messages/count_tokens`.
+
+mod content;
+mod stream;
+
+use crate::answer::{Ask, Running, Whole};
+use crate::fields::{KvFields, OneOrMany, SamplingFields, refuse_unknown};
+use crate::guard::Caller;
+use crate::openai::chat::{PING, check_model};
+use crate::prompt::Conversation;
+use crate::reply::{Parser, Said};
+use crate::router::Body;
+use crate::{ApiError, Serving, Style};
+use axum::extract::State;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json};
+use chelsea_engine::Finish;
+use chelsea_engine::scheduler::Outcome;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+
+/// The body of a request.
+#[derive(Debug, Deserialize)]
+pub struct MessagesRequest {
+    model: Option<String>,
+    messages: Vec<Value>,
+    max_tokens: Option<usize>,
+    system: Option<Value>,
+    stop_sequences: Option<Vec<String>>,
+    stream: Option<bool>,
+    temperature: Option<f32>,
+    top_p: Option<f32>,
+    top_k: Option<i64>,
+    tools: Option<Vec<Value>>,
+    tool_choice: Option<Value>,
+    thinking: Option<Value>,
+    kv: Option<KvFields>,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+/// Fields that only say where a cache may be kept, how much effort is wanted, or what is switched on for others.
+const HARMLESS: &[&str] = &["cache_control", "context_management", "output_config", "container", "mcp_servers", "betas"];
+
+/// A request that was understood.
+struct Message {
+    id: String,
+    ask: Ask,
+    with_tools: bool,
+    thinks: bool,
+}
+
+impl MessagesRequest {
+    /// The conversation as templates take it.
+    fn conversation(&self) -> Result<(Conversation, bool), ApiError> {
+        let mut rest = self.rest.clone();
+        rest.retain(|name, value| !HARMLESS.contains(&name.as_str()) || is_list_of_something(name, value));
+        refuse_unknown(&rest)?;
+        if self.messages.is_empty() {
+            return Err(ApiError::field("messages", "messages: at least one message is required"));
+        }
+        let tools = self.tools.as_ref().filter(|tools| !tools.is_empty());
+        let choice = self.tool_choice.as_ref().and_then(|choice| choice.get("type")).and_then(Value::as_str);
+        let with_tools = match choice {
+            None | Some("auto") => tools.is_some(),
+            Some("none") => false,
+            Some(other) => {
+                let text = format!("tool_choice: `{other}` is not supported, as no call can be forced: use `auto` or `none`");
+                return Err(ApiError::field("tool_choice", text));
+            }
+        };
+        let mut messages = Vec::new();
+        if let Some(system) = &self.system {
+            let text = content::system(system)?;
+            if !text.is_empty() {
+                messages.push(chelsea_model::chat::Message::new("system", text));
+            }
+        }
+        for (i, value) in self.messages.iter().enumerate() {
+            content::turn(i, value, &mut messages)?;
+        }
+        // A last turn of the assistant's is the beginning of the answer.
+        let prefill = match messages.last() {
+            Some(last) if last.role == "assistant" && last.extra.is_empty() => {
+                let text = last.content.as_str().unwrap_or_default().to_owned();
+                messages.pop();
+                Some(text)
+            }
+            _ => None,
+        };
+        let tools = tools.filter(|_| with_tools).map(|tools| tools.iter().enumerate().map(content::tool).collect());
+        let mut variables = Map::new();
+        match self.thinking.as_ref().and_then(|thinking| thinking.get("type")).and_then(Value::as_str) {
+            None => {}
+            Some("disabled") => {
+                variables.insert("enable_thinking".into(), false.into());
+            }
+            Some("enabled" | "adaptive") => {
+                variables.insert("enable_thinking".into(), true.into());
+            }
+            Some(other) => return Err(ApiError::field("thinking", format!("thinking: unknown type `{other}`"))),
+        }
+        let tools = tools.transpose()?;
+        Ok((Conversation { messages, tools, variables, prefill }, with_tools))
+    }
+
+    fn understand(self, serving: &Serving, caller: Caller) -> Result<Message, ApiError> {
+        let Some(max_tokens) = self.max_tokens.filter(|&tokens| tokens > 0) else {
+            return Err(ApiError::field("max_tokens", "max_tokens: a number of at least 1 is required"));
+        };
+        let (conversation, with_tools) = self.conversation()?;
+        let pieces = conversation.pieces(&serving.tokenizer, serving.template.as_ref())?;
+        let sampling = json!({"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k});
+        let sampling: SamplingFields =
+            serde_json::from_value(sampling).map_err(|error| ApiError::bad(error.to_string()))?;
+        let generate = sampling.options(self.stop_sequences.map(OneOrMany::Many), Some(max_tokens))?;
+        let session = self.kv.unwrap_or_default().session(serving)?;
+        let last: Vec<u32> = pieces.last().map_or(Vec::new(), |piece| piece[piece.len().saturating_sub(8)..].to_vec());
+        let thinks = serving.tokenizer.decode(&last, false).trim_end().ends_with("<think>");
+        let ask = Ask { pieces, generate, session, key: caller.0, logprobs: None };
+        Ok(Message { id: serving.id("msg_"), ask, with_tools, thinks })
+    }
+}
+
+/// Lists of servers would be used: they are refused unless they are empty.
+fn is_list_of_something(name: &str, value: &Value) -> bool {
+    name == "mcp_servers" && value.as_array().is_some_and(|list| !list.is_empty())
+}
+
+/// Answers a request.
+pub async fn create(
+    State(serving): State<Arc<Serving>>,
+    Extension(caller): Extension<Caller>,
+    Body(request): Body<MessagesRequest>,
+) -> Response {
+    match answer(serving, caller, request).await {
+        Ok(response) => response,
+        Err(error) => error.in_style(Style::Anthropic).into_response(),
+    }
+}
+
+async fn answer(serving: Arc<Serving>, caller: Caller, request: MessagesRequest) -> Result<Response, ApiError> {
+    check_model(&serving, request.model.as_deref())?;
+    let streams = request.stream.unwrap_or(false);
+    let understanding = serving.clone();
+    let message = tokio::task::spawn_blocking(move || request.understand(&understanding, caller));
+    let Message { id, ask, with_tools, thinks } = message.await.map_err(|_| ApiError::bad("the request could not be read"))??;
+    let prompt = ask.pieces.iter().map(|piece| piece.len()).sum();
+    let running = Running::start(&serving, ask).await?;
+    let parser = Parser::new(with_tools, thinks);
+    if streams {
+        let stream = stream::events(serving, id, prompt, parser, running);
+        let ping = Event::default().event("ping").data(json!({"type": "ping"}).to_string());
+        return Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(PING).event(ping)).into_response());
+    }
+    let whole = running.whole().await?;
+    Ok(Json(body(&serving, &id, parser, &whole)).into_response())
+}
+
+fn body(serving: &Serving, id: &str, mut parser: Parser, whole: &Whole) -> Value {
+    let mut said = parser.push(&whole.text);
+    said.extend(parser.finish());
+    let mut content: Vec<Value> = Vec::new();
+    let mut calls = 0;
+    for said in said {
+        match said {
+            Said::Text(text) => match content.last_mut() {
+                Some(last) if last["type"] == "text" => {
+                    let joined = format!("{}{text}", last["text"].as_str().unwrap_or_default());
+                    last["text"] = joined.into();
+                }
+                _ => content.push(json!({"type": "text", "text": text})),
+            },
+            Said::Reasoning(text) => match content.last_mut() {
+                Some(last) if last["type"] == "thinking" => {
+                    let joined = format!("{}{text}", last["thinking"].as_str().unwrap_or_default());
+                    last["thinking"] = joined.into();
+                }
+                _ => content.push(json!({"type": "thinking", "thinking": text, "signature": ""})),
+            },
+            Said::Call { name, arguments } => {
+                calls += 1;
+                content.push(json!({
+                    "type": "tool_use", "id": serving.id("toolu_"), "name": name, "input": input(&arguments),
+                }));
+            }
+        }
+    }
+    let mut value = json!({
+        "id": id,
+        "type": "message",
+        "role": "assistant",
+        "model": serving.settings.model_name,
+        "content": content,
+        "stop_reason": stop_reason(&whole.outcome, calls),
+        "stop_sequence": whole.outcome.stop,
+        "usage": usage(&whole.outcome),
+    });
+    crate::openai::chat::add_figures(&mut value, &[&whole.outcome]);
+    value
+}
+
+/// What a tool is given, as an object.
+fn input(arguments: &str) -> Value {
+    serde_json::from_str(arguments).unwrap_or_else(|_| json!({"arguments": arguments}))
+}
+
+/// Why an answer ended: one that was cut is never told as complete.
+fn stop_reason(outcome: &Outcome, calls: usize) -> &'static str {
+    match outcome.finish {
+        Finish::MaxTokens | Finish::Context => "max_tokens",
+        Finish::StopString => "stop_sequence",
+        Finish::EndOfTurn | Finish::Cancelled if calls > 0 => "tool_use",
+        Finish::EndOfTurn | Finish::Cancelled => "end_turn",
+    }
+}
+
+/// The tokens of a request: those that were found in a checkpoint are told apart and are no part of the input.
+fn usage(outcome: &Outcome) -> Value {
+    json!({
+        "input_tokens": outcome.prompt_tokens - outcome.cached_tokens,
+        "cache_read_input_tokens": outcome.cached_tokens,
+        "cache_creation_input_tokens": 0,
+        "output_tokens": outcome.generated_tokens,
+    })
+}
+
+/// Counts the tokens of a prompt.
+pub async fn count(State(serving): State<Arc<Serving>>, Body(request): Body<MessagesRequest>) -> Response {
+    let counting = serving.clone();
+    let counted = tokio::task::spawn_blocking(move || {
+        check_model(&counting, request.model.as_deref())?;
+        let (conversation, _) = request.conversation()?;
+        conversation.pieces(&counting.tokenizer, counting.template.as_ref())
+    });
+    match counted.await.unwrap_or_else(|_| Err(ApiError::bad("the request could not be read"))) {
+        Ok(pieces) => {
+            let tokens: usize = pieces.iter().map(|piece| piece.len()).sum();
+            Json(json!({"input_tokens": tokens})).into_response()
+        }
+        Err(error) => error.in_style(Style::Anthropic).into_response(),
+    }
+}

@@ -1,0 +1,149 @@
+//! The thread that computes, and the handle by which requests reach it.
+//!
+//! Requests arrive over a channel and hear of what becomes of them over one of their own. The HTTP side never waits for
+//! the thread: what `/health` and `/metrics` tell is what the thread published after its last step.
+
+use chelsea_engine::scheduler::{Event, Listener, Request, RequestError, Scheduler};
+use chelsea_engine::SchedulerStats;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use tokio::sync::mpsc as channel;
+
+/// What the thread is told.
+enum Command {
+    Submit(Box<Request>),
+    Flush,
+    Drain,
+}
+
+/// A way to the thread that computes. Clones lead to the same one.
+#[derive(Clone)]
+pub struct Engine {
+    commands: mpsc::Sender<Command>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    stats: Mutex<SchedulerStats>,
+    draining: AtomicBool,
+    ended: AtomicBool,
+}
+
+/// What a request hears.
+pub type Events = channel::UnboundedReceiver<Event>;
+
+/// A listener whose other end is a channel: dropping that ends the request.
+struct Sender(channel::UnboundedSender<Event>);
+
+impl Listener for Sender {
+    fn hear(&mut self, event: Event) {
+        // Nobody listens any more: the scheduler asks before its next step.
+        let _gone = self.0.send(event);
+    }
+
+    fn is_gone(&self) -> bool {
+        self.0.is_closed()
+    }
+}
+
+/// A channel for a request: as many events lie in it as the answer has tokens, at most.
+pub fn listener() -> (Box<dyn Listener>, Events) {
+    let (sender, events) = channel::unbounded_channel();
+    (Box::new(Sender(sender)), events)
+}
+
+impl Engine {
+    /// Starts the thread. It ends when it was told to drain and everything is done, or when no handle is left.
+    pub fn start(scheduler: Scheduler) -> (Engine, JoinHandle<()>) {
+        let (commands, received) = mpsc::channel();
+        let shared = Arc::new(Shared::default());
+        publish(&shared, &scheduler);
+        let engine = Engine { commands, shared: shared.clone() };
+        let thread = std::thread::spawn(move || {
+            // However the thread ends, requests that come afterwards are told so.
+            let _ended = OnDrop(&shared.ended);
+            compute(scheduler, &received, &shared);
+        });
+        (engine, thread)
+    }
+
+    /// Hands a request over. The first event tells whether it was taken in.
+    ///
+    /// # Errors
+    /// [`RequestError::Draining`] if the thread has ended.
+    pub fn submit(&self, request: Request) -> Result<(), RequestError> {
+        self.commands.send(Command::Submit(Box::new(request))).map_err(|_| RequestError::Draining)
+    }
+
+    /// Gives up all checkpoints.
+    pub fn flush(&self) {
+        let _ended = self.commands.send(Command::Flush);
+    }
+
+    /// Takes no more requests; those that were taken in are served, and then the thread ends.
+    pub fn drain(&self) {
+        self.shared.draining.store(true, Ordering::Relaxed);
+        let _ended = self.commands.send(Command::Drain);
+    }
+
+    /// Whether new requests are taken.
+    pub fn is_ready(&self) -> bool {
+        !self.shared.draining.load(Ordering::Relaxed) && self.is_alive()
+    }
+
+    /// Whether the thread computes.
+    pub fn is_alive(&self) -> bool {
+        !self.shared.ended.load(Ordering::Relaxed)
+    }
+
+    /// What the thread did so far, as of its last step.
+    pub fn stats(&self) -> SchedulerStats {
+        *self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct OnDrop<'a>(&'a AtomicBool);
+
+impl Drop for OnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn publish(shared: &Shared, scheduler: &Scheduler) {
+    *shared.stats.lock().unwrap_or_else(PoisonError::into_inner) = scheduler.stats();
+}
+
+fn compute(mut scheduler: Scheduler, received: &mpsc::Receiver<Command>, shared: &Shared) {
+    let mut draining = false;
+    loop {
+        if scheduler.is_idle() {
+            publish(shared, &scheduler);
+            if draining {
+                return;
+            }
+            let Ok(command) = received.recv() else { return };
+            draining |= obey(&mut scheduler, command);
+        }
+        while let Ok(command) = received.try_recv() {
+            draining |= obey(&mut scheduler, command);
+        }
+        scheduler.step();
+        publish(shared, &scheduler);
+    }
+}
+
+/// Carries a command out. Returns whether it was the one to drain.
+fn obey(scheduler: &mut Scheduler, command: Command) -> bool {
+    match command {
+        Command::Submit(request) => scheduler.submit(*request),
+        Command::Flush => scheduler.flush(),
+        Command::Drain => {
+            scheduler.drain();
+            return true;
+        }
+    }
+    false
+}

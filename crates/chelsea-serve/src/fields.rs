@@ -1,0 +1,142 @@
+//! Fields that several interfaces share: how tokens are sampled, and how the cache is kept.
+
+use crate::{ApiError, Serving};
+use chelsea_engine::{GenerateOptions, Sampling, SessionOptions};
+use chelsea_kv::{Budget, Dtype};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A text or several.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    /// One.
+    One(String),
+    /// Several.
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    /// All of them.
+    pub fn into_vec(self) -> Vec<String> {
+        match self {
+            OneOrMany::One(text) => vec![text],
+            OneOrMany::Many(texts) => texts,
+        }
+    }
+}
+
+/// How tokens are sampled, by the names that clients of OpenAI, vLLM and llama.cpp use.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct SamplingFields {
+    temperature: Option<f32>,
+    top_p: Option<f32>,
+    top_k: Option<i64>,
+    min_p: Option<f32>,
+    #[serde(alias = "repeat_penalty")]
+    repetition_penalty: Option<f32>,
+    presence_penalty: Option<f32>,
+    frequency_penalty: Option<f32>,
+    logit_bias: Option<BTreeMap<String, f32>>,
+    seed: Option<i64>,
+    ignore_eos: Option<bool>,
+}
+
+/// Most stop strings of a request.
+const MAX_STOPS: usize = 16;
+
+impl SamplingFields {
+    /// The same as what is to be generated, with a seed drawn where none is given.
+    pub fn options(&self, stop: Option<OneOrMany>, max_tokens: Option<usize>) -> Result<GenerateOptions, ApiError> {
+        let mut bias = Vec::new();
+        for (token, &amount) in self.logit_bias.iter().flatten() {
+            let token = token.parse().map_err(|_| {
+                ApiError::field("logit_bias", format!("`{token}` is no token id: keys of logit_bias are token ids"))
+            })?;
+            bias.push((token, amount));
+        }
+        let sampling = Sampling {
+            temperature: self.temperature.unwrap_or(1.0),
+            top_k: self.top_k.map_or(0, |k| usize::try_from(k).unwrap_or(0)),
+            top_p: self.top_p.unwrap_or(1.0),
+            min_p: self.min_p.unwrap_or(0.0),
+            repeat_penalty: self.repetition_penalty.unwrap_or(1.0),
+            presence_penalty: self.presence_penalty.unwrap_or(0.0),
+            frequency_penalty: self.frequency_penalty.unwrap_or(0.0),
+            bias: Arc::from(bias),
+            seed: match self.seed {
+                Some(seed) if seed != -1 => seed as u64,
+                _ => rand::random(),
+            },
+            ..Sampling::default()
+        };
+        sampling.validate().map_err(|error| ApiError::bad(error.to_string()))?;
+        let stop = stop.map(OneOrMany::into_vec).unwrap_or_default();
+        if stop.len() > MAX_STOPS {
+            return Err(ApiError::field("stop", format!("{} stop strings were given, and {MAX_STOPS} may be", stop.len())));
+        }
+        Ok(GenerateOptions { max_tokens, sampling, stop, ignore_eos: self.ignore_eos.unwrap_or(false) })
+    }
+}
+
+/// How the cache of a request is kept: the server's settings where nothing is given.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KvFields {
+    /// As `--kv-budget` takes it.
+    budget: Option<String>,
+    /// As `--policy` takes it.
+    policy: Option<String>,
+    /// As `--kv-type` takes it.
+    r#type: Option<String>,
+}
+
+impl KvFields {
+    /// The settings of a session, within the server's limits.
+    pub fn session(&self, serving: &Serving) -> Result<SessionOptions, ApiError> {
+        let mut session = serving.settings.session.clone();
+        if let Some(budget) = &self.budget {
+            let budget: Budget = match budget.as_str() {
+                "full" => Budget::EntryFraction(1.0),
+                text => text.parse().map_err(|error| ApiError::field("kv.budget", format!("{error}")))?,
+            };
+            session.budget = budget;
+            session.dtype = None;
+        }
+        if let Some(policy) = &self.policy {
+            let policy = chelsea_kv::policy(policy).map_err(|error| ApiError::field("kv.policy", error.to_string()))?;
+            if policy.needs().repetition.is_some() {
+                return Err(ApiError::field(
+                    "kv.policy",
+                    format!("policy `{}` reads a text twice, which the server does not: choose another", policy.name()),
+                ));
+            }
+            session.policy = policy;
+        }
+        if let Some(name) = &self.r#type {
+            let dtype: Option<Dtype> = Dtype::ALL.iter().copied().find(|dtype| dtype.name() == name);
+            session.dtype = Some(dtype.ok_or_else(|| {
+                let names: Vec<_> = Dtype::ALL.iter().map(|dtype| dtype.name()).collect();
+                ApiError::field("kv.type", format!("`{name}` is no number type: choose one of {}", names.join(", ")))
+            })?);
+        }
+        Ok(session)
+    }
+}
+
+/// Fields that change nothing here, and that clients send all the same.
+const HARMLESS: &[&str] = &["user", "metadata", "store", "service_tier", "prompt_cache_key", "safety_identifier"];
+
+/// Refuses what is neither honoured nor harmless, unless it asks for nothing.
+pub fn refuse_unknown(rest: &Map<String, Value>) -> Result<(), ApiError> {
+    let says_something = |value: &Value| !value.is_null() && *value != Value::Bool(false);
+    let unknown = rest.iter().find(|(name, value)| !HARMLESS.contains(&name.as_str()) && says_something(value));
+    match unknown {
+        None => Ok(()),
+        Some((name, _)) => {
+            Err(ApiError::field(name, format!("`{name}` is not supported here: leave it out (docs/api.md lists what is)")))
+        }
+    }
+}

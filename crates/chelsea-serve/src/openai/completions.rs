@@ -1,0 +1,257 @@
+//! `POST /v1/completions`: prompts as they are, without a chat template.
+
+use super::chat::{MAX_TOP, PING, TokenOrEnd, add_figures, check_model, merged, usage_of, without_sampling};
+use super::probabilities::Columns;
+use super::{StreamOptions, event};
+use crate::answer::{Ask, Running, Whole, finish_reason, usage};
+use crate::fields::{KvFields, OneOrMany, SamplingFields, refuse_unknown};
+use crate::guard::Caller;
+use crate::router::Body;
+use crate::settings::now;
+use crate::{ApiError, Serving, prompt};
+use axum::extract::State;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json};
+use chelsea_engine::scheduler::{Outcome, Sampled};
+use futures_util::future::try_join_all;
+use futures_util::{Stream, StreamExt as _};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::convert::Infallible;
+use std::sync::Arc;
+
+/// Most prompts of a request.
+const MAX_PROMPTS: usize = 128;
+
+/// A prompt, or several.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Prompts {
+    Text(String),
+    Tokens(Vec<u32>),
+    Texts(Vec<String>),
+    ManyTokens(Vec<Vec<u32>>),
+}
+
+/// One prompt.
+enum Prompt {
+    Text(String),
+    Tokens(Vec<u32>),
+}
+
+/// The body of a request.
+#[derive(Debug, Deserialize)]
+pub struct CompletionRequest {
+    model: Option<String>,
+    prompt: Prompts,
+    #[serde(alias = "n_predict")]
+    max_tokens: Option<i64>,
+    n: Option<usize>,
+    stream: Option<bool>,
+    stream_options: Option<StreamOptions>,
+    stop: Option<OneOrMany>,
+    logprobs: Option<usize>,
+    echo: Option<bool>,
+    kv: Option<KvFields>,
+    #[serde(flatten)]
+    sampling: SamplingFields,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+/// A request that was understood.
+struct Completion {
+    id: String,
+    created: u64,
+    asks: Vec<Ask>,
+    /// Answers to each prompt.
+    n: usize,
+    logprobs: bool,
+    usage: bool,
+    /// What goes before each answer.
+    echoes: Vec<String>,
+}
+
+/// Tokens of an answer where nothing is said, as with OpenAI.
+const DEFAULT_TOKENS: usize = 16;
+
+impl CompletionRequest {
+    fn understand(self, serving: &Serving, caller: Caller) -> Result<Completion, ApiError> {
+        refuse_unknown(&without_sampling(self.rest))?;
+        let n = self.n.unwrap_or(1);
+        if !(1..=16).contains(&n) {
+            return Err(ApiError::field("n", format!("n is {n}, but must be from 1 to 16")));
+        }
+        let echo = self.echo.unwrap_or(false);
+        if echo && self.logprobs.is_some() {
+            return Err(ApiError::field("echo", "echo together with logprobs is not supported: the prompt is not scored"));
+        }
+        if self.logprobs.is_some_and(|top| top > MAX_TOP) {
+            return Err(ApiError::field("logprobs", format!("logprobs must be at most {MAX_TOP}")));
+        }
+        let prompts: Vec<Prompt> = match self.prompt {
+            Prompts::Text(text) => vec![Prompt::Text(text)],
+            Prompts::Tokens(tokens) => vec![Prompt::Tokens(tokens)],
+            Prompts::Texts(texts) => texts.into_iter().map(Prompt::Text).collect(),
+            Prompts::ManyTokens(prompts) => prompts.into_iter().map(Prompt::Tokens).collect(),
+        };
+        if prompts.is_empty() || prompts.len() > MAX_PROMPTS {
+            return Err(ApiError::field("prompt", format!("give from 1 to {MAX_PROMPTS} prompts")));
+        }
+        let max_tokens = match self.max_tokens {
+            None => Some(DEFAULT_TOKENS),
+            Some(-1) => None,
+            Some(tokens) => match usize::try_from(tokens) {
+                Ok(tokens) if tokens > 0 => Some(tokens),
+                _ => return Err(ApiError::field("max_tokens", "max_tokens must be at least 1, or -1 for as many as fit")),
+            },
+        };
+        let generate = self.sampling.options(self.stop, max_tokens)?;
+        let session = self.kv.unwrap_or_default().session(serving)?;
+        let (mut asks, mut echoes) = (Vec::new(), Vec::new());
+        for given in prompts {
+            let (tokens, text) = match given {
+                Prompt::Text(text) => (prompt::raw(&serving.tokenizer, &text)?, text),
+                Prompt::Tokens(tokens) => {
+                    let text = if echo { serving.tokenizer.decode(&tokens, true) } else { String::new() };
+                    (tokens, text)
+                }
+            };
+            let vocab = serving.model.config().vocab;
+            if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocab) {
+                return Err(ApiError::field("prompt", format!("token {token} is outside the vocabulary of {vocab} tokens")));
+            }
+            let tokens: Arc<[u32]> = tokens.into();
+            for i in 0..n {
+                let mut generate = generate.clone();
+                generate.sampling.seed = generate.sampling.seed.wrapping_add(i as u64);
+                let (pieces, session) = (vec![tokens.clone()], session.clone());
+                asks.push(Ask { pieces, generate, session, key: caller.0, logprobs: self.logprobs });
+                echoes.push(if echo { text.clone() } else { String::new() });
+            }
+        }
+        let usage = self.stream_options.unwrap_or_default().include_usage;
+        let (id, created, logprobs) = (serving.id("cmpl-"), now(), self.logprobs.is_some());
+        Ok(Completion { id, created, asks, n, logprobs, usage, echoes })
+    }
+}
+
+/// Answers a request.
+pub async fn create(
+    State(serving): State<Arc<Serving>>,
+    Extension(caller): Extension<Caller>,
+    Body(request): Body<CompletionRequest>,
+) -> Result<Response, ApiError> {
+    check_model(&serving, request.model.as_deref())?;
+    let streams = request.stream.unwrap_or(false);
+    let understanding = serving.clone();
+    let completion = tokio::task::spawn_blocking(move || request.understand(&understanding, caller));
+    let mut completion = completion
+        .await
+        .map_err(|_| ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "the request could not be read"))??;
+    let asks = std::mem::take(&mut completion.asks);
+    let running = try_join_all(asks.into_iter().map(|ask| Running::start(&serving, ask))).await?;
+    if streams {
+        let stream = stream(serving, completion, running);
+        return Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(PING).text("ping")).into_response());
+    }
+    let answers = try_join_all(running.into_iter().map(Running::whole)).await?;
+    Ok(Json(whole(&serving, &completion, &answers)).into_response())
+}
+
+fn whole(serving: &Serving, completion: &Completion, answers: &[Whole]) -> Value {
+    let choice = |(index, answer): (usize, &Whole)| {
+        let mut columns = Columns::default();
+        answer.tokens.iter().for_each(|sampled| columns.push(&serving.tokenizer, sampled));
+        json!({
+            "index": index,
+            "text": format!("{}{}", completion.echoes[index], answer.text),
+            "logprobs": completion.logprobs.then(|| columns.take()),
+            "finish_reason": finish_reason(answer.outcome.finish),
+        })
+    };
+    let outcomes: Vec<&Outcome> = answers.iter().map(|answer| &answer.outcome).collect();
+    let mut value = json!({
+        "id": completion.id,
+        "object": "text_completion",
+        "created": completion.created,
+        "model": serving.settings.model_name,
+        "choices": answers.iter().enumerate().map(choice).collect::<Vec<_>>(),
+        "usage": usage_of_prompts(&outcomes, completion.n),
+    });
+    add_figures(&mut value, &outcomes);
+    value
+}
+
+/// The tokens of answers to several prompts, `n` to each.
+fn usage_of_prompts(outcomes: &[&Outcome], n: usize) -> Value {
+    if outcomes.len() <= n {
+        return usage_of(outcomes);
+    }
+    let of_prompts = || outcomes.iter().step_by(n);
+    usage(
+        of_prompts().map(|outcome| outcome.prompt_tokens).sum(),
+        of_prompts().map(|outcome| outcome.cached_tokens).sum(),
+        outcomes.iter().map(|outcome| outcome.generated_tokens).sum(),
+    )
+}
+
+fn stream(
+    serving: Arc<Serving>,
+    mut completion: Completion,
+    running: Vec<Running>,
+) -> impl Stream<Item = Result<Event, Infallible>> {
+    let mut outcomes: Vec<Option<Box<Outcome>>> = running.iter().map(|_| None).collect();
+    let mut columns: Vec<Columns> = running.iter().map(|_| Columns::default()).collect();
+    let events = merged(running).map(Some).chain(futures_util::stream::iter([None]));
+    events.flat_map(move |told| {
+        let chunk = |choices: Value| {
+            json!({
+                "id": completion.id, "object": "text_completion", "created": completion.created,
+                "model": serving.settings.model_name, "choices": choices,
+            })
+        };
+        let mut out = Vec::new();
+        match told.map(TokenOrEnd::split) {
+            Some(Err(error)) => out.push(Ok(event(&error.body()))),
+            Some(Ok((i, told))) => {
+                let reason = match &told {
+                    Ok(_) => None,
+                    Err(outcome) => Some(finish_reason(outcome.finish)),
+                };
+                let echo = std::mem::take(&mut completion.echoes[i]);
+                let text = match told {
+                    Ok(Sampled { token, text, logprobs }) => {
+                        columns[i].push(&serving.tokenizer, &Sampled { token, text: String::new(), logprobs });
+                        text
+                    }
+                    Err(outcome) => {
+                        outcomes[i] = Some(outcome);
+                        String::new()
+                    }
+                };
+                if !text.is_empty() || !echo.is_empty() || reason.is_some() {
+                    let logprobs = completion.logprobs.then(|| columns[i].take());
+                    let text = format!("{echo}{text}");
+                    let choice = json!([{"index": i, "text": text, "logprobs": logprobs, "finish_reason": reason}]);
+                    let mut value = chunk(choice);
+                    if let Some(outcome) = &outcomes[i] {
+                        add_figures(&mut value, &[outcome]);
+                    }
+                    out.push(Ok(event(&value)));
+                }
+            }
+            None => {
+                let done: Vec<&Outcome> = outcomes.iter().filter_map(|outcome| outcome.as_deref()).collect();
+                if completion.usage && done.len() == outcomes.len() {
+                    let mut value = chunk(json!([]));
+                    value["usage"] = usage_of_prompts(&done, completion.n);
+                    out.push(Ok(event(&value)));
+                }
+                out.push(Ok(Event::default().data("[DONE]")));
+            }
+        }
+        futures_util::stream::iter(out)
+    })
+}

@@ -1,0 +1,56 @@
+//! Which model is here, and within what limits.
+
+use crate::{ApiError, Serving};
+use axum::Json;
+use axum::extract::{Path, State};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+fn card(serving: &Serving) -> Value {
+    let config = serving.model.config();
+    json!({
+        "id": serving.settings.model_name,
+        "object": "model",
+        "created": serving.started,
+        "owned_by": "chelsea",
+        "max_model_len": serving.context(),
+        "meta": {
+            "n_ctx": serving.context(),
+            "n_ctx_train": config.context_length,
+            "n_vocab": config.vocab,
+            "n_embd": config.hidden,
+        },
+    })
+}
+
+/// `GET /v1/models`.
+pub async fn list(State(serving): State<Arc<Serving>>) -> Json<Value> {
+    Json(json!({"object": "list", "data": [card(&serving)]}))
+}
+
+/// `GET /v1/models/NAME`.
+pub async fn one(State(serving): State<Arc<Serving>>, Path(name): Path<String>) -> Result<Json<Value>, ApiError> {
+    super::chat::check_model(&serving, Some(&name))?;
+    Ok(Json(card(&serving)))
+}
+
+/// `GET /props`: what the server was started with, and what holds now.
+pub async fn props(State(serving): State<Arc<Serving>>) -> Json<Value> {
+    let stats = serving.engine.stats();
+    let session = &serving.settings.session;
+    Json(json!({
+        "model": serving.settings.model_name,
+        "context": serving.context(),
+        "kv": {
+            "budget": session.budget.to_string(),
+            "policy": session.policy.spec(),
+            "type": session.dtype.map(|dtype| dtype.name()),
+            "bytes_limit": stats.kv_limit,
+            "bytes": stats.kv_bytes,
+        },
+        "read_step": session.step,
+        "max_stall_ms": serving.settings.max_stall.as_millis() as u64,
+        "requests": {"waiting": stats.waiting, "reading": stats.reading, "running": stats.running},
+        "version": env!("CARGO_PKG_VERSION"),
+    }))
+}

@@ -1,0 +1,187 @@
+//! From a conversation to the tokens of a prompt, cut where a checkpoint may be kept.
+//!
+//! What users, documents and tools say is data: it is rendered as a stand-in and encoded apart, so that no text of theirs
+//! becomes a control token. A prompt is cut after the system message and after every turn of the user's, wherever what
+//! comes before is rendered the same whatever follows; pieces shorter than [`LEAST`] tokens are joined to the next one.
+
+use crate::ApiError;
+use chelsea_model::chat::{ChatError, ChatTemplate, Message, RenderOptions};
+use chelsea_model::tokenizer::{Before, Part, Tokenizer};
+use serde_json::{Map, Value};
+use std::sync::Arc;
+
+/// Tokens of a piece at least: compressing fewer would gain nothing, and a checkpoint would save nothing.
+const LEAST: usize = 64;
+
+/// Around the number of a message whose words are to stand there: private-use characters that no template has.
+const STAND_IN: (char, char) = ('\u{F5E0}', '\u{F5E1}');
+
+/// A conversation to be rendered.
+#[derive(Debug, Default)]
+pub struct Conversation {
+    /// The turns. Contents are texts.
+    pub messages: Vec<Message>,
+    /// Descriptions of tools, for the template.
+    pub tools: Option<Value>,
+    /// Further variables for the template.
+    pub variables: Map<String, Value>,
+    /// The beginning of the answer, which the model goes on from.
+    pub prefill: Option<String>,
+}
+
+/// The tokens of a text that is given to the model as it is.
+pub fn raw(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, ApiError> {
+    let tokens = tokenizer.encode(text, false).map_err(|error| ApiError::bad(error.to_string()))?;
+    Ok(with_prefix(tokenizer, tokens))
+}
+
+fn with_prefix(tokenizer: &Tokenizer, mut tokens: Vec<u32>) -> Vec<u32> {
+    let prefix = tokenizer.prefix();
+    if !tokens.starts_with(prefix) {
+        tokens.splice(0..0, prefix.iter().copied());
+    }
+    tokens
+}
+
+impl Conversation {
+    /// The pieces of the prompt.
+    ///
+    /// # Errors
+    /// If the model has no template, or its template refuses the conversation or leaves a part of it out.
+    pub fn pieces(
+        &self,
+        tokenizer: &Tokenizer,
+        template: Option<&ChatTemplate>,
+    ) -> Result<Vec<Arc<[u32]>>, ApiError> {
+        let Some(template) = template else {
+            return Err(ApiError::bad(
+                "this model has no chat template: give a prompt to /v1/completions instead of messages",
+            ));
+        };
+        let (contents, messages) = self.stand_ins(template);
+        let whole = self.render(template, &messages)?;
+        for (i, _) in contents.iter().enumerate().filter(|(_, content)| !content.is_empty()) {
+            if !whole.contains(&stand_in(i)) {
+                return Err(ApiError::field(
+                    format!("messages[{i}]"),
+                    format!("the chat template of this model leaves out message {i} ({})", self.messages[i].role),
+                ));
+            }
+        }
+        let mut cuts = self.cuts(template, &messages, &whole);
+        cuts.push(whole.len());
+        let mut pieces: Vec<Vec<u32>> = vec![Vec::new()];
+        let (mut from, mut all) = (0, Vec::new());
+        for cut in cuts {
+            let parts = parts(&whole[from..cut], &contents);
+            let before = if from == 0 { Before::Nothing } else { tokenizer.before(&all) };
+            let mut tokens =
+                tokenizer.encode_parts(before, &parts).map_err(|error| ApiError::bad(error.to_string()))?;
+            if from == 0 {
+                tokens = with_prefix(tokenizer, tokens);
+            }
+            all.extend_from_slice(&tokens);
+            match pieces.last_mut() {
+                Some(last) if last.len() < LEAST => last.extend(tokens),
+                _ => pieces.push(tokens),
+            }
+            from = cut;
+        }
+        if let Some(prefill) = &self.prefill {
+            let before = tokenizer.before(&all);
+            let tokens = tokenizer.encode_parts(before, &[Part::Foreign(prefill)]);
+            pieces.push(tokens.map_err(|error| ApiError::bad(error.to_string()))?);
+        }
+        Ok(pieces.into_iter().filter(|piece| !piece.is_empty()).map(Arc::from).collect())
+    }
+
+    /// What each message says, and the messages with stand-ins for it. A system message that the template does not know
+    /// goes before what the user says first.
+    fn stand_ins(&self, template: &ChatTemplate) -> (Vec<String>, Vec<Message>) {
+        let text = |message: &Message| message.content.as_str().unwrap_or_default().to_owned();
+        let contents: Vec<String> = self.messages.iter().map(text).collect();
+        let stand_in_of = |(i, message): (usize, &Message)| {
+            let content = if contents[i].is_empty() { message.content.clone() } else { stand_in(i).into() };
+            Message { content, ..message.clone() }
+        };
+        let messages: Vec<Message> = self.messages.iter().enumerate().map(stand_in_of).collect();
+        let folded = match messages.as_slice() {
+            [system, user, rest @ ..] if system.role == "system" && user.role == "user" && refuses_system(template) => {
+                let content = format!("{}\n\n{}", stand_in(0), stand_in(1));
+                let user = Message { content: content.into(), ..user.clone() };
+                Some(std::iter::once(user).chain(rest.iter().cloned()).collect())
+            }
+            _ => None,
+        };
+        (contents, folded.unwrap_or(messages))
+    }
+
+    fn render(&self, template: &ChatTemplate, messages: &[Message]) -> Result<String, ApiError> {
+        self.try_render(template, messages, true).map_err(|error| match error {
+            ChatError::Refused(_) => ApiError::field("messages", error.to_string()),
+            error => ApiError::bad(error.to_string()),
+        })
+    }
+
+    fn try_render(&self, template: &ChatTemplate, messages: &[Message], answer: bool) -> Result<String, ChatError> {
+        let options = RenderOptions {
+            add_generation_prompt: answer,
+            tools: self.tools.clone(),
+            variables: self.variables.clone(),
+            now: None,
+        };
+        template.render(messages, &options)
+    }
+
+    /// Where the rendered conversation may be cut, in bytes, ascending.
+    fn cuts(&self, template: &ChatTemplate, messages: &[Message], whole: &str) -> Vec<usize> {
+        let mut cuts = Vec::new();
+        for (i, message) in messages.iter().enumerate() {
+            let next = messages.get(i + 1);
+            // The opening of the answer belongs to the turn before it.
+            let answer = match message.role.as_str() {
+                "system" | "developer" if next.is_some_and(|next| next.role == "user") => false,
+                "user" | "tool" if next.is_some_and(|next| next.role == "assistant") => true,
+                _ => continue,
+            };
+            if let Ok(beginning) = self.try_render(template, &messages[..=i], answer)
+                && beginning.len() < whole.len()
+                && whole.starts_with(&beginning)
+            {
+                cuts.push(beginning.len());
+            }
+        }
+        cuts.dedup();
+        cuts
+    }
+}
+
+fn refuses_system(template: &ChatTemplate) -> bool {
+    let user = Message::new("user", stand_in(1));
+    let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
+    match template.render(&[Message::new("system", stand_in(0)), user.clone()], &options) {
+        Ok(text) => !text.contains(&stand_in(0)) && text.contains(&stand_in(1)),
+        Err(ChatError::Refused(_)) => template.render(&[user], &options).is_ok(),
+        Err(_) => false,
+    }
+}
+
+fn stand_in(i: usize) -> String {
+    format!("{}{i}{}", STAND_IN.0, STAND_IN.1)
+}
+
+/// Rendered words with the messages' own in their places.
+fn parts<'t>(rendered: &'t str, contents: &'t [String]) -> Vec<Part<'t>> {
+    let mut parts = Vec::new();
+    let mut rest = rendered;
+    while let Some((own, after)) = rest.split_once(STAND_IN.0) {
+        let Some((number, after)) = after.split_once(STAND_IN.1) else { break };
+        parts.push(Part::Own(own));
+        if let Some(content) = number.parse().ok().and_then(|i: usize| contents.get(i)) {
+            parts.push(Part::Foreign(content));
+        }
+        rest = after;
+    }
+    parts.push(Part::Own(rest));
+    parts
+}

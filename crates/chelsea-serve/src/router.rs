@@ -1,0 +1,171 @@
+//! Paths, limits, and the life of the server.
+
+use crate::{ApiError, Serving, Style, anthropic, guard, openai, page};
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{DefaultBodyLimit, FromRequest, OriginalUri, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+/// A body of JSON whose mistakes are told in the interface's own shape.
+pub struct Body<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<Arc<Serving>> for Body<T> {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, serving: &Arc<Serving>) -> Result<Self, Response> {
+        let style = style_of(request.uri().path());
+        let patience = serving.settings.patience;
+        let read = tokio::time::timeout(patience, Json::<T>::from_request(request, serving));
+        let error = match read.await {
+            Ok(Ok(Json(body))) => return Ok(Body(body)),
+            Ok(Err(rejection)) => rejected(&rejection, serving),
+            Err(_) => {
+                let text = format!("the request did not arrive within {} seconds", patience.as_secs());
+                ApiError::new(StatusCode::REQUEST_TIMEOUT, text)
+            }
+        };
+        Err(error.in_style(style).into_response())
+    }
+}
+
+fn rejected(rejection: &JsonRejection, serving: &Serving) -> ApiError {
+    match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            let limit = serving.settings.body;
+            let text = format!("the request is longer than {limit} bytes, which is the most that this server takes");
+            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, text)
+        }
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+            ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send the request as JSON, with `Content-Type: application/json`")
+        }
+        _ => ApiError::bad(rejection.body_text()),
+    }
+}
+
+fn style_of(path: &str) -> Style {
+    if path.starts_with("/v1/messages") { Style::Anthropic } else { Style::OpenAi }
+}
+
+/// Everything that the server answers.
+pub fn router(serving: Arc<Serving>) -> Router {
+    let limit = DefaultBodyLimit::max(serving.settings.body);
+    Router::new()
+        .route("/", get(page::page))
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/props", get(openai::models::props))
+        .route("/version", get(version))
+        .route("/v1/models", get(openai::models::list))
+        .route("/v1/models/{*name}", get(openai::models::one))
+        .route("/v1/chat/completions", post(openai::chat::create))
+        .route("/v1/completions", post(openai::completions::create))
+        .route("/v1/embeddings", post(no_embeddings))
+        .route("/v1/messages", post(anthropic::create))
+        .route("/v1/messages/count_tokens", post(anthropic::count))
+        .route("/tokenize", post(openai::tokens::tokenize))
+        .route("/detokenize", post(openai::tokens::detokenize))
+        .route("/tokenizer_info", get(openai::tokens::info))
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(limit)
+        .layer(middleware::from_fn_with_state(serving.clone(), guard::check))
+        .layer(middleware::from_fn_with_state(serving.clone(), note))
+        .with_state(serving)
+}
+
+/// Gives every request a name, which clients may choose, and notes what became of it: never what it says.
+async fn note(State(serving): State<Arc<Serving>>, request: Request, next: Next) -> Response {
+    const NAME: &str = "x-request-id";
+    let given = request.headers().get(NAME).and_then(|value| value.to_str().ok());
+    let id = given.filter(|id| id.len() <= 128).map_or_else(|| serving.id("req_"), str::to_owned);
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let start = std::time::Instant::now();
+    let mut response = next.run(request).await;
+    tracing::info!("{method} {path} {} in {:.0?} [{id}]", response.status().as_u16(), start.elapsed());
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(NAME, value.clone());
+        response.headers_mut().insert("request-id", value);
+    }
+    response
+}
+
+async fn unknown(OriginalUri(uri): OriginalUri) -> ApiError {
+    let text = format!("there is nothing at {}: `GET /` shows what there is", uri.path());
+    ApiError::new(StatusCode::NOT_FOUND, text).in_style(style_of(uri.path()))
+}
+
+async fn wrong_method(OriginalUri(uri): OriginalUri) -> ApiError {
+    let text = format!("{} is not asked by this method", uri.path());
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, text).in_style(style_of(uri.path()))
+}
+
+async fn no_embeddings() -> ApiError {
+    ApiError::new(StatusCode::NOT_IMPLEMENTED, "this server generates text and makes no embeddings")
+}
+
+async fn health(State(serving): State<Arc<Serving>>) -> Response {
+    if serving.engine.is_alive() {
+        return Json(json!({"status": "ok"})).into_response();
+    }
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the engine has ended").into_response()
+}
+
+async fn ready(State(serving): State<Arc<Serving>>) -> Response {
+    if serving.engine.is_ready() {
+        return Json(json!({"status": "ready"})).into_response();
+    }
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the server is ending").into_response()
+}
+
+async fn metrics(State(serving): State<Arc<Serving>>) -> Response {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+    (headers, serving.metrics.text(&serving.engine.stats())).into_response()
+}
+
+async fn version() -> Json<Value> {
+    Json(json!({"version": env!("CARGO_PKG_VERSION")}))
+}
+
+/// How long a client that hangs may hold the end of the server up.
+const LAST_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Answers until `ending` comes to pass; then no request is taken any more, those that were taken are answered, and the
+/// server ends.
+///
+/// # Errors
+/// If the listener fails.
+pub async fn serve(listener: TcpListener, serving: Arc<Serving>, ending: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+    let engine = serving.engine.clone();
+    let (ended, mut told) = tokio::sync::watch::channel(false);
+    let draining = engine.clone();
+    let signal = async move {
+        ending.await;
+        draining.drain();
+        let _nobody = ended.send(true);
+    };
+    let server = axum::serve(listener, router(serving)).with_graceful_shutdown(signal);
+    let idle = async move {
+        // First the signal, then every answer, then the last bytes on their way.
+        let _gone = told.wait_for(|&ended| ended).await;
+        while engine.is_alive() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        tokio::time::sleep(LAST_PATIENCE).await;
+    };
+    tokio::select! {
+        result = server => result,
+        () = idle => Ok(()),
+    }
+}

@@ -1,0 +1,95 @@
+//! What a server is started with, and what every request needs.
+
+use crate::Engine;
+use crate::metrics::Metrics;
+use chelsea_engine::SessionOptions;
+use chelsea_model::Model;
+use chelsea_model::chat::ChatTemplate;
+use chelsea_model::tokenizer::Tokenizer;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// What a server is started with.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The name by which clients know the model.
+    pub model_name: String,
+    /// How caches are kept where a request does not say.
+    pub session: SessionOptions,
+    /// Keys of which a request must bring one; none: everybody may ask.
+    pub api_keys: Vec<String>,
+    /// Web pages of other origins that may ask, such as `https://example.org`.
+    pub origins: Vec<String>,
+    /// Names by which the server may be called, beside those of this machine: any where the list holds `*`.
+    pub hosts: Vec<String>,
+    /// Most bytes of a request.
+    pub body: usize,
+    /// How long a client may take to send its request.
+    pub patience: Duration,
+    /// The longest pause that a prompt of others may make in an answer.
+    pub max_stall: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            model_name: "model".into(),
+            session: SessionOptions::default(),
+            api_keys: Vec::new(),
+            origins: Vec::new(),
+            hosts: Vec::new(),
+            body: 32 << 20,
+            patience: Duration::from_secs(30),
+            max_stall: Duration::from_millis(150),
+        }
+    }
+}
+
+/// What every request needs.
+pub struct Serving {
+    /// What the server was started with.
+    pub settings: Settings,
+    /// The model.
+    pub model: Arc<Model>,
+    /// Its tokenizer.
+    pub tokenizer: Arc<Tokenizer>,
+    /// Its chat template.
+    pub template: Option<ChatTemplate>,
+    /// The thread that computes.
+    pub engine: Engine,
+    pub(crate) metrics: Metrics,
+    pub(crate) started: u64,
+    ids: AtomicU64,
+}
+
+impl Serving {
+    /// A server around a thread that computes.
+    pub fn new(
+        settings: Settings,
+        model: Arc<Model>,
+        tokenizer: Arc<Tokenizer>,
+        template: Option<ChatTemplate>,
+        engine: Engine,
+    ) -> Arc<Serving> {
+        let ids = AtomicU64::new(rand::random::<u64>() >> 8);
+        let metrics = Metrics::new(&settings.model_name);
+        Arc::new(Serving { settings, model, tokenizer, template, engine, metrics, started: now(), ids })
+    }
+
+    /// Tokens of the longest sequence: prompt and answer together.
+    pub fn context(&self) -> usize {
+        let config = self.model.config();
+        self.settings.session.context.unwrap_or(config.context_length).min(config.max_positions())
+    }
+
+    /// A name for an answer that no other one has.
+    pub(crate) fn id(&self, prefix: &str) -> String {
+        format!("{prefix}{:016x}", self.ids.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}

@@ -1,0 +1,108 @@
+//! Flags of `chelsea serve`.
+
+use super::{CacheArgs, ModelArgs};
+use clap::Args;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// What stands before the flags.
+pub const SERVE_EXAMPLES: &str = "\
+Examples:
+  A server that any client of OpenAI's or Anthropic's can use, and a page at http://127.0.0.1:8080:
+    chelsea serve -m smollm2
+
+  All conversations together in 4 GiB, each in a quarter of its full cache:
+    chelsea serve -m qwen2.5-coder-0.5b --kv-memory 4GiB --kv-budget 25%
+
+  Ask it:
+    curl http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/json' \\
+      -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'";
+
+/// Serve a model over HTTP.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub cache: CacheArgs,
+    /// Bytes that all caches may take together, such as 4GiB [default: half of the memory that is free once the model is
+    /// loaded].
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, help_heading = "Server")]
+    pub kv_memory: Option<usize>,
+    /// Address to listen on. Others than this machine can only reach it at an address of the network's.
+    #[arg(long, default_value = "127.0.0.1", help_heading = "Server")]
+    pub host: IpAddr,
+    /// Port to listen on; 0 takes a free one.
+    #[arg(short, long, default_value_t = 8080, help_heading = "Server")]
+    pub port: u16,
+    /// Name by which clients know the model [default: as it was given].
+    #[arg(long, value_name = "NAME", help_heading = "Server")]
+    pub served_model_name: Option<String>,
+    /// Key that requests must bring (may be given several times). `CHELSEA_API_KEY` is one, too.
+    #[arg(long, value_name = "KEY", help_heading = "Server", hide_short_help = true)]
+    pub api_key: Vec<String>,
+    /// File with a key in each line.
+    #[arg(long, value_name = "FILE", help_heading = "Server", hide_short_help = true)]
+    pub api_key_file: Option<PathBuf>,
+    /// Web pages of this origin may ask, such as https://example.org (may be given several times).
+    #[arg(long, value_name = "ORIGIN", help_heading = "Server", hide_short_help = true)]
+    pub allow_origin: Vec<String>,
+    /// Name by which the server may be called, beside addresses and localhost; `*` allows any.
+    #[arg(long, value_name = "NAME", help_heading = "Server", hide_short_help = true)]
+    pub allow_host: Vec<String>,
+    /// Longest pause, in milliseconds, that reading a prompt may make in the answers of others. Shorter ones read slower.
+    #[arg(long, value_name = "MS", default_value_t = 150, value_parser = clap::value_parser!(u64).range(1..=60_000), help_heading = "Server")]
+    pub max_stall: u64,
+    /// Tokens of a prompt that are read at once [default: what --max-stall allows on this machine, measured at start].
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..=4096), help_heading = "Server", hide_short_help = true)]
+    pub read_step: Option<u32>,
+    /// Most answers that are generated together.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096), help_heading = "Server", hide_short_help = true)]
+    pub max_running: u32,
+    /// Most requests that wait; further ones are told to try again.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65_536), help_heading = "Server", hide_short_help = true)]
+    pub max_waiting: u32,
+    /// Most prompts that are read in turns.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64), help_heading = "Server", hide_short_help = true)]
+    pub lanes: u32,
+    /// Most checkpoints of prompts that are kept to go on from; 0 keeps none.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=65_536), help_heading = "Server", hide_short_help = true)]
+    pub checkpoints: u32,
+    /// Most bytes of a request.
+    #[arg(long, value_name = "BYTES", default_value = "32MiB", value_parser = parse_bytes, help_heading = "Server", hide_short_help = true)]
+    pub max_body: usize,
+}
+
+/// `512MiB`, `4GB`, or bytes.
+fn parse_bytes(text: &str) -> Result<usize, String> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor: f64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "kib" | "k" => 1024.0,
+        "mib" | "m" => 1024.0 * 1024.0,
+        "gib" | "g" => 1024.0 * 1024.0 * 1024.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        _ => return Err(format!("`{unit}` is no unit of bytes: write 512MiB or 4GB")),
+    };
+    let bytes = number.parse::<f64>().map_err(|_| "write a number of bytes, such as 512MiB or 4GB".to_owned())? * factor;
+    if (1.0..usize::MAX as f64).contains(&bytes) { Ok(bytes as usize) } else { Err("give at least one byte".into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_have_the_units_that_people_write() {
+        for (text, bytes) in [("4GiB", 4 << 30), ("512MiB", 512 << 20), ("1.5g", 3 << 29), ("2kb", 2000), ("77", 77)] {
+            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
+        }
+        for bad in ["", "GiB", "4 furlongs", "0", "-1", "1e400MB", "nan"] {
+            assert!(parse_bytes(bad).is_err(), "{bad}");
+        }
+    }
+}
