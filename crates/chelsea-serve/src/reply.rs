@@ -30,6 +30,8 @@ enum Inside {
     /// Nothing but white space was said so far.
     Beginning,
     Reasoning,
+    /// After a mark that ends something: the line breaks that follow it are no part of the text.
+    Between,
     Text,
     /// Between the marks of a call.
     Call,
@@ -69,7 +71,7 @@ impl Parser {
             Inside::Object => call(&held).unwrap_or(Said::Text(held)),
             // A call that was cut off is none: its beginning is told as text, so that nothing is lost.
             Inside::Call => call(&held).unwrap_or(Said::Text(format!("{}{held}", CALL.0))),
-            Inside::Beginning | Inside::Text => Said::Text(held),
+            Inside::Beginning | Inside::Between | Inside::Text => Said::Text(held),
         };
         let is_empty = matches!(&said, Said::Text(text) | Said::Reasoning(text) if text.is_empty());
         if is_empty { Vec::new() } else { vec![said] }
@@ -93,7 +95,14 @@ impl Parser {
                 }
                 true
             }
-            Inside::Reasoning => self.until(THINK.1, Inside::Text, Said::Reasoning, said),
+            Inside::Reasoning => self.until(THINK.1, Inside::Between, Said::Reasoning, said),
+            Inside::Between => {
+                self.held = self.held.trim_start_matches('\n').to_owned();
+                if !self.held.is_empty() {
+                    self.inside = Inside::Text;
+                }
+                !self.held.is_empty()
+            }
             Inside::Text if self.with_tools => self.until(CALL.0, Inside::Call, Said::Text, said),
             Inside::Text => {
                 emit(std::mem::take(&mut self.held), Said::Text, said);
@@ -102,8 +111,8 @@ impl Parser {
             Inside::Call => {
                 let Some((body, rest)) = self.held.split_once(CALL.1) else { return false };
                 said.push(call(body).unwrap_or_else(|| Said::Text(format!("{}{body}{}", CALL.0, CALL.1))));
-                self.held = rest.trim_start_matches('\n').to_owned();
-                self.inside = Inside::Text;
+                self.held = rest.to_owned();
+                self.inside = Inside::Between;
                 true
             }
             Inside::Object => false,
@@ -115,7 +124,7 @@ impl Parser {
         if let Some((before, rest)) = self.held.split_once(mark) {
             let (before, rest) = (before.to_owned(), rest.to_owned());
             emit(before, kind, said);
-            self.held = if mark == THINK.1 { rest.trim_start_matches('\n').to_owned() } else { rest };
+            self.held = rest;
             self.inside = next;
             return true;
         }

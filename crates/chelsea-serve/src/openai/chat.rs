@@ -50,6 +50,7 @@ pub struct ChatRequest {
     parallel_tool_calls: Option<bool>,
     response_format: Option<Value>,
     chat_template_kwargs: Option<Map<String, Value>>,
+    return_progress: Option<bool>,
     kv: Option<KvFields>,
     #[serde(flatten)]
     sampling: SamplingFields,
@@ -127,6 +128,8 @@ struct Chat {
     logprobs: bool,
     usage: bool,
     continuous: bool,
+    /// Whether a stream tells how far its prompt was read.
+    progress: bool,
 }
 
 impl ChatRequest {
@@ -184,7 +187,8 @@ impl ChatRequest {
         let options = self.stream_options.unwrap_or_default();
         let (usage, continuous) = (options.include_usage, options.continuous_usage_stats);
         let (id, created) = (serving.id("chatcmpl-"), now());
-        Ok(Chat { id, created, asks: (0..n).map(ask).collect(), with_tools, thinks, logprobs, usage, continuous })
+        let (asks, progress) = ((0..n).map(ask).collect(), self.return_progress.unwrap_or(false));
+        Ok(Chat { id, created, asks, with_tools, thinks, logprobs, usage, continuous, progress })
     }
 }
 
@@ -297,45 +301,21 @@ pub(crate) fn add_figures(value: &mut Value, outcomes: &[&Outcome]) {
     }
 }
 
-/// What one of several answers has to tell.
-enum Told {
-    Token(usize, Sampled),
-    Done(usize, Box<Outcome>),
-    Failed(ApiError),
-}
-
-/// The events of all answers as they come.
-pub(super) fn merged(running: Vec<Running>) -> impl Stream<Item = TokenOrEnd> {
+/// The events of all answers as they come, each with the number of its answer.
+pub(super) fn merged(running: Vec<Running>) -> impl Stream<Item = Result<(usize, Heard), ApiError>> {
     let mut all = SelectAll::new();
     for (i, running) in running.into_iter().enumerate() {
         let events = futures_util::stream::unfold(Some(running), move |running| async move {
             let mut running = running?;
-            loop {
-                return match running.next().await {
-                    Ok(Heard::Reading(..)) => continue,
-                    Ok(Heard::Token(sampled)) => Some((TokenOrEnd(Told::Token(i, sampled)), Some(running))),
-                    Ok(Heard::Done(outcome)) => Some((TokenOrEnd(Told::Done(i, outcome)), None)),
-                    Err(error) => Some((TokenOrEnd(Told::Failed(error)), None)),
-                };
+            match running.next().await {
+                Ok(Heard::Done(outcome)) => Some((Ok((i, Heard::Done(outcome))), None)),
+                Ok(heard) => Some((Ok((i, heard)), Some(running))),
+                Err(error) => Some((Err(error), None)),
             }
         });
         all.push(events.boxed());
     }
     all
-}
-
-/// An event of one of several answers.
-pub(super) struct TokenOrEnd(Told);
-
-impl TokenOrEnd {
-    /// Takes the event apart.
-    pub(super) fn split(self) -> Result<(usize, Result<Sampled, Box<Outcome>>), ApiError> {
-        match self.0 {
-            Told::Token(i, sampled) => Ok((i, Ok(sampled))),
-            Told::Done(i, outcome) => Ok((i, Err(outcome))),
-            Told::Failed(error) => Err(error),
-        }
-    }
 }
 
 /// What is known of an answer that is streamed.
@@ -376,18 +356,27 @@ fn stream(serving: Arc<Serving>, chat: Chat, running: Vec<Running>) -> impl Stre
     let events = merged(running).map(Some).chain(futures_util::stream::iter([None]));
     let rest = events.flat_map(move |told| {
         let mut out = Vec::new();
-        match told.map(TokenOrEnd::split) {
+        match told {
             Some(Err(error)) => out.push(Ok(event(&error.body()))),
+            Some(Ok((i, Heard::Reading(done, total)))) => {
+                if chat.progress {
+                    let choice = json!([{"index": i, "delta": {}, "logprobs": null, "finish_reason": null}]);
+                    let mut value = chunk(choice);
+                    value["prompt_progress"] = json!({"processed": done, "total": total});
+                    out.push(Ok(event(&value)));
+                }
+            }
             Some(Ok((i, told))) => {
                 let line = &mut lines[i];
                 let said = match told {
-                    Ok(sampled) => {
+                    Heard::Reading(..) => Vec::new(),
+                    Heard::Token(sampled) => {
                         line.generated += 1;
                         let said = line.parser.as_mut().map(|parser| parser.push(&sampled.text)).unwrap_or_default();
                         line.tokens.push(sampled);
                         said
                     }
-                    Err(outcome) => {
+                    Heard::Done(outcome) => {
                         line.outcome = Some(outcome);
                         line.parser.take().map(Parser::finish).unwrap_or_default()
                     }

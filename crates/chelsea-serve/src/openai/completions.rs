@@ -1,9 +1,9 @@
 //! `POST /v1/completions`: prompts as they are, without a chat template.
 
-use super::chat::{MAX_TOP, PING, TokenOrEnd, add_figures, check_model, merged, usage_of, without_sampling};
+use super::chat::{MAX_TOP, PING, add_figures, check_model, merged, usage_of, without_sampling};
 use super::probabilities::Columns;
 use super::{StreamOptions, event};
-use crate::answer::{Ask, Running, Whole, finish_reason, usage};
+use crate::answer::{Ask, Heard, Running, Whole, finish_reason, usage};
 use crate::fields::{KvFields, OneOrMany, SamplingFields, refuse_unknown};
 use crate::guard::Caller;
 use crate::router::Body;
@@ -213,20 +213,22 @@ fn stream(
             })
         };
         let mut out = Vec::new();
-        match told.map(TokenOrEnd::split) {
+        match told {
             Some(Err(error)) => out.push(Ok(event(&error.body()))),
+            Some(Ok((_, Heard::Reading(..)))) => {}
             Some(Ok((i, told))) => {
                 let reason = match &told {
-                    Ok(_) => None,
-                    Err(outcome) => Some(finish_reason(outcome.finish)),
+                    Heard::Done(outcome) => Some(finish_reason(outcome.finish)),
+                    _ => None,
                 };
                 let echo = std::mem::take(&mut completion.echoes[i]);
                 let text = match told {
-                    Ok(Sampled { token, text, logprobs }) => {
+                    Heard::Reading(..) => String::new(),
+                    Heard::Token(Sampled { token, text, logprobs }) => {
                         columns[i].push(&serving.tokenizer, &Sampled { token, text: String::new(), logprobs });
                         text
                     }
-                    Err(outcome) => {
+                    Heard::Done(outcome) => {
                         outcomes[i] = Some(outcome);
                         String::new()
                     }

@@ -1,0 +1,400 @@
+//! Requests over a real socket, against a tiny model of random weights.
+
+#![allow(clippy::unwrap_used)]
+
+use chelsea_engine::{Scheduler, SchedulerOptions, SessionOptions};
+use chelsea_kv::{Budget, Pool};
+use chelsea_linear::Products;
+use chelsea_model::chat::ChatTemplate;
+use chelsea_model::tokenizer::Tokenizer;
+use chelsea_model::{LoadOptions, RandomModel};
+use chelsea_serve::{Engine, Serving, Settings};
+use serde_json::{Value, json};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+const TEMPLATE: &str = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}\
+                        {% if add_generation_prompt %}<assistant>{% endif %}";
+
+/// A server on a port of its own, for as long as the test lives.
+struct Server {
+    address: SocketAddr,
+    engine: Engine,
+    end: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+/// Every byte is a token of its own.
+fn tokenizer() -> Tokenizer {
+    // The printable stand-ins for bytes that byte-level vocabularies use.
+    let printable = |b: u32| (33..=126).contains(&b) || (161..=172).contains(&b) || (174..=255).contains(&b);
+    let mut others = 0;
+    let vocab: serde_json::Map<String, Value> = (0..256u32)
+        .map(|b| {
+            let c = if printable(b) { b } else { others += 1; 255 + others };
+            (char::from_u32(c).unwrap().to_string(), b.into())
+        })
+        .collect();
+    let json = json!({
+        "model": {"type": "BPE", "vocab": vocab, "merges": []},
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
+        "decoder": {"type": "ByteLevel"},
+    });
+    Tokenizer::from_json(&json.to_string(), None, None).unwrap()
+}
+
+impl Server {
+    fn start(change: impl FnOnce(&mut Settings, &mut SchedulerOptions)) -> Server {
+        let options = LoadOptions { products: Products::Fast };
+        let model = Arc::new(RandomModel::named("tiny").unwrap().make(5, &options, &mut |_, _| ()).unwrap());
+        let threads = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap());
+        let session = SessionOptions {
+            budget: Budget::ByteFraction(0.25),
+            window: 16,
+            block: 128,
+            step: Some(16),
+            ..SessionOptions::default()
+        };
+        let mut settings = Settings { model_name: "tiny".into(), session, ..Settings::default() };
+        let mut scheduling = SchedulerOptions { pool: Pool::with_limit(64 << 20), ..SchedulerOptions::default() };
+        change(&mut settings, &mut scheduling);
+        let tokenizer = Arc::new(tokenizer());
+        let template = ChatTemplate::new(TEMPLATE, None, None).unwrap();
+        let (engine, _) = Engine::start(Scheduler::new(model.clone(), tokenizer.clone(), threads, scheduling));
+        let serving = Serving::new(settings, model, tokenizer, Some(template), engine.clone());
+        let (end, ending) = tokio::sync::oneshot::channel();
+        let (tell, told) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            runtime.block_on(async {
+                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+                tell.send(listener.local_addr().unwrap()).unwrap();
+                let ending = async { drop(ending.await) };
+                chelsea_serve::serve(listener, serving, ending).await.unwrap();
+            });
+        });
+        Server { address: told.recv().unwrap(), engine, end: Some(end), thread: Some(thread) }
+    }
+
+    /// Sends a request and returns status and body.
+    fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
+        let mut stream = self.open(method, path, headers, body);
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let status = text.split(' ').nth(1).unwrap().parse().unwrap();
+        let (head, rest) = text.split_once("\r\n\r\n").unwrap();
+        let body = if head.to_lowercase().contains("transfer-encoding: chunked") { unchunk(rest) } else { rest.to_owned() };
+        (status, body)
+    }
+
+    fn open(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+        let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+        if !headers.iter().any(|(name, _)| *name == "Host") {
+            head += &format!("Host: {}\r\n", self.address);
+        }
+        if !headers.iter().any(|(name, _)| *name == "Content-Type") {
+            head += "Content-Type: application/json\r\n";
+        }
+        headers.iter().for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));
+        stream.write_all(format!("{head}\r\n{body}").as_bytes()).unwrap();
+        stream
+    }
+
+    fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let (status, text) = self.ask("POST", path, &[], &body.to_string());
+        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    }
+
+    /// The events of a stream.
+    fn stream(&self, path: &str, body: &Value) -> Vec<Value> {
+        let (status, text) = self.ask("POST", path, &[], &body.to_string());
+        assert_eq!(status, 200, "{text}");
+        let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
+        data.filter(|data| *data != "[DONE]").map(|data| serde_json::from_str(data).unwrap()).collect()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        let ended = self.thread.take().unwrap().join();
+        if !std::thread::panicking() {
+            ended.unwrap();
+        }
+    }
+}
+
+fn unchunk(mut rest: &str) -> String {
+    let mut out = String::new();
+    while let Some((size, after)) = rest.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).unwrap_or(0);
+        if size == 0 {
+            break;
+        }
+        out.push_str(&after[..size]);
+        rest = &after[size + 2..];
+    }
+    out
+}
+
+fn start() -> Server {
+    Server::start(|_, _| ())
+}
+
+fn chat(question: &str) -> Value {
+    json!({"model": "tiny", "messages": [{"role": "user", "content": question}], "max_tokens": 12, "seed": 3})
+}
+
+#[test]
+fn a_chat_is_answered_the_same_whole_and_streamed() {
+    let server = start();
+    let mut body = chat("What is it?");
+    let (status, whole) = server.post("/v1/chat/completions", &body);
+    assert_eq!(status, 200, "{whole}");
+    let choice = &whole["choices"][0];
+    assert_eq!((choice["finish_reason"].as_str(), choice["message"]["role"].as_str()), (Some("length"), Some("assistant")));
+    let usage = &whole["usage"];
+    let prompt = "<user>What is it?</user><assistant>".len();
+    assert_eq!((usage["prompt_tokens"].as_u64(), usage["completion_tokens"].as_u64()), (Some(prompt as u64), Some(12)));
+    assert!(whole["kv"]["bytes"].as_u64() > Some(0) && whole["timings"]["predicted_n"] == 12);
+    body["stream"] = true.into();
+    body["stream_options"] = json!({"include_usage": true});
+    let events = server.stream("/v1/chat/completions", &body);
+    let text: String = events.iter().filter_map(|e| e["choices"][0]["delta"]["content"].as_str()).collect();
+    assert_eq!(Some(text.as_str()), choice["message"]["content"].as_str());
+    assert_eq!(events.last().unwrap()["usage"]["completion_tokens"], 12);
+    assert_eq!(events[events.len() - 2]["choices"][0]["finish_reason"], "length");
+}
+
+#[test]
+fn what_was_read_before_is_told_as_cached_and_changes_nothing() {
+    let server = start();
+    let document = "The tower was built in 1931 and painted green. ".repeat(12);
+    let body = |question: &str| {
+        json!({"messages": [
+            {"role": "system", "content": document}, {"role": "user", "content": question},
+        ], "max_tokens": 8, "temperature": 0})
+    };
+    let (_, first) = server.post("/v1/chat/completions", &body("When?"));
+    let (_, second) = server.post("/v1/chat/completions", &body("Which colour?"));
+    let cached = second["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap() as usize;
+    assert_eq!(cached, document.len() + "<system></system>".len());
+    let (_, again) = server.post("/v1/chat/completions", &body("When?"));
+    assert_eq!(again["choices"], first["choices"]);
+    // A fresh server reads all of it and answers alike.
+    let (_, alone) = start().post("/v1/chat/completions", &body("Which colour?"));
+    assert_eq!(alone["usage"]["prompt_tokens_details"]["cached_tokens"], 0);
+    assert_eq!(alone["choices"], second["choices"]);
+}
+
+#[test]
+fn a_conversation_goes_on_from_the_end_of_the_turn_before() {
+    let server = start();
+    let opening = "a long opening ".repeat(20);
+    let mut messages = vec![json!({"role": "user", "content": opening})];
+    let body = |messages: &[Value]| json!({"messages": messages, "max_tokens": 8, "temperature": 0});
+    let (_, first) = server.post("/v1/chat/completions", &body(&messages));
+    messages.push(first["choices"][0]["message"].clone());
+    messages.push(json!({"role": "user", "content": "and then?"}));
+    let (status, second) = server.post("/v1/chat/completions", &body(&messages));
+    assert_eq!(status, 200, "{second}");
+    let cached = second["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap() as usize;
+    assert_eq!(cached, format!("<user>{opening}</user><assistant>").len());
+}
+
+#[test]
+fn mistakes_are_told_in_the_shape_of_the_interface() {
+    let server = start();
+    let message = json!([{"role": "user", "content": "x"}]);
+    let cases: &[(Value, &str, u16)] = &[
+        (json!({"messages": []}), "messages", 400),
+        (json!({"messages": message, "n": 0}), "n", 400),
+        (json!({"messages": message, "temperature": -1}), "temperature", 400),
+        (json!({"messages": message, "frobnicate": 1}), "frobnicate", 400),
+        (json!({"messages": message, "response_format": {"type": "json_object"}}), "response_format", 400),
+        (json!({"messages": message, "tools": [{"type": "function"}], "tool_choice": "required"}), "tool_choice", 400),
+        (json!({"messages": message, "model": "other"}), "other", 404),
+        (json!({"messages": message, "kv": {"budget": "lots"}}), "budget", 400),
+        (json!({"messages": message, "kv": {"policy": "none-such"}}), "policy", 400),
+        (json!({"messages": message, "top_logprobs": 3}), "top_logprobs", 400),
+        (json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}), "image_url", 400),
+        (json!({"messages": [{"role": "wizard", "content": "x"}]}), "wizard", 400),
+        (json!({"messages": 3}), "messages", 422),
+    ];
+    for (body, word, expected) in cases {
+        let (status, answer) = server.post("/v1/chat/completions", body);
+        assert_eq!(status, if *expected == 422 { 400 } else { *expected }, "{body} {answer}");
+        let error = &answer["error"];
+        assert!(error["message"].as_str().is_some_and(|m| m.contains(word)) && error["type"].is_string(), "{body} {answer}");
+    }
+    let long = "word ".repeat(4000);
+    let (status, answer) = server.post("/v1/chat/completions", &chat(&long));
+    assert_eq!((status, answer["error"]["code"].as_str()), (400, Some("context_length_exceeded")), "{answer}");
+    let (status, answer) = server.post("/v1/messages", &json!({"messages": message}));
+    assert_eq!((status, answer["type"].as_str()), (400, Some("error")), "{answer}");
+    let (status, text) = server.ask("POST", "/v1/chat/completions", &[], "{\"messages\": [");
+    assert!(status == 400 && text.contains("invalid_request_error"), "{text}");
+    let (status, _) = server.ask("POST", "/v1/chat/completions", &[("Content-Type", "text/plain")], "{}");
+    assert_eq!(status, 415);
+    assert_eq!(server.ask("GET", "/nothing", &[], "").0, 404);
+    assert_eq!(server.ask("GET", "/v1/chat/completions", &[], "").0, 405);
+    assert_eq!(server.post("/v1/embeddings", &json!({})).0, 501);
+    // After all of that it still answers.
+    assert_eq!(server.post("/v1/chat/completions", &chat("still there?")).0, 200);
+}
+
+#[test]
+fn keys_hosts_and_origins_are_checked() {
+    let server = Server::start(|settings, _| settings.api_keys = vec!["secret".into()]);
+    let body = chat("x").to_string();
+    assert_eq!(server.ask("POST", "/v1/chat/completions", &[], &body).0, 401);
+    assert_eq!(server.ask("POST", "/v1/chat/completions", &[("Authorization", "Bearer secret")], &body).0, 200);
+    assert_eq!(server.ask("GET", "/metrics", &[], "").0, 401);
+    assert_eq!(server.ask("GET", "/health", &[], "").0, 200);
+    let evil = [("Authorization", "Bearer secret"), ("Origin", "http://evil.example")];
+    assert_eq!(server.ask("POST", "/v1/chat/completions", &evil, &body).0, 403);
+    assert_eq!(server.ask("GET", "/health", &[("Host", "rebound.example")], "").0, 403);
+}
+
+#[test]
+fn a_body_that_is_too_long_is_refused() {
+    let server = Server::start(|settings, _| settings.body = 1000);
+    let (status, text) = server.ask("POST", "/v1/chat/completions", &[], &chat(&"x".repeat(2000)).to_string());
+    assert!(status == 413 && text.contains("1000 bytes"), "{status} {text}");
+}
+
+#[test]
+fn a_client_that_goes_away_frees_its_memory() {
+    let server = Server::start(|_, scheduling| scheduling.checkpoints = 0);
+    let mut body = chat("tell me");
+    body["max_tokens"] = 4000.into();
+    body["stream"] = true.into();
+    let mut stream = server.open("POST", "/v1/chat/completions", &[], &body.to_string());
+    let mut some = [0; 400];
+    stream.read_exact(&mut some).unwrap();
+    assert!(server.engine.stats().running == 1);
+    drop(stream);
+    let start = std::time::Instant::now();
+    while server.engine.stats().kv_bytes > 0 {
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", server.engine.stats());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(server.engine.stats().cancelled, 1);
+}
+
+#[test]
+fn completions_take_texts_and_tokens_and_tell_probabilities() {
+    let server = start();
+    let body = json!({"prompt": ["abc", "abc"], "max_tokens": 6, "temperature": 0, "logprobs": 2, "n": 1});
+    let (status, answer) = server.post("/v1/completions", &body);
+    assert_eq!(status, 200, "{answer}");
+    let choices = answer["choices"].as_array().unwrap();
+    assert_eq!(choices.len(), 2);
+    assert_eq!(choices[0]["text"], choices[1]["text"]);
+    let logprobs = &choices[0]["logprobs"];
+    assert_eq!(logprobs["tokens"].as_array().unwrap().len(), 6);
+    let first = logprobs["token_logprobs"][0].as_f64().unwrap();
+    assert!(first <= 0.0 && logprobs["top_logprobs"][0].as_object().unwrap().len() >= 2);
+    let tokens: Vec<u32> = "abc".bytes().map(u32::from).collect();
+    let (_, same) = server.post("/v1/completions", &json!({"prompt": tokens, "max_tokens": 6, "temperature": 0}));
+    assert_eq!(same["choices"][0]["text"], choices[0]["text"]);
+    let echo = json!({"prompt": "abc", "max_tokens": 6, "temperature": 0, "echo": true, "stream": true});
+    let text: String = server.stream("/v1/completions", &echo).iter().filter_map(|e| e["choices"][0]["text"].as_str()).collect();
+    assert_eq!(text, format!("abc{}", choices[0]["text"].as_str().unwrap()));
+    assert_eq!(server.post("/v1/completions", &json!({"prompt": [1, 100_000]})).0, 400);
+}
+
+#[test]
+fn messages_are_answered_as_anthropic_does() {
+    let server = start();
+    let mut body = json!({
+        "model": "tiny", "max_tokens": 9, "system": [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}],
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "Hello?"}]}], "temperature": 0,
+    });
+    let (status, whole) = server.post("/v1/messages", &body);
+    assert_eq!(status, 200, "{whole}");
+    assert_eq!((whole["type"].as_str(), whole["stop_reason"].as_str()), (Some("message"), Some("max_tokens")));
+    let prompt = "<system>Be brief.</system><user>Hello?</user><assistant>".len() as u64;
+    assert_eq!(whole["usage"]["input_tokens"].as_u64(), Some(prompt));
+    let (_, counted) = server.post("/v1/messages/count_tokens", &body);
+    assert_eq!(counted["input_tokens"].as_u64(), Some(prompt));
+    body["stream"] = true.into();
+    let events = server.stream("/v1/messages", &body);
+    let kinds: Vec<&str> = events.iter().filter_map(|e| e["type"].as_str()).filter(|kind| *kind != "ping").collect();
+    assert_eq!((kinds[0], kinds[1]), ("message_start", "content_block_start"));
+    assert_eq!(kinds[kinds.len() - 3..], ["content_block_stop", "message_delta", "message_stop"]);
+    let text: String = events.iter().filter_map(|e| e["delta"]["text"].as_str()).collect();
+    assert_eq!(Some(text.as_str()), whole["content"][0]["text"].as_str());
+    // What the assistant began is gone on from.
+    body["stream"] = false.into();
+    body["messages"].as_array_mut().unwrap().push(json!({"role": "assistant", "content": "I"}));
+    let (_, begun) = server.post("/v1/messages", &body);
+    assert_eq!(begun["usage"]["input_tokens"].as_u64().unwrap() + begun["usage"]["cache_read_input_tokens"].as_u64().unwrap(), prompt + 1);
+}
+
+#[test]
+fn stop_strings_and_counts_are_honoured() {
+    let server = start();
+    let (_, free) = server.post("/v1/completions", &json!({"prompt": "abc", "max_tokens": 40, "temperature": 0}));
+    let text = free["choices"][0]["text"].as_str().unwrap();
+    let stop: String = text.chars().skip(5).take(2).collect();
+    let body = json!({"prompt": "abc", "max_tokens": 40, "temperature": 0, "stop": stop});
+    let (_, stopped) = server.post("/v1/completions", &body);
+    assert_eq!(stopped["choices"][0]["finish_reason"], "stop");
+    assert_eq!(stopped["choices"][0]["text"].as_str().unwrap(), &text[..text.find(&stop).unwrap()]);
+    let (_, several) = server.post("/v1/chat/completions", &json!({"messages": [{"role": "user", "content": "x"}], "n": 3, "seed": 1, "max_tokens": 20}));
+    let texts: Vec<&str> = several["choices"].as_array().unwrap().iter().filter_map(|c| c["message"]["content"].as_str()).collect();
+    assert!(texts.len() == 3 && texts[0] != texts[1], "{texts:?}");
+}
+
+#[test]
+fn what_is_known_of_the_model_and_the_server_is_told() {
+    let server = start();
+    let get = |path: &str| {
+        let (status, text) = server.ask("GET", path, &[], "");
+        assert_eq!(status, 200, "{path}: {text}");
+        text
+    };
+    let models: Value = serde_json::from_str(&get("/v1/models")).unwrap();
+    assert_eq!(models["data"][0]["id"], "tiny");
+    assert!(models["data"][0]["max_model_len"].as_u64() > Some(100));
+    let props: Value = serde_json::from_str(&get("/props")).unwrap();
+    assert_eq!((props["kv"]["budget"].as_str(), props["kv"]["bytes_limit"].as_u64()), (Some("25%"), Some(64 << 20)));
+    let info: Value = serde_json::from_str(&get("/tokenizer_info")).unwrap();
+    assert_eq!(info["chat_template"], TEMPLATE);
+    let (_, tokens) = server.post("/tokenize", &json!({"prompt": "añb"}));
+    assert_eq!((tokens["count"].as_u64(), tokens["tokens"].as_array().map(Vec::len)), (Some(4), Some(4)));
+    let (_, text) = server.post("/detokenize", &json!({"tokens": tokens["tokens"]}));
+    assert_eq!(text["prompt"], "añb");
+    let metrics = get("/metrics");
+    assert!(metrics.contains("vllm:num_requests_running{") && metrics.contains("chelsea:kv_bytes{"));
+    assert!(get("/").contains("<title>Chelsea</title>"));
+    get("/ready");
+    get("/version");
+}
+
+#[test]
+fn more_requests_than_may_wait_are_told_to_try_again() {
+    let server = Server::start(|_, scheduling| (scheduling.waiting, scheduling.running) = (2, 1));
+    let mut body = chat("x");
+    body["max_tokens"] = 500.into();
+    let body = body.to_string();
+    let streams: Vec<TcpStream> = (0..8).map(|_| server.open("POST", "/v1/chat/completions", &[], &body)).collect();
+    let statuses: Vec<u16> = streams
+        .into_iter()
+        .map(|mut stream| {
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            if text.contains(" 429 ") {
+                assert!(text.to_lowercase().contains("retry-after: 1"), "{text}");
+            }
+            text.split(' ').nth(1).unwrap().parse().unwrap()
+        })
+        .collect();
+    let count = |status| statuses.iter().filter(|&&s| s == status).count();
+    assert!(count(200) >= 3 && count(429) >= 1 && count(200) + count(429) == 8, "{statuses:?}");
+}
