@@ -11,9 +11,14 @@ fn finite(logprob: f32) -> f32 {
     if logprob.is_finite() { logprob } else { NEVER }
 }
 
-/// A token's text, with what is no whole character replaced.
+/// A token's text; of one that is no whole character what the vocabulary calls it, or else its number, so that no two
+/// have one name.
 fn text(tokenizer: &Tokenizer, token: u32) -> String {
-    tokenizer.decode(&[token], false)
+    let text = tokenizer.decode(&[token], false);
+    if !text.is_empty() && !text.contains(char::REPLACEMENT_CHARACTER) {
+        return text;
+    }
+    tokenizer.token_text(token).map_or_else(|| format!("token_id:{token}"), str::to_owned)
 }
 
 /// `choices[].logprobs` of a chat.
