@@ -13,6 +13,10 @@ fn card(serving: &Serving) -> Value {
         "object": "model",
         "created": serving.started,
         "owned_by": "chelsea",
+        // What Anthropic's clients look for.
+        "type": "model",
+        "display_name": serving.settings.model_name,
+        "created_at": "1970-01-01T00:00:00Z",
         "max_model_len": serving.context(),
         "meta": {
             "n_ctx": serving.context(),
@@ -25,7 +29,8 @@ fn card(serving: &Serving) -> Value {
 
 /// `GET /v1/models`.
 pub async fn list(State(serving): State<Arc<Serving>>) -> Json<Value> {
-    Json(json!({"object": "list", "data": [card(&serving)]}))
+    let name = &serving.settings.model_name;
+    Json(json!({"object": "list", "data": [card(&serving)], "has_more": false, "first_id": name, "last_id": name}))
 }
 
 /// `GET /v1/models/NAME`.
@@ -47,6 +52,8 @@ pub async fn props(State(serving): State<Arc<Serving>>) -> Json<Value> {
             "type": session.dtype.map(|dtype| dtype.name()),
             "bytes_limit": stats.kv_limit,
             "bytes": stats.kv_bytes,
+            "bytes_for_4096": chelsea_engine::cache_config(&serving.model, session)
+                .map_or(0, |config| config.forecast(4096, &session.plan()).settled),
         },
         "read_step": session.step,
         "max_stall_ms": serving.settings.max_stall.as_millis() as u64,

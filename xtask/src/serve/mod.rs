@@ -1,0 +1,173 @@
+//! `cargo xtask bench-serve`: what a server holds and how long its clients wait, for full and for clustered caches in the
+//! same bytes, and beside llama-server where one is given.
+//!
+//! Two loads, both on loopback and bounded. *At once*: more long conversations than fit arrive together, and as many as the
+//! server holds are answered side by side; counted are those and the tokens a second they get. *Arriving*: requests come
+//! at random times whatever the server does (an open loop), each with a prompt of its own length, some beginning alike; told
+//! are the times to the first token and between tokens.
+
+mod client;
+mod load;
+mod server;
+
+use crate::process::{build_release, program};
+use crate::table;
+use anyhow::{Context as _, Result, ensure};
+use load::{Arriving, AtOnce, Measured};
+use serde::Serialize;
+use server::{Kind, Server};
+use std::path::PathBuf;
+
+/// What `bench-serve` is given.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The model: a short name or a file.
+    #[arg(long, default_value = "smollm2")]
+    model: String,
+    /// Bytes of all caches together, in MiB.
+    #[arg(long, default_value_t = 400)]
+    kv_mib: usize,
+    /// Budgets of the caches that are compared.
+    #[arg(long, value_delimiter = ',', default_values_t = ["100%", "25%"].map(String::from))]
+    budgets: Vec<String>,
+    /// Tokens of a long conversation, about.
+    #[arg(long, default_value_t = 4096)]
+    prompt: usize,
+    /// Tokens of an answer.
+    #[arg(long, default_value_t = 128)]
+    answer: usize,
+    /// Long conversations that arrive together [default: a few more than fit with the smallest budget].
+    #[arg(long)]
+    conversations: Option<usize>,
+    /// Requests a second of the arriving load; 0 leaves it out.
+    #[arg(long, value_delimiter = ',', default_values_t = [0.2, 0.5])]
+    rates: Vec<f64>,
+    /// Seconds for which requests arrive.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Threads of each server.
+    #[arg(long, default_value_t = 2)]
+    threads: u32,
+    /// A llama-server to be measured beside, with f16 and q8_0 caches of the same bytes.
+    #[arg(long, value_name = "FILE")]
+    llama_server: Option<PathBuf>,
+    /// The model's file for llama-server [default: that of the short name].
+    #[arg(long, value_name = "FILE")]
+    gguf: Option<PathBuf>,
+    /// A build of chelsea to measure [default: the release build of this tree, built if need be].
+    #[arg(long, value_name = "FILE")]
+    chelsea: Option<PathBuf>,
+    /// Where to write everything that was measured, as JSON.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+/// Everything that was measured of one server.
+#[derive(Debug, Serialize)]
+struct Row {
+    server: String,
+    at_once: Measured,
+    arriving: Vec<(f64, Measured)>,
+}
+
+/// Runs both loads over every server; fails only if a server does.
+pub fn run(args: &Args) -> Result<bool> {
+    let chelsea = match &args.chelsea {
+        Some(path) => path.clone(),
+        None if build_release()? => program(),
+        None => return Ok(false),
+    };
+    ensure!(args.prompt >= 64 && args.answer >= 2, "prompts of 64 tokens and answers of 2 are the least");
+    let kinds = kinds(args)?;
+    let mut rows = Vec::new();
+    for kind in kinds {
+        eprintln!("\n{}", kind.name());
+        rows.push(measure(args, &chelsea, &kind).with_context(|| format!("measuring {}", kind.name()))?);
+    }
+    print(args, &rows);
+    if let Some(out) = &args.out {
+        std::fs::write(out, serde_json::to_string_pretty(&rows)?).with_context(|| format!("cannot write {}", out.display()))?;
+    }
+    Ok(true)
+}
+
+fn kinds(args: &Args) -> Result<Vec<Kind>> {
+    let mut kinds: Vec<Kind> = args.budgets.iter().map(|budget| Kind::Chelsea { budget: budget.clone() }).collect();
+    if let Some(llama) = &args.llama_server {
+        let gguf = match &args.gguf {
+            Some(file) => file.clone(),
+            None => chelsea_hub::Options::from_env().models_dir().join(format!("{}.gguf", args.model)),
+        };
+        ensure!(gguf.is_file(), "{} is no file: --gguf names the model for llama-server", gguf.display());
+        for cache in ["f16", "q8_0"] {
+            kinds.push(Kind::Llama { program: llama.clone(), gguf: gguf.clone(), cache });
+        }
+    }
+    Ok(kinds)
+}
+
+fn measure(args: &Args, chelsea: &std::path::Path, kind: &Kind) -> Result<Row> {
+    let settings = server::Settings {
+        model: args.model.clone(),
+        kv_bytes: args.kv_mib << 20,
+        context: args.prompt + args.answer + 512,
+        threads: args.threads,
+    };
+    let server = Server::start(chelsea, kind, &settings)?;
+    let conversations = match args.conversations {
+        Some(n) => n,
+        None => server.room_for(args.prompt + args.answer)? + 2,
+    };
+    let at_once = AtOnce { conversations, prompt: args.prompt, answer: args.answer }.run(&server)?;
+    drop(server);
+    let mut arriving = Vec::new();
+    for &rate in args.rates.iter().filter(|&&rate| rate > 0.0) {
+        // Each with a shelf that is empty.
+        let server = Server::start(chelsea, kind, &settings)?;
+        let load = Arriving { rate, seconds: args.seconds, prompt: args.prompt, answer: args.answer };
+        arriving.push((rate, load.run(&server)?));
+    }
+    Ok(Row { server: kind.name(), at_once, arriving })
+}
+
+fn print(args: &Args, rows: &[Row]) {
+    println!(
+        "\n{}, {} threads, caches of {} MiB together; prompts of about {} tokens, answers of {}\n",
+        args.model, args.threads, args.kv_mib, args.prompt, args.answer
+    );
+    let seconds = |x: f64| format!("{x:.2}");
+    let at_once: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| {
+            let m = &row.at_once;
+            vec![
+                row.server.clone(),
+                format!("{}", m.asked),
+                format!("{}", m.at_once),
+                format!("{:.1}", m.decode_rate),
+                format!("{:.1}", m.throughput),
+                format!("{}", m.failed),
+            ]
+        })
+        .collect();
+    let header = ["long conversations together", "asked", "held at once", "decode tok/s", "tok/s in all", "failed"];
+    println!("{}\n", table::render(&header, &at_once));
+    let arriving: Vec<Vec<String>> = rows
+        .iter()
+        .flat_map(|row| row.arriving.iter().map(move |(rate, m)| (row, rate, m)))
+        .map(|(row, rate, m)| {
+            let mut cells = vec![row.server.clone(), format!("{rate}"), format!("{}", m.asked), format!("{:.1}", m.throughput)];
+            cells.extend([0.5, 0.95, 0.99].map(|q| seconds(m.first_token.at(q))));
+            cells.extend([0.5, 0.95, 0.99].map(|q| format!("{:.0}", 1e3 * m.next_token.at(q))));
+            cells.push(format!("{}", m.failed));
+            cells
+        })
+        .collect();
+    if !arriving.is_empty() {
+        let header = [
+            "arriving", "a second", "asked", "tok/s", "first token, s: p50", "p95", "p99", "next, ms: p50", "p95", "p99",
+            "failed",
+        ];
+        println!("{}", table::render(&header, &arriving));
+    }
+}
