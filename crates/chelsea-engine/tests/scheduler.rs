@@ -4,7 +4,7 @@
 
 mod support;
 
-use chelsea_engine::scheduler::{Event, Listener, Outcome, Request, RequestError};
+use chelsea_engine::scheduler::{DiskOptions, Event, Listener, Outcome, Request, RequestError};
 use chelsea_engine::{GenerateOptions, Sampling, Scheduler, SchedulerOptions, SessionOptions};
 use chelsea_kv::{Budget, Pool};
 use chelsea_linear::Products;
@@ -65,7 +65,7 @@ impl Ear {
 fn scheduler(options: SchedulerOptions) -> Scheduler {
     let words = r#"{ "decoder": { "type": "ByteLevel" }, "model": { "vocab": { "a": 0 }, "merges": [] } }"#;
     let tokenizer = Tokenizer::from_json(words, None, None).unwrap();
-    Scheduler::new(support::model(Products::Fast), Arc::new(tokenizer), support::pool(2), options)
+    Scheduler::new(support::model(Products::Fast), Arc::new(tokenizer), support::pool(2), options).unwrap()
 }
 
 fn with_pool(bytes: usize) -> SchedulerOptions {
@@ -157,6 +157,48 @@ fn a_checkpoint_gives_the_answer_that_reading_gives() {
     run(&mut scheduler);
     assert_eq!(ear.cached(), 0);
     assert_eq!(scheduler.stats().cached_tokens, 390 + 300 + 390);
+}
+
+#[test]
+fn checkpoints_in_files_outlive_the_server_and_change_no_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let with_disk = |bytes| {
+        let disk = DiskOptions { folder: folder.path().to_owned(), bytes };
+        scheduler(SchedulerOptions { disk: Some(disk), ..SchedulerOptions::default() })
+    };
+    let files = || std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    let document = [support::tokens(500, 1), support::tokens(90, 2)];
+    let ask = |scheduler: &mut Scheduler, pieces: &[Vec<u32>]| {
+        let ear = Ear::default();
+        scheduler.submit(request(pieces, 40, 9, &ear));
+        run(scheduler);
+        assert_eq!(ear.tokens(), alone(pieces, 40, 9));
+        ear.cached()
+    };
+    let mut first = with_disk(1 << 30);
+    assert_eq!(ask(&mut first, &document), 0);
+    drop(first);
+    assert_eq!(files().len(), 2);
+    // The whole prompt lies in a file without logits, so its last piece is read again.
+    let mut second = with_disk(1 << 30);
+    assert_eq!(ask(&mut second, &document), 500);
+    let longer = [document[0].clone(), document[1].clone(), support::tokens(80, 3)];
+    assert_eq!(ask(&mut second, &longer), 590);
+    drop(second);
+    // What is damaged is taken away and read again.
+    for file in files() {
+        let bytes = std::fs::read(&file).unwrap();
+        std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
+    }
+    let mut third = with_disk(1 << 30);
+    assert_eq!(ask(&mut third, &document), 0);
+    drop(third);
+    // Beyond the limit the one unused for longest goes.
+    let most = files().iter().map(|file| file.metadata().unwrap().len()).max().unwrap();
+    let mut fourth = with_disk(most);
+    ask(&mut fourth, &[support::tokens(400, 8)]);
+    drop(fourth);
+    assert_eq!(files().len(), 1);
 }
 
 #[test]

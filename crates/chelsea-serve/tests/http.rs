@@ -62,7 +62,7 @@ impl Server {
         change(&mut settings, &mut scheduling);
         let tokenizer = Arc::new(tokenizer());
         let template = ChatTemplate::new(TEMPLATE, None, None).unwrap();
-        let (engine, _) = Engine::start(Scheduler::new(model.clone(), tokenizer.clone(), threads, scheduling));
+        let (engine, _) = Engine::start(Scheduler::new(model.clone(), tokenizer.clone(), threads, scheduling).unwrap());
         let serving = Serving::new(settings, model, tokenizer, Some(template), engine.clone());
         let (end, ending) = tokio::sync::oneshot::channel();
         let (tell, told) = std::sync::mpsc::channel();

@@ -4,6 +4,7 @@ use crate::cli::ServeArgs;
 use crate::setup::{self, Loaded};
 use crate::output;
 use anyhow::{Context as _, Result, bail};
+use chelsea_engine::scheduler::DiskOptions;
 use chelsea_engine::{Scheduler, SchedulerOptions};
 use chelsea_kv::Pool;
 use chelsea_serve::{Engine, Serving, Settings};
@@ -18,6 +19,9 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     let mut session = args.cache.session();
     if session.policy.needs().repetition.is_some() {
         bail!("policy `{}` reads every text twice, which a server does not: choose another", session.policy.name());
+    }
+    if let Some(folder) = &args.shelf {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     }
     let api_keys = keys(args)?;
     if !args.host.is_loopback() && api_keys.is_empty() {
@@ -53,6 +57,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         lanes: args.lanes as usize,
         waiting: args.max_waiting as usize,
         checkpoints: args.checkpoints as usize,
+        disk: args.shelf.as_ref().map(|folder| DiskOptions { folder: folder.clone(), bytes: args.shelf_bytes as u64 }),
         ..SchedulerOptions::default()
     };
     let settings = Settings {
@@ -65,7 +70,9 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         max_stall,
         ..Settings::default()
     };
-    let (engine, thread) = Engine::start(Scheduler::new(model.clone(), tokenizer.clone(), threads, options));
+    let scheduler = Scheduler::new(model.clone(), tokenizer.clone(), threads, options);
+    let scheduler = scheduler.context("checkpoints cannot be kept where --shelf says")?;
+    let (engine, thread) = Engine::start(scheduler);
     let serving = Serving::new(settings, model, tokenizer, template, engine);
     announce(&serving, address, kv_memory);
     runtime.block_on(chelsea_serve::serve(listener, serving, ending())).context("the server failed")?;

@@ -53,7 +53,7 @@ pub fn get(address: SocketAddr, path: &str) -> Result<String> {
 /// Asks for `answer` tokens after a prompt of these words, as a stream.
 pub fn complete(address: SocketAddr, prompt: &str, answer: usize) -> Result<Timed> {
     let body = json!({
-        "prompt": prompt, "max_tokens": answer, "n_predict": answer, "stream": true, "temperature": 0, "ignore_eos": true,
+        "prompt": prompt, "max_tokens": answer, "stream": true, "temperature": 0, "ignore_eos": true,
         "model": "default",
     });
     let asked = Instant::now();

@@ -62,6 +62,9 @@ pub struct Args {
     out: Option<PathBuf>,
 }
 
+/// Tokens of a prompt that servers read beside a token of each answer, at least.
+const SHORTEST_STEP: usize = 64;
+
 /// Everything that was measured of one server.
 #[derive(Debug, Serialize)]
 struct Row {
@@ -118,7 +121,9 @@ fn measure(args: &Args, chelsea: &std::path::Path, kind: &Kind) -> Result<Row> {
         Some(n) => n,
         None => server.room_for(args.prompt + args.answer)? + 2,
     };
-    let at_once = AtOnce { conversations, prompt: args.prompt, answer: args.answer }.run(&server)?;
+    // As long as it takes to read all prompts, a short step beside each token: nobody ends before the last one begins.
+    let answer = args.answer + conversations * args.prompt / SHORTEST_STEP;
+    let at_once = AtOnce { conversations, prompt: args.prompt, answer }.run(&server)?;
     drop(server);
     let mut arriving = Vec::new();
     for &rate in args.rates.iter().filter(|&&rate| rate > 0.0) {

@@ -15,12 +15,14 @@
 //!   is made ([`Scheduler::submit`]).
 //! - A request whose listener is gone takes no part in the next step, and its memory is free by then.
 
+mod disk;
 mod job;
 mod logprobs;
 mod queue;
 mod request;
 mod shelf;
 
+pub use disk::DiskOptions;
 pub use request::{Event, Listener, Logprobs, Outcome, Request, RequestError, Sampled};
 pub use shelf::Shelf;
 
@@ -29,9 +31,11 @@ use crate::{EngineError, Sequence, State, cache_config};
 use chelsea_kv::{CacheConfig, CacheError, Pool};
 use chelsea_model::{Model, ModelError};
 use chelsea_model::tokenizer::Tokenizer;
+use disk::Disk;
 use job::{Active, Job, Promise, Stage};
 use queue::Queue;
 use rayon::ThreadPool;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -50,6 +54,8 @@ pub struct SchedulerOptions {
     pub ahead: usize,
     /// Most checkpoints on the shelf.
     pub checkpoints: usize,
+    /// Where checkpoints are kept in files, too.
+    pub disk: Option<DiskOptions>,
 }
 
 impl Default for SchedulerOptions {
@@ -61,6 +67,7 @@ impl Default for SchedulerOptions {
             waiting: 256,
             ahead: 512,
             checkpoints: 256,
+            disk: None,
         }
     }
 }
@@ -133,22 +140,26 @@ pub struct Scheduler {
 
 impl Scheduler {
     /// A scheduler that computes on `threads`.
+    ///
+    /// # Errors
+    /// If the folder for checkpoints cannot be used.
     pub fn new(
         model: Arc<Model>,
         tokenizer: Arc<Tokenizer>,
         threads: Arc<ThreadPool>,
         options: SchedulerOptions,
-    ) -> Scheduler {
-        Scheduler {
+    ) -> io::Result<Scheduler> {
+        let disk = options.disk.as_ref().map(|disk| Disk::open(disk, &model)).transpose()?;
+        Ok(Scheduler {
             runner: Runner::new(model, threads),
             tokenizer,
             queue: Queue::default(),
             active: Vec::new(),
-            shelf: Shelf::new(options.checkpoints),
+            shelf: Shelf::new(options.checkpoints, disk),
             stats: SchedulerStats { kv_limit: options.pool.limit().unwrap_or(usize::MAX), ..SchedulerStats::default() },
             draining: false,
             options,
-        }
+        })
     }
 
     /// The model.
@@ -321,7 +332,7 @@ impl Scheduler {
 
     /// Begins to serve a request.
     fn begin(&mut self, mut job: Job) {
-        let (sequence, piece) = match self.shelf.go_on(&job.salt, &job.pieces) {
+        let (sequence, piece) = match self.shelf.go_on(&job.salt, &job.pieces, self.runner.model(), &job.session) {
             Some(found) => found,
             None => match Sequence::new(self.runner.model().clone(), &job.session) {
                 Ok(sequence) => (sequence, 0),

@@ -9,7 +9,9 @@
 //! memory is needed: first the one that is worth least, by the tokens that it would take to read it again for every byte
 //! it holds, and by how long nobody asked for it.
 
-use crate::Sequence;
+use super::disk::Disk;
+use crate::{Sequence, SessionOptions};
+use chelsea_model::Model;
 use std::sync::Arc;
 
 /// A prefix that was read before.
@@ -40,25 +42,33 @@ impl CheckpointKey {
 }
 
 /// The checkpoints of an engine.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Shelf {
     checkpoints: Vec<Checkpoint>,
     most: usize,
+    disk: Option<Disk>,
     clock: u64,
     hits: u64,
     misses: u64,
 }
 
 impl Shelf {
-    /// A shelf of at most so many checkpoints.
-    pub(super) fn new(most: usize) -> Self {
-        Shelf { most, ..Shelf::default() }
+    /// A shelf of at most so many checkpoints, with those in files beside it.
+    pub(super) fn new(most: usize, disk: Option<Disk>) -> Self {
+        Shelf { most, disk, ..Shelf::default() }
     }
 
     /// A sequence that goes on from the longest checkpoint of this prompt, and how many pieces it covers. One that covers
     /// all of them is of use only with the logits after its last token.
-    pub(super) fn go_on(&mut self, salt: &str, pieces: &[Arc<[u32]>]) -> Option<(Sequence, usize)> {
+    pub(super) fn go_on(
+        &mut self,
+        salt: &Arc<str>,
+        pieces: &[Arc<[u32]>],
+        model: &Arc<Model>,
+        options: &SessionOptions,
+    ) -> Option<(Sequence, usize)> {
         self.clock += 1;
+        self.fetch(salt, pieces, model, options);
         let fits = |checkpoint: &&mut Checkpoint| {
             let whole = checkpoint.key.pieces.len() == pieces.len();
             checkpoint.key.begins(salt, pieces) && !(whole && checkpoint.sequence.logits().is_empty())
@@ -76,16 +86,41 @@ impl Shelf {
 
     /// How many of these pieces a checkpoint covers.
     pub(super) fn covers(&self, salt: &str, pieces: &[Arc<[u32]>]) -> usize {
+        let on_disk = self.disk.as_ref().map_or(0, |disk| disk.covers(salt, pieces));
+        self.covered_in_memory(salt, pieces).max(on_disk)
+    }
+
+    fn covered_in_memory(&self, salt: &str, pieces: &[Arc<[u32]>]) -> usize {
         let fits = self.checkpoints.iter().filter(|checkpoint| checkpoint.key.begins(salt, pieces));
         fits.map(|checkpoint| checkpoint.key.pieces.len()).max().unwrap_or(0)
     }
 
+    /// Puts a checkpoint that only a file holds on the shelf, if it covers more than those that are there.
+    fn fetch(&mut self, salt: &Arc<str>, pieces: &[Arc<[u32]>], model: &Arc<Model>, options: &SessionOptions) {
+        let Some(disk) = &self.disk else { return };
+        let covered = disk.covers(salt, pieces);
+        if covered <= self.covered_in_memory(salt, pieces) {
+            return;
+        }
+        let pieces = &pieces[..covered];
+        if let Some(sequence) = disk.load(salt, pieces, &options.pool, model, options) {
+            self.keep(CheckpointKey { salt: salt.clone(), pieces: pieces.to_vec() }, sequence);
+        }
+    }
+
     /// Keeps what `sequence` has read. Of no consequence where there is no room.
     pub(super) fn put(&mut self, key: CheckpointKey, sequence: &Sequence) {
+        if let Some(disk) = &self.disk {
+            disk.put(&key, sequence);
+        }
         if self.most == 0 || self.checkpoints.iter().any(|checkpoint| checkpoint.key == key) {
             return;
         }
         let Ok(sequence) = sequence.fork() else { return };
+        self.keep(key, sequence);
+    }
+
+    fn keep(&mut self, key: CheckpointKey, sequence: Sequence) {
         self.clock += 1;
         if self.checkpoints.len() == self.most {
             self.give_up_one();
@@ -104,7 +139,7 @@ impl Shelf {
         least.map(|i| self.checkpoints.swap_remove(i)).is_some()
     }
 
-    /// Gives up all checkpoints.
+    /// Gives up all checkpoints in memory; files stay.
     pub(super) fn clear(&mut self) {
         self.checkpoints.clear();
     }
