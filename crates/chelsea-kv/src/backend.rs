@@ -86,8 +86,12 @@ pub trait Store: Debug + Send + Sync {
     /// Entries of head `g`.
     fn len(&self, g: usize) -> usize;
 
-    /// Bytes that head `g` holds, what it shares with forks included, and the part of them that it shares.
-    fn bytes(&self, g: usize) -> (usize, usize);
+    /// Bytes that head `g` holds, what it shares with forks included. Asked for after every token: in a time that does not
+    /// grow with the number of entries.
+    fn bytes(&self, g: usize) -> usize;
+
+    /// The part of [`Store::bytes`] that head `g` shares with forks.
+    fn shared_bytes(&self, g: usize) -> usize;
 
     /// Bytes that adding `n` tokens to the heads takes at most.
     fn bytes_to_append(&self, heads: Range<usize>, n: usize) -> usize;
