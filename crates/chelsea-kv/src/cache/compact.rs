@@ -282,6 +282,7 @@ impl SequenceCache {
             self.growing().enumerate().filter(|&(i, _)| !plan.roots(i).is_empty()).collect();
         let change = |&(i, g): &(usize, usize)| Change { head: g, range: ranges[g].clone(), roots: plan.roots(i) };
         let changes: Vec<Change<'_>> = planned.iter().map(change).collect();
+        *self.ahead_tokens.get_mut() = 0;
         self.store.apply(&changes, idle, scratch, reserved);
         for Change { head, range, roots } in changes {
             self.statistics.follow(head, &range, roots);
