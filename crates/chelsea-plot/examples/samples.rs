@@ -1,7 +1,7 @@
 //! Writes one chart of each kind with made-up values, to look at after a change of the drawing:
 //! `cargo run -p chelsea-plot --example samples FOLDER`.
 
-use chelsea_plot::{Axis, BarChart, BarSeries, HeatMap, Layout, LineChart, Point, Series, Unit};
+use chelsea_plot::{Axis, BarChart, BarSeries, HeatMap, Layout, Level, LineChart, Look, Point, Series, Unit};
 use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -18,8 +18,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn lines(y: Axis) -> LineChart {
     let series = [("full cache", 1.0), ("half kept", 0.5), ("a fifth kept", 0.2), ("8,192 entries", 0.0)]
         .iter()
-        .map(|&(name, keep)| Series {
+        .enumerate()
+        .map(|(i, &(name, keep))| Series {
             name: name.into(),
+            look: if i == 1 { Look::Grey } else { Look::Colour(i) },
             points: (9..=17)
                 .map(|e| {
                     let depth = f64::from(1 << e);
@@ -36,6 +38,7 @@ fn lines(y: Axis) -> LineChart {
         x: Axis::log("tokens in the cache", Unit::Tokens),
         y,
         series,
+        levels: vec![Level { name: "a plain read".into(), y: 40.0 }],
     }
 }
 
