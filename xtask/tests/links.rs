@@ -10,7 +10,7 @@ fn pages(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap();
-        let skipped = name.starts_with('.') || ["target", "corpus", "node_modules", "shared"].contains(&name);
+        let skipped = name.starts_with('.') || ["target", "corpus"].contains(&name);
         if path.is_symlink() || skipped {
             continue;
         }
