@@ -7,8 +7,8 @@ use std::path::PathBuf;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = PathBuf::from(std::env::args().nth(1).ok_or("name a folder to write to")?);
     std::fs::create_dir_all(&folder)?;
-    std::fs::write(folder.join("lines-log.svg"), lines(Axis::log("ms a token", Unit::Number)).to_svg()?)?;
-    std::fs::write(folder.join("lines.svg"), lines(Axis::linear("ms a token", Unit::Number)).to_svg()?)?;
+    std::fs::write(folder.join("lines-log.svg"), lines(Axis::log("ms per token", Unit::Number)).to_svg()?)?;
+    std::fs::write(folder.join("lines.svg"), lines(Axis::linear("ms per token", Unit::Number)).to_svg()?)?;
     std::fs::write(folder.join("grouped.svg"), bars(Layout::Grouped).to_svg()?)?;
     std::fs::write(folder.join("stacked.svg"), bars(Layout::Stacked).to_svg()?)?;
     std::fs::write(folder.join("heat.svg"), heat().to_svg()?)?;
@@ -47,7 +47,7 @@ fn bars(layout: Layout) -> BarChart {
     BarChart {
         title: "Where a decode step spends its time".into(),
         note: "Made-up values".into(),
-        y: Axis::linear("ms a token", Unit::Number),
+        y: Axis::linear("ms per token", Unit::Number),
         groups: ["depth 0", "depth 2,048", "depth 8,000, full", "depth 8,000, a fifth kept"].map(String::from).to_vec(),
         series: vec![
             series("products", [9.1, 9.2, 9.15, 9.2]),

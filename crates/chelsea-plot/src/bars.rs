@@ -1,4 +1,4 @@
-//! Bar charts: one value a group and series, side by side or stacked.
+//! Bar charts: one value for each group and series, side by side or stacked.
 
 use crate::axis::{Axis, Scale};
 use crate::canvas::{self, Canvas};
@@ -20,7 +20,7 @@ pub enum Layout {
 pub struct BarSeries {
     /// What the legend says.
     pub name: String,
-    /// One value a group; `None` where nothing was measured.
+    /// One value for each group; `None` where nothing was measured.
     pub values: Vec<Option<f64>>,
 }
 
@@ -48,7 +48,7 @@ impl BarChart {
     ///
     /// # Errors
     ///
-    /// When there is nothing to draw, a series does not have one value a group, or a value is not a number of zero
+    /// When there is nothing to draw, a series does not have one value for each group, or a value is not a number of zero
     /// or more.
     pub fn to_svg(&self) -> Result<String, PlotError> {
         for s in &self.series {

@@ -1,4 +1,4 @@
-//! What all charts share: the sheet, the title, the legend, the frame with its ticks, and a few shapes.
+//! What all charts share: the sheet, title and legend, the frame with its ticks, and a few shapes.
 
 use crate::axis::Span;
 use crate::svg::{Across, Along, Colour, Face, Svg};

@@ -96,7 +96,7 @@ pub fn show(path: &Path, s: &SnapshotSummary, json: bool) -> Result<()> {
     t.row(["stored as".to_string(), s.dtype.name().to_string()]);
     t.row(["tokens".to_string(), s.tokens.to_string()]);
     t.row([
-        "entries a head".to_string(),
+        "entries per head".to_string(),
         format!("{:.1} on average, {} to {}", s.entries_mean(), s.entries_min, s.entries_max),
     ]);
     t.row([

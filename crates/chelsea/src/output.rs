@@ -31,7 +31,7 @@ impl Table {
         self
     }
 
-    /// The table as text, one line a row.
+    /// The table as text, one line per row.
     pub fn render(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let mut widths = vec![0; columns];

@@ -8,7 +8,7 @@ use crate::setting::Basis;
 use chelsea_plot::{Axis, HeatMap, Level, LineChart, Look, PlotError, Point, Series, Unit};
 use std::collections::BTreeSet;
 
-/// A figure against the bytes kept, one curve a policy.
+/// A figure against the bytes kept, one curve for each policy.
 pub(super) fn against_bytes(
     section: &Section<'_>,
     figure: Figure,
@@ -124,7 +124,7 @@ fn thin_out(series: &mut [Series]) -> &'static str {
     "band around chelsea: 95% of redrawn samples; the others' stand in the table"
 }
 
-/// Score against length, one curve a policy, at one share kept and for the full cache. As everywhere, means are over
+/// Score against length, one curve for each policy, at one share kept and for the full cache. As everywhere, means are over
 /// samples that all were run on; who was not run on all of a length has no point there.
 pub(super) fn against_length(
     section: &Section<'_>,
@@ -184,7 +184,7 @@ pub(super) fn against_length(
     Ok(Some(Block::Plot { name, about: title, svg: chart.to_svg()? }))
 }
 
-/// Maps of scores over depth: one a setting over lengths where there are several, else one over all settings.
+/// Maps of scores over depth: one for each setting over lengths where there are several, else one over all settings.
 pub(super) fn depths(section: &Section<'_>, prefix: &str) -> Result<Vec<Block>, PlotError> {
     let mut blocks = Vec::new();
     for &task in &section.tasks {

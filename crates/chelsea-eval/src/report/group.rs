@@ -33,7 +33,7 @@ struct Group<'a> {
 }
 
 impl<'a> Section<'a> {
-    /// One section a model, setup and seed, in the order of the results.
+    /// One section for each model, setup and seed, in the order of the results.
     pub fn all(records: &'a [Record], policies: &[String]) -> Vec<Section<'a>> {
         let mut seen: HashMap<Key, &Record> = HashMap::new();
         let mut groups: Vec<Group<'a>> = Vec::new();

@@ -1,7 +1,7 @@
-//! What all methods that drop entries by a score have in common: a method is its score and nothing else.
+//! What all policies have in common that give each entry a score and drop those with the lowest.
 //!
-//! A [`Scorer`] gives every candidate a number; [`Evict`] keeps the best. How many each head keeps is the
-//! rule [`Heads`], a setting of every such policy.
+//! Such a policy is a [`Scorer`], which gives every candidate a number; [`Evict`] does the rest and keeps the best. How
+//! many entries each head keeps follows from the rule [`Heads`], which is a setting of every such policy.
 
 use super::{Needs, Plan, Policy, PolicyError, Setting, Settings, View};
 use crate::PoolFull;

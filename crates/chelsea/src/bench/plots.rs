@@ -77,7 +77,7 @@ fn decode_time(report: &Report) -> LineChart {
         title: "Decode time against depth".into(),
         note: format!("{}; bands from the fastest to the slowest", report.note()),
         x: depth_axis(report.depth.iter().map(|row| row.depth)),
-        y: Axis::linear("ms a token", Unit::Number),
+        y: Axis::linear("ms per token", Unit::Number),
         series: by_budget(&report.depth, |row| kept(&row.budget), |row| row.decode_ms.map(|ms| banded(row.depth, ms))),
         levels: Vec::new(),
     }
@@ -140,7 +140,7 @@ fn time_split(report: &Report, work: &str) -> BarChart {
     BarChart {
         title: format!("Where {work} spends its time"),
         note: report.note(),
-        y: Axis::linear("ms a token", Unit::Number),
+        y: Axis::linear("ms per token", Unit::Number),
         groups: rows.iter().map(|row| format!("depth {}, {}", row.depth, kept(&row.budget))).collect(),
         series: split::PARTS
             .iter()
