@@ -70,7 +70,11 @@ mod tests {
     #[test]
     fn the_committed_picture_is_what_the_table_gives() {
         let committed = std::fs::read_to_string(picture()).expect("the picture is committed");
-        assert_eq!(committed, draw(&table().expect("the table is committed")).expect("drawn"), "cargo xtask quality-plot");
+        assert_eq!(
+            committed,
+            draw(&table().expect("the table is committed")).expect("drawn"),
+            "cargo xtask quality-plot"
+        );
     }
 
     #[test]

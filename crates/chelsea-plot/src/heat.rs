@@ -50,7 +50,11 @@ impl HeatMap {
             for (r, (name, values)) in self.rows.iter().zip(&self.values).enumerate() {
                 let (upper, lower) = (area.y(1.0 - r as f64 / ny), area.y(1.0 - (r + 1) as f64 / ny));
                 let middle = (upper + lower) / 2;
-                c.text((area.left - 8, middle), name, Face::new(canvas::TICK, theme::INK, Across::Right, Along::Center));
+                c.text(
+                    (area.left - 8, middle),
+                    name,
+                    Face::new(canvas::TICK, theme::INK, Across::Right, Along::Center),
+                );
                 for (k, value) in values.iter().enumerate() {
                     let (left, right) = (area.x(k as f64 / nx), area.x((k + 1) as f64 / nx));
                     let fill = value.map_or(theme::MISSING, |v| theme::heat(span.place(v)));

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use chelsea_plot::{Axis, BarChart, BarSeries, HeatMap, Layout, Level, LineChart, Look, PlotError, Point, Series, Unit};
+use chelsea_plot::{
+    Axis, BarChart, BarSeries, HeatMap, Layout, Level, LineChart, Look, PlotError, Point, Series, Unit,
+};
 
 /// Texts of a document that an XML parser accepts.
 fn texts(svg: &str) -> Vec<String> {

@@ -148,7 +148,8 @@ pub fn chart(c: &Comparison) -> Result<String> {
 /// The page with the sections of these models between the markers replaced, or added; those of others stay.
 pub fn between_markers(page: &str, section: &str) -> Result<String> {
     let (before, rest) = page.split_once(BEGIN).with_context(|| format!("docs/lab/llama-cpp.md has no `{BEGIN}`"))?;
-    let (old, after) = rest.split_once(END).with_context(|| format!("docs/lab/llama-cpp.md has no `{END}` after it"))?;
+    let (old, after) =
+        rest.split_once(END).with_context(|| format!("docs/lab/llama-cpp.md has no `{END}` after it"))?;
     let mut models = by_model(old);
     for (model, text) in by_model(section) {
         match models.iter_mut().find(|(known, _)| *known == model) {

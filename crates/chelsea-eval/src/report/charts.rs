@@ -37,9 +37,8 @@ pub(super) fn against_bytes(
         .collect();
     let bands = thin_out(&mut series);
     let full = section.cells.iter().filter(|c| c.setting.keep >= 1.0 && c.covers(&shared));
-    let levels: Vec<Level> = full
-        .filter_map(|c| Some(Level { name: c.series.clone(), y: c.interval(figure, &keep)?.mean }))
-        .collect();
+    let levels: Vec<Level> =
+        full.filter_map(|c| Some(Level { name: c.series.clone(), y: c.interval(figure, &keep)?.mean })).collect();
     if series.is_empty() || (levels.is_empty() && series.iter().all(|s| s.points.len() < 2)) {
         return Ok(None);
     }

@@ -90,7 +90,7 @@ pub const HEADS_EVEN: Setting = Setting::new("heads", "even", "even, adaptive (i
 /// The rule's setting, for a policy that pools.
 pub(super) const HEADS_POOLED: Setting = HEADS_EVEN.with_default("pooled");
 /// The floor's setting.
-pub const FLOOR: Setting = Setting::new("floor", "0.2", "share of its even part that every head keeps");
+pub const FLOOR: Setting = Setting::new("floor", "0.2", "least that every head keeps, as a share of an even split");
 /// The floor's setting, for a policy without one.
 pub(super) const FLOOR_ZERO: Setting = FLOOR.with_default("0");
 

@@ -243,13 +243,20 @@ impl CacheArgs {
 #[command(next_help_heading = "Answer")]
 pub struct SampleArgs {
     /// Most tokens of an answer; -1 is as many as fit into the context.
-    #[arg(short = 'n', long, default_value = "512", value_parser = parse_max_tokens, allow_negative_numbers = true)]
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "N",
+        default_value = "512",
+        value_parser = parse_max_tokens,
+        allow_negative_numbers = true
+    )]
     max_tokens: MaxTokens,
     /// 0 always takes the most likely token; higher is more varied.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
     pub temp: f32,
     /// Seed of the random choices; -1 draws a seed, which is printed [default: -1].
-    #[arg(long, value_parser = parse_seed, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = parse_seed, allow_negative_numbers = true)]
     seed: Option<Seed>,
     /// Choose among this many most likely tokens; 0 is off.
     #[arg(long, default_value_t = 40, hide_short_help = true)]
