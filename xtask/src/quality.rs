@@ -55,7 +55,7 @@ fn draw(table: &str) -> Result<String> {
         note: "RULER, 13 tasks of 4,096 tokens, 3 samples each; Qwen2.5 Coder 0.5B; every cache in 16 bits, compressed before \
                the question is known"
             .into(),
-        x: Axis::linear("bytes of the cache, of what all tokens take", Unit::Percent).between(0.0, 0.55),
+        x: Axis::linear("bytes kept, as a share of the keys and values of all tokens", Unit::Percent).between(0.0, 0.55),
         y: Axis::linear("score", Unit::Percent).between(0.0, 0.8),
         series,
         levels,
