@@ -75,11 +75,11 @@ impl BarChart {
             .collect();
         let axis = Axis { scale: Scale::Linear, ..self.y.clone() };
         let y = axis.laid_out(tops.iter().copied().chain([0.0]), false)?;
-        let slot = f64::from(canvas::WIDTH - 130) / self.groups.len() as f64;
+        let slot = f64::from(canvas::CHART - 130) / self.groups.len() as f64;
         let names: Vec<Vec<String>> =
             self.groups.iter().map(|g| canvas::wrapped(g, ((slot / 7.6) as usize).max(6))).collect();
         let rows = names.iter().map(Vec::len).max().unwrap_or(1) as i32;
-        Ok(canvas::draw(HEIGHT, |c| {
+        Ok(canvas::draw(canvas::CHART, HEIGHT, |c| {
             let legend: Vec<&str> = self.series.iter().map(|s| &*s.name).collect();
             let top = c.heading(&self.title, &self.note, &legend);
             let labels = y.ticks.iter().map(|&t| canvas::text_width(&y.text(t), canvas::TICK)).max().unwrap_or(0);

@@ -4,8 +4,8 @@ use crate::axis::Span;
 use crate::svg::{Across, Along, Colour, Face, Svg};
 use crate::theme;
 
-/// Of every sheet. Narrow, because pages show a drawing as wide as they are: on a telephone half as large.
-pub(crate) const WIDTH: i32 = 720;
+/// Width of a chart. Narrow, because pages show it as wide as they are: on a telephone half as large.
+pub(crate) const CHART: i32 = 720;
 const MARGIN: i32 = 22;
 
 /// Size of names of series.
@@ -18,6 +18,7 @@ const AXIS: f64 = 14.0;
 /// A sheet to draw on.
 pub(crate) struct Canvas {
     svg: Svg,
+    width: i32,
 }
 
 /// A rectangle in pixels.
@@ -56,11 +57,11 @@ impl Marker {
     }
 }
 
-/// Draws on a sheet of the given height and gives its SVG.
-pub(crate) fn draw(height: i32, paint: impl FnOnce(&mut Canvas)) -> String {
-    let mut canvas = Canvas { svg: Svg::new(WIDTH, height) };
+/// Draws on a sheet of the given size and gives its SVG.
+pub(crate) fn draw(width: i32, height: i32, paint: impl FnOnce(&mut Canvas)) -> String {
+    let mut canvas = Canvas { svg: Svg::new(width, height), width };
     canvas.svg.style(&theme::dark_style());
-    canvas.rect((0, 0), (WIDTH, height), theme::PAPER);
+    canvas.rect((0, 0), (width, height), theme::PAPER);
     paint(&mut canvas);
     canvas.svg.finish()
 }
@@ -105,12 +106,12 @@ impl Canvas {
     pub fn heading(&mut self, title: &str, note: &str, legend: &[&str]) -> i32 {
         let mut y = 18;
         let left = Face::new(18.0, theme::INK, Across::Left, Along::Top);
-        for line in wrapped(title, (f64::from(WIDTH - 2 * MARGIN) / (18.0 * 0.56)) as usize) {
+        for line in wrapped(title, (f64::from(self.width - 2 * MARGIN) / (18.0 * 0.56)) as usize) {
             self.text((MARGIN, y), &line, Face { bold: true, ..left });
             y += 24;
         }
         y += 2;
-        for line in wrapped(note, (f64::from(WIDTH - 2 * MARGIN) / (13.0 * 0.53)) as usize) {
+        for line in wrapped(note, (f64::from(self.width - 2 * MARGIN) / (13.0 * 0.53)) as usize) {
             self.text((MARGIN, y), &line, Face { size: 13.0, colour: theme::FAINT, ..left });
             y += 18;
         }
@@ -119,7 +120,7 @@ impl Canvas {
         const KEY: i32 = 21;
         for (i, name) in legend.iter().enumerate() {
             let width = KEY + text_width(name, NAME) + 18;
-            if x > MARGIN && x + width > WIDTH - MARGIN {
+            if x > MARGIN && x + width > self.width - MARGIN {
                 x = MARGIN;
                 y += 21;
             }
@@ -132,7 +133,7 @@ impl Canvas {
 
     /// Where the chart itself goes, given what stands left of it and below it.
     pub fn area(top: i32, height: i32, left_labels: i32, below: i32) -> Area {
-        Area { left: MARGIN + 26 + left_labels, top: top + 6, right: WIDTH - MARGIN - 8, bottom: height - below }
+        Area { left: MARGIN + 26 + left_labels, top: top + 6, right: CHART - MARGIN - 8, bottom: height - below }
     }
 
     /// Lines and numbers of the upright axis, and its name.

@@ -40,7 +40,7 @@ impl HeatMap {
         let span = self.colour.laid_out(self.values.iter().flatten().flatten().copied(), true)?;
         let rows = self.rows.len() as i32;
         let height = 96 + 18 * i32::from(!self.note.is_empty()) + 56 + (CELL * rows).max(150);
-        Ok(canvas::draw(height, |c| {
+        Ok(canvas::draw(canvas::CHART, height, |c| {
             let top = c.heading(&self.title, &self.note, &[]);
             let labels = self.rows.iter().map(|r| canvas::text_width(r, canvas::TICK)).max().unwrap_or(0).min(260);
             let mut area = Canvas::area(top, height, labels, 62);

@@ -135,7 +135,7 @@ impl LineChart {
         let x = self.x.laid_out(points().map(|p| p.x), self.x.scale == crate::Scale::Linear)?;
         let levels = self.levels.iter().map(|level| level.y);
         let y = self.y.laid_out(points().flat_map(heights).chain(levels), false)?;
-        Ok(canvas::draw(HEIGHT, |c| {
+        Ok(canvas::draw(canvas::CHART, HEIGHT, |c| {
             let top = c.heading(&self.title, &self.note, &[]);
             let ticks = y.ticks.iter().map(|&t| canvas::text_width(&y.text(t), canvas::TICK)).max().unwrap_or(0);
             let names = self.series.iter().map(|s| &*s.name).chain(self.levels.iter().map(|l| &*l.name));
