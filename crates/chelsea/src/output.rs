@@ -136,7 +136,7 @@ pub fn percent(part: usize, whole: usize) -> String {
     if whole == 0 { "-".into() } else { format!("{:.1}%", 100.0 * part as f64 / whole as f64) }
 }
 
-/// The middle value, or the mean of the two middle ones; none of nothing.
+/// The middle value, or the mean of the two middle ones; `None` if there are no values.
 pub fn median(values: &mut [f64]) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;

@@ -288,7 +288,7 @@ pub struct ReportArgs {
     pub policies: Vec<String>,
 }
 
-/// A share of the bytes: a budget that is none says nothing about samples of different lengths.
+/// A share of the bytes. Budgets of other kinds would mean something else for each length of a sample.
 fn parse_share(text: &str) -> Result<f32, String> {
     match text.parse::<Budget>().map_err(|e| e.to_string())? {
         Budget::ByteFraction(share) | Budget::EntryFraction(share) => Ok(share),
