@@ -39,11 +39,16 @@ impl HeatMap {
         self.check()?;
         let span = self.colour.laid_out(self.values.iter().flatten().flatten().copied(), true)?;
         let rows = self.rows.len() as i32;
-        let height = 96 + 18 * i32::from(!self.note.is_empty()) + 56 + (CELL * rows).max(150);
+        let labels = self.rows.iter().map(|r| canvas::text_width(r, canvas::TICK)).max().unwrap_or(0).min(260);
+        // Names that are wider than their columns are turned, and take room below the map.
+        let longest = self.columns.iter().map(|c| canvas::text_width(c, canvas::TICK)).max().unwrap_or(0);
+        let across = Canvas::area(0, 0, labels, 0);
+        let turned = longest + 6 > (across.right - across.left - BAR) / self.columns.len().max(1) as i32;
+        let more = if turned { longest - 10 } else { 0 };
+        let height = more + 96 + 18 * i32::from(!self.note.is_empty()) + 56 + (CELL * rows).max(150);
         Ok(canvas::draw(canvas::CHART, height, |c| {
             let top = c.heading(&self.title, &self.note, &[]);
-            let labels = self.rows.iter().map(|r| canvas::text_width(r, canvas::TICK)).max().unwrap_or(0).min(260);
-            let mut area = Canvas::area(top, height, labels, 62);
+            let mut area = Canvas::area(top, height, labels, 62 + more);
             area.right -= BAR;
             c.upright_name(area, &self.y_label);
             let (nx, ny) = (self.columns.len() as f64, self.rows.len() as f64);
@@ -68,11 +73,14 @@ impl HeatMap {
                     }
                 }
             }
-            let face = Face::new(canvas::TICK, theme::INK, Across::Center, Along::Top);
+            let face = match turned {
+                true => Face { turned, ..Face::new(canvas::TICK, theme::INK, Across::Right, Along::Center) },
+                false => Face::new(canvas::TICK, theme::INK, Across::Center, Along::Top),
+            };
             for (k, name) in self.columns.iter().enumerate() {
                 c.text((area.x((k as f64 + 0.5) / nx), area.bottom + 8), name, face);
             }
-            c.level_name(area, &self.x_label);
+            c.level_name(Area { bottom: area.bottom + more, ..area }, &self.x_label);
             colour_bar(c, area, &span, &self.colour);
         }))
     }

@@ -181,6 +181,20 @@ fn heat_maps_are_well_formed_and_name_every_row_and_column() {
 }
 
 #[test]
+fn long_names_of_columns_are_turned_and_stay_on_the_sheet() {
+    let mut map = heat(4, 12);
+    assert!(!turned(&map.to_svg().unwrap(), "c3"));
+    map.columns = (0..12).map(|i| format!("expected-attention {i}%")).collect();
+    let svg = map.to_svg().unwrap();
+    assert_on_the_sheet(&svg);
+    assert!(turned(&svg, "expected-attention 3%"));
+}
+
+fn turned(svg: &str, text: &str) -> bool {
+    svg.lines().any(|line| line.contains("rotate(270") && line.ends_with(&format!(">{text}</text>")))
+}
+
+#[test]
 fn the_same_values_give_the_same_bytes() {
     assert_eq!(heat(4, 4).to_svg().unwrap(), heat(4, 4).to_svg().unwrap());
 }
