@@ -12,6 +12,7 @@ mod fetch;
 mod fuzz;
 mod peers;
 mod process;
+mod quality;
 mod table;
 mod test;
 
@@ -37,6 +38,8 @@ enum Chore {
     Fuzz(fuzz::Args),
     /// Compare speed with llama.cpp on the same models, lengths and threads.
     BenchPeers(peers::Args),
+    /// Draw the picture of docs/quality.md from the table in docs/results.
+    QualityPlot,
     /// Whether two builds of the command answer alike, bit for bit.
     Compare(compare::Args),
     /// Build an archive to install from, with manual pages, completions, licences and checksums.
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Chore::Demo(args) => demo::run(&args),
         Chore::Fuzz(args) => fuzz::run(&args),
         Chore::BenchPeers(args) => peers::run(&args),
+        Chore::QualityPlot => quality::run(),
         Chore::Compare(args) => compare::run(&args),
         Chore::Dist(args) => dist::run(&args),
         Chore::Data(args) => data::run(&args),

@@ -8,8 +8,8 @@
 //!
 //! - What a sequence answers does not depend on who is beside it: its chunks are cut by its own plan, and its compactions
 //!   are made between the same two of its tokens whoever else has one due.
-//! - What is wrong with one work is told of that work; the others go on. Room for all keys and values of a work is made
-//!   before the pass begins, so that no pass stops half-way for want of memory.
+//! - What is wrong with one work is an error of that work alone; the others go on. Room for all keys and values of a
+//!   work is made before the pass begins, so that no pass stops half-way for want of memory.
 //! - While only sampled tokens are decoded, a step carries out one compaction ([`Pace::OneAStep`]), so that no step is
 //!   much longer than the others. A sequence whose compaction must wait is held: it takes in nothing before it was made,
 //!   and so never grows past what its budget promises. The oldest comes first.
@@ -46,10 +46,10 @@ pub enum Outcome {
 /// How many compactions a step carries out that falls into decoding alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Pace {
-    /// One, or more where so many sequences decode that one a step could not keep up: streams flow evenly.
+    /// One, or more where so many sequences decode that one per step could not keep up: streams flow evenly.
     #[default]
     OneAStep,
-    /// All that are due: the most tokens a second.
+    /// All that are due: the most tokens per second.
     AllAtOnce,
 }
 

@@ -1,7 +1,7 @@
 //! The forward pass: tokens -> logits, for several sequences at once.
 //!
 //! The rows of all chunks lie under one another in every buffer, `[rows][width]`, so that each weight matrix
-//! is read once a batch. Attention runs chunk by chunk, each on its own cache at its own positions. Rows whose
+//! is read once per batch. Attention runs chunk by chunk, each on its own cache at its own positions. Rows whose
 //! logits nobody wants end at the last layer's attention, which they still pass for the cache's sake.
 
 use chelsea_kv::{CacheConfig, SequenceCache};

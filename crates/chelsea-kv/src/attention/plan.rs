@@ -1,8 +1,8 @@
 //! How the work of a call is cut: every KV head's rows into blocks, every block's pages into parts.
 //!
-//! The cut rounds sums in its own way, so it follows from a request's own shape alone: what is answered is the same,
-//! bit for bit, on any number of threads and beside any other requests. Which thread works on which parts is decided
-//! apart from it, by [`spread`].
+//! Where sums are cut decides how they are rounded. So the cut follows from a request's own shape alone, and its outputs
+//! are the same, bit for bit, on any number of threads and beside any other requests. Which thread works on which parts
+//! is decided separately, by [`spread`].
 
 use super::job;
 use super::sums::sums_len;
