@@ -30,8 +30,8 @@ const CENTRES: [[f64; 2]; 4] = [[-1.4, 1.0], [1.3, 1.2], [-0.9, -1.2], [1.5, -0.
 
 /// One round inside one chunk.
 fn chunk() -> Result<String, PlotError> {
-    let mut numbers = Numbers(11);
-    let key = |theme: usize, numbers: &mut Numbers| CENTRES[theme].map(|x| x + 0.33 * numbers.normal()).to_vec();
+    let mut numbers = Numbers(495);
+    let key = |theme: usize, numbers: &mut Numbers| CENTRES[theme].map(|x| x + 0.55 * numbers.normal()).to_vec();
     let entry = |(i, &theme): (usize, &usize)| Entry { row: key(theme, &mut numbers), members: vec![i] };
     let before: Vec<Entry> = THEMES.iter().enumerate().map(entry).collect();
     let edges = match_chunks(0, &before, before.len());
@@ -101,7 +101,7 @@ fn chunk() -> Result<String, PlotError> {
         d.text((place.0, row + 49), text.join(", "), 11.0, Ink::Faint, Side::Middle);
     }
     let legend = [(B, "even: set B"), (A, "odd: set A"), (MERGED, "taken, and the clusters that follow")];
-    let mut at = 452;
+    let mut at = 435;
     for (ink, text) in legend {
         d.dot((at, 460), 7, ink);
         d.text((at + 13, 460), text, 12.0, Ink::Text, Side::Left);
