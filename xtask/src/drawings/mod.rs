@@ -84,7 +84,13 @@ fn chunk() -> Result<String, PlotError> {
     d.text((428, lower), "A", 14.0, A, Side::Right);
 
     let row = 364;
-    d.text((428, row - 46), "after: a cluster sits where its entry of B was, the order is kept", 13.0, Ink::Faint, Side::Left);
+    d.text(
+        (428, row - 46),
+        "after: a cluster sits where its entry of B was, the order is kept",
+        13.0,
+        Ink::Faint,
+        Side::Left,
+    );
     for entry in &after {
         let first = entry.members[0];
         let place = (x(first), row);

@@ -114,10 +114,10 @@ mod tests {
     fn a_centroid_is_the_mean_of_all_its_entries() {
         let mut heads = [entries(&[0.0, 1.0, 100.0, 2.0]), entries(&[0.0, 50.0])];
         cluster(&mut heads, 4, 256, 0.5);
-        assert_eq!(heads[0], [
-            Entry { row: vec![1.0], members: vec![0, 1, 3] },
-            Entry { row: vec![100.0], members: vec![2] }
-        ]);
+        assert_eq!(
+            heads[0],
+            [Entry { row: vec![1.0], members: vec![0, 1, 3] }, Entry { row: vec![100.0], members: vec![2] }]
+        );
         assert_eq!(heads[1].len(), 2);
     }
 }

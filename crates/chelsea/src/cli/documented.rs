@@ -84,8 +84,11 @@ fn code_in_the_guide_is_code_of_the_examples() {
     let code = fenced("docs/guide.md", &guide, "rust");
     assert!(code.len() > 1);
     for (place, comment, text) in code {
-        let file = comment.and_then(|comment| comment.strip_prefix("from: ")).unwrap_or_else(|| panic!("{place}: from where?"));
-        let whole = std::fs::read_to_string(root().join(Path::new(file))).unwrap_or_else(|error| panic!("{place}: {error}"));
+        let file = comment
+            .and_then(|comment| comment.strip_prefix("from: "))
+            .unwrap_or_else(|| panic!("{place}: from where?"));
+        let whole =
+            std::fs::read_to_string(root().join(Path::new(file))).unwrap_or_else(|error| panic!("{place}: {error}"));
         assert!(whole.contains(&text), "{place}: {file} has no such lines");
     }
 }
@@ -93,10 +96,8 @@ fn code_in_the_guide_is_code_of_the_examples() {
 #[test]
 fn words_of_a_command_are_those_of_a_shell() {
     let words = commands("cat a | chelsea run -p \"Who is it?\" -n 3 > b  # a comment\nchelsea \\\n  models\n");
-    assert_eq!(words, [
-        vec!["cat", "a"],
-        vec!["chelsea", "run", "-p", "Who is it?", "-n", "3"],
-        vec!["b"],
-        vec!["chelsea", "models"]
-    ]);
+    assert_eq!(
+        words,
+        [vec!["cat", "a"], vec!["chelsea", "run", "-p", "Who is it?", "-n", "3"], vec!["b"], vec!["chelsea", "models"]]
+    );
 }
