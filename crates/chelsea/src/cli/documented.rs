@@ -1,6 +1,5 @@
 //! Tests that the commands and pieces of code which the documentation shows are ones that there are.
 
-#[allow(dead_code)] // what runs the commands uses the rest of it
 #[path = "../../tests/command/pages.rs"]
 mod pages;
 
