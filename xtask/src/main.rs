@@ -8,6 +8,7 @@ mod data;
 mod demo;
 mod dist;
 mod document;
+mod drawings;
 mod fetch;
 mod fuzz;
 mod peers;
@@ -44,6 +45,8 @@ enum Chore {
     Compare(compare::Args),
     /// Build an archive to install from, with manual pages, completions, licences and checksums.
     Dist(dist::Args),
+    /// Draw the pictures of docs/method.md anew.
+    Drawings,
     /// Make long-context samples for the tokenizer of a model, for `chelsea eval run`.
     Data(data::Args),
     /// Download models or data sets by name into the cache, and print where they are.
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Chore::QualityPlot => quality::run(),
         Chore::Compare(args) => compare::run(&args),
         Chore::Dist(args) => dist::run(&args),
+        Chore::Drawings => drawings::run(),
         Chore::Data(args) => data::run(&args),
         Chore::Fetch(args) => fetch::run(&args),
     };

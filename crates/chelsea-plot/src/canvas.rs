@@ -88,6 +88,10 @@ impl Canvas {
         self.svg.polygon(points, colour, alpha);
     }
 
+    pub fn circle(&mut self, at: (i32, i32), radius: u32, colour: Colour) {
+        self.svg.circle(at, radius, colour);
+    }
+
     pub fn text(&mut self, at: (i32, i32), text: &str, face: Face) {
         self.svg.text(at, text, face);
     }

@@ -1,7 +1,7 @@
 //! Charts of measurements as SVG text.
 //!
-//! In: plain values ([`LineChart`], [`BarChart`], [`HeatMap`]). Out: one SVG document as a string, without fonts,
-//! images or files. The crate knows nothing about models or caches.
+//! In: plain values ([`LineChart`], [`BarChart`], [`HeatMap`]), or shapes at places of their own ([`Drawing`]). Out: one
+//! SVG document as a string, without fonts, images or files. The crate knows nothing about models or caches.
 //!
 //! Rules that every chart keeps:
 //! - a series is told apart by colour *and* by the shape of its marker or its place in a bar, and the colours (Okabe
@@ -14,6 +14,7 @@
 mod axis;
 mod bars;
 mod canvas;
+mod drawing;
 mod heat;
 mod labels;
 mod lines;
@@ -22,6 +23,7 @@ mod theme;
 
 pub use axis::{Axis, Scale, Unit};
 pub use bars::{BarChart, BarSeries, Layout};
+pub use drawing::{Drawing, Ink, Place, Side};
 pub use heat::HeatMap;
 pub use lines::{Level, LineChart, Look, Point, Series};
 

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use chelsea_plot::{
-    Axis, BarChart, BarSeries, HeatMap, Layout, Level, LineChart, Look, PlotError, Point, Series, Unit,
+    Axis, BarChart, BarSeries, Drawing, HeatMap, Ink, Layout, Level, LineChart, Look, PlotError, Point, Series, Side, Unit,
 };
 
 /// Texts of a document that an XML parser accepts.
@@ -220,4 +220,18 @@ fn what_cannot_be_drawn_is_refused() {
     let mut ragged = heat(3, 3);
     ragged.values[2].pop();
     assert!(matches!(ragged.to_svg(), Err(PlotError::Length { found: 2, expected: 3, .. })));
+}
+
+#[test]
+fn a_drawing_holds_its_words_and_is_refused_without_shapes() {
+    let mut drawing = Drawing::new("Matching", "a note", 200);
+    assert!(matches!(drawing.to_svg(), Err(PlotError::Empty { .. })));
+    drawing.line(&[(10, 100), (200, 150)], Ink::Pale, 2);
+    drawing.dot((10, 100), 6, Ink::Series(0));
+    drawing.bar((20, 90), (40, 110), Ink::Series(1));
+    drawing.text((200, 150), "n = 2", 12.0, Ink::Text, Side::Middle);
+    let svg = drawing.to_svg().unwrap();
+    assert_on_the_sheet(&svg);
+    assert_eq!(texts(&svg), ["Matching", "a note", "n = 2"]);
+    assert_eq!(drawing.to_svg().unwrap(), svg);
 }

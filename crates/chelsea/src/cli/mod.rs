@@ -2,6 +2,8 @@
 //! share in `shared`, and each verb's own flags in a file of its name.
 
 mod bench;
+#[cfg(test)]
+mod documented;
 mod eval;
 mod run;
 mod shared;
