@@ -181,10 +181,15 @@ impl Runner {
                 }
             }
         }
-        if let Err(error) = self.forward(batch, &outcomes) {
-            fail(batch, &mut outcomes, error);
-        }
-        self.take_note(batch, &outcomes);
+        let threads = self.pool.clone();
+        // Noted by the threads that computed: they would fall asleep over what another one does meanwhile.
+        let outcomes = threads.install(|| {
+            if let Err(error) = self.forward(batch, &outcomes) {
+                fail(batch, &mut outcomes, error);
+            }
+            self.take_note(batch, &outcomes);
+            outcomes
+        });
         self.compact(batch, paced);
         outcomes
     }
@@ -245,7 +250,7 @@ impl Runner {
         Ok(tokens)
     }
 
-    /// One pass over the weights for all works that were admitted.
+    /// One pass over the weights for all works that were admitted, on the threads that this is called on.
     fn forward(&mut self, batch: &mut [Work<'_>], outcomes: &[Result<Outcome, EngineError>]) -> Result<(), ModelError> {
         let admitted = batch.iter_mut().zip(outcomes).filter_map(|(work, outcome)| match outcome {
             Ok(Outcome::Took(tokens)) => Some(work.chunk(*tokens)),
@@ -255,8 +260,7 @@ impl Runner {
         if chunks.is_empty() {
             return Ok(());
         }
-        let (model, workspace) = (&self.model, &mut self.workspace);
-        self.pool.install(|| model.forward(&mut chunks, workspace))
+        self.model.forward(&mut chunks, &mut self.workspace)
     }
 
     /// Hands out tokens and logits of the pass, and asks for the compactions that are due after it.

@@ -180,9 +180,17 @@ impl Model {
     }
 }
 
+/// Numbers that a thread looks through by itself.
+const MANY: usize = 1 << 14;
+
 /// Whether all of them are numbers. A sum of zeros times each is one exactly then, and needs no branch a number.
 fn are_finite(x: &[f32]) -> bool {
     const LANES: usize = 16;
+    if x.len() > MANY {
+        let (left, right) = x.split_at(x.len() / 2);
+        let (left, right) = rayon::join(|| are_finite(left), || are_finite(right));
+        return left && right;
+    }
     let (whole, rest) = x.as_chunks::<LANES>();
     let mut lanes = [0.0f32; LANES];
     for chunk in whole {

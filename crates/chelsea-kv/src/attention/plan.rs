@@ -13,7 +13,7 @@ use core::ops::Range;
 
 /// Least work that is handed to another thread, in nanoseconds: several times what handing it over costs, and no more
 /// than a thread waits for the others without falling asleep, from which it takes ten times as long to wake.
-const LEAST: f64 = 5_000.0;
+const LEAST: f64 = 10_000.0;
 /// Pieces a thread, so that whoever is done early finds something to take over.
 const PIECES_A_THREAD: f64 = 8.0;
 /// Least work of a part, in units of what the part costs by itself: buffers to be set up and sums to be merged.
