@@ -100,7 +100,7 @@ fn opens(place: impl Fn(&Path) -> std::path::PathBuf, bytes: &[u8], config: Opti
     configured && std::fs::write(&path, bytes).is_ok() && ModelFile::open(&path).is_ok()
 }
 
-/// Caches up to this many numbers a token are also used, not only read.
+/// Caches up to this many numbers per token are also used, not only read.
 const USABLE: usize = 4096;
 
 fn load_snapshot(bytes: &[u8]) -> bool {

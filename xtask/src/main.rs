@@ -8,10 +8,12 @@ mod data;
 mod demo;
 mod dist;
 mod document;
+mod drawings;
 mod fetch;
 mod fuzz;
 mod peers;
 mod process;
+mod quality;
 mod serve;
 mod table;
 mod test;
@@ -40,10 +42,14 @@ enum Chore {
     BenchPeers(peers::Args),
     /// Measure what a server holds and how long its clients wait, beside llama-server where one is given.
     BenchServe(serve::Args),
+    /// Draw the picture of docs/quality.md from the table in docs/results.
+    QualityPlot,
     /// Whether two builds of the command answer alike, bit for bit.
     Compare(compare::Args),
     /// Build an archive to install from, with manual pages, completions, licences and checksums.
     Dist(dist::Args),
+    /// Draw the pictures of docs/method.md anew.
+    Drawings,
     /// Make long-context samples for the tokenizer of a model, for `chelsea eval run`.
     Data(data::Args),
     /// Download models or data sets by name into the cache, and print where they are.
@@ -57,8 +63,10 @@ fn main() -> ExitCode {
         Chore::Fuzz(args) => fuzz::run(&args),
         Chore::BenchPeers(args) => peers::run(&args),
         Chore::BenchServe(args) => serve::run(&args),
+        Chore::QualityPlot => quality::run(),
         Chore::Compare(args) => compare::run(&args),
         Chore::Dist(args) => dist::run(&args),
+        Chore::Drawings => drawings::run(),
         Chore::Data(args) => data::run(&args),
         Chore::Fetch(args) => fetch::run(&args),
     };

@@ -30,7 +30,7 @@ pub(crate) const INFO: PolicyInfo = PolicyInfo {
     source: "Expected Attention, arXiv:2510.00636",
     one_shot_only: false,
     settings: &[
-        Setting::new("future", "512", "positions to come"),
+        Setting::new("future", "512", "how many positions ahead are looked at"),
         Setting::new("cov", "1", "0: without the covariance of queries"),
         Setting::new("vnorm", "1", "0: without the length of values"),
         HEADS_EVEN,

@@ -27,7 +27,12 @@ pub(crate) const INFO: PolicyInfo = PolicyInfo {
     about: "keep the entries that drew the most attention, and the latest",
     source: "H2O, arXiv:2306.14048",
     one_shot_only: false,
-    settings: &[RECENT, Setting::new("average", "0", "1: attention a query, not its sum"), HEADS_EVEN, FLOOR],
+    settings: &[
+        RECENT,
+        Setting::new("average", "0", "1: mean attention per query instead of the sum"),
+        HEADS_EVEN,
+        FLOOR,
+    ],
     make: |s| {
         let recent = s.get("recent", 0.5, "from 0 to 1", |x| (0.0..=1.0).contains(x))?;
         let average = s.get("average", 0u8, "0 or 1", |x| *x <= 1)? == 1;

@@ -21,7 +21,7 @@ pub struct LagKv {
 
 pub(crate) const INFO: PolicyInfo = PolicyInfo {
     name: "lagkv",
-    about: "keep the entries that vary most against the partition that follows",
+    about: "keep the entries that differ most from the partition of the text that follows",
     source: "LagKV, arXiv:2504.04704",
     one_shot_only: false,
     settings: &[Setting::new("lag", "128", "entries of a partition"), HEADS_EVEN, FLOOR],

@@ -47,7 +47,7 @@ pub struct SnapKv {
     pub smooth: Smooth,
 }
 
-pub(crate) const WINDOW: Setting = Setting::new("window", "64", "last queries that are asked");
+pub(crate) const WINDOW: Setting = Setting::new("window", "64", "how many of the last queries choose");
 pub(crate) const KERNEL: Setting = Setting::new("kernel", "5", "neighbouring entries that scores are smoothed over");
 pub(crate) const SMOOTH: Setting = Setting::new("pool", "avg", "smoothing: avg or max");
 

@@ -383,7 +383,7 @@ fn what_repeating_takes_stays_alone_and_the_rest_is_clustered() {
         cache.compact_now(None).expect("possible");
         cache
     };
-    // Sinks and windows take 10 entries a head: 25 of 35 and half of 50 of 60 are chosen by their score.
+    // Sinks and windows take 10 entries per head: 25 of 35 and half of 50 of 60 are chosen by their score.
     let exact = after("kvzip", 0.1751);
     let best = after("chelsea-best:exact=0.5", 0.3);
     assert_eq!((exact.entries(), best.entries()), (35 * SHAPE.heads(), 60 * SHAPE.heads()));

@@ -86,7 +86,7 @@ pub fn cache_config(model: &Model, options: &SessionOptions) -> Result<CacheConf
 }
 
 /// Share of the bytes of a full 16-bit cache of which 8 bits make the most. In less, values in 4 bits do: what they lose
-/// is less than what the entries are worth that there is room for (docs/experiments.md, "Values in 4 bits").
+/// is less than what the entries are worth that there is room for (docs/lab/number-types.md, "Values in 4 bits").
 const ENOUGH_FOR_Q8: f32 = 0.15;
 
 /// How keys and values are stored when nobody says how, by a model that works in `own`: a budget of bytes holds the more

@@ -8,8 +8,8 @@
 //!
 //! - What a sequence answers does not depend on who is beside it: its chunks are cut by its own plan, and its compactions
 //!   are made between the same two of its tokens whoever else has one due.
-//! - What is wrong with one work is told of that work; the others go on. Room for all keys and values of a work is made
-//!   before the pass begins, so that no pass stops half-way for want of memory.
+//! - What is wrong with one work is an error of that work alone; the others go on. Room for all keys and values of a
+//!   work is made before the pass begins, so that no pass stops half-way for want of memory.
 //! - While only sampled tokens are decoded, a step carries out one compaction ([`Pace::OneAStep`]), so that no step is
 //!   much longer than the others. A sequence whose compaction must wait is held: it takes in nothing before it was made,
 //!   and so never grows past what its budget promises. The oldest comes first.
@@ -46,10 +46,10 @@ pub enum Outcome {
 /// How many compactions a step carries out that falls into decoding alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Pace {
-    /// One, or more where so many sequences decode that one a step could not keep up: streams flow evenly.
+    /// One, or more where so many sequences decode that one per step could not keep up: streams flow evenly.
     #[default]
     OneAStep,
-    /// All that are due: the most tokens a second.
+    /// All that are due: the most tokens per second.
     AllAtOnce,
 }
 
@@ -181,10 +181,15 @@ impl Runner {
                 }
             }
         }
-        if let Err(error) = self.forward(batch, &outcomes) {
-            fail(batch, &mut outcomes, error);
-        }
-        self.take_note(batch, &outcomes);
+        let threads = self.pool.clone();
+        // Noted by the threads that computed: they would fall asleep over what another one does meanwhile.
+        let outcomes = threads.install(|| {
+            if let Err(error) = self.forward(batch, &outcomes) {
+                fail(batch, &mut outcomes, error);
+            }
+            self.take_note(batch, &outcomes);
+            outcomes
+        });
         self.compact(batch, paced);
         outcomes
     }
@@ -245,7 +250,7 @@ impl Runner {
         Ok(tokens)
     }
 
-    /// One pass over the weights for all works that were admitted.
+    /// One pass over the weights for all works that were admitted, on the threads that this is called on.
     fn forward(&mut self, batch: &mut [Work<'_>], outcomes: &[Result<Outcome, EngineError>]) -> Result<(), ModelError> {
         let admitted = batch.iter_mut().zip(outcomes).filter_map(|(work, outcome)| match outcome {
             Ok(Outcome::Took(tokens)) => Some(work.chunk(*tokens)),
@@ -255,8 +260,7 @@ impl Runner {
         if chunks.is_empty() {
             return Ok(());
         }
-        let (model, workspace) = (&self.model, &mut self.workspace);
-        self.pool.install(|| model.forward(&mut chunks, workspace))
+        self.model.forward(&mut chunks, &mut self.workspace)
     }
 
     /// Hands out tokens and logits of the pass, and asks for the compactions that are due after it.

@@ -224,8 +224,7 @@ impl Sequence {
     /// Takes note of tokens that went through the model, and of the logits after the last one if they were wanted.
     pub(crate) fn took(&mut self, tokens: &[u32], logits: &[f32]) {
         self.history.extend_from_slice(tokens);
-        self.logits.clear();
-        self.logits.extend_from_slice(logits);
+        copy(logits, &mut self.logits);
     }
 
     /// Takes note that `tokens` of the text that is being read went through the model. Returns the compaction that is
@@ -367,4 +366,12 @@ impl Sequence {
     pub fn memory(&self) -> MemoryReport {
         self.cache.memory()
     }
+}
+
+/// Copies a row of logits, which may be long, by two threads.
+fn copy(from: &[f32], to: &mut Vec<f32>) {
+    to.resize(from.len(), 0.0);
+    let middle = from.len() / 2;
+    let (left, right) = to.split_at_mut(middle);
+    rayon::join(|| left.copy_from_slice(&from[..middle]), || right.copy_from_slice(&from[middle..]));
 }

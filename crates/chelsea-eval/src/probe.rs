@@ -1,4 +1,4 @@
-//! Questions asked, and stretches of tokens scored, of sessions that have read the document.
+//! Asks questions of sessions that have read a document, and scores how well they predict given tokens.
 
 use crate::error::EvalError;
 use crate::metrics::Metric;

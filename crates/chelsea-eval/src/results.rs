@@ -1,4 +1,4 @@
-//! Results on disk: one JSON object a line, one line a sample and setting, in the order they were measured.
+//! Results on disk: one JSON object per line, one line for each sample and setting, in the order they were measured.
 //!
 //! A line is written at once and only when it is complete, so a run can be killed at any time. What is there when it
 //! starts again is not measured again. A last line without an end, left by a kill in the middle of a write, is cut

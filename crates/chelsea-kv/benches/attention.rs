@@ -1,5 +1,5 @@
 //! Attention against the machine's limits, which are measured in the same run: decode in bytes of cache a
-//! second beside a plain read of as many bytes, and both decode and prefill in operations a second beside
+//! second beside a plain read of as many bytes, and both decode and prefill in operations per second beside
 //! nothing but fused multiply-adds in registers.
 //!
 //! `cargo bench -p chelsea-kv --bench attention [-- decode|prefill] [--isa avx2] [f16|q8|k8v4] [--model qwen2.5]`
@@ -130,7 +130,7 @@ fn operations_plain(factor: f32) -> usize {
     ROUNDS * sums.len() * 4 * 2
 }
 
-/// The most operations a second that a core can do with `isa`, in thousand millions: multiply-adds in
+/// The most operations per second that a core can do with `isa`, in thousand millions: multiply-adds in
 /// registers and nothing else.
 fn most_operations(isa: Isa) -> f64 {
     let rate = |_| {
@@ -159,7 +159,7 @@ struct Asked {
     isa: Isa,
     dtypes: Vec<Dtype>,
     models: Vec<&'static Model>,
-    /// Thousand millions of operations a second and core.
+    /// Thousand millions of operations per second and core.
     most: f64,
 }
 
@@ -170,7 +170,7 @@ fn decode(asked: &Asked) {
     println!("\ndecode: one query, all layers together beyond L3");
     println!(
         "{:12} {:>4} {:>7} {:>7} {:>6} {:>8} {:>6} {:>14} {:>8}",
-        "model", "type", "entries", "threads", "GB/s", "RAM GB/s", "of RAM", "GFLOP/s a core", "of most"
+        "model", "type", "entries", "threads", "GB/s", "RAM GB/s", "of RAM", "GFLOP/s per core", "of most"
     );
     let mut numbers = Numbers(1);
     for model in &asked.models {
@@ -218,7 +218,7 @@ fn prefill(asked: &Asked) {
     println!("\nprefill: 512 queries; operations that the causal mask leaves");
     println!(
         "{:12} {:>4} {:>7} {:>7} {:>8} {:>14} {:>8}",
-        "model", "type", "entries", "threads", "ms", "GFLOP/s a core", "of most"
+        "model", "type", "entries", "threads", "ms", "GFLOP/s per core", "of most"
     );
     let mut numbers = Numbers(2);
     const QUERIES: usize = 512;
@@ -267,7 +267,7 @@ fn main() {
         models: MODELS.iter().filter(named).collect(),
         most: most_operations(isa),
     };
-    println!("{isa:?}: at most {:.0} GFLOP/s a core", asked.most);
+    println!("{isa:?}: at most {:.0} GFLOP/s per core", asked.most);
     if !asked_for("prefill") {
         decode(&asked);
     }

@@ -1,9 +1,9 @@
 //! The seam between what a cache means and where its entries lie.
 //!
-//! A [`SequenceCache`](crate::SequenceCache) keeps the books: tokens, budgets, when to compact, statistics, what was
-//! charged. Its entries lie in a [`Store`], which a [`Backend`] makes and computes attention over. There are two here:
-//! [`Cpu`](crate::Cpu), whose kernels are what the crate is fast for, and [`Reference`](crate::Reference), which is plain,
-//! slow and easy to read, and which tests hold the other against.
+//! A [`SequenceCache`](crate::SequenceCache) keeps account of tokens, budgets, statistics and bytes, and decides when to
+//! compact. Its entries lie in a [`Store`], which a [`Backend`] makes and computes attention over. This crate has two
+//! backends: [`Cpu`](crate::Cpu), with fast kernels, and [`Reference`](crate::Reference), which is slow, follows the
+//! definitions line by line, and is what tests compare the first with.
 //!
 //! Policies never see a store: they plan over host heads ([`Store::export`]), which the CPU's store lends as they are and
 //! another device copies out. What they answer, the roots of each head, is carried out by [`Store::apply`].
@@ -86,8 +86,12 @@ pub trait Store: Debug + Send + Sync {
     /// Entries of head `g`.
     fn len(&self, g: usize) -> usize;
 
-    /// Bytes that head `g` holds, what it shares with forks included, and the part of them that it shares.
-    fn bytes(&self, g: usize) -> (usize, usize);
+    /// Bytes that head `g` holds, what it shares with forks included. Asked for after every token: in a time that does not
+    /// grow with the number of entries.
+    fn bytes(&self, g: usize) -> usize;
+
+    /// The part of [`Store::bytes`] that head `g` shares with forks.
+    fn shared_bytes(&self, g: usize) -> usize;
 
     /// Bytes that adding `n` tokens to the heads takes at most.
     fn bytes_to_append(&self, heads: Range<usize>, n: usize) -> usize;

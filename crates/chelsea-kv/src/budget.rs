@@ -15,7 +15,7 @@ pub enum Budget {
     /// A share, in (0, 1], of the bytes that a full cache of 16-bit numbers takes, everything counted: the fewer bits
     /// this cache has for a number, the more entries it keeps. Texts below [`LEAST_TOKENS`] count as that long.
     ByteFraction(f32),
-    /// This many entries a head on average; the context may grow without bound.
+    /// This many entries per head on average; the context may grow without bound.
     Entries(usize),
     /// This many bytes for the whole sequence, everything counted; the context may grow without bound.
     Bytes(usize),
@@ -35,7 +35,7 @@ pub enum BudgetError {
     ByteFraction(f32),
     /// Sinks, window and one page do not fit.
     #[error(
-        "a budget of {entries} entries a head is too small: {sinks} sinks, a recent window of {window} and one page \
+        "a budget of {entries} entries per head is too small: {sinks} sinks, a recent window of {window} and one page \
          of {page} entries need {needed}"
     )]
     Entries {
@@ -79,7 +79,7 @@ pub enum BudgetError {
         needed: usize,
     },
     /// Text that is no budget.
-    #[error("`{0}` is not a budget: write a share like 25%, entries a head like 20000, or bytes like 512MiB")]
+    #[error("`{0}` is not a budget: write a share like 25%, entries per head like 20000, or bytes like 512MiB")]
     Unreadable(String),
 }
 
@@ -294,9 +294,9 @@ impl Budget {
 
     /// Entries over all heads that a sequence may grow to before it has to give any up.
     ///
-    /// A keep ratio of the expected length is a promise about all of the text: until that much is there,
-    /// entries may stay as they are. So the next blocks are read over a fuller cache, and what is clustered
-    /// at once is a longer piece of the text, over which entries can be shared out better.
+    /// A share is meant of the whole expected text. Until the cache holds as many entries as that share of the whole
+    /// comes to, all may stay as they are. So the next blocks are read over a fuller cache, and what is clustered at once
+    /// is a longer piece of the text, over which entries can be shared out better.
     pub fn ceiling(&self, limits: &Limits, at: Length) -> usize {
         let end = Length::of(at.end());
         self.allowed(limits, end).saturating_add(at.beyond() * limits.heads)
@@ -320,7 +320,7 @@ impl fmt::Display for Budget {
 impl FromStr for Budget {
     type Err = BudgetError;
 
-    /// Reads `25%` (a share of the bytes; `100%` is the full cache), `20000` (entries a head) or `512MiB` (bytes; B, KB,
+    /// Reads `25%` (a share of the bytes; `100%` is the full cache), `20000` (entries per head) or `512MiB` (bytes; B, KB,
     /// MB, GB, KiB, MiB, GiB).
     fn from_str(text: &str) -> Result<Self, BudgetError> {
         let unreadable = || BudgetError::Unreadable(text.to_owned());
@@ -393,7 +393,7 @@ mod tests {
         assert_eq!(head_floor(0.05, 100, 2), 3);
     }
 
-    /// Of 6 heads of 32 dimensions: 128 bytes an entry in a full cache, somewhat more here.
+    /// Of 6 heads of 32 dimensions: 128 bytes per entry in a full cache, somewhat more here.
     const LIMITS: Limits = Limits {
         heads: 6,
         sinks: 4,
@@ -478,7 +478,7 @@ mod tests {
     #[test]
     fn a_share_leaves_short_texts_alone_that_fit_into_that_of_longer_ones() {
         let allowed = |tokens| Budget::ByteFraction(0.25).allowed(&LIMITS, Length::of(tokens));
-        // A quarter of 1,024 tokens is room for 3 pages of 64 entries a head.
+        // A quarter of 1,024 tokens is room for 3 pages of 64 entries per head.
         for tokens in 0..=192 {
             assert_eq!(allowed(tokens), tokens * 6);
         }

@@ -57,10 +57,14 @@ impl Store for CpuStore {
         self.heads[g].len()
     }
 
-    fn bytes(&self, g: usize) -> (usize, usize) {
+    fn bytes(&self, g: usize) -> usize {
         let head = &self.heads[g];
-        let shared = head.pages().iter().filter(|page| page.is_shared()).count();
-        (head.pages_held() * head.page_bytes(), shared * head.page_bytes())
+        head.pages_held() * head.page_bytes()
+    }
+
+    fn shared_bytes(&self, g: usize) -> usize {
+        let head = &self.heads[g];
+        head.pages().iter().filter(|page| page.is_shared()).count() * head.page_bytes()
     }
 
     fn bytes_to_append(&self, heads: Range<usize>, n: usize) -> usize {

@@ -15,8 +15,8 @@
 //! # Errors and panics
 //!
 //! What a caller may get wrong is an error that says so ([`CacheError`], [`BudgetError`], [`PolicyError`],
-//! [`snapshot::SnapshotError`]). A function that panics says when, under "Panics": a cache does so only
-//! on a policy whose plan is none.
+//! [`snapshot::SnapshotError`]). A function that panics says when, under "Panics". A cache
+//! panics only if a policy answers with a plan that is not valid for the view it was given.
 //!
 //! # Use
 //!

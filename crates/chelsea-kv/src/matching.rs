@@ -3,7 +3,7 @@
 //! Entries, in order, are cut into chunks. Inside a chunk they alternate between set B (even local
 //! index) and set A (odd). Every a in A takes the b in B of its chunk that costs least; ties go to the
 //! lowest b. A chunk of one entry gives no edge. The cost of all this is linear in the number of
-//! entries: `chunk / 4 * dim` multiply-adds an entry.
+//! entries: `chunk / 4 * dim` multiply-adds per entry.
 //!
 //! Inner products of a block of a's with all b's are taken at once from a packed panel, in the way of
 //! a matrix product, or by matrix instructions where there are any. For squared distances,

@@ -1,6 +1,6 @@
 //! Merging: a cluster of entries becomes one entry, its count-weighted centroid.
 //!
-//! Who joins whom is written as *roots*, one number an entry of a candidate range: `roots[i] == i`
+//! Who joins whom is written as *roots*, one number for each entry of a candidate range: `roots[i] == i`
 //! survives, `roots[i] == j` joins j (which must survive), [`EVICT`] is removed. A cluster sits at its
 //! root's place; survivors keep their order; counts add up.
 

@@ -230,11 +230,13 @@ impl Page {
     }
 
     /// The keys, `[PAGE / TILE][key_dim][TILE]`, as stored numbers.
+    #[inline]
     pub fn keys<F: Format>(&self) -> &[F::Key] {
         bytemuck::cast_slice(&self.kv()[..Page::split::<F>(self.dims()).0])
     }
 
     /// The values, `[PAGE / SHARED][value_dim]`, as stored numbers.
+    #[inline]
     pub fn values<F: Format>(&self) -> &[F::Value] {
         let (values, scales) = Page::split::<F>(self.dims());
         bytemuck::cast_slice(&self.kv()[values..scales])

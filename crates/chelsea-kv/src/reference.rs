@@ -138,10 +138,14 @@ impl Store for ReferenceStore {
         self.heads[g].entries.len()
     }
 
-    fn bytes(&self, g: usize) -> (usize, usize) {
+    fn bytes(&self, g: usize) -> usize {
         let Entries { dims, entries } = &self.heads[g];
-        let shared = entries.iter().filter(|entry| Arc::strong_count(entry) > 1).count();
-        (entries.len() * entry_bytes(*dims), shared * entry_bytes(*dims))
+        entries.len() * entry_bytes(*dims)
+    }
+
+    fn shared_bytes(&self, g: usize) -> usize {
+        let Entries { dims, entries } = &self.heads[g];
+        entries.iter().filter(|entry| Arc::strong_count(entry) > 1).count() * entry_bytes(*dims)
     }
 
     fn bytes_to_append(&self, heads: Range<usize>, n: usize) -> usize {

@@ -273,7 +273,7 @@ fn entries_stay_as_they_are_until_the_expected_length_may_keep_no_more() {
     cache.expect_tokens(4096, 0);
     for b in 0..8 {
         feed(&mut cache, 128, b);
-        assert!(!cache.compact().unwrap().compacted, "1,024 entries a head are what a quarter of 4,096 may hold");
+        assert!(!cache.compact().unwrap().compacted, "1,024 entries per head are what a quarter of 4,096 may hold");
     }
     feed(&mut cache, 128, 8);
     let report = cache.compact().unwrap();

@@ -1,9 +1,9 @@
 //! Products of every type on the matrices of small models: `cargo bench -p chelsea-linear`.
 //!
-//! Prints, for one and for all threads: prefill (128 tokens, or those given) in billions of operations a second, of
+//! Prints, for one and for all threads: prefill (128 tokens, or those given) in billions of operations per second, of
 //! which a product has `2 m rows cols`, and decode (one token) in GB/s of the bytes held; what a step of a prefill
 //! and of eight sequences that decode costs, over what both cost apart (weights in the caches where they fit); for one
-//! thread products in f32 of 64 tokens; bits a weight and the time to pack. Decode walks over enough
+//! thread products in f32 of 64 tokens; bits per weight and the time to pack. Decode walks over enough
 //! copies of a matrix that none stays in the caches. Best of several runs; the time to round the
 //! activations is part of the products, and shown by itself first.
 //! With the word `experts` it measures mixtures of experts instead: all products of a batch in one call, over the same

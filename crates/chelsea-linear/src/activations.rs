@@ -1,6 +1,6 @@
 //! Activations in the form that products multiply, and how the rows of a batch are grouped.
 //!
-//! Rows come in chunks, one chunk a sequence. A row's form depends on the length of its own chunk alone: rows of a
+//! Rows come in chunks, one chunk per sequence. A row's form depends on the length of its own chunk alone: rows of a
 //! long chunk are rounded to bf16 where the machine has matrix instructions, in runs of 16 rows (see
 //! [`crate::kernel::bf16`]); all others are rounded to bytes, in groups of up to 8 (see [`crate::byte_block`]). Groups
 //! and runs take rows of several chunks: kernels give a row the same numbers in any group, at any place, so what a

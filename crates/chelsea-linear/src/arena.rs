@@ -1,6 +1,6 @@
 //! Where packed weights lie: large anonymous mappings that ask for huge pages, shared by many matrices.
 //!
-//! Decode reads every weight once a token, so the address translation of 4 KiB pages costs a good part
+//! Decode reads every weight once per token, so the address translation of 4 KiB pages costs a good part
 //! of the memory's speed; and the matrices of small models are smaller than a huge page, so they have
 //! to share them. A slab is given back when the last matrix in it is dropped.
 

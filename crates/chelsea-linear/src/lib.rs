@@ -1,7 +1,7 @@
 //! Quantised weight matrices and their products on the CPU.
 //!
 //! A [`Linear`] takes over a matrix as it lies in a GGUF or safetensors file and keeps **one** copy of
-//! it, repacked into tiles of 16 rows that take as many bits a weight as the file does. Products
+//! it, repacked into tiles of 16 rows that take as many bits per weight as the file does. Products
 //! round the activations to bytes in blocks of 32 and run on integer dot products; the weights
 //! themselves are not rounded again, except float ones (F32, F16, BF16), which become Q8_0. With
 //! [`Products::F32`] everything is multiplied in f32 instead.

@@ -6,8 +6,8 @@ use crate::types::GgmlType;
 /// Bytes of a block's codes.
 const CODES: usize = 16;
 
-/// GGML blocks of 32 weights each, from their codes, 16 bytes a block of which each holds two neighbours (the first
-/// one in its low half), and one scale a block, an exponent with a bias of 127 (OCP Microscaling Formats, version 1.0).
+/// GGML blocks of 32 weights each, from their codes, 16 bytes per block, of which each holds two neighbours (the first
+/// one in its low half), and one scale per block, an exponent with a bias of 127 (OCP Microscaling Formats, version 1.0).
 /// GGML's blocks hold the same codes in another order, behind the same exponent.
 ///
 /// # Errors

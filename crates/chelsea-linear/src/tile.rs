@@ -216,7 +216,7 @@ fn field(plane: &[u8], s: usize, i: usize, bits: usize) -> u8 {
     (plane[s % bits * 64 + i] >> (s / bits * bits)) & ((1u16 << bits) - 1) as u8
 }
 
-/// Scales and mins of group `g` of a block, one a row.
+/// Scales and mins of group `g` of a block, one per row.
 #[inline(always)]
 fn group_scales<Q: Quant>(scales: &[u8], g: usize) -> ([f32; TILE], [f32; TILE]) {
     let halves = |at: usize| {

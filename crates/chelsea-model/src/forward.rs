@@ -1,7 +1,7 @@
 //! The forward pass: tokens -> logits, for several sequences at once.
 //!
 //! The rows of all chunks lie under one another in every buffer, `[rows][width]`, so that each weight matrix
-//! is read once a batch. Attention runs chunk by chunk, each on its own cache at its own positions. Rows whose
+//! is read once per batch. Attention runs chunk by chunk, each on its own cache at its own positions. Rows whose
 //! logits nobody wants end at the last layer's attention, which they still pass for the cache's sake.
 
 use chelsea_kv::{CacheConfig, SequenceCache};
@@ -180,9 +180,17 @@ impl Model {
     }
 }
 
+/// Numbers that a thread looks through by itself.
+const MANY: usize = 1 << 14;
+
 /// Whether all of them are numbers. A sum of zeros times each is one exactly then, and needs no branch a number.
 fn are_finite(x: &[f32]) -> bool {
     const LANES: usize = 16;
+    if x.len() > MANY {
+        let (left, right) = x.split_at(x.len() / 2);
+        let (left, right) = rayon::join(|| are_finite(left), || are_finite(right));
+        return left && right;
+    }
     let (whole, rest) = x.as_chunks::<LANES>();
     let mut lanes = [0.0f32; LANES];
     for chunk in whole {

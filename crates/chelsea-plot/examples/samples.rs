@@ -1,14 +1,14 @@
 //! Writes one chart of each kind with made-up values, to look at after a change of the drawing:
 //! `cargo run -p chelsea-plot --example samples FOLDER`.
 
-use chelsea_plot::{Axis, BarChart, BarSeries, HeatMap, Layout, LineChart, Point, Series, Unit};
+use chelsea_plot::{Axis, BarChart, BarSeries, HeatMap, Layout, Level, LineChart, Look, Point, Series, Unit};
 use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = PathBuf::from(std::env::args().nth(1).ok_or("name a folder to write to")?);
     std::fs::create_dir_all(&folder)?;
-    std::fs::write(folder.join("lines-log.svg"), lines(Axis::log("ms a token", Unit::Number)).to_svg()?)?;
-    std::fs::write(folder.join("lines.svg"), lines(Axis::linear("ms a token", Unit::Number)).to_svg()?)?;
+    std::fs::write(folder.join("lines-log.svg"), lines(Axis::log("ms per token", Unit::Number)).to_svg()?)?;
+    std::fs::write(folder.join("lines.svg"), lines(Axis::linear("ms per token", Unit::Number)).to_svg()?)?;
     std::fs::write(folder.join("grouped.svg"), bars(Layout::Grouped).to_svg()?)?;
     std::fs::write(folder.join("stacked.svg"), bars(Layout::Stacked).to_svg()?)?;
     std::fs::write(folder.join("heat.svg"), heat().to_svg()?)?;
@@ -18,8 +18,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn lines(y: Axis) -> LineChart {
     let series = [("full cache", 1.0), ("half kept", 0.5), ("a fifth kept", 0.2), ("8,192 entries", 0.0)]
         .iter()
-        .map(|&(name, keep)| Series {
+        .enumerate()
+        .map(|(i, &(name, keep))| Series {
             name: name.into(),
+            look: if i == 1 { Look::Grey } else { Look::Colour(i) },
             points: (9..=17)
                 .map(|e| {
                     let depth = f64::from(1 << e);
@@ -36,6 +38,7 @@ fn lines(y: Axis) -> LineChart {
         x: Axis::log("tokens in the cache", Unit::Tokens),
         y,
         series,
+        levels: vec![Level { name: "a plain read".into(), y: 40.0 }],
     }
 }
 
@@ -44,7 +47,7 @@ fn bars(layout: Layout) -> BarChart {
     BarChart {
         title: "Where a decode step spends its time".into(),
         note: "Made-up values".into(),
-        y: Axis::linear("ms a token", Unit::Number),
+        y: Axis::linear("ms per token", Unit::Number),
         groups: ["depth 0", "depth 2,048", "depth 8,000, full", "depth 8,000, a fifth kept"].map(String::from).to_vec(),
         series: vec![
             series("products", [9.1, 9.2, 9.15, 9.2]),

@@ -1,7 +1,7 @@
-//! Bar charts: one value a group and series, side by side or stacked.
+//! Bar charts: one value for each group and series, side by side or stacked.
 
 use crate::axis::{Axis, Scale};
-use crate::canvas::{self, Canvas, Marker};
+use crate::canvas::{self, Canvas};
 use crate::svg::{Across, Along, Face};
 use crate::{PlotError, theme};
 
@@ -20,7 +20,7 @@ pub enum Layout {
 pub struct BarSeries {
     /// What the legend says.
     pub name: String,
-    /// One value a group; `None` where nothing was measured.
+    /// One value for each group; `None` where nothing was measured.
     pub values: Vec<Option<f64>>,
 }
 
@@ -48,7 +48,7 @@ impl BarChart {
     ///
     /// # Errors
     ///
-    /// When there is nothing to draw, a series does not have one value a group, or a value is not a number of zero
+    /// When there is nothing to draw, a series does not have one value for each group, or a value is not a number of zero
     /// or more.
     pub fn to_svg(&self) -> Result<String, PlotError> {
         for s in &self.series {
@@ -75,14 +75,14 @@ impl BarChart {
             .collect();
         let axis = Axis { scale: Scale::Linear, ..self.y.clone() };
         let y = axis.laid_out(tops.iter().copied().chain([0.0]), false)?;
-        let slot = f64::from(canvas::WIDTH - 130) / self.groups.len() as f64;
+        let slot = f64::from(canvas::CHART - 130) / self.groups.len() as f64;
         let names: Vec<Vec<String>> =
-            self.groups.iter().map(|g| canvas::wrapped(g, ((slot / 7.0) as usize).max(6))).collect();
+            self.groups.iter().map(|g| canvas::wrapped(g, ((slot / 7.6) as usize).max(6))).collect();
         let rows = names.iter().map(Vec::len).max().unwrap_or(1) as i32;
-        Ok(canvas::draw(HEIGHT, |c| {
-            let legend: Vec<_> = self.series.iter().map(|s| (&*s.name, Marker::Swatch)).collect();
+        Ok(canvas::draw(canvas::CHART, HEIGHT, |c| {
+            let legend: Vec<&str> = self.series.iter().map(|s| &*s.name).collect();
             let top = c.heading(&self.title, &self.note, &legend);
-            let labels = y.ticks.iter().map(|&t| canvas::text_width(&y.text(t), 12.5)).max().unwrap_or(0);
+            let labels = y.ticks.iter().map(|&t| canvas::text_width(&y.text(t), canvas::TICK)).max().unwrap_or(0);
             let area = Canvas::area(top, HEIGHT, labels, 22 + 16 * rows);
             c.upright_axis(area, &y, &self.y.label);
             let slot = f64::from(area.right - area.left) / self.groups.len() as f64;
@@ -99,25 +99,25 @@ impl BarChart {
                     let colour = theme::series(i);
                     c.rect((left.round() as i32, high), (right.round() as i32, low), colour);
                     let text = self.y.unit.text(value);
-                    let fits = f64::from(canvas::text_width(&text, 11.5)) < width * if stacked { 0.92 } else { 1.15 };
+                    let fits = f64::from(canvas::text_width(&text, 12.0)) < width * if stacked { 0.92 } else { 1.15 };
                     if stacked {
                         if fits && low - high >= 16 {
-                            let face = Face::new(11.5, theme::ink_on(colour), Across::Center, Along::Center);
+                            let face = Face::new(12.0, theme::ink_on(colour), Across::Center, Along::Center);
                             c.text((middle.round() as i32, (low + high) / 2), &text, face);
                         }
                         base += value;
                     } else if fits {
-                        let face = Face::new(11.5, theme::INK, Across::Center, Along::Bottom);
+                        let face = Face::new(12.0, theme::INK, Across::Center, Along::Bottom);
                         c.text((((left + right) / 2.0).round() as i32, high - 2), &text, face);
                     }
                 }
                 if stacked && self.series.len() > 1 {
-                    let face = Face::new(11.5, theme::INK, Across::Center, Along::Bottom);
+                    let face = Face::new(12.0, theme::INK, Across::Center, Along::Bottom);
                     let at = (middle.round() as i32, area.y(y.place(base)) - 2);
                     c.text(at, &self.y.unit.text(base), Face { bold: true, ..face });
                 }
                 for (row, line) in name.iter().enumerate() {
-                    let face = Face::new(12.5, theme::INK, Across::Center, Along::Top);
+                    let face = Face::new(canvas::TICK, theme::INK, Across::Center, Along::Top);
                     c.text((middle.round() as i32, area.bottom + 9 + 16 * row as i32), line, face);
                 }
             }

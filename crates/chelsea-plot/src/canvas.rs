@@ -1,15 +1,24 @@
-//! What all charts share: the sheet, the title, the legend, the frame with its ticks, and a few shapes.
+//! What all charts share: the sheet, title and legend, the frame with its ticks, and a few shapes.
 
 use crate::axis::Span;
 use crate::svg::{Across, Along, Colour, Face, Svg};
 use crate::theme;
 
-pub(crate) const WIDTH: i32 = 860;
+/// Width of a chart. Narrow, because pages show it as wide as they are: on a telephone half as large.
+pub(crate) const CHART: i32 = 720;
 const MARGIN: i32 = 22;
+
+/// Size of names of series.
+pub(crate) const NAME: f64 = 14.0;
+/// Size of numbers beside axes.
+pub(crate) const TICK: f64 = 13.5;
+/// Size of names of axes.
+const AXIS: f64 = 14.0;
 
 /// A sheet to draw on.
 pub(crate) struct Canvas {
     svg: Svg,
+    width: i32,
 }
 
 /// A rectangle in pixels.
@@ -38,8 +47,8 @@ pub(crate) enum Marker {
     Square,
     Triangle,
     Diamond,
-    /// A plain filled box: what the legend of bars shows.
-    Swatch,
+    /// A small circle, of a series that stands behind the others.
+    Dot,
 }
 
 impl Marker {
@@ -48,10 +57,11 @@ impl Marker {
     }
 }
 
-/// Draws on a sheet of the given height and gives its SVG.
-pub(crate) fn draw(height: i32, paint: impl FnOnce(&mut Canvas)) -> String {
-    let mut canvas = Canvas { svg: Svg::new(WIDTH, height) };
-    canvas.rect((0, 0), (WIDTH, height), theme::PAPER);
+/// Draws on a sheet of the given size and gives its SVG.
+pub(crate) fn draw(width: i32, height: i32, paint: impl FnOnce(&mut Canvas)) -> String {
+    let mut canvas = Canvas { svg: Svg::new(width, height), width };
+    canvas.svg.style(&theme::dark_style());
+    canvas.rect((0, 0), (width, height), theme::PAPER);
     paint(&mut canvas);
     canvas.svg.finish()
 }
@@ -70,18 +80,16 @@ impl Canvas {
         self.svg.line(points, colour, width);
     }
 
-    /// The line of series `i`, dashed where its colour was used before.
-    pub fn curve(&mut self, points: &[(i32, i32)], i: usize) {
-        if !theme::dashed(i) {
-            return self.line(points, theme::series(i), 2);
-        }
-        for (a, b) in dashes(points) {
-            self.line(&[a, b], theme::series(i), 2);
-        }
+    pub fn dashed(&mut self, points: &[(i32, i32)], colour: Colour, width: u32) {
+        self.svg.dashed(points, colour, width);
     }
 
     pub fn polygon(&mut self, points: &[(i32, i32)], colour: Colour, alpha: f64) {
         self.svg.polygon(points, colour, alpha);
+    }
+
+    pub fn circle(&mut self, at: (i32, i32), radius: u32, colour: Colour) {
+        self.svg.circle(at, radius, colour);
     }
 
     pub fn text(&mut self, at: (i32, i32), text: &str, face: Face) {
@@ -94,38 +102,34 @@ impl Canvas {
             Marker::Square => self.rect((x - 4, y - 4), (x + 4, y + 4), colour),
             Marker::Triangle => self.polygon(&[(x, y - 5), (x + 5, y + 4), (x - 5, y + 4)], colour, 1.0),
             Marker::Diamond => self.polygon(&[(x, y - 6), (x + 5, y), (x, y + 6), (x - 5, y)], colour, 1.0),
-            Marker::Swatch => self.rect((x - 7, y - 6), (x + 7, y + 6), colour),
+            Marker::Dot => self.svg.circle((x, y), 2, colour),
         }
     }
 
-    /// Title, note and legend; gives the first free row below them.
-    pub fn heading(&mut self, title: &str, note: &str, legend: &[(&str, Marker)]) -> i32 {
+    /// Title, note and the names of colours, in their order; gives the first free row below them.
+    pub fn heading(&mut self, title: &str, note: &str, legend: &[&str]) -> i32 {
         let mut y = 18;
         let left = Face::new(18.0, theme::INK, Across::Left, Along::Top);
-        self.text((MARGIN, y), title, Face { bold: true, ..left });
-        y += 26;
-        for line in wrapped(note, (f64::from(WIDTH - 2 * MARGIN) / (13.0 * 0.53)) as usize) {
+        for line in wrapped(title, (f64::from(self.width - 2 * MARGIN) / (18.0 * 0.56)) as usize) {
+            self.text((MARGIN, y), &line, Face { bold: true, ..left });
+            y += 24;
+        }
+        y += 2;
+        for line in wrapped(note, (f64::from(self.width - 2 * MARGIN) / (13.0 * 0.53)) as usize) {
             self.text((MARGIN, y), &line, Face { size: 13.0, colour: theme::FAINT, ..left });
             y += 18;
         }
         y += 8;
         let mut x = MARGIN;
-        for (i, (name, marker)) in legend.iter().enumerate() {
-            // A line with its marker is wider than a bar's swatch.
-            let key = if matches!(marker, Marker::Swatch) { 21 } else { 33 };
-            let width = key + text_width(name, 13.0) + 18;
-            if x > MARGIN && x + width > WIDTH - MARGIN {
+        const KEY: i32 = 21;
+        for (i, name) in legend.iter().enumerate() {
+            let width = KEY + text_width(name, NAME) + 18;
+            if x > MARGIN && x + width > self.width - MARGIN {
                 x = MARGIN;
                 y += 21;
             }
-            let colour = theme::series(i);
-            if matches!(marker, Marker::Swatch) {
-                self.marker((x + 7, y + 8), *marker, colour);
-            } else {
-                self.curve(&[(x, y + 8), (x + 26, y + 8)], i);
-                self.marker((x + 13, y + 8), *marker, colour);
-            }
-            self.text((x + key, y + 8), name, Face::new(13.0, theme::INK, Across::Left, Along::Center));
+            self.rect((x, y + 2), (x + 14, y + 14), theme::series(i));
+            self.text((x + KEY, y + 8), name, Face::new(NAME, theme::INK, Across::Left, Along::Center));
             x += width;
         }
         if legend.is_empty() { y } else { y + 26 }
@@ -133,7 +137,7 @@ impl Canvas {
 
     /// Where the chart itself goes, given what stands left of it and below it.
     pub fn area(top: i32, height: i32, left_labels: i32, below: i32) -> Area {
-        Area { left: MARGIN + 26 + left_labels, top: top + 6, right: WIDTH - MARGIN - 8, bottom: height - below }
+        Area { left: MARGIN + 26 + left_labels, top: top + 6, right: CHART - MARGIN - 8, bottom: height - below }
     }
 
     /// Lines and numbers of the upright axis, and its name.
@@ -141,14 +145,14 @@ impl Canvas {
         for &tick in &span.ticks {
             let y = area.y(span.place(tick));
             self.line(&[(area.left, y), (area.right, y)], theme::GRID, 1);
-            let face = Face::new(12.5, theme::INK, Across::Right, Along::Center);
+            let face = Face::new(TICK, theme::INK, Across::Right, Along::Center);
             self.text((area.left - 8, y), &span.text(tick), face);
         }
         self.upright_name(area, label);
     }
 
     pub fn upright_name(&mut self, area: Area, label: &str) {
-        let face = Face { turned: true, ..Face::new(13.0, theme::INK, Across::Center, Along::Top) };
+        let face = Face { turned: true, ..Face::new(AXIS, theme::INK, Across::Center, Along::Top) };
         self.text((MARGIN - 6, (area.top + area.bottom) / 2), label, face);
     }
 
@@ -158,47 +162,20 @@ impl Canvas {
             let x = area.x(span.place(tick));
             self.line(&[(x, area.top), (x, area.bottom)], theme::GRID, 1);
             self.line(&[(x, area.bottom), (x, area.bottom + 5)], theme::FRAME, 1);
-            let face = Face::new(12.5, theme::INK, Across::Center, Along::Top);
+            let face = Face::new(TICK, theme::INK, Across::Center, Along::Top);
             self.text((x, area.bottom + 9), &span.text(tick), face);
         }
         self.level_name(area, label);
     }
 
     pub fn level_name(&mut self, area: Area, label: &str) {
-        let face = Face::new(13.0, theme::INK, Across::Center, Along::Top);
+        let face = Face::new(AXIS, theme::INK, Across::Center, Along::Top);
         self.text(((area.left + area.right) / 2, area.bottom + 31), label, face);
     }
 
     pub fn frame(&mut self, area: Area) {
         self.line(&[(area.left, area.top), (area.left, area.bottom), (area.right, area.bottom)], theme::FRAME, 1);
     }
-}
-
-/// Dashes of 7 along a line, with gaps of 4 between them.
-fn dashes(points: &[(i32, i32)]) -> Vec<((i32, i32), (i32, i32))> {
-    const DASH: f64 = 7.0;
-    const PERIOD: f64 = 11.0;
-    let (mut out, mut walked) = (Vec::new(), 0.0f64);
-    for pair in points.windows(2) {
-        let (a, b) = (pair[0], pair[1]);
-        let (dx, dy) = (f64::from(b.0 - a.0), f64::from(b.1 - a.1));
-        let length = dx.hypot(dy);
-        let at = |d: f64| {
-            let t = (d / length).clamp(0.0, 1.0);
-            ((f64::from(a.0) + t * dx).round() as i32, (f64::from(a.1) + t * dy).round() as i32)
-        };
-        // Dashes go on around corners.
-        let mut start = -(walked % PERIOD);
-        while start < length {
-            let (from, to) = (start.max(0.0), (start + DASH).min(length));
-            if to > from {
-                out.push((at(from), at(to)));
-            }
-            start += PERIOD;
-        }
-        walked += length;
-    }
-    out
 }
 
 /// Lines of at most `width` characters, broken at spaces.

@@ -54,6 +54,11 @@ impl Svg {
         Self { text }
     }
 
+    /// Rules of style, which must hold no markup.
+    pub fn style(&mut self, rules: &str) {
+        self.element(format_args!("<style>{rules}</style>"));
+    }
+
     /// The whole document.
     pub fn finish(mut self) -> String {
         self.text.push_str("</svg>\n");
@@ -79,6 +84,15 @@ impl Svg {
         let (points, stroke) = (joined(points), hex(stroke));
         self.element(format_args!(
             "<polyline points=\"{points}\" fill=\"none\" stroke=\"{stroke}\" stroke-width=\"{width}\"/>"
+        ));
+    }
+
+    /// The same line in dashes.
+    pub fn dashed(&mut self, points: &[(i32, i32)], stroke: Colour, width: u32) {
+        let (points, stroke) = (joined(points), hex(stroke));
+        self.element(format_args!(
+            "<polyline points=\"{points}\" fill=\"none\" stroke=\"{stroke}\" stroke-width=\"{width}\" \
+             stroke-dasharray=\"7 4\"/>"
         ));
     }
 
@@ -117,7 +131,8 @@ impl Svg {
     }
 }
 
-fn hex(Colour(r, g, b): Colour) -> String {
+/// A colour as attributes have it.
+pub(crate) fn hex(Colour(r, g, b): Colour) -> String {
     format!("#{r:02X}{g:02X}{b:02X}")
 }
 

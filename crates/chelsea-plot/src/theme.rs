@@ -1,6 +1,9 @@
 //! Colours and sizes shared by all charts.
 
-use crate::svg::Colour;
+use crate::svg::{self, Colour};
+
+/// How many series have a colour of their own.
+pub(crate) const COLOURS: usize = SERIES.len();
 
 /// Okabe and Ito's colours, without the yellow (too pale for lines on white), the strongest contrasts first.
 const SERIES: [Colour; 7] = [
@@ -33,15 +36,48 @@ pub(crate) const FRAME: Colour = Colour(134, 142, 150);
 pub(crate) const PAPER: Colour = Colour(255, 255, 255);
 /// A cell without a value.
 pub(crate) const MISSING: Colour = Colour(240, 240, 240);
+/// A series that stands behind the others.
+pub(crate) const GREY: Colour = Colour(172, 179, 186);
+/// Its name.
+pub(crate) const GREY_NAME: Colour = Colour(108, 117, 125);
+
+/// Text on a filled shape. These differ from [`INK`] and [`PAPER`] by a hair, because they stay as they are on a dark
+/// sheet, as the shapes below them do.
+const ON_PALE: Colour = Colour(32, 36, 40);
+const ON_DARK: Colour = Colour(254, 254, 254);
+
+/// What colours become where the reader prefers dark pages; those of heat maps stay.
+const DARK: [(Colour, Colour); 15] = [
+    (INK, Colour(230, 233, 236)),
+    (FAINT, Colour(160, 168, 176)),
+    (GRID, Colour(46, 52, 60)),
+    (FRAME, Colour(110, 118, 126)),
+    (PAPER, Colour(20, 23, 28)),
+    (MISSING, Colour(40, 45, 52)),
+    (GREY, Colour(88, 96, 105)),
+    (GREY_NAME, Colour(150, 158, 166)),
+    (SERIES[0], Colour(61, 143, 209)),
+    (SERIES[1], Colour(240, 128, 60)),
+    (SERIES[2], Colour(46, 184, 150)),
+    (SERIES[3], Colour(222, 155, 192)),
+    (SERIES[4], Colour(154, 212, 245)),
+    (SERIES[5], Colour(242, 182, 50)),
+    (SERIES[6], Colour(138, 138, 138)),
+];
+
+/// The rules by which a drawing follows a reader who prefers dark pages. An attribute gives way to a rule, so that shapes
+/// keep their colours as attributes, for programs that read no style sheets.
+pub(crate) fn dark_style() -> String {
+    let rule = |&(light, dark): &(Colour, Colour)| {
+        let (light, dark) = (svg::hex(light), svg::hex(dark));
+        format!("[fill=\"{light}\"]{{fill:{dark}}}[stroke=\"{light}\"]{{stroke:{dark}}}")
+    };
+    format!("@media (prefers-color-scheme: dark){{{}}}", DARK.iter().map(rule).collect::<String>())
+}
 
 /// The colour of series `i`.
 pub(crate) fn series(i: usize) -> Colour {
     SERIES[i % SERIES.len()]
-}
-
-/// Whether the line of series `i` is dashed: colours repeat from here on.
-pub(crate) fn dashed(i: usize) -> bool {
-    (i / SERIES.len()) % 2 == 1
 }
 
 /// The colour at `t` in `0..=1` of a heat map.
@@ -61,7 +97,7 @@ pub(crate) fn luminance(c: Colour) -> f64 {
 
 /// Black or white, whichever reads better on `background`.
 pub(crate) fn ink_on(background: Colour) -> Colour {
-    if luminance(background) > 0.2 { INK } else { PAPER }
+    if luminance(background) > 0.2 { ON_PALE } else { ON_DARK }
 }
 
 #[cfg(test)]
@@ -73,6 +109,22 @@ mod tests {
         let steps: Vec<f64> = (0..=100).map(|i| luminance(heat(f64::from(i) / 100.0))).collect();
         assert!(steps.windows(2).all(|w| w[1] >= w[0] - 1e-3), "{steps:?}");
         assert!(steps[0] < 0.03 && steps[100] > 0.7);
+    }
+
+    #[test]
+    fn lines_and_names_are_told_from_the_sheet_in_the_light_and_in_the_dark() {
+        let contrast = |a: Colour, b: Colour| {
+            let (a, b) = (luminance(a).max(luminance(b)), luminance(a).min(luminance(b)));
+            (a + 0.05) / (b + 0.05)
+        };
+        let dark = |c: Colour| DARK.iter().find(|(light, _)| *light == c).expect("has a dark twin").1;
+        for text in [INK, FAINT, GREY_NAME] {
+            assert!(contrast(text, PAPER) > 4.5 && contrast(dark(text), dark(PAPER)) > 4.5, "{text:?}");
+        }
+        for line in SERIES.into_iter().chain([GREY]) {
+            assert!(contrast(line, PAPER) > 1.8 && contrast(dark(line), dark(PAPER)) > 1.8, "{line:?}");
+        }
+        assert!(dark_style().contains("[fill=\"#FFFFFF\"]{fill:#14171C}"));
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use chelsea_plot::{Axis, BarChart, BarSeries, HeatMap, Layout, LineChart, PlotError, Point, Series, Unit};
+use chelsea_plot::{
+    Axis, BarChart, BarSeries, Drawing, HeatMap, Ink, Layout, Level, LineChart, Look, PlotError, Point, Series, Side, Unit,
+};
 
 /// Texts of a document that an XML parser accepts.
 fn texts(svg: &str) -> Vec<String> {
@@ -38,6 +40,7 @@ fn lines(series: Vec<Series>, y: Axis) -> LineChart {
         x: Axis::log("depth", Unit::Tokens),
         y,
         series,
+        levels: Vec::new(),
     }
 }
 
@@ -46,7 +49,7 @@ fn curve(name: &str, factor: f64) -> Series {
         let y = factor * f64::from(i + 1);
         Point::between(512.0 * f64::from(1 << i), y, 0.9 * y, 1.2 * y)
     });
-    Series { name: name.into(), points: points.collect() }
+    Series { name: name.into(), points: points.collect(), look: Look::Colour(0) }
 }
 
 fn bars(layout: Layout) -> BarChart {
@@ -97,8 +100,35 @@ fn points_outside_a_given_range_stay_on_the_sheet() {
 }
 
 #[test]
+fn names_at_the_ends_of_lines_do_not_cover_each_other() {
+    let mut series: Vec<Series> = (0..16).map(|i| curve(&format!("policy {i}"), 2.0 + 0.01 * f64::from(i))).collect();
+    series.iter_mut().skip(4).for_each(|s| s.look = Look::Grey);
+    let mut chart = lines(series, Axis::linear("ms", Unit::Number));
+    chart.levels = vec![Level { name: "full".into(), y: 18.0 }];
+    let svg = chart.to_svg().unwrap();
+    assert_on_the_sheet(&svg);
+    let document = roxmltree::Document::parse(&svg).unwrap();
+    let is_name = |text: &str| text.starts_with("policy") || text == "full";
+    let mut names: Vec<(f64, f64)> = document
+        .descendants()
+        .filter(|n| n.tag_name().name() == "text" && n.text().is_some_and(is_name))
+        .map(|n| ["y", "font-size"].map(|a| n.attribute(a).unwrap().parse().unwrap()).into())
+        .collect();
+    assert_eq!(names.len(), 17);
+    names.sort_by(|a, b| a.0.total_cmp(&b.0));
+    assert!(names.windows(2).all(|w| w[1].0 - w[0].0 >= 0.9 * w[0].1), "{names:?}");
+}
+
+#[test]
+fn a_drawing_follows_a_reader_who_prefers_dark_pages() {
+    for svg in [heat(3, 3).to_svg(), bars(Layout::Grouped).to_svg()] {
+        assert!(svg.unwrap().contains("<style>@media (prefers-color-scheme: dark){"));
+    }
+}
+
+#[test]
 fn a_single_point_is_drawn() {
-    let one = Series { name: "one".into(), points: vec![Point::between(512.0, 3.0, 2.0, 4.0)] };
+    let one = Series { name: "one".into(), points: vec![Point::between(512.0, 3.0, 2.0, 4.0)], look: Look::Colour(0) };
     let svg = lines(vec![one], Axis::linear("ms", Unit::Number)).to_svg().unwrap();
     assert!(texts(&svg).contains(&"one".into()));
     assert!(svg.contains("<circle"));
@@ -151,6 +181,20 @@ fn heat_maps_are_well_formed_and_name_every_row_and_column() {
 }
 
 #[test]
+fn long_names_of_columns_are_turned_and_stay_on_the_sheet() {
+    let mut map = heat(4, 12);
+    assert!(!turned(&map.to_svg().unwrap(), "c3"));
+    map.columns = (0..12).map(|i| format!("expected-attention {i}%")).collect();
+    let svg = map.to_svg().unwrap();
+    assert_on_the_sheet(&svg);
+    assert!(turned(&svg, "expected-attention 3%"));
+}
+
+fn turned(svg: &str, text: &str) -> bool {
+    svg.lines().any(|line| line.contains("rotate(270") && line.ends_with(&format!(">{text}</text>")))
+}
+
+#[test]
 fn the_same_values_give_the_same_bytes() {
     assert_eq!(heat(4, 4).to_svg().unwrap(), heat(4, 4).to_svg().unwrap());
 }
@@ -159,7 +203,10 @@ fn the_same_values_give_the_same_bytes() {
 fn what_cannot_be_drawn_is_refused() {
     let linear = || Axis::linear("ms", Unit::Number);
     assert!(matches!(lines(vec![], linear()).to_svg(), Err(PlotError::Empty { .. })));
-    let at = |y| Series { name: "bad".into(), points: vec![Point::new(1.0, y)] };
+    let mut levels = lines(vec![curve("a", 1.0)], linear());
+    levels.levels = vec![Level { name: "bad".into(), y: f64::INFINITY }];
+    assert!(matches!(levels.to_svg(), Err(PlotError::NotFinite { .. })));
+    let at = |y| Series { name: "bad".into(), points: vec![Point::new(1.0, y)], look: Look::Grey };
     assert!(matches!(lines(vec![at(f64::NAN)], linear()).to_svg(), Err(PlotError::NotFinite { .. })));
     let log = Axis::log("ms", Unit::Number);
     let refused = lines(vec![at(0.0)], log).to_svg().unwrap_err();
@@ -173,4 +220,18 @@ fn what_cannot_be_drawn_is_refused() {
     let mut ragged = heat(3, 3);
     ragged.values[2].pop();
     assert!(matches!(ragged.to_svg(), Err(PlotError::Length { found: 2, expected: 3, .. })));
+}
+
+#[test]
+fn a_drawing_holds_its_words_and_is_refused_without_shapes() {
+    let mut drawing = Drawing::new("Matching", "a note", 200);
+    assert!(matches!(drawing.to_svg(), Err(PlotError::Empty { .. })));
+    drawing.line(&[(10, 100), (200, 150)], Ink::Pale, 2);
+    drawing.dot((10, 100), 6, Ink::Series(0));
+    drawing.bar((20, 90), (40, 110), Ink::Series(1));
+    drawing.text((200, 150), "n = 2", 12.0, Ink::Text, Side::Middle);
+    let svg = drawing.to_svg().unwrap();
+    assert_on_the_sheet(&svg);
+    assert_eq!(texts(&svg), ["Matching", "a note", "n = 2"]);
+    assert_eq!(drawing.to_svg().unwrap(), svg);
 }

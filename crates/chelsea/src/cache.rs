@@ -91,12 +91,12 @@ pub fn show(path: &Path, s: &SnapshotSummary, json: bool) -> Result<()> {
     t.row(["sinks, window".to_string(), format!("{}, {}", s.sinks, s.window)]);
     t.row([
         "layers, KV heads".to_string(),
-        format!("{}, {} of {} numbers", s.shape.layers().len(), s.shape.layer(0).kv_heads, s.shape.layer(0).key_dim),
+        format!("{}, {} of {} dimensions", s.shape.layers().len(), s.shape.layer(0).kv_heads, s.shape.layer(0).key_dim),
     ]);
     t.row(["stored as".to_string(), s.dtype.name().to_string()]);
     t.row(["tokens".to_string(), s.tokens.to_string()]);
     t.row([
-        "entries a head".to_string(),
+        "entries per head".to_string(),
         format!("{:.1} on average, {} to {}", s.entries_mean(), s.entries_min, s.entries_max),
     ]);
     t.row([
@@ -109,6 +109,6 @@ pub fn show(path: &Path, s: &SnapshotSummary, json: bool) -> Result<()> {
         ),
     ]);
     t.row(["full cache would take".to_string(), output::bytes(full)]);
-    print!("{}", t.render());
+    t.print();
     Ok(())
 }

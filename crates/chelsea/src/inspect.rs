@@ -122,7 +122,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         println!("{}", serde_json::to_string_pretty(&report)?);
         return Ok(());
     }
-    print!("{}", text(&report));
+    table(&report).print();
     if let Some(tensors) = &report.tensors {
         let mut table = Table::with_heading(["tensor", "shape", "type", "bytes"]);
         for t in tensors {
@@ -168,14 +168,14 @@ fn holds(config: &Config, budget: Budget, policy: Arc<dyn Policy>) -> Result<Hol
     })
 }
 
-fn text(r: &Report<'_>) -> String {
+fn table(r: &Report<'_>) -> Table {
     let mut t = Table::default().left(1);
     t.row(["file".to_string(), r.path.clone()]);
     t.row(["model".to_string(), r.name.unwrap_or("-").to_string()]);
     t.row(["architecture".to_string(), r.architecture.to_string()]);
     t.row(["layers".to_string(), r.layers.to_string()]);
     t.row(["hidden, feed-forward".to_string(), format!("{}, {}", r.hidden, r.feed_forward)]);
-    t.row(["query heads, KV heads".to_string(), format!("{}, {} of {} numbers", r.q_heads, r.kv_heads, r.head_dim)]);
+    t.row(["query heads, KV heads".to_string(), format!("{}, {} of {} dimensions", r.q_heads, r.kv_heads, r.head_dim)]);
     t.row(["vocabulary".to_string(), r.vocab.to_string()]);
     t.row(["trained context".to_string(), format!("{} tokens", r.context_length)]);
     if let Some(window) = r.sliding_window {
@@ -186,7 +186,7 @@ fn text(r: &Report<'_>) -> String {
     for (name, sum) in &r.types {
         t.row([format!("  {name}"), format!("{} in {} tensors", output::bytes(sum.bytes), sum.tensors)]);
     }
-    t.row(["cache, a token".to_string(), format!("{} (f16)", output::bytes(r.kv_bytes_per_token))]);
+    t.row(["cache per token".to_string(), format!("{} (f16)", output::bytes(r.kv_bytes_per_token))]);
     t.row(["cache, whole context".to_string(), format!("{} full", output::bytes(r.kv_bytes_of_context))]);
     if r.sliding_layers > 0 {
         let windows = output::bytes(r.kv_bytes_of_windows);
@@ -200,19 +200,19 @@ fn text(r: &Report<'_>) -> String {
         let Holds { kv_type, entries_a_head: entries, tokens_of_a_full_cache: full, least, held_from_tokens } = holds;
         t.row([
             "the budget holds".to_string(),
-            format!("{entries} entries per head in {kv_type}; a full cache of that size ends at {full} tokens"),
+            format!("{entries} entries per head in {kv_type}, in the memory of a full cache of {full} tokens"),
         ]);
         let statistics = match least.statistics_bytes {
             0 => String::new(),
             bytes => format!(", {} of them statistics", output::bytes(bytes)),
         };
         t.row([
-            "held of any text".to_string(),
+            "held in any case".to_string(),
             format!("{} entries per head: {}{statistics}", least.entries_per_head, output::bytes(least.bytes)),
         ]);
         if let Some(tokens) = held_from_tokens {
-            t.row(["the share is held from".to_string(), format!("{tokens} tokens on")]);
+            t.row(["the share is met from".to_string(), format!("{tokens} tokens on")]);
         }
     }
-    t.render()
+    t
 }

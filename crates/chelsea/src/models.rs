@@ -37,5 +37,5 @@ fn list(options: &Options) {
         };
         table.row([entry.name.clone(), output::bytes(entry.bytes as usize), here.into(), entry.title.clone()]);
     }
-    print!("{}", table.render());
+    table.print();
 }

@@ -1,6 +1,6 @@
 //! What people look at: aligned tables, sizes, progress bars.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use unicode_width::UnicodeWidthStr;
@@ -31,8 +31,19 @@ impl Table {
         self
     }
 
-    /// The table as text, one line a row.
+    /// Prints the table to standard output. Where that is a terminal, texts of the last column that are too long for it go
+    /// on below themselves.
+    pub fn print(&self) {
+        print!("{}", self.render_within(terminal_width()));
+    }
+
+    /// The table as text, one line per row.
     pub fn render(&self) -> String {
+        self.render_within(None)
+    }
+
+    /// The same, with the last column broken at spaces where lines would be longer than `width`, if it is one of text.
+    fn render_within(&self, width: Option<usize>) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let mut widths = vec![0; columns];
         for row in &self.rows {
@@ -40,11 +51,22 @@ impl Table {
                 *w = (*w).max(cell.width());
             }
         }
+        let last = columns.saturating_sub(1);
+        let before = widths.iter().take(last).map(|w| w + 2).sum::<usize>();
+        let room = width.map_or(usize::MAX, |width| width.saturating_sub(before).max(LEAST_TEXT));
+        let wraps = (last == 0 || self.left.contains(&last)) && widths.last().is_some_and(|&w| w > room);
+        if wraps {
+            widths[last] = room;
+        }
         let mut out = String::new();
         for (i, row) in self.rows.iter().enumerate() {
             let mut line = String::new();
+            let mut below = Vec::new();
             for (j, cell) in row.iter().enumerate() {
-                let pad = " ".repeat(widths[j] - cell.width());
+                let mut lines = if wraps && j == last { wrapped(cell, room) } else { vec![cell.clone()] };
+                below = lines.split_off(1);
+                let cell = &lines[0];
+                let pad = " ".repeat(widths[j].saturating_sub(cell.width()));
                 if j > 0 {
                     line.push_str("  ");
                 }
@@ -56,12 +78,47 @@ impl Table {
             }
             out.push_str(line.trim_end());
             out.push('\n');
+            for text in below {
+                let _ = writeln!(out, "{}{text}", " ".repeat(before));
+            }
             if i == 0 && self.rule_after_first {
                 let _ = writeln!(out, "{}", "-".repeat(widths.iter().sum::<usize>() + 2 * (columns.saturating_sub(1))));
             }
         }
         out
     }
+}
+
+/// Least room for a last column of text: on a terminal that is narrower still, lines break where they may.
+const LEAST_TEXT: usize = 24;
+
+/// A text as lines of at most `width` columns, broken at spaces; at least one line. A longer word has a line of its own.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let line = lines.last_mut().filter(|line| line.is_empty() || line.width() + 1 + word.width() <= width);
+        match line {
+            Some(line) => {
+                if !line.is_empty() {
+                    line.push(' ');
+                }
+                line.push_str(word);
+            }
+            None => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+/// Columns of the terminal that standard output is, if it is one.
+fn terminal_width() -> Option<usize> {
+    #[cfg(unix)]
+    {
+        let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+        Some(usize::from(size.ws_col)).filter(|&columns| columns > 0)
+    }
+    #[cfg(not(unix))]
+    None
 }
 
 /// Bytes as people read them.
@@ -79,7 +136,7 @@ pub fn percent(part: usize, whole: usize) -> String {
     if whole == 0 { "-".into() } else { format!("{:.1}%", 100.0 * part as f64 / whole as f64) }
 }
 
-/// The middle value, or the mean of the two middle ones; none of nothing.
+/// The middle value, or the mean of the two middle ones; `None` if there are no values.
 pub fn median(values: &mut [f64]) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
@@ -112,11 +169,15 @@ pub fn colours() -> bool {
 pub fn bar(total: u64, what: &str, in_bytes: bool, quiet: bool) -> ProgressBar {
     let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let template = if in_bytes {
-        "{msg:20} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}"
+        "{msg} [{wide_bar}] {bytes}/{total_bytes} {bytes_per_sec} {eta}"
     } else {
-        "{msg:20} [{bar:30}] {pos}/{len} tokens {per_sec} {eta}"
+        "{msg} [{wide_bar}] {pos}/{len} tokens {rate} {eta}"
     };
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let rate = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        let _ = write!(out, "{:.0}/s", state.per_sec());
+    };
+    let style = style.with_key("rate", rate);
     let bar = ProgressBar::with_draw_target(Some(total), target);
     bar.set_style(style.progress_chars("=> "));
     bar.set_message(what.to_string());
@@ -172,6 +233,19 @@ mod tests {
         let mut t = Table::with_heading(["policy", "bytes"]);
         t.row(["full", "100 MiB"]).row(["chelsea", "20 MiB"]);
         assert_eq!(t.render(), "policy     bytes\n----------------\nfull     100 MiB\nchelsea   20 MiB\n");
+    }
+
+    #[test]
+    fn a_last_column_of_text_goes_on_below_itself_where_a_terminal_is_narrow() {
+        let mut t = Table::with_heading(["name", "what it does"]).left(1);
+        t.row(["a", "keep the entries that the last queries attend to"]).row(["bc", "short"]);
+        let expected = "name  what it does\n------------------------------\na     keep the entries that\n      the last queries attend\n      to\nbc    short\n";
+        assert_eq!(t.render_within(Some(30)), expected);
+        assert_eq!(t.render_within(Some(200)), t.render());
+        // Figures are not broken.
+        let mut t = Table::with_heading(["name", "bytes"]);
+        t.row(["a", "100 MiB of 200 MiB of 300 MiB"]);
+        assert_eq!(t.render_within(Some(20)), t.render());
     }
 
     #[test]

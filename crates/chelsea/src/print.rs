@@ -1,5 +1,5 @@
-//! Printing to pipes that somebody may close: `println!` and its kin of the standard library panic then. These take their
-//! names, so that no verb has to think of it.
+//! Printing to pipes that somebody may close, where `println!` and the other macros of the standard library panic. The macros
+//! here have the same names, so that no verb has to think of it.
 //!
 //! A closed standard output ends the command: nobody is there to read what is still to come. A closed standard error does
 //! not.

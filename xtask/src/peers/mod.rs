@@ -2,7 +2,7 @@
 //!
 //! - here: what is compared, and the Python environment that llama.cpp runs in;
 //! - [`measure`]: runs of both in turns, and what they say;
-//! - [`table`]: the comparison as text, as a section of `docs/performance.md`, and as charts.
+//! - [`table`]: the comparison as text, as a section of `docs/lab/llama-cpp.md`, and as charts.
 //!
 //! llama.cpp runs with flash attention on and off and with weight repacking on and off; for each work the setting
 //! that was fastest counts. Both cache f16. Long depths are filled without reading in both: random entries here, a
@@ -44,7 +44,7 @@ pub struct Args {
     /// 0,16384,32768 for the others].
     #[arg(long, value_delimiter = ',')]
     depths: Vec<usize>,
-    /// Also write the comparison into docs/performance.md and its charts into docs/plots.
+    /// Also write the comparison into docs/lab/llama-cpp.md and its charts into docs/plots.
     #[arg(long)]
     write: bool,
 }
@@ -121,7 +121,7 @@ fn write(comparisons: &[Comparison]) -> Result<()> {
     for comparison in comparisons {
         replace_file(&plots.join(table::chart_name(comparison)), &table::chart(comparison)?)?;
     }
-    let page = root().join("docs").join("performance.md");
+    let page = root().join("docs").join("lab").join("llama-cpp.md");
     let text = std::fs::read_to_string(&page).with_context(|| page.display().to_string())?;
     replace_file(&page, &table::between_markers(&text, &table::markdown(comparisons))?)?;
     eprintln!("written: {}", page.display());

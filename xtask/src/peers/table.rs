@@ -101,7 +101,7 @@ pub fn text(c: &Comparison) -> String {
     format!("{}\n\n{}", caption(c), table::render(&HEADER, &rows))
 }
 
-/// For `docs/performance.md`.
+/// For `docs/lab/llama-cpp.md`.
 pub fn markdown(comparisons: &[Comparison]) -> String {
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
     let mut out = String::new();
@@ -110,7 +110,7 @@ pub fn markdown(comparisons: &[Comparison]) -> String {
         out += &line(&HEADER.map(String::from));
         out += &line(&["---", "---:", "---:", "---:", "---", "---:", "---:", "---"].map(String::from));
         rows(c).iter().for_each(|row| out += &line(&cells(row)));
-        out += &format!("\n![How many times faster than llama.cpp on {}](plots/{})\n\n", c.model, chart_name(c));
+        out += &format!("\n![How many times faster than llama.cpp on {}](../plots/{})\n\n", c.model, chart_name(c));
     }
     out.trim_end().to_owned() + "\n"
 }
@@ -147,8 +147,9 @@ pub fn chart(c: &Comparison) -> Result<String> {
 
 /// The page with the sections of these models between the markers replaced, or added; those of others stay.
 pub fn between_markers(page: &str, section: &str) -> Result<String> {
-    let (before, rest) = page.split_once(BEGIN).with_context(|| format!("docs/performance.md has no `{BEGIN}`"))?;
-    let (old, after) = rest.split_once(END).with_context(|| format!("docs/performance.md has no `{END}` after it"))?;
+    let (before, rest) = page.split_once(BEGIN).with_context(|| format!("docs/lab/llama-cpp.md has no `{BEGIN}`"))?;
+    let (old, after) =
+        rest.split_once(END).with_context(|| format!("docs/lab/llama-cpp.md has no `{END}` after it"))?;
     let mut models = by_model(old);
     for (model, text) in by_model(section) {
         match models.iter_mut().find(|(known, _)| *known == model) {

@@ -5,10 +5,10 @@ use super::group::{Section, percent};
 use super::page::Block;
 use crate::results::Record;
 use crate::setting::Basis;
-use chelsea_plot::{Axis, HeatMap, LineChart, PlotError, Point, Series, Unit};
+use chelsea_plot::{Axis, HeatMap, Level, LineChart, Look, PlotError, Point, Series, Unit};
 use std::collections::BTreeSet;
 
-/// A figure against the bytes kept, one curve a policy.
+/// A figure against the bytes kept, one curve for each policy.
 pub(super) fn against_bytes(
     section: &Section<'_>,
     figure: Figure,
@@ -21,24 +21,25 @@ pub(super) fn against_bytes(
     // Means over different samples do not belong on one plot.
     let shared = section.shared(figure, &of_task);
     let keep = |r: &Record| is_among(r, &shared);
+    let looks = Looks::of(section);
     let mut series: Vec<Series> = section
         .curves()
         .into_iter()
         .map(|(name, cells)| {
-            let point = |cell: &Cell<'_>| {
+            let point = |cell: &&Cell<'_>| {
                 let i = cell.interval(figure, &keep)?;
                 Some(Point::between(cell.share(figure, &keep), i.mean, i.low, i.high))
             };
-            let cells: Vec<&Cell<'_>> = cells.into_iter().filter(|c| c.covers(&shared)).collect();
-            // The full cache alone is no curve.
-            let some = cells.iter().any(|c| c.setting.keep < 1.0);
-            let points = if some { cells.into_iter().filter_map(point).collect() } else { Vec::new() };
-            Series { name, points }
+            let points = cells.iter().filter(|c| c.covers(&shared)).filter_map(point).collect();
+            Series { look: looks.look(&name), name, points }
         })
         .filter(|s| !s.points.is_empty())
         .collect();
     let bands = thin_out(&mut series);
-    if series.iter().all(|s| s.points.len() < 2) {
+    let full = section.cells.iter().filter(|c| c.setting.keep >= 1.0 && c.covers(&shared));
+    let levels: Vec<Level> =
+        full.filter_map(|c| Some(Level { name: c.series.clone(), y: c.interval(figure, &keep)?.mean })).collect();
+    if series.is_empty() || (levels.is_empty() && series.iter().all(|s| s.points.len() < 2)) {
         return Ok(None);
     }
     let (what, y) = match figure {
@@ -56,11 +57,54 @@ pub(super) fn against_bytes(
             .between(0.0, x_end(&series)),
         y,
         series,
+        levels,
     };
     Ok(Some(Block::Plot { name, about: title, svg: chart.to_svg()? }))
 }
 
-/// A full cache takes a little more than its keys and values.
+/// Most curves in colour: more cannot be told apart at a glance. The full cache is a line across besides.
+const MOST_COLOURED: usize = 4;
+
+/// Which curves have a colour, the same on every plot of a section: where there are too many, the default policy and
+/// StreamingLLM, which most readers know, and of the others those that score best.
+struct Looks {
+    coloured: Vec<String>,
+}
+
+impl Looks {
+    fn of(section: &Section<'_>) -> Self {
+        let curves = section.curves();
+        let figure = if section.tasks_of(Figure::Score).is_empty() { Figure::Kl } else { Figure::Score };
+        let shared = section.shared(figure, &|_| true);
+        // The mean over what a curve has measured, higher for better; a curve without all samples comes last.
+        let worth = |cells: &[&Cell<'_>]| {
+            let value = |c: &&Cell<'_>| c.interval(figure, &|r| is_among(r, &shared)).map(|i| i.mean);
+            let values: Vec<f64> = cells.iter().filter(|c| c.covers(&shared)).filter_map(|c| value(c)).collect();
+            let mean = values.iter().sum::<f64>() / values.len() as f64;
+            match (values.is_empty(), figure) {
+                (true, _) => f64::NEG_INFINITY,
+                (false, Figure::Score) => mean,
+                (false, _) => -mean,
+            }
+        };
+        let rank = |name: &str, cells: &[&Cell<'_>]| match name {
+            _ if cells.iter().any(|c| c.is_default()) => 0,
+            _ if cells.iter().any(|c| c.spec == "streaming") => 1,
+            _ => 2,
+        };
+        let mut order: Vec<(usize, f64, String)> =
+            curves.iter().map(|(name, cells)| (rank(name, cells), worth(cells), name.clone())).collect();
+        order.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)));
+        order.truncate(MOST_COLOURED);
+        Self { coloured: order.into_iter().map(|(.., name)| name).collect() }
+    }
+
+    fn look(&self, name: &str) -> Look {
+        self.coloured.iter().position(|known| known == name).map_or(Look::Grey, Look::Colour)
+    }
+}
+
+/// A little room beyond the most that was kept.
 fn x_end(series: &[Series]) -> f64 {
     let most = series.iter().flat_map(|s| &s.points).map(|p| p.x).fold(0.0, f64::max);
     ((most * 20.0).ceil() / 20.0).max(0.05)
@@ -79,7 +123,7 @@ fn thin_out(series: &mut [Series]) -> &'static str {
     "band around chelsea: 95% of redrawn samples; the others' stand in the table"
 }
 
-/// Score against length, one curve a policy, at one share kept and for the full cache. As everywhere, means are over
+/// Score against length, one curve for each policy, at one share kept and for the full cache. As everywhere, means are over
 /// samples that all were run on; who was not run on all of a length has no point there.
 pub(super) fn against_length(
     section: &Section<'_>,
@@ -89,7 +133,7 @@ pub(super) fn against_length(
     name: String,
 ) -> Result<Option<Block>, PlotError> {
     let cells = section.cells.iter().filter(|c| (c.setting.of, c.setting.keep) == (of, keep));
-    // The full cache last, so that colours are those of the other plots.
+    let looks = Looks::of(section);
     let full = section.cells.iter().filter(|c| c.setting.keep >= 1.0);
     let has_tasks = |c: &&Cell<'_>| c.records.keys().any(|(task, _)| tasks.contains(task));
     let cells: Vec<&Cell<'_>> = cells.filter(has_tasks).collect();
@@ -112,7 +156,8 @@ pub(super) fn against_length(
                 let i = cell.interval(Figure::Score, &|r| is_among(r, shared))?;
                 Some(Point::between(*length as f64, i.mean, i.low, i.high))
             };
-            Series { name: cell.series.clone(), points: at.iter().filter_map(point).collect() }
+            let look = if cell.setting.keep >= 1.0 { Look::Ink } else { looks.look(&cell.series) };
+            Series { name: cell.series.clone(), points: at.iter().filter_map(point).collect(), look }
         })
         .filter(|s| s.points.len() > 1)
         .collect();
@@ -133,11 +178,12 @@ pub(super) fn against_length(
         x: Axis::log("tokens of the document", Unit::Tokens),
         y: Axis::linear("score", Unit::Percent).between(0.0, 1.0),
         series,
+        levels: Vec::new(),
     };
     Ok(Some(Block::Plot { name, about: title, svg: chart.to_svg()? }))
 }
 
-/// Maps of scores over depth: one a setting over lengths where there are several, else one over all settings.
+/// Maps of scores over depth: one for each setting over lengths where there are several, else one over all settings.
 pub(super) fn depths(section: &Section<'_>, prefix: &str) -> Result<Vec<Block>, PlotError> {
     let mut blocks = Vec::new();
     for &task in &section.tasks {

@@ -33,7 +33,7 @@ struct Group<'a> {
 }
 
 impl<'a> Section<'a> {
-    /// One section a model, setup and seed, in the order of the results.
+    /// One section for each model, setup and seed, in the order of the results.
     pub fn all(records: &'a [Record], policies: &[String]) -> Vec<Section<'a>> {
         let mut seen: HashMap<Key, &Record> = HashMap::new();
         let mut groups: Vec<Group<'a>> = Vec::new();
@@ -171,12 +171,7 @@ impl<'a> Section<'a> {
 
     /// The full cache asked in the same way, in the section's type.
     pub fn full(&self, cell: &Cell<'_>) -> Option<&Cell<'a>> {
-        self.full_in(cell.setting.mode, None)
-    }
-
-    /// The full cache asked in a way, in the type.
-    fn full_in(&self, mode: Mode, other: Option<&str>) -> Option<&Cell<'a>> {
-        self.cells.iter().find(|c| c.setting == Setting::full(mode) && c.other == other)
+        self.cells.iter().find(|c| c.setting == Setting::full(cell.setting.mode) && c.other.is_none())
     }
 
     /// The default policy with as much kept in the same mode and type.
@@ -188,7 +183,7 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// Series that keep less than everything, each with its cells from little to much kept, the full cache last.
+    /// Series that keep less than everything, each with its cells from little to much kept.
     pub fn curves(&self) -> Vec<(String, Vec<&Cell<'a>>)> {
         let mut curves: Vec<(String, Vec<&Cell<'a>>)> = Vec::new();
         for cell in self.cells.iter().rev().filter(|c| c.setting.keep < 1.0) {
@@ -199,10 +194,6 @@ impl<'a> Section<'a> {
             }
         }
         curves.reverse();
-        for (_, cells) in &mut curves {
-            let (mode, other) = (cells[0].setting.mode, cells[0].other);
-            cells.extend(self.full_in(mode, other));
-        }
         curves
     }
 }

@@ -50,18 +50,30 @@ pub(super) fn markdown(blocks: &[Block]) -> String {
     out + "\n"
 }
 
+/// Tables that are wider than a telephone are moved sideways on their own, with the names of rows in sight.
 const STYLE: &str = "
-body { font: 16px/1.5 system-ui, sans-serif; color: #212529; background: #fff; max-width: 1200px; margin: 2rem auto; \
-padding: 0 1rem; }
+:root { color-scheme: light dark; --ink: #212529; --paper: #fff; --line: #dee2e6; --rule: #868e96; --row: #f1f3f5; }
+@media (prefers-color-scheme: dark) {
+:root { --ink: #e6e9ec; --paper: #14171c; --line: #2e343c; --rule: #6e767e; --row: #1f242b; }
+}
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 1200px; \
+margin: 2rem auto; padding: 0 1rem; overflow-wrap: break-word; }
 h1, h2, h3 { line-height: 1.2; margin: 2rem 0 0.75rem; }
+p { max-width: 48rem; }
 .table { overflow-x: auto; margin: 1rem 0; }
-table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.2rem 0.5rem; border-bottom: 1px solid #dee2e6; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-th { border-bottom: 2px solid #868e96; vertical-align: bottom; }
-tbody tr:hover { background: #f1f3f5; }
 figure { margin: 1.5rem 0; }
-figure svg { max-width: 100%; height: auto; }
+table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.2rem 0.5rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th { border-bottom: 2px solid var(--rule); vertical-align: bottom; white-space: normal; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); }
+tbody tr:hover td { background: var(--row); }
+figure svg { width: 100%; max-width: 860px; height: auto; }
+@media (max-width: 600px) {
+body { margin: 1rem auto; }
+h1 { font-size: 1.6rem; }
+table { font-size: 12px; }
+td:first-child { white-space: normal; min-width: 6rem; }
+}
 ";
 
 /// The blocks as a page that needs no other file.

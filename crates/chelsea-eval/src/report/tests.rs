@@ -70,6 +70,36 @@ fn tasks_lengths_and_depths_are_shown_apart() {
 }
 
 #[test]
+fn of_many_policies_a_few_have_a_colour_and_the_rest_are_grey() {
+    let mut records = records();
+    for (worse, policy) in ["tova", "keydiff", "knorm", "lagkv", "snapkv"].into_iter().enumerate() {
+        let mut more: Vec<Record> =
+            records.iter().filter(|r| r.setting.policy == "streaming" && r.task == "easy").cloned().collect();
+        more.extend(records.iter().filter(|r| r.setting.policy == "streaming" && r.task == "hard").cloned());
+        for r in &mut more {
+            r.setting.policy = policy.into();
+            r.spec = policy.into();
+            r.score = 0.9 - 0.1 * worse as f64;
+        }
+        records.extend(more);
+    }
+    let report = Report::new(&records, &[]).unwrap();
+    let (_, plot) = report.plots().find(|(path, _)| path.ends_with("-score.svg")).unwrap();
+    // Names in colour are bold: two known ones, the two best of the others, and the full cache.
+    let bold = |name: &str| plot.lines().any(|l| l.contains("bold") && l.ends_with(&format!(">{name}</text>")));
+    let named = |name: &str| plot.contains(&format!(">{name}</text>"));
+    for name in ["chelsea", "streaming", "tova", "keydiff", "full"] {
+        assert!(bold(name), "{name} in {plot}");
+    }
+    for name in ["knorm", "lagkv", "snapkv"] {
+        assert!(named(name) && !bold(name), "{name} in {plot}");
+    }
+    let colours: std::collections::BTreeSet<&str> =
+        plot.lines().filter(|l| l.contains("stroke-width=\"3\"")).filter_map(|l| l.split("stroke=\"").nth(1)).collect();
+    assert_eq!(colours.len(), 4, "{colours:?}");
+}
+
+#[test]
 fn caches_stored_in_another_type_are_series_of_their_own() {
     let mut records = records();
     let mut stored = records.clone();

@@ -51,7 +51,7 @@ pub struct Attention<'a> {
     pub group: usize,
     /// Factor on scores before `ln count` is added, usually `1 / sqrt(key_dim)`.
     pub scale: f32,
-    /// Entries that a query sees at most, its own and those right before it; all where there is none.
+    /// The most entries that a query sees, its own and those right before it; `None` where it sees all.
     pub window: Option<usize>,
     /// One logit for each query head of the layer, which joins the denominator of the softmax like the score of an
     /// entry whose value is zero (the learned sinks of gpt-oss).

@@ -1,8 +1,8 @@
 //! How the work of a call is cut: every KV head's rows into blocks, every block's pages into parts.
 //!
-//! The cut rounds sums in its own way, so it follows from a request's own shape alone: what is answered is the same,
-//! bit for bit, on any number of threads and beside any other requests. Which thread works on which parts is decided
-//! apart from it, by [`spread`].
+//! Where sums are cut decides how they are rounded. So the cut follows from a request's own shape alone, and its outputs
+//! are the same, bit for bit, on any number of threads and beside any other requests. Which thread works on which parts
+//! is decided separately, by [`spread`].
 
 use super::job;
 use super::sums::sums_len;
@@ -14,6 +14,9 @@ use core::ops::Range;
 /// Least work that is handed to another thread, in nanoseconds: several times what handing it over costs, and no more
 /// than a thread waits for the others without falling asleep, from which it takes ten times as long to wake.
 const LEAST: f64 = 5_000.0;
+/// Least work of a part where a block has more than two, in nanoseconds: beside other sequences shorter ones only cost
+/// time.
+const LEAST_OF_MANY: f64 = 2.0 * LEAST;
 /// Pieces a thread, so that whoever is done early finds something to take over.
 const PIECES_A_THREAD: f64 = 8.0;
 /// Least work of a part, in units of what the part costs by itself: buffers to be set up and sums to be merged.
@@ -101,7 +104,7 @@ impl Plan {
         let (rows, pages) = (block.rows.len(), block.pages.len());
         let (page, own) = (page_cost(rows, head, sizes.speed), part_cost(rows, head));
         let work = page * pages as f64;
-        let parts = work / (own * LEAST_OVERHEADS).max(LEAST);
+        let parts = work / (own * LEAST_OVERHEADS).max(LEAST_OF_MANY);
         // Two parts pay sooner than more: they are what lets two threads share three heads.
         let parts = if work > 1.5 * LEAST.max(own * LEAST_OVERHEADS / 2.0) { parts.max(2.0) } else { 1.0 };
         // A power of two, the nearest, so that heads of one length leave no thread without work at the end.

@@ -40,7 +40,7 @@ struct Ready<'a> {
 impl SequenceCache {
     /// Clusters what left the recent window, so that the total meets the budget. To be called after all
     /// layers got a block; does nothing while some layers are behind, while the budget is met, or before
-    /// `decode_block` tokens, or as many entries a head beyond the budget, have piled up.
+    /// `decode_block` tokens, or as many entries per head beyond the budget, have piled up.
     ///
     /// # Errors
     /// If the pool has no room for what a compaction takes for a while; the cache is as it was then.
@@ -81,8 +81,8 @@ impl SequenceCache {
         self.config.policy.needs().repetition.is_none() && self.block() == 0 && self.entries() > self.ceiling()
     }
 
-    /// Tokens that may come before a compaction can be due, but for the one after the last token of a text that was
-    /// told of with [`SequenceCache::expect_tokens`].
+    /// How many tokens may be appended before a compaction can be due. The compaction after the last token of a text that
+    /// [`SequenceCache::expect_tokens`] announced is not counted: it may come sooner.
     pub fn tokens_until_due(&self) -> usize {
         self.ceiling().saturating_sub(self.entries()).checked_div(self.growing_heads()).unwrap_or(usize::MAX)
     }
@@ -282,6 +282,7 @@ impl SequenceCache {
             self.growing().enumerate().filter(|&(i, _)| !plan.roots(i).is_empty()).collect();
         let change = |&(i, g): &(usize, usize)| Change { head: g, range: ranges[g].clone(), roots: plan.roots(i) };
         let changes: Vec<Change<'_>> = planned.iter().map(change).collect();
+        *self.ahead_tokens.get_mut() = 0;
         self.store.apply(&changes, idle, scratch, reserved);
         for Change { head, range, roots } in changes {
             self.statistics.follow(head, &range, roots);

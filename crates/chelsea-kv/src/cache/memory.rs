@@ -67,8 +67,8 @@ impl SequenceCache {
         };
         for (g, (_, layer)) in self.config.shape.layer_of_heads().enumerate() {
             let (entries, Dims { key, value }) = (self.store.len(g), layer.dims());
-            let (held, shared) = self.store.bytes(g);
-            report.shared += shared;
+            let held = self.store.bytes(g);
+            report.shared += self.store.shared_bytes(g);
             if !layer.grows() {
                 report.sliding += held;
                 continue;
@@ -118,7 +118,7 @@ impl SequenceCache {
 
     /// Bytes of all pages and of what is fixed: [`MemoryReport::total`].
     pub(super) fn bytes_held(&self) -> usize {
-        (0..self.store.heads()).map(|g| self.store.bytes(g).0).sum::<usize>() + self.bytes_beside_now()
+        (0..self.store.heads()).map(|g| self.store.bytes(g)).sum::<usize>() + self.bytes_beside_now()
     }
 
     /// Bytes of everything but pages.

@@ -42,6 +42,7 @@ use crate::query::QueryPower;
 use crate::{Head, LayerSpec, PAGE};
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Positions are kept as `f32`, which counts exactly up to here.
 pub const MAX_TOKENS: usize = 1 << 24;
@@ -75,6 +76,8 @@ pub struct SequenceCache {
     beside: Lease,
     /// What was charged ahead of the tokens that come next.
     ahead: Option<Reservation>,
+    /// Tokens of all layers that it is sure to be enough for: none once pages were shared or moved since.
+    ahead_tokens: AtomicUsize,
 }
 
 impl SequenceCache {
@@ -106,6 +109,7 @@ impl SequenceCache {
             scratch_peak: 0,
             beside: config.pool.lease(0)?,
             ahead: None,
+            ahead_tokens: AtomicUsize::new(0),
             store: config.backend.import(heads),
             config,
         };
@@ -214,10 +218,16 @@ impl SequenceCache {
         self.layer_tokens[layer] += n;
         // What was charged ahead serves the layers to come.
         self.ahead = (self.block() != 0).then_some(reserved);
-        if self.ahead.is_none() && Statistics::page_bytes(self.needs) > 0 {
-            self.settle()?;
+        if self.ahead.is_none() {
+            *self.ahead_tokens.get_mut() = 0;
+            if Statistics::page_bytes(self.needs) > 0 {
+                self.settle()?;
+            }
         }
-        self.peak = self.peak.max(self.bytes_held());
+        // Within a block a cache only grows, unless windows slide.
+        if self.ahead.is_none() || self.config.shape.growing_heads() < self.store.heads() {
+            self.peak = self.peak.max(self.bytes_held());
+        }
         Ok(())
     }
 
@@ -227,20 +237,26 @@ impl SequenceCache {
     /// # Errors
     /// If the pool has no room; the cache is as it was then.
     pub fn reserve(&mut self, tokens: usize) -> Result<(), CacheError> {
-        self.ahead = None;
+        (self.ahead, self.ahead_tokens) = (None, AtomicUsize::new(0));
         self.settle()?;
         let ahead = self.config.pool.reserve(self.store.bytes_to_append(0..self.store.heads(), tokens))?;
         self.beside.resize(self.bytes_beside(|len| (len + tokens).div_ceil(PAGE)))?;
-        self.ahead = Some(ahead);
+        (self.ahead, self.ahead_tokens) = (Some(ahead), AtomicUsize::new(tokens));
         Ok(())
     }
 
     /// What the next `n` tokens of `layer` may be charged to: what was charged ahead, or else what they need.
     fn take_reserved(&mut self, layer: usize, n: usize) -> Result<Reservation, CacheError> {
         let heads = self.config.shape.heads_of(layer);
+        let of_page = Statistics::page_bytes(self.needs);
+        if of_page == 0
+            && n <= *self.ahead_tokens.get_mut()
+            && let Some(ahead) = self.ahead.take()
+        {
+            return Ok(ahead);
+        }
         let needed = self.store.bytes_to_append(heads.clone(), n);
         let charged = self.beside.bytes();
-        let of_page = Statistics::page_bytes(self.needs);
         if of_page > 0 && self.config.shape.layer(layer).grows() {
             let lens = heads.map(|g| self.store.len(g));
             let added: usize = lens.map(|len| (len + n).div_ceil(PAGE) - len.div_ceil(PAGE)).sum();
@@ -268,6 +284,8 @@ impl SequenceCache {
     /// # Errors
     /// If the pool has no room for what is not shared.
     pub fn fork(&self) -> Result<SequenceCache, CacheError> {
+        // Pages that are shared are copied before anything is added to them.
+        self.ahead_tokens.store(0, Ordering::Relaxed);
         let mut fork = SequenceCache {
             config: self.config.clone(),
             store: self.store.fork(),
@@ -284,6 +302,7 @@ impl SequenceCache {
             scratch_peak: 0,
             beside: self.config.pool.lease(0)?,
             ahead: None,
+            ahead_tokens: AtomicUsize::new(0),
         };
         fork.settle()?;
         fork.peak = fork.bytes_held();

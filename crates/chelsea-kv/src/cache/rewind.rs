@@ -39,7 +39,7 @@ impl SequenceCache {
         let reserved = self.config.pool.reserve(self.store.bytes_to_truncate(tokens))?;
         self.store.truncate(tokens, &reserved);
         drop(reserved);
-        self.ahead = None;
+        (self.ahead, *self.ahead_tokens.get_mut()) = (None, 0);
         let now = seen - tokens;
         self.layer_tokens.fill(now);
         self.compacted_at = self.compacted_at.min(now);

@@ -35,10 +35,12 @@ impl Default for Chelsea {
     }
 }
 
-pub(super) const CHUNK: Setting = Setting::new("chunk", "256", "entries that are matched among themselves");
+pub(super) const CHUNK: Setting =
+    Setting::new("chunk", "256", "entries of a chunk, which are matched among themselves");
 pub(super) const ROUND_SHARE: Setting =
-    Setting::new("round_share", "0.0625", "share of the entries that one round merges at most").formerly("frac");
-pub(super) const FLOOR: Setting = Setting::new("floor", "0.05", "share of the average that every head keeps");
+    Setting::new("round_share", "0.0625", "most that one round merges, as a share of the entries").formerly("frac");
+pub(super) const FLOOR: Setting =
+    Setting::new("floor", "0.05", "least that every head keeps, as a share of the average");
 pub(super) const VALUE_WEIGHT: Setting =
     Setting::new("value_weight", "1", "weight of the distance of values in the cost").formerly("lam");
 

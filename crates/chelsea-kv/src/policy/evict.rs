@@ -1,7 +1,7 @@
-//! What all methods that drop entries by a score have in common: a method is its score and nothing else.
+//! What all policies have in common that give each entry a score and drop those with the lowest.
 //!
-//! A [`Scorer`] gives every candidate a number; [`Evict`] keeps the best. How many each head keeps is the
-//! rule [`Heads`], a setting of every such policy.
+//! Such a policy is a [`Scorer`], which gives every candidate a number; [`Evict`] does the rest and keeps the best. How
+//! many entries each head keeps follows from the rule [`Heads`], which is a setting of every such policy.
 
 use super::{Needs, Plan, Policy, PolicyError, Setting, Settings, View};
 use crate::PoolFull;
@@ -90,7 +90,7 @@ pub const HEADS_EVEN: Setting = Setting::new("heads", "even", "even, adaptive (i
 /// The rule's setting, for a policy that pools.
 pub(super) const HEADS_POOLED: Setting = HEADS_EVEN.with_default("pooled");
 /// The floor's setting.
-pub const FLOOR: Setting = Setting::new("floor", "0.2", "share of its even part that every head keeps");
+pub const FLOOR: Setting = Setting::new("floor", "0.2", "least that every head keeps, as a share of an even split");
 /// The floor's setting, for a policy without one.
 pub(super) const FLOOR_ZERO: Setting = FLOOR.with_default("0");
 

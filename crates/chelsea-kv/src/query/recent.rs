@@ -1,4 +1,4 @@
-//! The last queries of every layer: what SnapKV and its kin ask which entries matter.
+//! The last queries of every layer, by whose attention SnapKV and similar policies judge which entries matter.
 
 use crate::CacheShape;
 use std::ops::Range;

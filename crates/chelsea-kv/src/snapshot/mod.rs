@@ -2,7 +2,7 @@
 //!
 //! # The file
 //!
-//! A header (module `header`: settings, token ids, the power of queries, one record a head), one block a head
+//! A header (module `header`: settings, token ids, the power of queries, one record per head), one block per head
 //! (module `block`: pages, counts, positions), and the other statistics, where there are any (module
 //! `statistics`). All numbers are little-endian. Every block begins at a
 //! multiple of 64 and pages lie in it as they lie in memory, so a loaded cache reads keys and values

@@ -1,5 +1,5 @@
 //! AVX2: `vpmaddubsw` multiplies one step of half a tile (32 unsigned codes: eight rows, four columns)
-//! by four columns of a token, broadcast from memory, and adds neighbours into 16 bits, two lanes a row.
+//! by four columns of a token, broadcast from memory, and adds neighbours into 16 bits, two lanes per row.
 //!
 //! The instruction saturates, and so few bits have to last for all steps of a scale: codes of five and
 //! more bits are therefore taken as if their middle were zero. Additions in 16 bits wrap, so only the

@@ -1,4 +1,4 @@
-//! Codes of a block in AVX2: from their bit planes to one byte each, eight rows a vector.
+//! Codes of a block in AVX2: from their bit planes to one byte each, eight rows per vector.
 
 #![allow(unsafe_code)]
 

@@ -1,5 +1,5 @@
 //! AVX-512 with VNNI: `vpdpbusd` multiplies one step of a tile (64 unsigned codes) by four columns of
-//! a token, broadcast from memory, and adds into 16 sums, one a row.
+//! a token, broadcast from memory, and adds into 16 sums, one per row.
 //!
 //! A block's codes are brought from their bit planes into eight registers once and meet all tokens of
 //! the group there. The zero of symmetric codes is folded into the start value of the integer sums,

@@ -46,7 +46,7 @@ pub(super) unsafe fn tile<Q: Quant>(tile: &[u8], acts: &[u8], out: &mut [[f32; T
     }
 }
 
-/// Dot products of sixteen rows with four columns a step.
+/// Dot products of sixteen rows with four columns per step.
 #[target_feature(enable = "neon,dotprod")]
 #[inline]
 fn dot(codes: &[[u8; 64]], x: &[i8]) -> [i32; TILE] {

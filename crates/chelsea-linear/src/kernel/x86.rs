@@ -11,7 +11,7 @@ const AHEAD: usize = 16 << 10;
 /// Asks for the lines of the `bytes` bytes that lie [`AHEAD`] of `tiles[at]`; past the end, for the last one.
 ///
 /// `bytes` is a constant of the caller, so that there is no branch: one that depends on where lines begin
-/// is mispredicted about once a block.
+/// is mispredicted about once per block.
 #[inline(always)]
 pub(super) fn prefetch(tiles: &[u8], at: usize, bytes: usize) {
     for i in 0..bytes.div_ceil(64) {

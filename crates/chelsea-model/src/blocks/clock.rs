@@ -1,6 +1,6 @@
 //! Where a forward pass spends its time, when somebody wants to know.
 //!
-//! A clock that is off costs one test of a flag a phase. One that is on reads the time a few times a layer, which is
+//! A clock that is off costs one test of a flag per phase. One that is on reads the time a few times per layer, which is
 //! nothing beside a product, and charges each stretch to the phase that ended it.
 
 use std::time::{Duration, Instant};

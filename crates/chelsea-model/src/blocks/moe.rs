@@ -1,6 +1,6 @@
 //! A mixture of experts: a router picks a few gated feed-forwards for each token, and their outputs are summed by weight.
 //!
-//! Rows that go through the same expert are multiplied together, so that its weights are read once a batch. Each row sums
+//! Rows that go through the same expert are multiplied together, so that its weights are read once per batch. Each row sums
 //! its experts in the order of their numbers, whichever rows are beside it.
 
 use chelsea_linear::{Choice, Experts as Matrices, Input, Routes, forward_experts};

@@ -205,7 +205,7 @@ impl Config {
     }
 
     /// What follows from the context that the model was trained to read: the choice of [`Config::for_context`], and that a
-    /// window no smaller than it is none. Some models say one all the same, and their layers could not be clustered.
+    /// window no smaller than it has no effect. Some models state one all the same, and their layers could not be clustered.
     fn with_trained_context(mut self) -> Config {
         let context = self.context_length;
         for layer in &mut self.layers {

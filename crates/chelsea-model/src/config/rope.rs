@@ -1,4 +1,4 @@
-//! Rotary position embedding: from what a model's metadata says to one frequency a pair.
+//! Rotary position embedding: from what a model's metadata says to one frequency for each pair.
 //!
 //! Frequencies are rounded as the reference implementations round them (f32 power, f32 division): at
 //! position 16,000 an error of one unit in the last place already turns a pair by a thousandth of a radian.
@@ -138,7 +138,7 @@ impl Rope {
         divisors.iter().try_for_each(|&divisor| positive("a divisor", divisor))
     }
 
-    /// One frequency a pair, and the factor on cosine and sine.
+    /// One frequency for each pair, and the factor on cosine and sine.
     pub fn rotary(&self) -> Rotary {
         let pairs = self.dims / 2;
         let plain = (0..pairs).map(|i| {

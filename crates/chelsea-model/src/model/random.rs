@@ -127,7 +127,7 @@ impl RandomModel {
         SHAPES.iter().map(|shape| shape.name)
     }
 
-    /// The shape of that name; none when there is none.
+    /// The shape of that name; `None` when no shape has it.
     pub fn named(name: &str) -> Option<RandomModel> {
         let shape = SHAPES.iter().find(|shape| shape.name == name)?;
         let scaling = if shape.stretch > 1.0 {

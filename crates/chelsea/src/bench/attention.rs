@@ -1,5 +1,6 @@
-//! Attention alone on the model's shape, beside plain reading of memory in the same run: decode should come near the
-//! one, prefill near what the processor can multiply.
+//! Attention alone, for the shape of a model, beside a plain read of memory in the same run. Decode attention reads the
+//! whole cache for each token, so it should come near the speed of that read; prefill attention should come near the most
+//! operations that the processor can do.
 
 use super::subject::{Subject, label};
 use super::trials::{Samples, Spread, interleaved};

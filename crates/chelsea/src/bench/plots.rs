@@ -5,7 +5,7 @@ use super::split;
 use super::trials::Spread;
 use crate::files::replace_file;
 use anyhow::Result;
-use chelsea_plot::{Axis, BarChart, BarSeries, Layout, LineChart, Point, Scale, Series, Unit};
+use chelsea_plot::{Axis, BarChart, BarSeries, Layout, LineChart, Look, Point, Scale, Series, Unit};
 use std::path::{Path, PathBuf};
 
 /// Draws everything that the report holds into `folder`. Returns the files.
@@ -58,7 +58,7 @@ fn by_budget<'a, R>(
         let (name, Some(point)) = (budget(row), point(row)) else { continue };
         match series.iter_mut().find(|s| s.name == name) {
             Some(s) => s.points.push(point),
-            None => series.push(Series { name, points: vec![point] }),
+            None => series.push(Series { name, points: vec![point], look: Look::Colour(series.len()) }),
         }
     }
     series
@@ -77,8 +77,9 @@ fn decode_time(report: &Report) -> LineChart {
         title: "Decode time against depth".into(),
         note: format!("{}; bands from the fastest to the slowest", report.note()),
         x: depth_axis(report.depth.iter().map(|row| row.depth)),
-        y: Axis::linear("ms a token", Unit::Number),
+        y: Axis::linear("ms per token", Unit::Number),
         series: by_budget(&report.depth, |row| kept(&row.budget), |row| row.decode_ms.map(|ms| banded(row.depth, ms))),
+        levels: Vec::new(),
     }
 }
 
@@ -91,6 +92,7 @@ fn memory(report: &Report) -> LineChart {
         x: depth_axis(rows().map(|row| row.depth)),
         y: Axis::log("bytes of the cache", Unit::Bytes),
         series: by_budget(&report.depth, |row| kept(&row.budget), point),
+        levels: Vec::new(),
     }
 }
 
@@ -107,6 +109,7 @@ fn batch(report: &Report) -> LineChart {
         x: Axis::linear("sequences", Unit::Number),
         y: Axis::linear("tokens/s, all sequences together", Unit::Number),
         series: by_budget(&report.batch, name, point),
+        levels: Vec::new(),
     }
 }
 
@@ -137,7 +140,7 @@ fn time_split(report: &Report, work: &str) -> BarChart {
     BarChart {
         title: format!("Where {work} spends its time"),
         note: report.note(),
-        y: Axis::linear("ms a token", Unit::Number),
+        y: Axis::linear("ms per token", Unit::Number),
         groups: rows.iter().map(|row| format!("depth {}, {}", row.depth, kept(&row.budget))).collect(),
         series: split::PARTS
             .iter()

@@ -8,7 +8,7 @@ use serde::Serialize;
 #[derive(Debug, Clone, Default)]
 pub struct Samples(Vec<f64>);
 
-/// What is told of them.
+/// The median of such values, and the lowest and highest of them.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Spread {
     pub median: f64,
@@ -22,7 +22,7 @@ impl Samples {
         self.0.push(value);
     }
 
-    /// Median and ends; none of nothing.
+    /// The median, the lowest and the highest value; nothing if there are no values.
     pub fn spread(&self) -> Option<Spread> {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);

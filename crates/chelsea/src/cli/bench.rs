@@ -35,9 +35,9 @@ pub enum What {
     Mixed,
     /// A prompt read online, then generation: all of the time, and the cache at its peak.
     EndToEnd,
-    /// Attention alone: bytes read and operations a second, beside plain reading of memory.
+    /// Attention alone: bytes read and operations per second, beside plain reading of memory.
     Attention,
-    /// Clustering alone: time a token, and its share of prefill.
+    /// Clustering alone: time per token, and its share of prefill.
     Matching,
     /// Where a decode step and a prefill block spend their time.
     Split,
@@ -67,7 +67,7 @@ pub struct BenchArgs {
     /// Keep ratios [default: 1,0.2; none where --kv-budgets is given].
     #[arg(long, value_delimiter = ',', value_parser = parse_keep, help_heading = "Settings to compare")]
     pub keeps: Vec<f32>,
-    /// Caches of a size: a share of the full cache's bytes (20%), bytes (512MiB) or entries a head (8192).
+    /// Caches of a size: a share of the full cache's bytes (20%), bytes (512MiB) or entries per head (8192).
     #[arg(
         long,
         value_name = "SIZES",
@@ -110,7 +110,7 @@ pub struct BenchArgs {
     #[arg(long, default_value = "chelsea", value_parser = parse_policy, help_heading = "Caches")]
     pub policy: Arc<dyn Policy>,
     /// Number format of cached keys and values [default: for a budget of bytes q8, or k8v4 for
-    /// shares below 15%; else f16, or bf16 where the model is].
+    /// shares below 15%; else f16, or bf16 for models in bf16].
     #[arg(long, value_enum, help_heading = "Caches")]
     pub kv_type: Option<DtypeArg>,
 }

@@ -59,7 +59,7 @@ pub struct CompareArgs {
     /// full cache [default: 100%,50%,25%,20%, unless --keeps is given].
     #[arg(long, value_delimiter = ',', value_name = "SHARES", value_parser = parse_share)]
     pub kv_budgets: Vec<f32>,
-    /// Shares of the entries, in the type that full caches have; 1 is the full cache.
+    /// Shares of the entries, in the number format of the full cache; 1 is the full cache.
     #[arg(long, value_delimiter = ',', value_name = "SHARES", value_parser = parse_keep)]
     pub keeps: Vec<f32>,
     /// Policies to compare, or `all`; settings of one are separated by + here (chelsea:floor=0+chunk=128).
@@ -86,17 +86,17 @@ pub struct CompareArgs {
     /// Last entries of every head that are never merged.
     #[arg(long, default_value_t = 64)]
     pub window: usize,
-    /// Longest sequence, document and answers together [default: the trained context].
+    /// Most tokens of a document and its answers together [default: the context that the model was trained for].
     #[arg(short, long, value_name = "TOKENS")]
     pub ctx: Option<usize>,
-    /// Number format of cached keys and values [default: f16, or bf16 where the model is; for --kv-budgets below 100% what
-    /// makes the most of them, which is q8, or k8v4 below 15%].
+    /// Number format of cached keys and values [default: f16, or bf16 for models in bf16; for --kv-budgets below 100% q8, or
+    /// k8v4 below 15%].
     #[arg(long, value_enum)]
     pub kv_type: Option<DtypeArg>,
     /// Give documents and questions to the model as they are.
     #[arg(long)]
     pub no_chat_template: bool,
-    /// Print JSON lines on stdout (one a question for needles, one a sample for other tasks), and the table on stderr.
+    /// Print JSON lines on stdout (one for each question about needles, one for each sample of other tasks), and the table on stderr.
     #[arg(long)]
     pub json: bool,
 }
@@ -258,7 +258,7 @@ pub struct ContinuationArgs {
 /// `chelsea eval run`.
 #[derive(Debug, Args)]
 pub struct RunFilesArgs {
-    /// Files with one JSON object a line.
+    /// Files with one JSON object per line.
     #[arg(required = true, value_name = "FILE.jsonl")]
     pub files: Vec<PathBuf>,
     #[command(flatten)]
@@ -288,7 +288,7 @@ pub struct ReportArgs {
     pub policies: Vec<String>,
 }
 
-/// A share of the bytes: a budget that is none says nothing about samples of different lengths.
+/// A share of the bytes. Budgets of other kinds would mean something else for each length of a sample.
 fn parse_share(text: &str) -> Result<f32, String> {
     match text.parse::<Budget>().map_err(|e| e.to_string())? {
         Budget::ByteFraction(share) | Budget::EntryFraction(share) => Ok(share),

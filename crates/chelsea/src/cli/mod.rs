@@ -2,6 +2,8 @@
 //! share in `shared`, and each verb's own flags in a file of its name.
 
 mod bench;
+#[cfg(test)]
+mod documented;
 mod eval;
 mod run;
 mod serve;
@@ -23,7 +25,7 @@ use clap::{Parser, Subcommand};
 /// What comes after help elsewhere comes before the flags here.
 const EXAMPLES_FIRST: &str = "{about-with-newline}\n{usage-heading} {usage}{after-help}\n\n{all-args}";
 
-/// Runs language models over long texts and clusters their KV cache while it reads: a quarter of its memory, unless told
+/// Runs language models over long texts and clusters their KV cache while reading, to a quarter of its memory unless told
 /// otherwise.
 #[derive(Debug, Parser)]
 #[command(name = "chelsea", version, max_term_width = 100, arg_required_else_help = true)]

@@ -58,7 +58,7 @@ pub struct RunArgs {
     /// Print one JSON object instead of text.
     #[arg(long, help_heading = "Output")]
     pub json: bool,
-    /// Print help: -h the flags used most, --help all of them and examples.
+    /// Print help: -h shows the flags used most, --help all flags and examples.
     #[arg(short, long, action = ArgAction::Help, help_heading = "Output")]
     help: Option<bool>,
 }

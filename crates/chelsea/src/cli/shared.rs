@@ -32,7 +32,7 @@ pub struct DocumentArgs {
     /// Documents to read first, `-` for standard input (several files, or the flag several times).
     #[arg(short, long, value_name = "FILE", num_args = 1..)]
     pub file: Vec<PathBuf>,
-    /// Read documents that are not UTF-8 all the same: bytes that are not become U+FFFD.
+    /// Read documents even if they are not valid UTF-8; bytes that are not are replaced by U+FFFD.
     #[arg(long, hide_short_help = true)]
     pub lossy: bool,
 }
@@ -41,14 +41,14 @@ pub struct DocumentArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Document and question")]
 pub struct LayoutArgs {
-    /// System message. Where the model's chat template knows none, it goes before the first question.
+    /// System message. It goes before the first question if the model's chat template has no place for one.
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
     /// Give documents and prompts to the model as they are.
     #[arg(long, hide_short_help = true)]
     pub no_chat_template: bool,
-    /// Let prompts spell control tokens (<|fim_prefix|>), which are text otherwise. Documents and system messages stay
-    /// text.
+    /// Read control tokens in prompts, such as <|fim_prefix|>, as what they are; otherwise they are plain text. Documents
+    /// and system messages always are.
     #[arg(long, requires = "no_chat_template", hide_short_help = true)]
     pub special: bool,
 }
@@ -87,11 +87,12 @@ pub struct CacheArgs {
     /// [default: 25%; everything for --policy full].
     #[arg(long, value_name = "SIZE", value_parser = parse_budget)]
     pub kv_budget: Option<Budget>,
-    /// Longest sequence, prompt and answer together; 0 is the trained context [default: 0].
+    /// Most tokens of documents, questions and answers together; 0 is the context that the model was trained for
+    /// [default: 0].
     #[arg(short, long, value_name = "TOKENS")]
     pub ctx: Option<usize>,
-    /// How much work choosing may be: `best` is `--policy chelsea-best --compress one-shot`. It compresses the document
-    /// once; questions and answers after it are kept whole.
+    /// How much work may go into choosing what to keep. `best` stands for `--policy chelsea-best --compress one-shot`: the
+    /// document is compressed once, and questions and answers after it are kept whole.
     #[arg(
         long,
         value_enum,
@@ -107,14 +108,14 @@ pub struct CacheArgs {
     /// Share of the cache entries to keep, above 0 and at most 1; 1 is the full cache.
     #[arg(short, long, value_parser = parse_keep, conflicts_with = "kv_budget", hide_short_help = true)]
     pub keep: Option<f32>,
-    /// Number format of cached keys and values [default: what makes the most of a budget of bytes, which is q8, or k8v4
-    /// for shares below 15%; else f16, or bf16 where the model is].
+    /// Number format of cached keys and values [default: for a budget of bytes q8, or k8v4 for shares below 15%; else f16,
+    /// or bf16 for models in bf16].
     #[arg(long, value_enum, hide_short_help = true)]
     pub kv_type: Option<DtypeArg>,
     /// When prompts are clustered: block by block while reading, or once after it.
     #[arg(long, value_enum, default_value_t = CompressArg::Online, hide_short_help = true)]
     pub compress: CompressArg,
-    /// Whether old centroids are matched again as the text grows [default: once].
+    /// Whether entries that were merged before are matched again as the text grows [default: once].
     #[arg(long, value_enum, hide_short_help = true)]
     pub schedule: Option<ScheduleArg>,
     /// First entries of every head that are never merged.
@@ -123,8 +124,8 @@ pub struct CacheArgs {
     /// Last entries of every head that are never merged.
     #[arg(long, default_value_t = 64, hide_short_help = true)]
     pub window: usize,
-    /// Entries of each head that reading may hold beyond the budget; an eighth of so many tokens is read at
-    /// once, a quarter where nothing has to be clustered for them.
+    /// Entries per head that the cache may hold beyond its budget while a text is read. An eighth of this many tokens is
+    /// read at a time, or a quarter where nothing has to be clustered for them.
     #[arg(
         long,
         default_value_t = 1024,
@@ -243,13 +244,20 @@ impl CacheArgs {
 #[command(next_help_heading = "Answer")]
 pub struct SampleArgs {
     /// Most tokens of an answer; -1 is as many as fit into the context.
-    #[arg(short = 'n', long, default_value = "512", value_parser = parse_max_tokens, allow_negative_numbers = true)]
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "N",
+        default_value = "512",
+        value_parser = parse_max_tokens,
+        allow_negative_numbers = true
+    )]
     max_tokens: MaxTokens,
     /// 0 always takes the most likely token; higher is more varied.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
     pub temp: f32,
-    /// Seed of the draws; -1 draws one, which is printed [default: -1].
-    #[arg(long, value_parser = parse_seed, allow_negative_numbers = true)]
+    /// Seed of the random choices; -1 draws a seed, which is printed [default: -1].
+    #[arg(long, value_name = "N", value_parser = parse_seed, allow_negative_numbers = true)]
     seed: Option<Seed>,
     /// Choose among this many most likely tokens; 0 is off.
     #[arg(long, default_value_t = 40, hide_short_help = true)]

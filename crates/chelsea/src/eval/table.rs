@@ -123,7 +123,7 @@ fn mean(figures: impl Iterator<Item = Option<f64>>) -> String {
     }
 }
 
-/// One line of JSON a question for needles, one a sample for other tasks.
+/// One line of JSON for each question about needles, one for each sample of other tasks.
 pub fn print_json(record: &Record, shown: Shown) {
     if shown == Shown::Tasks {
         println!("{}", json!(record));

@@ -3,10 +3,14 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on says so by panicking
 
 mod bench;
+#[cfg(unix)]
+mod docs;
 mod eval;
 mod field;
 #[cfg(target_os = "linux")]
 mod interruptions;
+#[cfg(unix)]
+mod pages;
 mod run;
 mod small;
 mod support;

@@ -194,7 +194,7 @@ fn a_share_of_the_bytes_holds_and_keeps_more_than_that_share_of_the_entries() {
     for (more, share) in [(&["--kv-budget", "20%"][..], 0.2), (&[], 0.25)] {
         let out = json(&[&ask[..], more].concat());
         let (full, tokens) = (number(&out, "kv_bytes_full"), number(&out, "kv_tokens"));
-        // Up to 64 entries a head pile up before decoding clusters again.
+        // Up to 64 entries per head pile up before decoding clusters again.
         assert!(number(&out, "kv_bytes") <= share * full + 64.0 * full / tokens, "{out}");
         assert!(number(&out, "kv_bytes_peak") <= share * full + 1024.0 * full / tokens, "{out}");
         assert!(number(&out, "kv_entries") > 1.3 * share * tokens * heads, "{out}");

@@ -1,4 +1,4 @@
-//! Samples from files: one JSON object a line, in the format of RULER or of LongBench.
+//! Samples from files: one JSON object per line, in the format of RULER or of LongBench.
 //!
 //! RULER's lines have `input` and `outputs`, LongBench's `context`, `input` and `answers`. Files are foreign: every
 //! error names the file and the line, and a bad line costs no more than itself.

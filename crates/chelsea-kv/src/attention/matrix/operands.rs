@@ -7,7 +7,7 @@
 //! bits have no second part, which saves a product, and those in f16 are the sum of two; ones of 32 bits would be cut
 //! short, and stay with vectors.
 //!
-//! A score that is infinite comes out as no number at all, because what is left of infinity is none.
+//! A score that is infinite comes out as NaN, because infinity less what it rounds to is NaN.
 
 #![allow(unsafe_code)]
 
