@@ -157,7 +157,8 @@ pub(super) fn spread(parts: &[Part], sums: &mut [f32], work: impl Fn(&Part, &mut
     let Some(last) = parts.last() else { return };
     let piece = match threads {
         1 => f64::INFINITY,
-        _ => (last.until / (threads as f64 * PIECES_A_THREAD)).max(LEAST),
+        // However little it is, half of it is another thread's, which would fall asleep over all of it.
+        _ => (last.until / (threads as f64 * PIECES_A_THREAD)).max(LEAST).min(last.until / 2.0),
     };
     halve(parts, sums, 0.0, piece, &work);
 }
