@@ -71,7 +71,12 @@ impl Sampling {
         check("repeat penalty", self.repeat_penalty, self.repeat_penalty > 0.0, "above 0")?;
         let customary = -2.0..=2.0;
         check("presence penalty", self.presence_penalty, customary.contains(&self.presence_penalty), "from -2 to 2")?;
-        check("frequency penalty", self.frequency_penalty, customary.contains(&self.frequency_penalty), "from -2 to 2")?;
+        check(
+            "frequency penalty",
+            self.frequency_penalty,
+            customary.contains(&self.frequency_penalty),
+            "from -2 to 2",
+        )?;
         let wrong = self.bias.iter().map(|bias| bias.1).find(|bias| !(-100.0..=100.0).contains(bias));
         wrong.map_or(Ok(()), |bias| check("logit bias", bias, false, "from -100 to 100"))
     }

@@ -78,7 +78,12 @@ fn request(pieces: &[Vec<u32>], answer: usize, seed: u64, ear: &Ear) -> Request 
     let options = support::options(Budget::ByteFraction(0.25), "chelsea");
     Request {
         pieces: pieces.iter().map(|piece| Arc::from(piece.as_slice())).collect(),
-        generate: GenerateOptions { max_tokens: Some(answer), sampling, ignore_eos: true, ..GenerateOptions::default() },
+        generate: GenerateOptions {
+            max_tokens: Some(answer),
+            sampling,
+            ignore_eos: true,
+            ..GenerateOptions::default()
+        },
         session: SessionOptions { step: Some(16), ..options },
         key: 0,
         logprobs: None,
@@ -294,7 +299,8 @@ fn what_cannot_be_served_is_refused_at_once() {
     assert!(told(&mut scheduler, request(&[], 5, 0, &ear), &ear).contains("empty"));
     let context = scheduler.model().config().context_length;
     assert!(told(&mut scheduler, request(&prompt(1, context), 5, 0, &ear), &ear).contains(&context.to_string()));
-    let full = SessionOptions { budget: Budget::EntryFraction(1.0), ..support::options(Budget::EntryFraction(1.0), "full") };
+    let full =
+        SessionOptions { budget: Budget::EntryFraction(1.0), ..support::options(Budget::EntryFraction(1.0), "full") };
     let large = Request { session: full, ..request(&prompt(1, context - 10), 5, 0, &ear) };
     assert!(told(&mut scheduler, large, &ear).contains("bytes"));
     let bad = Sampling { top_p: 0.0, ..Sampling::default() };

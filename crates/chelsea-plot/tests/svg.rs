@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use chelsea_plot::{
-    Axis, BarChart, BarSeries, Drawing, HeatMap, Ink, Layout, Level, LineChart, Look, PlotError, Point, Series, Side, Unit,
+    Axis, BarChart, BarSeries, Drawing, HeatMap, Ink, Layout, Level, LineChart, Look, PlotError, Point, Series, Side,
+    Unit,
 };
 
 /// Texts of a document that an XML parser accepts.

@@ -75,7 +75,10 @@ impl SamplingFields {
         sampling.validate().map_err(|error| ApiError::bad(error.to_string()))?;
         let stop = stop.map(OneOrMany::into_vec).unwrap_or_default();
         if stop.len() > MAX_STOPS {
-            return Err(ApiError::field("stop", format!("{} stop strings were given, and {MAX_STOPS} may be", stop.len())));
+            return Err(ApiError::field(
+                "stop",
+                format!("{} stop strings were given, and {MAX_STOPS} may be", stop.len()),
+            ));
         }
         Ok(GenerateOptions { max_tokens, sampling, stop, ignore_eos: self.ignore_eos.unwrap_or(false) })
     }
@@ -135,8 +138,9 @@ pub fn refuse_unknown(rest: &Map<String, Value>) -> Result<(), ApiError> {
     let unknown = rest.iter().find(|(name, value)| !HARMLESS.contains(&name.as_str()) && says_something(value));
     match unknown {
         None => Ok(()),
-        Some((name, _)) => {
-            Err(ApiError::field(name, format!("`{name}` is not supported here: leave it out (docs/api.md lists what is)")))
-        }
+        Some((name, _)) => Err(ApiError::field(
+            name,
+            format!("`{name}` is not supported here: leave it out (docs/api.md lists what is)"),
+        )),
     }
 }

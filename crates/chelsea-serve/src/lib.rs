@@ -5,8 +5,8 @@
 //! it to the thread that computes, and what the scheduler tells comes back as events, which are written as one answer or
 //! as a stream. Nothing here computes, and nothing of a prompt or an answer is logged.
 
-pub mod anthropic;
 pub mod answer;
+pub mod anthropic;
 pub mod engine;
 mod error;
 pub mod fields;
@@ -16,9 +16,9 @@ pub mod openai;
 mod pace;
 mod page;
 pub mod prompt;
+pub mod reply;
 mod router;
 mod settings;
-pub mod reply;
 
 pub use engine::Engine;
 pub use error::{ApiError, Style};

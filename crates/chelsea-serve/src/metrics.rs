@@ -3,9 +3,9 @@
 //! Names are vLLM's where they mean the same, with its prefix as an alias, so that dashboards and routers that know those
 //! work unchanged; what only a clustered cache has is named `chelsea:kv_*`.
 
+use crate::ApiError;
 use chelsea_engine::SchedulerStats;
 use chelsea_engine::scheduler::{Outcome, RequestError};
-use crate::ApiError;
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -65,7 +65,8 @@ pub struct Metrics {
 
 impl Metrics {
     pub(crate) fn new(model: &str) -> Metrics {
-        let name: String = model.chars().map(|c| if c == '"' || c == '\\' || c.is_control() { '_' } else { c }).collect();
+        let name: String =
+            model.chars().map(|c| if c == '"' || c == '\\' || c.is_control() { '_' } else { c }).collect();
         Metrics { labels: format!("model_name=\"{name}\""), observed: Mutex::default() }
     }
 
@@ -92,7 +93,9 @@ impl Metrics {
     /// Counts a request that is not answered, and says so as HTTP does.
     pub(crate) fn refused(&self, error: RequestError) -> ApiError {
         let error = ApiError::from(error);
-        self.change(|observed| *(if error.status.is_server_error() { &mut observed.failed } else { &mut observed.refused }) += 1);
+        self.change(|observed| {
+            *(if error.status.is_server_error() { &mut observed.failed } else { &mut observed.refused }) += 1
+        });
         if error.status.is_server_error() {
             tracing::error!("a request failed: {}", error.message);
         }
@@ -140,16 +143,31 @@ impl Metrics {
         let own: &[(&str, &str, f64, &str)] = &[
             ("kv_bytes", "gauge", stats.kv_bytes as f64, "Bytes of all caches, checkpoints and scratch."),
             ("kv_bytes_limit", "gauge", stats.kv_limit as f64, "Bytes that they may take."),
-            ("kv_bytes_full", "gauge", stats.kv_bytes_full as f64, "Bytes that full 16-bit caches of running requests would take."),
+            (
+                "kv_bytes_full",
+                "gauge",
+                stats.kv_bytes_full as f64,
+                "Bytes that full 16-bit caches of running requests would take.",
+            ),
             ("kv_entries", "gauge", stats.kv_entries as f64, "Entries in the caches of running requests."),
             ("kv_tokens", "gauge", stats.kv_tokens as f64, "Tokens that these caches have seen."),
             ("kv_checkpoints", "gauge", stats.checkpoints as f64, "Checkpoints on the shelf."),
             ("shelf_hits_total", "counter", stats.shelf_hits as f64, "Prompts that went on from a checkpoint."),
-            ("shelf_misses_total", "counter", stats.shelf_misses as f64, "Prompts that were read from their beginning."),
+            (
+                "shelf_misses_total",
+                "counter",
+                stats.shelf_misses as f64,
+                "Prompts that were read from their beginning.",
+            ),
             ("requests_cancelled_total", "counter", stats.cancelled as f64, "Requests whose client went away."),
             ("requests_refused_total", "counter", observed.refused as f64, "Requests that were refused."),
             ("requests_failed_total", "counter", observed.failed as f64, "Requests that failed."),
-            ("clustering_seconds_total", "counter", stats.clustering.as_secs_f64(), "Time spent clustering for ended requests."),
+            (
+                "clustering_seconds_total",
+                "counter",
+                stats.clustering.as_secs_f64(),
+                "Time spent clustering for ended requests.",
+            ),
             ("step_seconds_total", "counter", stats.busy.as_secs_f64(), "Time spent in steps."),
             ("steps_total", "counter", stats.steps as f64, "Steps."),
         ];

@@ -48,11 +48,7 @@ impl Conversation {
     ///
     /// # Errors
     /// If the model has no template, or its template refuses the conversation or leaves a part of it out.
-    pub fn pieces(
-        &self,
-        tokenizer: &Tokenizer,
-        template: Option<&ChatTemplate>,
-    ) -> Result<Vec<Arc<[u32]>>, ApiError> {
+    pub fn pieces(&self, tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> Result<Vec<Arc<[u32]>>, ApiError> {
         let Some(template) = template else {
             return Err(ApiError::bad(
                 "this model has no chat template: give a prompt to /v1/completions instead of messages",

@@ -45,9 +45,10 @@ fn rejected(rejection: &JsonRejection, serving: &Serving) -> ApiError {
             let text = format!("the request is longer than {limit} bytes, which is the most that this server takes");
             ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, text)
         }
-        StatusCode::UNSUPPORTED_MEDIA_TYPE => {
-            ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send the request as JSON, with `Content-Type: application/json`")
-        }
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => ApiError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "send the request as JSON, with `Content-Type: application/json`",
+        ),
         _ => ApiError::bad(rejection.body_text()),
     }
 }
@@ -146,7 +147,11 @@ const LAST_PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// If the listener fails.
-pub async fn serve(listener: TcpListener, serving: Arc<Serving>, ending: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    serving: Arc<Serving>,
+    ending: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
     let engine = serving.engine.clone();
     let (ended, mut told) = tokio::sync::watch::channel(false);
     let draining = engine.clone();

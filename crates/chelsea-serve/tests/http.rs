@@ -33,7 +33,12 @@ fn tokenizer() -> Tokenizer {
     let mut others = 0;
     let vocab: serde_json::Map<String, Value> = (0..256u32)
         .map(|b| {
-            let c = if printable(b) { b } else { others += 1; 255 + others };
+            let c = if printable(b) {
+                b
+            } else {
+                others += 1;
+                255 + others
+            };
             (char::from_u32(c).unwrap().to_string(), b.into())
         })
         .collect();
@@ -85,7 +90,8 @@ impl Server {
         stream.read_to_string(&mut text).unwrap();
         let status = text.split(' ').nth(1).unwrap().parse().unwrap();
         let (head, rest) = text.split_once("\r\n\r\n").unwrap();
-        let body = if head.to_lowercase().contains("transfer-encoding: chunked") { unchunk(rest) } else { rest.to_owned() };
+        let body =
+            if head.to_lowercase().contains("transfer-encoding: chunked") { unchunk(rest) } else { rest.to_owned() };
         (status, body)
     }
 
@@ -156,7 +162,10 @@ fn a_chat_is_answered_the_same_whole_and_streamed() {
     let (status, whole) = server.post("/v1/chat/completions", &body);
     assert_eq!(status, 200, "{whole}");
     let choice = &whole["choices"][0];
-    assert_eq!((choice["finish_reason"].as_str(), choice["message"]["role"].as_str()), (Some("length"), Some("assistant")));
+    assert_eq!(
+        (choice["finish_reason"].as_str(), choice["message"]["role"].as_str()),
+        (Some("length"), Some("assistant"))
+    );
     let usage = &whole["usage"];
     let prompt = "<user>What is it?</user><assistant>".len();
     assert_eq!((usage["prompt_tokens"].as_u64(), usage["completion_tokens"].as_u64()), (Some(prompt as u64), Some(12)));
@@ -221,7 +230,11 @@ fn mistakes_are_told_in_the_shape_of_the_interface() {
         (json!({"messages": message, "kv": {"budget": "lots"}}), "budget", 400),
         (json!({"messages": message, "kv": {"policy": "none-such"}}), "policy", 400),
         (json!({"messages": message, "top_logprobs": 3}), "top_logprobs", 400),
-        (json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}), "image_url", 400),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}),
+            "image_url",
+            400,
+        ),
         (json!({"messages": [{"role": "wizard", "content": "x"}]}), "wizard", 400),
         (json!({"messages": 3}), "messages", 422),
     ];
@@ -229,7 +242,10 @@ fn mistakes_are_told_in_the_shape_of_the_interface() {
         let (status, answer) = server.post("/v1/chat/completions", body);
         assert_eq!(status, if *expected == 422 { 400 } else { *expected }, "{body} {answer}");
         let error = &answer["error"];
-        assert!(error["message"].as_str().is_some_and(|m| m.contains(word)) && error["type"].is_string(), "{body} {answer}");
+        assert!(
+            error["message"].as_str().is_some_and(|m| m.contains(word)) && error["type"].is_string(),
+            "{body} {answer}"
+        );
     }
     let long = "word ".repeat(4000);
     let (status, answer) = server.post("/v1/chat/completions", &chat(&long));
@@ -305,7 +321,8 @@ fn completions_take_texts_and_tokens_and_tell_probabilities() {
     let (_, same) = server.post("/v1/completions", &json!({"prompt": tokens, "max_tokens": 6, "temperature": 0}));
     assert_eq!(same["choices"][0]["text"], choices[0]["text"]);
     let echo = json!({"prompt": "abc", "max_tokens": 6, "temperature": 0, "echo": true, "stream": true});
-    let text: String = server.stream("/v1/completions", &echo).iter().filter_map(|e| e["choices"][0]["text"].as_str()).collect();
+    let text: String =
+        server.stream("/v1/completions", &echo).iter().filter_map(|e| e["choices"][0]["text"].as_str()).collect();
     assert_eq!(text, format!("abc{}", choices[0]["text"].as_str().unwrap()));
     assert_eq!(server.post("/v1/completions", &json!({"prompt": [1, 100_000]})).0, 400);
 }
@@ -335,7 +352,10 @@ fn messages_are_answered_as_anthropic_does() {
     body["stream"] = false.into();
     body["messages"].as_array_mut().unwrap().push(json!({"role": "assistant", "content": "I"}));
     let (_, begun) = server.post("/v1/messages", &body);
-    assert_eq!(begun["usage"]["input_tokens"].as_u64().unwrap() + begun["usage"]["cache_read_input_tokens"].as_u64().unwrap(), prompt + 1);
+    assert_eq!(
+        begun["usage"]["input_tokens"].as_u64().unwrap() + begun["usage"]["cache_read_input_tokens"].as_u64().unwrap(),
+        prompt + 1
+    );
 }
 
 #[test]
@@ -348,8 +368,12 @@ fn stop_strings_and_counts_are_honoured() {
     let (_, stopped) = server.post("/v1/completions", &body);
     assert_eq!(stopped["choices"][0]["finish_reason"], "stop");
     assert_eq!(stopped["choices"][0]["text"].as_str().unwrap(), &text[..text.find(&stop).unwrap()]);
-    let (_, several) = server.post("/v1/chat/completions", &json!({"messages": [{"role": "user", "content": "x"}], "n": 3, "seed": 1, "max_tokens": 20}));
-    let texts: Vec<&str> = several["choices"].as_array().unwrap().iter().filter_map(|c| c["message"]["content"].as_str()).collect();
+    let (_, several) = server.post(
+        "/v1/chat/completions",
+        &json!({"messages": [{"role": "user", "content": "x"}], "n": 3, "seed": 1, "max_tokens": 20}),
+    );
+    let texts: Vec<&str> =
+        several["choices"].as_array().unwrap().iter().filter_map(|c| c["message"]["content"].as_str()).collect();
     assert!(texts.len() == 3 && texts[0] != texts[1], "{texts:?}");
 }
 

@@ -1,8 +1,8 @@
 //! `chelsea serve`: many conversations over HTTP, in the bytes that were promised.
 
 use crate::cli::ServeArgs;
-use crate::setup::{self, Loaded};
 use crate::output;
+use crate::setup::{self, Loaded};
 use anyhow::{Context as _, Result, bail};
 use chelsea_engine::scheduler::DiskOptions;
 use chelsea_engine::{Scheduler, SchedulerOptions};
@@ -87,7 +87,8 @@ fn keys(args: &ServeArgs) -> Result<Vec<String>> {
     let mut keys = args.api_key.clone();
     keys.extend(std::env::var("CHELSEA_API_KEY").ok());
     if let Some(file) = &args.api_key_file {
-        let text = std::fs::read_to_string(file).with_context(|| format!("cannot read keys from {}", file.display()))?;
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("cannot read keys from {}", file.display()))?;
         keys.extend(text.lines().map(|line| line.trim().to_owned()));
     }
     keys.retain(|key| !key.is_empty());

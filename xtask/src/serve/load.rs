@@ -48,7 +48,8 @@ impl Measured {
         let done: Vec<&Timed> = answers.iter().flatten().filter(|answer| !answer.tokens.is_empty()).collect();
         let starts = done.iter().map(|answer| answer.tokens[0]);
         // An answer is held from its first token to its last.
-        let held = |at: Instant| done.iter().filter(|a| a.tokens[0] <= at && at <= a.tokens[a.tokens.len() - 1]).count();
+        let held =
+            |at: Instant| done.iter().filter(|a| a.tokens[0] <= at && at <= a.tokens[a.tokens.len() - 1]).count();
         let best = starts.clone().max_by_key(|&at| held(at));
         let at_once = best.map_or(0, held);
         // While none of them ends: to the first end among those that are on their way then.
@@ -78,8 +79,8 @@ impl Measured {
 /// Words of about so many tokens, that begin with `salt` and so are no other prompt's beginning.
 fn words(salt: u64, tokens: usize) -> String {
     const WORDS: [&str; 16] = [
-        "river", "stone", "green", "seven", "window", "letter", "market", "silver", "garden", "paper", "winter", "number",
-        "people", "morning", "table", "water",
+        "river", "stone", "green", "seven", "window", "letter", "market", "silver", "garden", "paper", "winter",
+        "number", "people", "morning", "table", "water",
     ];
     let mut state = salt;
     let mut text = format!("Note {salt}:");
@@ -114,7 +115,8 @@ impl AtOnce {
     pub fn run(&self, server: &Server) -> Result<Measured> {
         ensure!(self.conversations > 0, "not one conversation fits");
         let at = Instant::now();
-        let requests = (0..self.conversations).map(|i| (at, words(1000 + i as u64, self.prompt), self.answer)).collect();
+        let requests =
+            (0..self.conversations).map(|i| (at, words(1000 + i as u64, self.prompt), self.answer)).collect();
         Ok(Measured::of(&ask_all(server, requests)))
     }
 }

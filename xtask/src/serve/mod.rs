@@ -89,7 +89,8 @@ pub fn run(args: &Args) -> Result<bool> {
     }
     print(args, &rows);
     if let Some(out) = &args.out {
-        std::fs::write(out, serde_json::to_string_pretty(&rows)?).with_context(|| format!("cannot write {}", out.display()))?;
+        std::fs::write(out, serde_json::to_string_pretty(&rows)?)
+            .with_context(|| format!("cannot write {}", out.display()))?;
     }
     Ok(true)
 }
@@ -161,7 +162,8 @@ fn print(args: &Args, rows: &[Row]) {
         .iter()
         .flat_map(|row| row.arriving.iter().map(move |(rate, m)| (row, rate, m)))
         .map(|(row, rate, m)| {
-            let mut cells = vec![row.server.clone(), format!("{rate}"), format!("{}", m.asked), format!("{:.1}", m.throughput)];
+            let mut cells =
+                vec![row.server.clone(), format!("{rate}"), format!("{}", m.asked), format!("{:.1}", m.throughput)];
             cells.extend([0.5, 0.95, 0.99].map(|q| seconds(m.first_token.at(q))));
             cells.extend([0.5, 0.95, 0.99].map(|q| format!("{:.0}", 1e3 * m.next_token.at(q))));
             cells.push(format!("{}", m.failed));
@@ -170,7 +172,16 @@ fn print(args: &Args, rows: &[Row]) {
         .collect();
     if !arriving.is_empty() {
         let header = [
-            "arriving", "a second", "asked", "tok/s", "first token, s: p50", "p95", "p99", "next, ms: p50", "p95", "p99",
+            "arriving",
+            "a second",
+            "asked",
+            "tok/s",
+            "first token, s: p50",
+            "p95",
+            "p99",
+            "next, ms: p50",
+            "p95",
+            "p99",
             "failed",
         ];
         println!("{}", table::render(&header, &arriving));

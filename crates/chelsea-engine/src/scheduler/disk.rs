@@ -198,7 +198,9 @@ impl Writer {
         let mut entries = lock(&self.entries);
         let mut bytes: u64 = entries.values().map(|entry| entry.bytes).sum();
         while bytes > self.limit {
-            let Some(oldest) = entries.iter().min_by_key(|(_, entry)| entry.used).map(|(&name, _)| name) else { return };
+            let Some(oldest) = entries.iter().min_by_key(|(_, entry)| entry.used).map(|(&name, _)| name) else {
+                return;
+            };
             bytes -= entries.remove(&oldest).map_or(0, |entry| entry.bytes);
             let _gone = fs::remove_file(self.folder.join(file_name(&oldest)));
         }

@@ -29,8 +29,8 @@ pub use shelf::Shelf;
 use crate::runner::{Outcome as StepOutcome, Runner, Work};
 use crate::{EngineError, Sequence, State, cache_config};
 use chelsea_kv::{CacheConfig, CacheError, Pool};
-use chelsea_model::{Model, ModelError};
 use chelsea_model::tokenizer::Tokenizer;
+use chelsea_model::{Model, ModelError};
 use disk::Disk;
 use job::{Active, Job, Promise, Stage};
 use queue::Queue;
@@ -350,7 +350,15 @@ impl Scheduler {
         let cached = sequence.history().len();
         self.stats.cached_tokens += cached as u64;
         job.begin(cached);
-        self.active.push(Active { job, sequence, piece, stage: Stage::Reading, took: false, repeated: 0, passed_over: 0 });
+        self.active.push(Active {
+            job,
+            sequence,
+            piece,
+            stage: Stage::Reading,
+            took: false,
+            repeated: 0,
+            passed_over: 0,
+        });
     }
 
     /// Which of those that read has its turn: the one that is done first, unless another was passed over too often.
@@ -508,5 +516,8 @@ enum Entry {
 
 /// Whether the pool had no room.
 fn is_out_of_memory(error: &EngineError) -> bool {
-    matches!(error, EngineError::Cache(CacheError::Pool(_)) | EngineError::Model(ModelError::Cache(CacheError::Pool(_))))
+    matches!(
+        error,
+        EngineError::Cache(CacheError::Pool(_)) | EngineError::Model(ModelError::Cache(CacheError::Pool(_)))
+    )
 }

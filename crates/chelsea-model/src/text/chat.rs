@@ -137,7 +137,13 @@ impl ChatTemplate {
             hash.update(text.unwrap_or_default().as_bytes());
         }
         let fingerprint = hash.digest128().to_le_bytes();
-        Ok(Self { environment, source: source.to_owned(), bos: bos.map(str::to_owned), eos: eos.map(str::to_owned), fingerprint })
+        Ok(Self {
+            environment,
+            source: source.to_owned(),
+            bos: bos.map(str::to_owned),
+            eos: eos.map(str::to_owned),
+            fingerprint,
+        })
     }
 
     /// The template as the model carries it.

@@ -13,7 +13,10 @@ pub(super) fn system(value: &Value) -> Result<String, ApiError> {
         Value::String(text) => text.clone(),
         Value::Array(blocks) => {
             let texts = blocks.iter().map(|block| {
-                block.get("text").and_then(Value::as_str).ok_or_else(|| ApiError::field("system", "system: a block holds no text"))
+                block
+                    .get("text")
+                    .and_then(Value::as_str)
+                    .ok_or_else(|| ApiError::field("system", "system: a block holds no text"))
             });
             let texts: Vec<&str> = texts.collect::<Result<_, _>>()?;
             texts.into_iter().filter(|text| !text.starts_with(BILLING)).collect::<Vec<_>>().join("\n")
@@ -61,7 +64,9 @@ pub(super) fn turn(i: usize, value: &Value, messages: &mut Vec<Message>) -> Resu
                 let content = result(block.get("content")).map_err(&wrong)?;
                 messages.push(Message { extra, ..Message::new("tool", content) });
             }
-            (kind, _) => return Err(wrong(format!("blocks of type `{kind}` are not supported: this model reads text alone"))),
+            (kind, _) => {
+                return Err(wrong(format!("blocks of type `{kind}` are not supported: this model reads text alone")));
+            }
         }
     }
     if !text.is_empty() || !calls.is_empty() {
@@ -81,7 +86,12 @@ fn result(content: Option<&Value>) -> Result<String, String> {
         Some(Value::String(text)) => Ok(text.clone()),
         Some(Value::Array(blocks)) => blocks
             .iter()
-            .map(|block| block.get("text").and_then(Value::as_str).ok_or_else(|| "a tool_result holds something else than text".into()))
+            .map(|block| {
+                block
+                    .get("text")
+                    .and_then(Value::as_str)
+                    .ok_or_else(|| "a tool_result holds something else than text".into())
+            })
             .collect(),
         Some(_) => Err("the `content` of a tool_result must be a text or a list of blocks".into()),
     }
@@ -107,9 +117,13 @@ mod tests {
 
     #[test]
     fn a_line_that_changes_with_every_request_is_taken_out() {
-        let blocks = json!([{"type": "text", "text": "x-anthropic-billing-header: a=1"}, {"type": "text", "text": "Be brief."}]);
+        let blocks =
+            json!([{"type": "text", "text": "x-anthropic-billing-header: a=1"}, {"type": "text", "text": "Be brief."}]);
         assert_eq!(system(&blocks).unwrap(), "Be brief.");
-        assert_eq!(system(&json!("x-anthropic-billing-header: a=2\nBe brief.\n\nReally.")).unwrap(), "Be brief.\n\nReally.");
+        assert_eq!(
+            system(&json!("x-anthropic-billing-header: a=2\nBe brief.\n\nReally.")).unwrap(),
+            "Be brief.\n\nReally."
+        );
         assert_eq!(system(&json!("As it is.\n")).unwrap(), "As it is.\n");
     }
 

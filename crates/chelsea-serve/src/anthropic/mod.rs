@@ -42,7 +42,8 @@ pub struct MessagesRequest {
 }
 
 /// Fields that only say where a cache may be kept, how much effort is wanted, or what is switched on for others.
-const HARMLESS: &[&str] = &["cache_control", "context_management", "output_config", "container", "mcp_servers", "betas"];
+const HARMLESS: &[&str] =
+    &["cache_control", "context_management", "output_config", "container", "mcp_servers", "betas"];
 
 /// A request that was understood.
 struct Message {
@@ -67,7 +68,8 @@ impl MessagesRequest {
             None | Some("auto") => tools.is_some(),
             Some("none") => false,
             Some(other) => {
-                let text = format!("tool_choice: `{other}` is not supported, as no call can be forced: use `auto` or `none`");
+                let text =
+                    format!("tool_choice: `{other}` is not supported, as no call can be forced: use `auto` or `none`");
                 return Err(ApiError::field("tool_choice", text));
             }
         };
@@ -146,7 +148,8 @@ async fn answer(serving: Arc<Serving>, caller: Caller, request: MessagesRequest)
     let streams = request.stream.unwrap_or(false);
     let understanding = serving.clone();
     let message = tokio::task::spawn_blocking(move || request.understand(&understanding, caller));
-    let Message { id, ask, with_tools, thinks } = message.await.map_err(|_| ApiError::bad("the request could not be read"))??;
+    let Message { id, ask, with_tools, thinks } =
+        message.await.map_err(|_| ApiError::bad("the request could not be read"))??;
     let prompt = ask.pieces.iter().map(|piece| piece.len()).sum();
     let running = Running::start(&serving, ask).await?;
     let parser = Parser::new(with_tools, thinks);

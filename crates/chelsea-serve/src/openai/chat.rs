@@ -60,8 +60,17 @@ pub struct ChatRequest {
 
 /// Names of fields that [`SamplingFields`] takes: `flatten` leaves them in the rest, too.
 const SAMPLING: &[&str] = &[
-    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "repeat_penalty", "presence_penalty",
-    "frequency_penalty", "logit_bias", "seed", "ignore_eos",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "repeat_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "seed",
+    "ignore_eos",
 ];
 
 pub(super) fn without_sampling(mut rest: Map<String, Value>) -> Map<String, Value> {
@@ -142,7 +151,10 @@ impl ChatRequest {
         if let Some(format) = &self.response_format
             && format.get("type").and_then(Value::as_str) != Some("text")
         {
-            return Err(ApiError::field("response_format", "only `{\"type\": \"text\"}` is supported as response_format"));
+            return Err(ApiError::field(
+                "response_format",
+                "only `{\"type\": \"text\"}` is supported as response_format",
+            ));
         }
         let logprobs = self.logprobs.unwrap_or(false);
         let top = self.top_logprobs.unwrap_or(0);
@@ -154,15 +166,24 @@ impl ChatRequest {
         let with_tools = match self.tool_choice.as_ref().map(|choice| choice.as_str().unwrap_or("named")) {
             None | Some("auto") => tools.is_some(),
             Some("none") => false,
-            Some(_) => return Err(ApiError::field("tool_choice", "tool_choice may be `auto` or `none`: no call can be forced")),
+            Some(_) => {
+                return Err(ApiError::field(
+                    "tool_choice",
+                    "tool_choice may be `auto` or `none`: no call can be forced",
+                ));
+            }
         };
         if self.parallel_tool_calls == Some(false) && with_tools {
-            return Err(ApiError::field("parallel_tool_calls", "parallel_tool_calls cannot be false: how many calls a model makes is its own choice"));
+            return Err(ApiError::field(
+                "parallel_tool_calls",
+                "parallel_tool_calls cannot be false: how many calls a model makes is its own choice",
+            ));
         }
         if self.messages.is_empty() {
             return Err(ApiError::field("messages", "messages is empty: give at least one"));
         }
-        let messages = self.messages.iter().enumerate().map(|(i, value)| message(i, value)).collect::<Result<_, _>>()?;
+        let messages =
+            self.messages.iter().enumerate().map(|(i, value)| message(i, value)).collect::<Result<_, _>>()?;
         let conversation = Conversation {
             messages,
             tools: tools.filter(|_| with_tools).map(Value::Array),
@@ -224,7 +245,9 @@ pub async fn create(
     let understanding = serving.clone();
     // Encoding a long text takes a while.
     let chat = tokio::task::spawn_blocking(move || request.understand(&understanding, caller));
-    let mut chat = chat.await.map_err(|_| ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "the request could not be read"))??;
+    let mut chat = chat
+        .await
+        .map_err(|_| ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "the request could not be read"))??;
     let asks = std::mem::take(&mut chat.asks);
     let running = try_join_all(asks.into_iter().map(|ask| Running::start(&serving, ask))).await?;
     if streams {

@@ -85,7 +85,10 @@ impl CompletionRequest {
         }
         let echo = self.echo.unwrap_or(false);
         if echo && self.logprobs.is_some() {
-            return Err(ApiError::field("echo", "echo together with logprobs is not supported: the prompt is not scored"));
+            return Err(ApiError::field(
+                "echo",
+                "echo together with logprobs is not supported: the prompt is not scored",
+            ));
         }
         if self.logprobs.is_some_and(|top| top > MAX_TOP) {
             return Err(ApiError::field("logprobs", format!("logprobs must be at most {MAX_TOP}")));
@@ -104,7 +107,12 @@ impl CompletionRequest {
             Some(-1) => None,
             Some(tokens) => match usize::try_from(tokens) {
                 Ok(tokens) if tokens > 0 => Some(tokens),
-                _ => return Err(ApiError::field("max_tokens", "max_tokens must be at least 1, or -1 for as many as fit")),
+                _ => {
+                    return Err(ApiError::field(
+                        "max_tokens",
+                        "max_tokens must be at least 1, or -1 for as many as fit",
+                    ));
+                }
             },
         };
         let generate = self.sampling.options(self.stop, max_tokens)?;
@@ -120,7 +128,10 @@ impl CompletionRequest {
             };
             let vocab = serving.model.config().vocab;
             if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocab) {
-                return Err(ApiError::field("prompt", format!("token {token} is outside the vocabulary of {vocab} tokens")));
+                return Err(ApiError::field(
+                    "prompt",
+                    format!("token {token} is outside the vocabulary of {vocab} tokens"),
+                ));
             }
             let tokens: Arc<[u32]> = tokens.into();
             for i in 0..n {

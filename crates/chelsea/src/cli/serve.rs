@@ -95,7 +95,8 @@ fn parse_bytes(text: &str) -> Result<usize, String> {
         "gb" => 1e9,
         _ => return Err(format!("`{unit}` is no unit of bytes: write 512MiB or 4GB")),
     };
-    let bytes = number.parse::<f64>().map_err(|_| "write a number of bytes, such as 512MiB or 4GB".to_owned())? * factor;
+    let bytes =
+        number.parse::<f64>().map_err(|_| "write a number of bytes, such as 512MiB or 4GB".to_owned())? * factor;
     if (1.0..usize::MAX as f64).contains(&bytes) { Ok(bytes as usize) } else { Err("give at least one byte".into()) }
 }
 
