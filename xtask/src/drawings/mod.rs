@@ -118,7 +118,7 @@ fn chunk() -> Result<String, PlotError> {
 
 /// Entry `i` as a dot with its number.
 fn numbered(d: &mut Drawing, at: (i32, i32), i: usize) {
-    d.dot(at, 11, if i % 2 == 0 { B } else { A });
+    d.dot(at, 11, if i.is_multiple_of(2) { B } else { A });
     d.text(at, i.to_string(), 12.0, Ink::Paper, Side::Middle);
 }
 

@@ -39,6 +39,9 @@ const ENDING: &str = "checkpoint";
 /// What names a checkpoint's file.
 type Name = [u8; 16];
 
+/// A checkpoint on its way to its file.
+type Written = (Name, SnapshotInfo, SequenceCache);
+
 #[derive(Debug, Clone)]
 struct Entry {
     bytes: u64,
@@ -50,7 +53,7 @@ pub(super) struct Disk {
     folder: PathBuf,
     expected: Expected,
     entries: Arc<Mutex<HashMap<Name, Entry>>>,
-    writer: Option<(SyncSender<(Name, SnapshotInfo, SequenceCache)>, JoinHandle<()>)>,
+    writer: Option<(SyncSender<Written>, JoinHandle<()>)>,
 }
 
 impl Disk {

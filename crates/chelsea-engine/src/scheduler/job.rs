@@ -19,6 +19,12 @@ pub(super) struct Promise {
     pub(super) settled: usize,
 }
 
+/// A request whose settings make no answer, and who is to be told.
+pub(super) struct Refused {
+    pub(super) listener: Box<dyn Listener>,
+    pub(super) error: EngineError,
+}
+
 /// What cannot change about a request.
 pub(super) struct Job {
     pub(super) pieces: Vec<Arc<[u32]>>,
@@ -71,13 +77,13 @@ impl Job {
         config: CacheConfig,
         promise: Promise,
         most: usize,
-    ) -> Result<Job, (Box<dyn Listener>, EngineError)> {
+    ) -> Result<Job, Box<Refused>> {
         let prompt_tokens = request.prompt_tokens();
         let mut generate = request.generate;
         generate.max_tokens = Some(generate.max_tokens.map_or(most, |tokens| tokens.min(most)));
         let answer = match Answer::new(&generate) {
             Ok(answer) => answer,
-            Err(error) => return Err((request.listener, error)),
+            Err(error) => return Err(Box::new(Refused { listener: request.listener, error })),
         };
         let pieces: Vec<_> = request.pieces.into_iter().filter(|piece| !piece.is_empty()).collect();
         Ok(Job {

@@ -32,7 +32,7 @@ use chelsea_kv::{CacheConfig, CacheError, Pool};
 use chelsea_model::tokenizer::Tokenizer;
 use chelsea_model::{Model, ModelError};
 use disk::Disk;
-use job::{Active, Job, Promise, Stage};
+use job::{Active, Job, Promise, Refused, Stage};
 use queue::Queue;
 use rayon::ThreadPool;
 use std::io;
@@ -186,7 +186,10 @@ impl Scheduler {
                         job.tell_waiting();
                         self.queue.push(job);
                     }
-                    Err((mut listener, error)) => listener.hear(Event::Failed(error.into())),
+                    Err(refused) => {
+                        let Refused { mut listener, error } = *refused;
+                        listener.hear(Event::Failed(error.into()));
+                    }
                 }
             }
         }

@@ -79,7 +79,7 @@ impl Looks {
         // The mean over what a curve has measured, higher for better; a curve without all samples comes last.
         let worth = |cells: &[&Cell<'_>]| {
             let value = |c: &&Cell<'_>| c.interval(figure, &|r| is_among(r, &shared)).map(|i| i.mean);
-            let values: Vec<f64> = cells.iter().filter(|c| c.covers(&shared)).filter_map(|c| value(c)).collect();
+            let values: Vec<f64> = cells.iter().filter(|c| c.covers(&shared)).filter_map(value).collect();
             let mean = values.iter().sum::<f64>() / values.len() as f64;
             match (values.is_empty(), figure) {
                 (true, _) => f64::NEG_INFINITY,

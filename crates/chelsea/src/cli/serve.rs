@@ -44,7 +44,7 @@ pub struct ServeArgs {
     /// File with a key in each line.
     #[arg(long, value_name = "FILE", help_heading = "Server", hide_short_help = true)]
     pub api_key_file: Option<PathBuf>,
-    /// Web pages of this origin may ask, such as https://example.org (may be given several times).
+    /// Web pages of this origin may ask, such as `https://example.org` (may be given several times).
     #[arg(long, value_name = "ORIGIN", help_heading = "Server", hide_short_help = true)]
     pub allow_origin: Vec<String>,
     /// Name by which the server may be called, beside addresses and localhost; `*` allows any.
