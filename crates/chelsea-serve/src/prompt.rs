@@ -2,7 +2,7 @@
 //!
 //! What users, documents and tools say is data: it is rendered as a stand-in and encoded apart, so that no text of theirs
 //! becomes a control token. A prompt is cut after the system message and after every turn of the user's, wherever what
-//! comes before is rendered the same whatever follows; pieces shorter than [`LEAST`] tokens are joined to the next one.
+//! comes before is rendered the same whatever follows; pieces shorter than 64 tokens are joined to the next one.
 
 use crate::ApiError;
 use chelsea_model::chat::{ChatError, ChatTemplate, Message, RenderOptions};
