@@ -8,6 +8,13 @@ use std::path::Path;
 /// the new one, and nothing beside it.
 pub fn replace_file(path: &Path, text: &str) -> Result<()> {
     let failed = || format!("cannot write {}", path.display());
+    // A link stays one: what it leads to is replaced, also where nothing is there yet.
+    let mut path = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        let Ok(target) = std::fs::read_link(&path) else { break };
+        path = path.parent().unwrap_or(Path::new("")).join(target);
+    }
+    let path = path.as_path();
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -24,6 +31,9 @@ pub fn replace_file(path: &Path, text: &str) -> Result<()> {
     };
     write().with_context(failed)
 }
+
+/// Links in a row that are followed; systems give up there, too.
+const MOST_LINKS: usize = 40;
 
 #[cfg(test)]
 mod tests {
@@ -43,5 +53,18 @@ mod tests {
         assert!(error.contains("taken"), "{error}");
         let left: Vec<_> = std::fs::read_dir(folder.path()).expect("listed").flatten().map(|e| e.file_name()).collect();
         assert_eq!(left.len(), 2, "{left:?}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_stays_and_what_it_leads_to_is_replaced() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (link, target) = (folder.path().join("link.md"), folder.path().join("target.md"));
+        std::os::unix::fs::symlink("target.md", &link).expect("linked");
+        for text in ["one", "two"] {
+            replace_file(&link, text).expect("written");
+            assert_eq!(std::fs::read_to_string(&target).expect("read"), text);
+            assert!(link.symlink_metadata().expect("there").is_symlink());
+        }
     }
 }
