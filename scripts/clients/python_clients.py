@@ -1,6 +1,6 @@
 """OpenAI's and Anthropic's own Python clients against a running `chelsea serve`.
 
-    pip install openai==3.57.* anthropic==2.14.*     (or whatever is current)
+    pip install openai anthropic          (3.57 and 2.14 were tried)
     chelsea serve -m smollm2 --port 8099 &
     python scripts/clients/python_clients.py http://127.0.0.1:8099
 
