@@ -110,9 +110,13 @@ fn steps(scheduler: &mut Scheduler, n: usize) {
 
 /// What a request is answered that is served alone.
 fn alone(pieces: &[Vec<u32>], answer: usize, seed: u64) -> Vec<u32> {
+    alone_as(|ear| request(pieces, answer, seed, ear))
+}
+
+fn alone_as(request: impl Fn(&Ear) -> Request) -> Vec<u32> {
     let ear = Ear::default();
     let mut scheduler = scheduler(SchedulerOptions::default());
-    scheduler.submit(request(pieces, answer, seed, &ear));
+    scheduler.submit(request(&ear));
     run(&mut scheduler);
     assert!(ear.is_done(), "{:?}", ear.error());
     ear.tokens()
@@ -221,14 +225,14 @@ fn prompts_that_begin_alike_are_read_once() {
 
 #[test]
 fn memory_stays_within_its_limit_and_comes_back() {
-    // Room for about three of them.
+    // Room for about three of them, and for what a compaction takes meanwhile.
     let mut alone_bytes = 0;
     let mut one = scheduler(with_pool(64 << 20));
     one.submit(request(&prompt(1, 500), 60, 1, &Ear::default()));
     while one.step() {
         alone_bytes = alone_bytes.max(one.stats().kv_bytes);
     }
-    let mut scheduler = scheduler(with_pool(3 * alone_bytes));
+    let mut scheduler = scheduler(with_pool(3 * alone_bytes + (1 << 19)));
     let ears: Vec<Ear> = (0..10).map(|_| Ear::default()).collect();
     for (i, ear) in ears.iter().enumerate() {
         scheduler.submit(request(&prompt(i as u32, 500), 60, i as u64, ear));
@@ -245,30 +249,31 @@ fn memory_stays_within_its_limit_and_comes_back() {
 #[test]
 fn a_request_that_steps_aside_goes_on_with_the_same_answer() {
     // Answers that are much longer than what room is promised for.
-    let options = SchedulerOptions { ahead: 1, checkpoints: 0, ..with_pool(0) };
-    let mut limit = 32 << 10;
-    let stepped_aside = loop {
+    let options = SchedulerOptions { ahead: 1, checkpoints: 0, ..SchedulerOptions::default() };
+    const REQUESTS: usize = 6;
+    // Full caches grow the most.
+    let asked = |i: usize, ear: &Ear| {
+        let session = support::options(Budget::EntryFraction(1.0), "full");
+        Request { session, ..request(&prompt(i as u32, 100), 900, i as u64, ear) }
+    };
+    for limit in [800, 1200, 1600, 2400].map(|kib| kib << 10) {
         let mut scheduler = scheduler(SchedulerOptions { pool: Pool::with_limit(limit), ..options.clone() });
-        let ears: Vec<Ear> = (0..4).map(|_| Ear::default()).collect();
+        let ears: Vec<Ear> = (0..REQUESTS).map(|_| Ear::default()).collect();
         for (i, ear) in ears.iter().enumerate() {
-            scheduler.submit(request(&prompt(i as u32, 100), 1200, i as u64, ear));
+            scheduler.submit(asked(i, ear));
         }
         run(&mut scheduler);
+        // One that could not be served even alone ends with fewer tokens.
+        let whole = |ear: &Ear| ear.tokens().len() == 900;
+        if scheduler.stats().stepped_aside == 0 || !ears.iter().all(whole) {
+            continue;
+        }
         for (i, ear) in ears.iter().enumerate() {
-            if ear.is_done() {
-                let tokens = ear.tokens();
-                assert_eq!(tokens, alone(&prompt(i as u32, 100), tokens.len(), i as u64), "request {i} at {limit}");
-            } else {
-                assert!(ear.error().unwrap().contains("bytes"), "{:?}", ear.error());
-            }
+            assert_eq!(ear.tokens(), alone_as(|ear| asked(i, ear)), "request {i} at {limit}");
         }
-        if scheduler.stats().stepped_aside > 0 && ears.iter().all(Ear::is_done) {
-            break scheduler.stats().stepped_aside;
-        }
-        limit += limit / 8;
-        assert!(limit < 8 << 20, "nobody had to step aside");
-    };
-    assert!(stepped_aside > 0);
+        return;
+    }
+    panic!("nobody had to step aside");
 }
 
 #[test]

@@ -78,6 +78,8 @@ const PATIENCE: usize = 8;
 const GROWTH: usize = 64;
 /// Share of the pool that is left for what compactions take for a while: no request may need it.
 const SCRATCH_SHARE: usize = 16;
+/// Clusters whose rows each thread holds while they are matched, and once more while they are merged.
+const SCRATCH_ROWS: usize = 2 * 512;
 
 /// What was done so far, and what is going on.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -231,10 +233,13 @@ impl Scheduler {
         Ok((config, promise, fits))
     }
 
-    /// Bytes that requests may be promised.
+    /// Bytes that requests may be promised: but for what a compaction takes at least, in a pool however small.
     fn room(&self) -> usize {
         let limit = self.options.pool.limit().unwrap_or(usize::MAX);
-        limit - limit / SCRATCH_SHARE
+        let shape = self.runner.model().cache_shape();
+        let widest = shape.layers().iter().map(|layer| layer.key_dim + layer.value_dim).max().unwrap_or(0);
+        let least = self.runner.pool().current_num_threads() * SCRATCH_ROWS * widest * size_of::<f32>();
+        limit.saturating_sub((limit / SCRATCH_SHARE).max(least))
     }
 
     /// Takes no more requests; those that wait or run are served.
