@@ -62,9 +62,6 @@ pub struct Args {
     out: Option<PathBuf>,
 }
 
-/// Tokens of a prompt that servers read beside a token of each answer, at least.
-const SHORTEST_STEP: usize = 64;
-
 /// Everything that was measured of one server.
 #[derive(Debug, Serialize)]
 struct Row {
@@ -122,8 +119,8 @@ fn measure(args: &Args, chelsea: &std::path::Path, kind: &Kind) -> Result<Row> {
         Some(n) => n,
         None => server.room_for(args.prompt + args.answer)? + 2,
     };
-    // As long as it takes to read all prompts, a short step beside each token: nobody ends before the last one begins.
-    let answer = args.answer + conversations * args.prompt / SHORTEST_STEP;
+    // As long as it takes to read all prompts, a step beside each token: nobody ends before the last one begins.
+    let answer = args.answer + conversations * args.prompt.div_ceil(server.read_step()?);
     let at_once = AtOnce { conversations, prompt: args.prompt, answer }.run(&server)?;
     drop(server);
     let mut arriving = Vec::new();

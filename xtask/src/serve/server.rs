@@ -59,6 +59,9 @@ pub struct Server {
     slots: usize,
 }
 
+/// What other servers read at once, at least.
+const OTHERS_STEP: usize = 64;
+
 /// Seconds that loading a model may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -104,6 +107,15 @@ impl Server {
             std::thread::sleep(Duration::from_millis(100));
         }
         Ok(server)
+    }
+
+    /// Tokens of a prompt that it reads beside a token of each answer.
+    pub fn read_step(&self) -> Result<usize> {
+        if !self.is_ours {
+            return Ok(OTHERS_STEP);
+        }
+        let props: Value = body(&client::get(self.address, "/props")?)?;
+        Ok(props["read_step"].as_u64().unwrap_or(1).max(1) as usize)
     }
 
     /// Conversations of so many tokens that fit, about.
