@@ -2,8 +2,8 @@
 //!
 //! Every step takes one token of each running answer and one chunk of one prompt through the model together. A prompt is
 //! let in when what it is going to take fits beside what was promised to the others, so memory is given out before it is
-//! needed; the [`Pool`](chelsea_kv::Pool) refuses what would exceed its limit all the same, and then checkpoints are given up, and as a last
-//! resort the request with the least work behind it steps aside and begins again later.
+//! needed. The [`Pool`](chelsea_kv::Pool) refuses what would exceed its limit all the same; then checkpoints are given up,
+//! and as a last resort the request with the least work behind it steps aside and begins again later.
 //!
 //! # Invariants
 //!
