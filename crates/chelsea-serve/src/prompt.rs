@@ -35,6 +35,12 @@ pub fn raw(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, ApiError> {
     Ok(with_prefix(tokenizer, tokens))
 }
 
+/// Whether a prompt ends with the mark that begins what the model thinks.
+pub fn begins_thought(tokenizer: &Tokenizer, pieces: &[Arc<[u32]>]) -> bool {
+    let Some(last) = pieces.last() else { return false };
+    tokenizer.decode(&last[last.len().saturating_sub(8)..], false).trim_end().ends_with("<think>")
+}
+
 fn with_prefix(tokenizer: &Tokenizer, mut tokens: Vec<u32>) -> Vec<u32> {
     let prefix = tokenizer.prefix();
     if !tokens.starts_with(prefix) {

@@ -7,7 +7,7 @@ use crate::answer::{Ask, Running, Whole};
 use crate::fields::{KvFields, OneOrMany, SamplingFields, refuse_unknown};
 use crate::guard::Caller;
 use crate::openai::chat::{PING, check_model};
-use crate::prompt::Conversation;
+use crate::prompt::{self, Conversation};
 use crate::reply::{Parser, Said};
 use crate::router::Body;
 use crate::{ApiError, Serving, Style};
@@ -119,8 +119,7 @@ impl MessagesRequest {
             serde_json::from_value(sampling).map_err(|error| ApiError::bad(error.to_string()))?;
         let generate = sampling.options(self.stop_sequences.map(OneOrMany::Many), Some(max_tokens))?;
         let session = self.kv.unwrap_or_default().session(serving)?;
-        let last: Vec<u32> = pieces.last().map_or(Vec::new(), |piece| piece[piece.len().saturating_sub(8)..].to_vec());
-        let thinks = serving.tokenizer.decode(&last, false).trim_end().ends_with("<think>");
+        let thinks = prompt::begins_thought(&serving.tokenizer, &pieces);
         let ask = Ask { pieces, generate, session, key: caller.0, logprobs: None };
         Ok(Message { id: serving.id("msg_"), ask, with_tools, thinks })
     }

@@ -4,7 +4,7 @@ use super::{StreamOptions, event, probabilities};
 use crate::answer::{self, Ask, Heard, Running, Whole, finish_reason, usage};
 use crate::fields::{KvFields, OneOrMany, SamplingFields, refuse_unknown};
 use crate::guard::Caller;
-use crate::prompt::Conversation;
+use crate::prompt::{self, Conversation};
 use crate::reply::{Parser, Said};
 use crate::router::Body;
 use crate::settings::now;
@@ -191,7 +191,7 @@ impl ChatRequest {
             prefill: None,
         };
         let pieces = conversation.pieces(&serving.tokenizer, serving.template.as_ref())?;
-        let thinks = ends_with_think(serving, &pieces);
+        let thinks = prompt::begins_thought(&serving.tokenizer, &pieces);
         let session = self.kv.unwrap_or_default().session(serving)?;
         let generate = self.sampling.options(self.stop, self.max_completion_tokens.or(self.max_tokens))?;
         let ask = |i: usize| {
@@ -211,12 +211,6 @@ impl ChatRequest {
         let (asks, progress) = ((0..n).map(ask).collect(), self.return_progress.unwrap_or(false));
         Ok(Chat { id, created, asks, with_tools, thinks, logprobs, usage, continuous, progress })
     }
-}
-
-/// Whether a prompt ends with the mark that begins what the model thinks.
-fn ends_with_think(serving: &Serving, pieces: &[Arc<[u32]>]) -> bool {
-    let last: Vec<u32> = pieces.last().map_or(Vec::new(), |piece| piece[piece.len().saturating_sub(8)..].to_vec());
-    serving.tokenizer.decode(&last, false).trim_end().ends_with("<think>")
 }
 
 /// Refuses another model than the one that is here.
