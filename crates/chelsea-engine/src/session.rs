@@ -313,9 +313,16 @@ fn first_error<T>(outcomes: Vec<Result<T, EngineError>>) -> Result<(), EngineErr
 
 /// `-ln softmax(logits)[token]`.
 fn loss(logits: &[f32], token: u32) -> f64 {
+    let (top, log_sum) = log_sum(logits);
+    logits.get(token as usize).map_or(f64::INFINITY, |&x| log_sum - f64::from(x - top))
+}
+
+/// The largest logit, and the logarithm of the sum of all exponentials less it: `ln softmax` of a logit `x` is
+/// `(x - largest) - log_sum`.
+pub(crate) fn log_sum(logits: &[f32]) -> (f32, f64) {
     let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|&x| f64::from(x - top).exp()).sum();
-    logits.get(token as usize).map_or(f64::INFINITY, |&x| sum.ln() - f64::from(x - top))
+    (top, sum.ln())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! comes before is rendered the same whatever follows; pieces shorter than 64 tokens are joined to the next one.
 
 use crate::ApiError;
+use chelsea_engine::Layout;
 use chelsea_model::chat::{ChatError, ChatTemplate, Message, RenderOptions};
 use chelsea_model::tokenizer::{Before, Part, Tokenizer};
 use serde_json::{Map, Value};
@@ -60,7 +61,7 @@ impl Conversation {
                 "this model has no chat template: give a prompt to /v1/completions instead of messages",
             ));
         };
-        let (contents, messages) = self.stand_ins(template);
+        let (contents, messages) = self.stand_ins(tokenizer, template);
         let whole = self.render(template, &messages)?;
         for (i, _) in contents.iter().enumerate().filter(|(_, content)| !content.is_empty()) {
             if !whole.contains(&stand_in(i)) {
@@ -99,7 +100,7 @@ impl Conversation {
 
     /// What each message says, and the messages with stand-ins for it. A system message that the template does not know
     /// goes before what the user says first.
-    fn stand_ins(&self, template: &ChatTemplate) -> (Vec<String>, Vec<Message>) {
+    fn stand_ins(&self, tokenizer: &Tokenizer, template: &ChatTemplate) -> (Vec<String>, Vec<Message>) {
         let text = |message: &Message| message.content.as_str().unwrap_or_default().to_owned();
         let contents: Vec<String> = self.messages.iter().map(text).collect();
         let stand_in_of = |(i, message): (usize, &Message)| {
@@ -107,8 +108,9 @@ impl Conversation {
             Message { content, ..message.clone() }
         };
         let messages: Vec<Message> = self.messages.iter().enumerate().map(stand_in_of).collect();
+        let folds = || Layout::new(tokenizer, Some(template), Some(&stand_in(0))).folds_system();
         let folded = match messages.as_slice() {
-            [system, user, rest @ ..] if system.role == "system" && user.role == "user" && refuses_system(template) => {
+            [system, user, rest @ ..] if system.role == "system" && user.role == "user" && folds() => {
                 let content = format!("{}\n\n{}", stand_in(0), stand_in(1));
                 let user = Message { content: content.into(), ..user.clone() };
                 Some(std::iter::once(user).chain(rest.iter().cloned()).collect())
@@ -155,16 +157,6 @@ impl Conversation {
         }
         cuts.dedup();
         cuts
-    }
-}
-
-fn refuses_system(template: &ChatTemplate) -> bool {
-    let user = Message::new("user", stand_in(1));
-    let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
-    match template.render(&[Message::new("system", stand_in(0)), user.clone()], &options) {
-        Ok(text) => !text.contains(&stand_in(0)) && text.contains(&stand_in(1)),
-        Err(ChatError::Refused(_)) => template.render(&[user], &options).is_ok(),
-        Err(_) => false,
     }
 }
 

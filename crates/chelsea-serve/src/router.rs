@@ -57,6 +57,17 @@ fn style_of(path: &str) -> Style {
     if path.starts_with("/v1/messages") { Style::Anthropic } else { Style::OpenAi }
 }
 
+/// Does what takes a while, such as encoding a long text, on a thread where nobody waits for it.
+///
+/// # Errors
+/// Those of the work, and status 500 if it panics.
+pub(crate) async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let lost = |_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the request could not be read");
+    tokio::task::spawn_blocking(work).await.map_err(lost)?
+}
+
 /// Everything that the server answers.
 pub fn router(serving: Arc<Serving>) -> Router {
     let limit = DefaultBodyLimit::max(serving.settings.body);

@@ -1,12 +1,12 @@
 //! How likely tokens were.
 
 use super::request::Logprobs;
+use crate::session::log_sum;
 
 /// Of `token` and of the `top` likeliest ones, by these logits.
 pub(super) fn of(logits: &[f32], token: u32, top: usize) -> Logprobs {
-    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&x| f64::from(x - most).exp()).sum();
-    let log = |x: f32| (f64::from(x - most) - sum.ln()) as f32;
+    let (most, log_sum) = log_sum(logits);
+    let log = |x: f32| (f64::from(x - most) - log_sum) as f32;
     let mut likeliest: Vec<(u32, f32)> = Vec::with_capacity(top + 1);
     for (id, &x) in (0u32..).zip(logits) {
         // Of equal ones the lower comes first, as in greedy sampling.

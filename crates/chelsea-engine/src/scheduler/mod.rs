@@ -2,7 +2,7 @@
 //!
 //! Every step takes one token of each running answer and one chunk of one prompt through the model together. A prompt is
 //! let in when what it is going to take fits beside what was promised to the others, so memory is given out before it is
-//! needed. The [`Pool`](chelsea_kv::Pool) refuses what would exceed its limit all the same; then checkpoints are given up,
+//! needed. The [`Pool`] refuses what would exceed its limit all the same; then checkpoints are given up,
 //! and as a last resort the request with the least work behind it steps aside and begins again later.
 //!
 //! # Invariants
@@ -29,8 +29,8 @@ pub use request::{Event, Listener, Logprobs, Outcome, Request, RequestError, Sam
 pub use shelf::Shelf;
 
 use crate::runner::{Outcome as StepOutcome, Runner, Work};
-use crate::{EngineError, Sequence, State, cache_config};
-use chelsea_kv::{CacheConfig, CacheError};
+use crate::{EngineError, Sequence, SessionOptions, State, cache_config};
+use chelsea_kv::{CacheConfig, CacheError, Pool};
 use chelsea_model::tokenizer::Tokenizer;
 use chelsea_model::{Model, ModelError};
 use disk::Disk;
@@ -126,13 +126,12 @@ impl Scheduler {
         if prompt == 0 {
             return Err(RequestError::Empty);
         }
-        let trained = model.config().context_length;
-        let limit = request.session.context.unwrap_or(trained).min(model.config().max_positions());
+        // Says at once what is wrong with the settings. A pool that is full now is a reason to wait, not to refuse.
+        let apart = SessionOptions { pool: Pool::unlimited(), ..request.session.clone() };
+        let limit = Sequence::new(model.clone(), &apart)?.limit();
         if prompt >= limit {
             return Err(RequestError::Context { prompt, limit });
         }
-        // Says at once what is wrong with the settings.
-        Sequence::new(model.clone(), &request.session)?;
         let config = cache_config(model, &request.session)?;
         let plan = request.session.plan();
         let room = self.room();
@@ -237,6 +236,11 @@ impl Scheduler {
 
     fn may_enter(&self, job: &Job) -> Entry {
         let reading = || self.active.iter().filter(|active| active.is_reading());
+        let lanes = reading().count();
+        // First: what a shelf covers takes longer to find out, and everybody who waits is asked before every step.
+        if lanes >= self.options.lanes {
+            return Entry::NoLane;
+        }
         let covered = self.shelf.covers(&job.salt, &job.pieces);
         // What another one is reading right now will be on the shelf.
         let shares = |active: &Active| {
@@ -246,11 +250,10 @@ impl Scheduler {
         if self.options.checkpoints > 0 && reading().any(shares) {
             return Entry::SamePrompt;
         }
-        let lanes = reading().count();
         let left: usize = job.pieces[covered..].iter().map(|piece| piece.len()).sum();
         // A lane beside the first is for those that are done before the others.
         let is_short = || reading().all(|active| 2 * left <= active.left_to_read());
-        if lanes >= self.options.lanes || (lanes > 0 && !is_short()) {
+        if lanes > 0 && !is_short() {
             return Entry::NoLane;
         }
         let promised: usize = self.active.iter().map(Active::promised).sum();

@@ -9,7 +9,7 @@ use crate::guard::Caller;
 use crate::openai::chat::{PING, check_model};
 use crate::prompt::{self, Conversation};
 use crate::reply::{Parser, Said};
-use crate::router::Body;
+use crate::router::{Body, aside};
 use crate::{ApiError, Serving, Style};
 use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -146,9 +146,8 @@ async fn answer(serving: Arc<Serving>, caller: Caller, request: MessagesRequest)
     check_model(&serving, request.model.as_deref())?;
     let streams = request.stream.unwrap_or(false);
     let understanding = serving.clone();
-    let message = tokio::task::spawn_blocking(move || request.understand(&understanding, caller));
-    let Message { id, ask, with_tools, thinks } =
-        message.await.map_err(|_| ApiError::bad("the request could not be read"))??;
+    let understood = aside(move || request.understand(&understanding, caller));
+    let Message { id, ask, with_tools, thinks } = understood.await?;
     let prompt = ask.pieces.iter().map(|piece| piece.len()).sum();
     let running = Running::start(&serving, ask).await?;
     let parser = Parser::new(with_tools, thinks);
@@ -232,12 +231,12 @@ fn usage(outcome: &Outcome) -> Value {
 /// Counts the tokens of a prompt.
 pub async fn count(State(serving): State<Arc<Serving>>, Body(request): Body<MessagesRequest>) -> Response {
     let counting = serving.clone();
-    let counted = tokio::task::spawn_blocking(move || {
+    let counted = aside(move || {
         check_model(&counting, request.model.as_deref())?;
         let (conversation, _) = request.conversation()?;
         conversation.pieces(&counting.tokenizer, counting.template.as_ref())
     });
-    match counted.await.unwrap_or_else(|_| Err(ApiError::bad("the request could not be read"))) {
+    match counted.await {
         Ok(pieces) => {
             let tokens: usize = pieces.iter().map(|piece| piece.len()).sum();
             Json(json!({"input_tokens": tokens})).into_response()

@@ -6,7 +6,7 @@ use crate::fields::{KvFields, OneOrMany, SamplingFields, refuse_unknown};
 use crate::guard::Caller;
 use crate::prompt::{self, Conversation};
 use crate::reply::{Parser, Said};
-use crate::router::Body;
+use crate::router::{Body, aside};
 use crate::settings::now;
 use crate::{ApiError, Serving};
 use axum::extract::State;
@@ -237,11 +237,7 @@ pub async fn create(
     check_model(&serving, request.model.as_deref())?;
     let streams = request.stream.unwrap_or(false);
     let understanding = serving.clone();
-    // Encoding a long text takes a while.
-    let chat = tokio::task::spawn_blocking(move || request.understand(&understanding, caller));
-    let mut chat = chat
-        .await
-        .map_err(|_| ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "the request could not be read"))??;
+    let mut chat = aside(move || request.understand(&understanding, caller)).await?;
     let asks = std::mem::take(&mut chat.asks);
     let running = try_join_all(asks.into_iter().map(|ask| Running::start(&serving, ask))).await?;
     if streams {

@@ -6,7 +6,7 @@ use super::{StreamOptions, event};
 use crate::answer::{Ask, Heard, Running, Whole, finish_reason, usage};
 use crate::fields::{KvFields, OneOrMany, SamplingFields, refuse_unknown};
 use crate::guard::Caller;
-use crate::router::Body;
+use crate::router::{Body, aside};
 use crate::settings::now;
 use crate::{ApiError, Serving, prompt};
 use axum::extract::State;
@@ -157,10 +157,7 @@ pub async fn create(
     check_model(&serving, request.model.as_deref())?;
     let streams = request.stream.unwrap_or(false);
     let understanding = serving.clone();
-    let completion = tokio::task::spawn_blocking(move || request.understand(&understanding, caller));
-    let mut completion = completion
-        .await
-        .map_err(|_| ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "the request could not be read"))??;
+    let mut completion = aside(move || request.understand(&understanding, caller)).await?;
     let asks = std::mem::take(&mut completion.asks);
     let running = try_join_all(asks.into_iter().map(|ask| Running::start(&serving, ask))).await?;
     if streams {

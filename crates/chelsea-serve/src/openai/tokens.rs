@@ -1,6 +1,6 @@
 //! From text to tokens and back, by the names that clients of vLLM and of llama.cpp use.
 
-use crate::router::Body;
+use crate::router::{Body, aside};
 use crate::{ApiError, Serving, prompt};
 use axum::Json;
 use axum::extract::State;
@@ -25,14 +25,14 @@ pub async fn tokenize(
 ) -> Result<Json<Value>, ApiError> {
     let special = request.add_special_tokens.or(request.add_special).unwrap_or(true);
     let (tokenizing, text) = (serving.clone(), request.prompt);
-    let tokens = tokio::task::spawn_blocking(move || {
+    let tokens = aside(move || {
         let tokenizer = &tokenizing.tokenizer;
         if special {
             return prompt::raw(tokenizer, &text);
         }
         tokenizer.encode(&text, false).map_err(|error| ApiError::bad(error.to_string()))
     });
-    let tokens = tokens.await.map_err(|_| ApiError::bad("the text could not be encoded"))??;
+    let tokens = tokens.await?;
     let count = tokens.len();
     let max_model_len = serving.context();
     if request.with_pieces == Some(true) {

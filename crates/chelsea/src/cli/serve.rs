@@ -1,6 +1,7 @@
 //! Flags of `chelsea serve`.
 
 use super::{CacheArgs, ModelArgs};
+use chelsea_kv::Budget;
 use clap::Args;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -80,24 +81,13 @@ pub struct ServeArgs {
     pub max_body: usize,
 }
 
-/// `512MiB`, `4GB`, or bytes.
+/// Bytes as budgets have them, `512MiB` or `4GB`; a number alone is bytes here.
 fn parse_bytes(text: &str) -> Result<usize, String> {
-    let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let factor: f64 = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1.0,
-        "kib" | "k" => 1024.0,
-        "mib" | "m" => 1024.0 * 1024.0,
-        "gib" | "g" => 1024.0 * 1024.0 * 1024.0,
-        "kb" => 1e3,
-        "mb" => 1e6,
-        "gb" => 1e9,
-        _ => return Err(format!("`{unit}` is no unit of bytes: write 512MiB or 4GB")),
-    };
-    let bytes =
-        number.parse::<f64>().map_err(|_| "write a number of bytes, such as 512MiB or 4GB".to_owned())? * factor;
-    if (1.0..usize::MAX as f64).contains(&bytes) { Ok(bytes as usize) } else { Err("give at least one byte".into()) }
+    match text.parse() {
+        Ok(Budget::Bytes(0) | Budget::Entries(0)) => Err("give at least one byte".into()),
+        Ok(Budget::Bytes(bytes) | Budget::Entries(bytes)) => Ok(bytes),
+        Ok(_) | Err(_) => Err("write a number of bytes, such as 512MiB or 4GB".into()),
+    }
 }
 
 #[cfg(test)]
