@@ -6,7 +6,7 @@
 mod common;
 
 use chelsea_kv::policy::{Needs, Settings};
-use chelsea_kv::{Budget, CacheConfig, CacheError, Dtype, Head, Rotary, Schedule, SequenceCache};
+use chelsea_kv::{Budget, CacheConfig, CacheError, Dtype, Head, Rotary, SequenceCache};
 use common::{Uniform, policy, registry};
 
 const SHAPE: Uniform = Uniform { layers: 2, kv_heads: 2, q_heads: 4, head_dim: 16 };
@@ -120,25 +120,23 @@ fn every_policy_answers_to_its_name_with_the_defaults_it_states() {
 #[test]
 fn every_policy_compresses_in_one_go_and_while_reading() {
     for info in registry().iter().filter(|info| info.name != "full") {
-        for schedule in [Schedule::Once, Schedule::Remerge] {
-            let mut cache = SequenceCache::new(CacheConfig { schedule, ..config(info.name, 0.3) }).expect("valid");
-            for b in 0..5 {
-                feed(&mut cache, &blocks(40, b));
-                assert_eq!(cache.compact().unwrap().compacted, !info.one_shot_only, "{}", info.name);
-            }
-            if !info.one_shot_only {
-                assert!(cache.entries() <= 60 * SHAPE.heads(), "{}", info.name);
-            }
-            let mut cache = SequenceCache::new(config(info.name, 0.3)).expect("valid");
-            feed(&mut cache, &blocks(200, 7));
-            if info.one_shot_only {
-                repeat(&mut cache);
-            }
-            let report = cache.compact_now(None).expect("possible");
-            assert!(report.compacted && report.after == 60 * SHAPE.heads(), "{}: {report:?}", info.name);
-            let ends = |head: &Head| (head.position(1), head.position(head.len() - 8));
-            assert!(cache.heads().iter().all(|head| ends(head) == (1.0, 192.0)), "{}", info.name);
+        let mut cache = SequenceCache::new(config(info.name, 0.3)).expect("valid");
+        for b in 0..5 {
+            feed(&mut cache, &blocks(40, b));
+            assert_eq!(cache.compact().unwrap().compacted, !info.one_shot_only, "{}", info.name);
         }
+        if !info.one_shot_only {
+            assert!(cache.entries() <= 60 * SHAPE.heads(), "{}", info.name);
+        }
+        let mut cache = SequenceCache::new(config(info.name, 0.3)).expect("valid");
+        feed(&mut cache, &blocks(200, 7));
+        if info.one_shot_only {
+            repeat(&mut cache);
+        }
+        let report = cache.compact_now(None).expect("possible");
+        assert!(report.compacted && report.after == 60 * SHAPE.heads(), "{}: {report:?}", info.name);
+        let ends = |head: &Head| (head.position(1), head.position(head.len() - 8));
+        assert!(cache.heads().iter().all(|head| ends(head) == (1.0, 192.0)), "{}", info.name);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::EngineError;
 use chelsea_kv::policy::Chelsea;
-use chelsea_kv::{Budget, CacheConfig, Dtype, PAGE, Policy, Pool, ReadPlan, Schedule};
+use chelsea_kv::{Budget, CacheConfig, Dtype, PAGE, Policy, Pool, ReadPlan};
 use chelsea_model::Model;
 use std::sync::Arc;
 
@@ -23,8 +23,6 @@ pub struct SessionOptions {
     pub budget: Budget,
     /// What happens to the entries beyond it: [`chelsea_kv::policy()`] makes one from its name and settings.
     pub policy: Arc<dyn Policy>,
-    /// Whether old centroids are matched again.
-    pub schedule: Schedule,
     /// When prompts are clustered.
     pub compression: Compression,
     /// First entries of every head that are never merged.
@@ -50,7 +48,6 @@ impl Default for SessionOptions {
         SessionOptions {
             budget: Budget::EntryFraction(1.0),
             policy: Arc::new(Chelsea::default()),
-            schedule: Schedule::default(),
             compression: Compression::Online,
             sinks: 4,
             window: 64,
@@ -79,7 +76,6 @@ pub fn cache_config(model: &Model, options: &SessionOptions) -> Result<CacheConf
         window: options.window,
         policy: options.policy.clone(),
         budget: options.budget,
-        schedule: options.schedule,
         pool: options.pool.clone(),
         ..CacheConfig::new(model.cache_shape())
     })

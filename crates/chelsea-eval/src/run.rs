@@ -67,7 +67,7 @@ impl Subject<'_> {
             setup += &format!(",{AGAINST}{}", self.own().name());
         }
         if setting.mode.online() {
-            setup += &format!(",{:?}", o.schedule);
+            setup += ",once";
         }
         if !self.layout.has_template() {
             setup += ",plain";

@@ -3,7 +3,7 @@
 //! Sizes are those of a small model (24 layers, 2 KV heads of 64). "online" is one block of 512 tokens
 //! on top of a cache that was clustered all along; "one shot" is the whole prompt at once.
 
-use chelsea_kv::{Budget, CacheConfig, CacheShape, Rotary, Schedule, SequenceCache, policy};
+use chelsea_kv::{Budget, CacheConfig, CacheShape, Rotary, SequenceCache, policy};
 use criterion::{BatchSize, Criterion};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -15,11 +15,10 @@ const HEAD_DIM: usize = 64;
 const BLOCK: usize = 512;
 
 /// A cache after `tokens` tokens in blocks, compacted after each but the last.
-fn filled(name: &str, budget: Budget, schedule: Schedule, tokens: usize) -> SequenceCache {
+fn filled(name: &str, budget: Budget, tokens: usize) -> SequenceCache {
     let config = CacheConfig {
         policy: policy(name).expect("registered"),
         budget,
-        schedule,
         ..CacheConfig::new(
             CacheShape::uniform(LAYERS, 14, KV_HEADS, HEAD_DIM, Rotary::plain(HEAD_DIM, 1e6)).expect("a shape"),
         )
@@ -54,7 +53,7 @@ fn main() {
     let c = &mut criterion;
     let row = BLOCK * KV_HEADS * HEAD_DIM;
     let (k, v) = (vec![0.5; row], vec![0.25; row]);
-    let empty = filled("full", Budget::EntryFraction(1.0), Schedule::Once, 0);
+    let empty = filled("full", Budget::EntryFraction(1.0), 0);
     c.bench_function("append 512 tokens to 24 layers", |b| {
         let append = |mut cache: SequenceCache| {
             (0..LAYERS).for_each(|layer| cache.append(layer, &k, &v).expect("in step"));
@@ -62,10 +61,9 @@ fn main() {
         };
         b.iter_batched(|| empty.fork().expect("room"), append, BatchSize::LargeInput);
     });
-    for (name, schedule) in [("chelsea", Schedule::Once), ("chelsea", Schedule::Remerge), ("streaming", Schedule::Once)]
-    {
-        let cache = filled(name, Budget::EntryFraction(0.25), schedule, 8192);
-        c.bench_function(&format!("online {name} {schedule:?}, block of 512 at 8192, keep 25%"), |b| {
+    for name in ["chelsea", "streaming"] {
+        let cache = filled(name, Budget::EntryFraction(0.25), 8192);
+        c.bench_function(&format!("online {name}, block of 512 at 8192, keep 25%"), |b| {
             b.iter_batched(
                 || cache.fork().expect("room"),
                 |mut cache| cache.compact().expect("room"),
@@ -73,9 +71,9 @@ fn main() {
             );
         });
     }
-    let full = filled("full", Budget::EntryFraction(1.0), Schedule::Once, 8192);
+    let full = filled("full", Budget::EntryFraction(1.0), 8192);
     for name in ["chelsea", "chelsea-plain", "streaming"] {
-        let cache = filled(name, Budget::EntryFraction(1.0), Schedule::Once, 8192);
+        let cache = filled(name, Budget::EntryFraction(1.0), 8192);
         assert_eq!(cache.entries(), full.entries());
         c.bench_function(&format!("one shot {name}, 8192 to 25%"), |b| {
             let compact = |mut cache: SequenceCache| cache.compact_now(Some(Budget::EntryFraction(0.25)));

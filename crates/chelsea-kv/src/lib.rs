@@ -116,7 +116,7 @@ pub use {
 pub use backend::Backend;
 pub use budget::{Budget, BudgetError, LEAST_TOKENS, ReadPlan};
 pub use cache::{
-    AttendRequest, CacheConfig, CacheError, CompactReport, Forecast, Importance, MAX_TOKENS, MemoryReport, Schedule,
+    AttendRequest, CacheConfig, CacheError, CompactReport, Forecast, Importance, MAX_TOKENS, MemoryReport,
     SequenceCache,
 };
 pub use cpu::Cpu;

@@ -5,8 +5,7 @@
 mod common;
 
 use chelsea_kv::{
-    AttendRequest, Budget, BudgetError, CacheConfig, CacheError, Dtype, Head, PAGE, Page, Schedule, SequenceCache,
-    attention,
+    AttendRequest, Budget, BudgetError, CacheConfig, CacheError, Dtype, Head, PAGE, Page, SequenceCache, attention,
 };
 use common::{Uniform, policy};
 use half::f16;
@@ -139,23 +138,20 @@ fn the_peak_of_a_run_is_budget_plus_one_block() {
 
 fn peak_is_budget_plus_one_block() {
     let (block, tokens) = (128, 16_384);
-    for schedule in [Schedule::Once, Schedule::Remerge] {
-        let mut cache = SequenceCache::new(CacheConfig { schedule, ..config("chelsea", Budget::EntryFraction(0.2)) })
-            .expect("valid");
-        cache.expect_tokens(tokens, 0);
-        for b in 0..(tokens / block) as u64 {
-            feed(&mut cache, block, b);
-            cache.compact().unwrap();
-        }
-        assert_eq!(cache.tokens(), tokens);
-        assert!(cache.entries() <= tokens * 6 / 5);
-        // Budget and block in whole pages, the statistics, and what compaction took for a while.
-        let entries = tokens.div_ceil(5) + block + PAGE;
-        let bytes = entries.div_ceil(PAGE) * 6 * Page::bytes(16.into(), Dtype::F16) + cache.memory().fixed;
-        assert!(cache.peak() <= bytes + cache.memory().scratch_peak, "{} > {bytes}", cache.peak());
-        assert!(cache.memory().scratch_peak < bytes / 2, "{} of {bytes}", cache.memory().scratch_peak);
-        assert!(cache.peak() < cache.full_bytes());
+    let mut cache = SequenceCache::new(config("chelsea", Budget::EntryFraction(0.2))).expect("valid");
+    cache.expect_tokens(tokens, 0);
+    for b in 0..(tokens / block) as u64 {
+        feed(&mut cache, block, b);
+        cache.compact().unwrap();
     }
+    assert_eq!(cache.tokens(), tokens);
+    assert!(cache.entries() <= tokens * 6 / 5);
+    // Budget and block in whole pages, the statistics, and what compaction took for a while.
+    let entries = tokens.div_ceil(5) + block + PAGE;
+    let bytes = entries.div_ceil(PAGE) * 6 * Page::bytes(16.into(), Dtype::F16) + cache.memory().fixed;
+    assert!(cache.peak() <= bytes + cache.memory().scratch_peak, "{} > {bytes}", cache.peak());
+    assert!(cache.memory().scratch_peak < bytes / 2, "{} of {bytes}", cache.memory().scratch_peak);
+    assert!(cache.peak() < cache.full_bytes());
 }
 
 #[test]
@@ -213,10 +209,9 @@ fn a_fork_counts_beside_its_origin_but_for_the_pages_they_share() {
 
 #[test]
 fn an_absolute_budget_lets_the_text_grow_without_bound() {
-    for (name, schedule) in [("chelsea", Schedule::Once), ("chelsea", Schedule::Remerge), ("streaming", Schedule::Once)]
-    {
+    for name in ["chelsea", "streaming"] {
         let budget = Budget::Entries(160);
-        let mut cache = SequenceCache::new(CacheConfig { schedule, ..config(name, budget) }).unwrap();
+        let mut cache = SequenceCache::new(config(name, budget)).unwrap();
         let mut most = 0;
         for b in 0..60 {
             feed(&mut cache, 64, b);
@@ -246,10 +241,8 @@ fn decoding_compacts_once_in_a_block() {
 }
 
 #[test]
-fn once_leaves_earlier_centroids_alone() {
-    let mut cache =
-        SequenceCache::new(CacheConfig { schedule: Schedule::Once, ..config("chelsea", Budget::EntryFraction(0.3)) })
-            .unwrap();
+fn a_share_leaves_earlier_centroids_alone() {
+    let mut cache = SequenceCache::new(config("chelsea", Budget::EntryFraction(0.3))).unwrap();
     cache.expect_tokens(1024, 0);
     let mut compactions = 0;
     let mut clustered: Vec<Vec<u32>> = vec![Vec::new(); 6];
@@ -287,19 +280,16 @@ fn entries_stay_as_they_are_until_the_expected_length_may_keep_no_more() {
 }
 
 #[test]
-fn streaming_keeps_sinks_and_the_latest_entries_under_either_schedule() {
-    for schedule in [Schedule::Once, Schedule::Remerge] {
-        let mut cache =
-            SequenceCache::new(CacheConfig { schedule, ..config("streaming", Budget::EntryFraction(0.25)) }).unwrap();
-        for b in 0..8 {
-            feed(&mut cache, 128, b);
-            cache.compact().unwrap();
-        }
-        for head in cache.heads().iter() {
-            let positions: Vec<f32> = (0..head.len()).map(|i| head.position(i)).collect();
-            let wanted: Vec<f32> = (0..4).chain(1024 - 252..1024).map(|p| p as f32).collect();
-            assert_eq!(positions, wanted);
-        }
+fn streaming_keeps_sinks_and_the_latest_entries() {
+    let mut cache = SequenceCache::new(config("streaming", Budget::EntryFraction(0.25))).unwrap();
+    for b in 0..8 {
+        feed(&mut cache, 128, b);
+        cache.compact().unwrap();
+    }
+    for head in cache.heads().iter() {
+        let positions: Vec<f32> = (0..head.len()).map(|i| head.position(i)).collect();
+        let wanted: Vec<f32> = (0..4).chain(1024 - 252..1024).map(|p| p as f32).collect();
+        assert_eq!(positions, wanted);
     }
 }
 
@@ -310,19 +300,16 @@ fn counts(cache: &SequenceCache, window: usize) -> Vec<Vec<u32>> {
 
 #[test]
 fn a_lower_budget_can_be_set_later() {
-    for schedule in [Schedule::Once, Schedule::Remerge] {
-        let mut cache =
-            SequenceCache::new(CacheConfig { schedule, ..config("chelsea", Budget::EntryFraction(0.8)) }).unwrap();
-        feed(&mut cache, 600, 0);
-        cache.compact().unwrap();
-        cache.set_budget(Budget::EntryFraction(0.2)).unwrap();
-        feed(&mut cache, 100, 1);
-        assert!(cache.compact().unwrap().compacted);
-        assert!(cache.entries() <= 700 * 6 / 5);
-        let report = cache.compact_now(Some(Budget::EntryFraction(0.12))).unwrap();
-        assert!(report.compacted && report.after <= 84 * 6 && report.freed > 0);
-        assert!(cache.heads().iter().all(|head| (0..head.len()).map(|i| head.count(i)).sum::<u32>() == 700));
-    }
+    let mut cache = SequenceCache::new(config("chelsea", Budget::EntryFraction(0.8))).unwrap();
+    feed(&mut cache, 600, 0);
+    cache.compact().unwrap();
+    cache.set_budget(Budget::EntryFraction(0.2)).unwrap();
+    feed(&mut cache, 100, 1);
+    assert!(cache.compact().unwrap().compacted);
+    assert!(cache.entries() <= 700 * 6 / 5);
+    let report = cache.compact_now(Some(Budget::EntryFraction(0.12))).unwrap();
+    assert!(report.compacted && report.after <= 84 * 6 && report.freed > 0);
+    assert!(cache.heads().iter().all(|head| (0..head.len()).map(|i| head.count(i)).sum::<u32>() == 700));
 }
 
 #[test]

@@ -4,7 +4,7 @@ mod common;
 
 use chelsea_kv::policy::Needs;
 use chelsea_kv::snapshot::{self, SnapshotInfo};
-use chelsea_kv::{Budget, CacheConfig, CacheError, Dtype, Page, Pool, Schedule, SequenceCache};
+use chelsea_kv::{Budget, CacheConfig, CacheError, Dtype, Page, Pool, SequenceCache};
 use common::mixed::{Random, entries, feed, mixed, state};
 use common::{policy, registry};
 use proptest::prelude::*;
@@ -23,7 +23,6 @@ fn config(random: &mut Random, pool: &Pool) -> CacheConfig {
         window: 10,
         policy,
         budget,
-        schedule: if random.below(2) == 0 { Schedule::Once } else { Schedule::Remerge },
         decode_block: 16,
         pool: pool.clone(),
         ..CacheConfig::new(mixed())

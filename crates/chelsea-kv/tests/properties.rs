@@ -7,7 +7,7 @@ mod common;
 use chelsea_kv::merge::{EVICT, are_roots, merge_head, survivors};
 use chelsea_kv::policy::{Chelsea, HeadView, Plan, View};
 use chelsea_kv::scratch::ScratchMeter;
-use chelsea_kv::{Budget, CacheConfig, Dtype, Head, Policy, Rotary, Schedule, SequenceCache, attention, budget};
+use chelsea_kv::{Budget, CacheConfig, Dtype, Head, Policy, Rotary, SequenceCache, attention, budget};
 use common::{Uniform, policy, registry};
 use proptest::prelude::*;
 
@@ -38,13 +38,12 @@ fn random_head(noise: &mut Noise, len: usize, dim: usize, dtype: Dtype, counted:
     head
 }
 
-fn config(name: &str, budget: Budget, schedule: Schedule) -> CacheConfig {
+fn config(name: &str, budget: Budget) -> CacheConfig {
     CacheConfig {
         sinks: SINKS,
         window: WINDOW,
         policy: policy(name).expect("registered"),
         budget,
-        schedule,
         decode_block: 8,
         ..CacheConfig::new(SHAPE.shape())
     }
@@ -235,7 +234,7 @@ proptest! {
 
     #[test]
     fn budgets_hold_through_any_run(
-        seed: u64, blocks in prop::collection::vec(1usize..90, 1..14), which in 0usize..6, name: prop::sample::Index, once: bool,
+        seed: u64, blocks in prop::collection::vec(1usize..90, 1..14), which in 0usize..6, name: prop::sample::Index,
         expect: bool, recent in 0usize..60,
     ) {
         let online = registry().into_iter().filter(|info| info.name != "full" && !info.one_shot_only);
@@ -243,8 +242,7 @@ proptest! {
         let name = name.index(names.len());
         let keeps = [Budget::EntryFraction(0.2), Budget::EntryFraction(0.5), Budget::EntryFraction(1.0)];
         let budget = [&keeps[..], &[Budget::Entries(80), Budget::Bytes(150_000), Budget::ByteFraction(0.3)]].concat()[which];
-        let schedule = if once { Schedule::Once } else { Schedule::Remerge };
-        let config = config(names[name], budget, schedule);
+        let config = config(names[name], budget);
         let mut cache = SequenceCache::new(config).unwrap();
         let mut noise = Noise(seed);
         if expect {
@@ -307,7 +305,7 @@ proptest! {
     #[test]
     fn forks_go_their_own_ways(seed: u64, first in 1usize..200, left in 1usize..150, right in 1usize..150) {
         let mut noise = Noise(seed);
-        let mut origin = SequenceCache::new(config("chelsea", Budget::EntryFraction(0.3), Schedule::Remerge)).unwrap();
+        let mut origin = SequenceCache::new(config("chelsea", Budget::EntryFraction(0.3))).unwrap();
         feed(&mut origin, &mut noise, first);
         origin.compact().unwrap();
         let mut fork = origin.fork().unwrap();

@@ -6,7 +6,6 @@ use crate::output::{self, Table};
 use crate::{documents, reading, saved, setup, signals};
 use anyhow::{Context as _, Result, bail};
 use chelsea_engine::Session;
-use chelsea_kv::Schedule;
 use chelsea_kv::snapshot::{self, SnapshotSummary};
 use std::io::IsTerminal as _;
 use std::path::Path;
@@ -63,15 +62,11 @@ fn entry_bytes(s: &SnapshotSummary) -> usize {
 pub fn show(path: &Path, s: &SnapshotSummary, json: bool) -> Result<()> {
     let bytes = std::fs::metadata(path)?.len();
     let full = s.shape.full_bytes(s.tokens);
-    let schedule = match s.schedule {
-        Schedule::Once => "once",
-        Schedule::Remerge => "remerge",
-    };
     if json {
         let value = serde_json::json!({
             "path": path.display().to_string(), "bytes": bytes, "tokens": s.tokens, "entries": s.entries,
             "layers": s.shape.layers().len(), "kv_heads": s.shape.layer(0).kv_heads, "head_dim": s.shape.layer(0).key_dim,
-            "dtype": s.dtype.name(), "policy": s.policy, "kv_budget": s.budget.to_string(), "schedule": schedule,
+            "dtype": s.dtype.name(), "policy": s.policy, "kv_budget": s.budget.to_string(),
             "sinks": s.sinks, "window": s.window,
             "entries_mean": s.entries_mean(), "entries_min": s.entries_min, "entries_max": s.entries_max,
             "kv_bytes": entry_bytes(s), "kv_held_share": entry_bytes(s) as f64 / full.max(1) as f64,
@@ -87,7 +82,6 @@ pub fn show(path: &Path, s: &SnapshotSummary, json: bool) -> Result<()> {
     t.row(["model fingerprint".to_string(), saved::fingerprint_text(&s.fingerprint)]);
     t.row(["policy".to_string(), s.policy.clone()]);
     t.row(["budget".to_string(), s.budget.to_string()]);
-    t.row(["schedule".to_string(), schedule.to_string()]);
     t.row(["sinks, window".to_string(), format!("{}, {}", s.sinks, s.window)]);
     t.row([
         "layers, KV heads".to_string(),

@@ -247,8 +247,8 @@ impl Active {
 
 /// Names whose checkpoints they are, and everything that shapes a cache.
 fn salt(key: u64, config: &CacheConfig, options: &SessionOptions) -> String {
-    let CacheConfig { policy, budget, dtype, sinks, window, schedule, .. } = config;
+    let CacheConfig { policy, budget, dtype, sinks, window, .. } = config;
     let (plan, compression) = (options.plan(), options.compression);
-    let setting = format!("{budget:?} {} {sinks} {window} {schedule:?} {plan:?} {compression:?}", dtype.name());
+    let setting = format!("{budget:?} {} {sinks} {window} {plan:?} {compression:?}", dtype.name());
     format!("{key:016x} {} {setting}", policy.spec())
 }

@@ -4,18 +4,20 @@
 
 #![allow(unsafe_code)]
 
+use super::Isa;
 use super::job::Job;
 #[cfg(target_arch = "x86_64")]
 use super::matrix::{self, Operands};
-use super::product::{PANEL, Product};
+use super::product::{PANEL, Product, Rows};
 use super::simd::{Element, Kernel, Simd, Stored};
 use super::softmax::{Softmax, add_lanes};
 use super::sums::Sums;
 use crate::balance::Balance;
-use crate::page::{K8V4, Rows};
+use crate::page::{K8V4, Rows as _};
 use crate::{Dtype, PAGE, TILE};
 #[cfg(target_arch = "x86_64")]
 use chelsea_simd::Amx;
+use core::marker::PhantomData;
 use half::{bf16, f16};
 
 /// Buffers of a thread, kept from block to block.
@@ -44,37 +46,45 @@ pub(super) struct Block<'a> {
     pub sums: Sums<'a>,
 }
 
-impl Kernel for Block<'_> {
-    #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
-        // SAFETY: the caller promises the instruction set.
-        unsafe {
-            match self.job.head.dtype() {
-                Dtype::F32 => self.over::<S, f32>(),
-                Dtype::F16 => self.over::<S, f16>(),
-                Dtype::Bf16 => self.over::<S, bf16>(),
-                Dtype::Q8 => self.over::<S, i8>(),
-                Dtype::K8V4 => self.over::<S, K8V4>(),
-            }
-        }
-    }
-}
-
 impl Block<'_> {
-    /// # Safety
-    /// `S`'s instruction set is available.
-    #[inline(always)]
-    unsafe fn over<S: Simd, F: Stored>(self) {
+    /// Does the job on an instruction set that this machine has: by its matrix instructions where they suit the head and
+    /// there are rows enough, otherwise by its vectors.
+    pub fn attend(self, isa: Isa) {
         #[cfg(target_arch = "x86_64")]
-        if S::MATRICES
+        if isa == Isa::Amx
             && matrix::suit(self.job.head)
             && self.job.rows.len() >= matrix::ROWS
             && let Some(amx) = Amx::detect()
         {
-            // SAFETY: the caller promises the instruction set.
-            return unsafe { self.by_matrices::<F>(amx) };
+            return self.by_matrices(amx);
         }
-        let Block { job, scratch, sums } = self;
+        match self.job.head.dtype() {
+            Dtype::F32 => isa.run(Over::<f32>::new(self)),
+            Dtype::F16 => isa.run(Over::<f16>::new(self)),
+            Dtype::Bf16 => isa.run(Over::<bf16>::new(self)),
+            Dtype::Q8 => isa.run(Over::<i8>::new(self)),
+            Dtype::K8V4 => isa.run(Over::<K8V4>::new(self)),
+        }
+    }
+}
+
+/// A block over entries of one format. Each is compiled for itself, which takes a third of the time that one function
+/// for all formats does.
+struct Over<'a, F> {
+    block: Block<'a>,
+    format: PhantomData<F>,
+}
+
+impl<'a, F: Stored> Over<'a, F> {
+    fn new(block: Block<'a>) -> Self {
+        Over { block, format: PhantomData }
+    }
+}
+
+impl<F: Stored> Kernel for Over<'_, F> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Block { job, scratch, sums } = self.block;
         let (key_dim, value_dim, rows) = (job.head.key_dim(), job.head.value_dim(), job.rows.len());
         let queries = at_least(&mut scratch.queries, rows * key_dim.next_multiple_of(PANEL));
         let scores = at_least(&mut scratch.scores, rows * PAGE);
@@ -140,7 +150,7 @@ impl Block<'_> {
                 // SAFETY: queries are `rows` rows in panels of which `len` begin at `first`, keys hold
                 // PAGE / TILE tiles of key_dim x TILE, of which the columns are some, and scores have room for `len`
                 // rows of PAGE.
-                unsafe { product.run::<S, false>(len, columns.len() / S::LANES) };
+                unsafe { S::run(Rows::<_, false> { product, rows: len, vectors: columns.len() / S::LANES }) };
 
                 let softmax = Softmax { bias: &bias, scales: page.scales::<F>(), columns };
                 // SAFETY: the caller promises the instruction set.
@@ -170,7 +180,7 @@ impl Block<'_> {
                 };
                 // SAFETY: scores are `len` rows of one panel, values hold PAGE rows of value_dim, of which those used
                 // are some, and the sums have `len` rows of value_dim from `first`.
-                unsafe { product.run::<S, true>(len, value_dim / S::LANES) };
+                unsafe { S::run(Rows::<_, true> { product, rows: len, vectors: value_dim / S::LANES }) };
                 // Sizes that are no multiple of the vector: the columns left over.
                 for c in value_dim / S::LANES * S::LANES..value_dim {
                     for r in 0..len {

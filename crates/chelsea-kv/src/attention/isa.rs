@@ -8,7 +8,7 @@ use super::plan::BlockRows;
 #[cfg(target_arch = "x86_64")]
 use super::simd::avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
-use super::simd::avx512::{Avx512, Matrices};
+use super::simd::avx512::Avx512;
 #[cfg(target_arch = "aarch64")]
 use super::simd::neon::Neon;
 use super::simd::{Kernel, Simd, portable::Portable};
@@ -78,10 +78,9 @@ impl Isa {
         // SAFETY: `attend_with` and `best` let only available instruction sets through.
         unsafe {
             match self {
+                // What matrix instructions are for goes another way, through `Block::attend`.
                 #[cfg(target_arch = "x86_64")]
-                Isa::Amx => Matrices::run(kernel),
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => Avx512::run(kernel),
+                Isa::Avx512 | Isa::Amx => Avx512::run(kernel),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx2 => Avx2::run(kernel),
                 #[cfg(target_arch = "aarch64")]

@@ -121,7 +121,7 @@ pub fn attend_with(isa: Isa, requests: &mut [Request<'_>], layer: &Attention<'_>
         let request = &shared[block.request];
         let sums = Sums::new(sums, block.rows.len(), request.heads[block.head].value_dim());
         let job = job(request, block, part, layer);
-        SCRATCH.with_borrow_mut(|scratch| isa.run(Block { job, scratch, sums }));
+        SCRATCH.with_borrow_mut(|scratch| Block { job, scratch, sums }.attend(isa));
     });
     let mut blocks = &plan.blocks[..];
     for (index, request) in requests.iter_mut().enumerate() {

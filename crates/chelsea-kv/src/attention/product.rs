@@ -6,7 +6,7 @@
 
 #![allow(unsafe_code)]
 
-use super::simd::{Element, Simd};
+use super::simd::{Element, Kernel, Simd};
 use crate::TILE;
 
 /// Distance between the rows of the left matrix, which is cut into panels of this many columns.
@@ -40,13 +40,29 @@ pub(super) struct Product<E> {
     pub ahead: isize,
 }
 
+/// `rows` rows of `vectors` vectors of a product; added to `c` if `ADD`, written over it if not.
+///
+/// A kernel of its own, so that formats which share their keys or values share the code: every matrix has the numbers
+/// that the fields of the product promise, besides the instruction set.
+pub(super) struct Rows<E, const ADD: bool> {
+    pub product: Product<E>,
+    pub rows: usize,
+    pub vectors: usize,
+}
+
+impl<E: Element, const ADD: bool> Kernel for Rows<E, ADD> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // SAFETY: the caller's promise.
+        unsafe { self.product.rows::<S, ADD>(self.rows, self.vectors) }
+    }
+}
+
 impl<E: Element> Product<E> {
-    /// Computes `rows` rows of `vectors` vectors; adds to `c` if `ADD`, overwrites it if not.
-    ///
     /// # Safety
     /// `S`'s instruction set is available, and every matrix has the numbers that the fields promise.
     #[inline(always)]
-    pub(super) unsafe fn run<S: Simd, const ADD: bool>(mut self, rows: usize, vectors: usize) {
+    unsafe fn rows<S: Simd, const ADD: bool>(mut self, rows: usize, vectors: usize) {
         let block = if rows.is_multiple_of(S::ROWS) { S::ROWS } else { S::ROWS.min(8) };
         let blocks = rows.div_ceil(block);
         for i in 0..blocks {
@@ -74,7 +90,7 @@ impl<E: Element> Product<E> {
     }
 
     /// # Safety
-    /// As [`run`](Self::run).
+    /// As [`rows`](Self::rows).
     #[inline(always)]
     unsafe fn columns<S: Simd, const M: usize, const ADD: bool>(&self, vectors: usize) {
         if M > S::ROWS {
@@ -103,7 +119,7 @@ impl<E: Element> Product<E> {
     /// that is left.
     ///
     /// # Safety
-    /// As [`run`](Self::run).
+    /// As [`rows`](Self::rows).
     #[inline(always)]
     unsafe fn blocks<S: Simd, const M: usize, const N: usize, const ADD: bool>(
         &self,
@@ -121,7 +137,7 @@ impl<E: Element> Product<E> {
     /// `M` rows of the `N` vectors that begin at vector `at`, summed in registers.
     ///
     /// # Safety
-    /// As [`run`](Self::run).
+    /// As [`rows`](Self::rows).
     #[inline(always)]
     unsafe fn registers<S: Simd, const M: usize, const N: usize, const ADD: bool>(&self, at: usize) {
         let column = |n: usize| {

@@ -1,6 +1,6 @@
 //! When a cache is compacted, which entries are candidates, and how a plan is carried out.
 
-use super::{CacheConfig, CacheError, Schedule, SequenceCache};
+use super::{CacheConfig, CacheError, SequenceCache};
 use crate::backend::Change;
 use crate::budget::{Budget, Length};
 use crate::policy::{HeadView, Plan, View};
@@ -45,7 +45,7 @@ impl SequenceCache {
     /// # Errors
     /// If the pool has no room for what a compaction takes for a while; the cache is as it was then.
     pub fn compact(&mut self) -> Result<CompactReport, CacheError> {
-        if self.compaction_is_due() { self.compact_by_schedule() } else { Ok(self.nothing_done()) }
+        if self.compaction_is_due() { self.compact_what_is_new() } else { Ok(self.nothing_done()) }
     }
 
     /// As [`SequenceCache::compact`], however few tokens have piled up: at the end of a text, what is left is to meet
@@ -54,13 +54,13 @@ impl SequenceCache {
     /// # Errors
     /// As [`SequenceCache::compact`].
     pub fn compact_at_end(&mut self) -> Result<CompactReport, CacheError> {
-        if self.must_give_up() { self.compact_by_schedule() } else { Ok(self.nothing_done()) }
+        if self.must_give_up() { self.compact_what_is_new() } else { Ok(self.nothing_done()) }
     }
 
-    fn compact_by_schedule(&mut self) -> Result<CompactReport, CacheError> {
+    fn compact_what_is_new(&mut self) -> Result<CompactReport, CacheError> {
         let allowed = self.allowed(self.config.budget);
-        let CacheConfig { schedule, budget, policy, .. } = &self.config;
-        let anew = *schedule == Schedule::Remerge || budget.is_absolute(self.length().end()) || policy.looks_back();
+        let CacheConfig { budget, policy, .. } = &self.config;
+        let anew = budget.is_absolute(self.length().end()) || policy.looks_back();
         let mut from = self.sinks();
         if !anew {
             from.iter_mut().zip(&self.frozen).for_each(|(from, &frozen)| *from = frozen.max(*from));
@@ -92,7 +92,7 @@ impl SequenceCache {
         self.entries() <= self.allowed(self.config.budget)
     }
 
-    /// Compresses everything between sinks and window right now, whatever the schedule: to `budget`, or
+    /// Compresses everything between sinks and window right now, also what was before: to `budget`, or
     /// to the cache's own when none is given.
     ///
     /// # Errors

@@ -8,18 +8,6 @@ use crate::{CacheShape, Cpu, Dtype, PAGE, Page, Pool, PoolFull, ShapeError};
 use std::sync::Arc;
 use thiserror::Error;
 
-/// When entries are clustered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Schedule {
-    /// What left the window since the last compaction is clustered; centroids made earlier stay as they are,
-    /// unless an absolute budget leaves no other way.
-    #[default]
-    Once,
-    /// Everything between sinks and window is matched again, under the total that the budget allows for
-    /// the text so far.
-    Remerge,
-}
-
 /// Entries of each head that pile up beyond the budget unless told otherwise: enough that a compaction is rare, few beside
 /// what a step of reading brings.
 const DECODE_BLOCK: usize = 64;
@@ -39,8 +27,6 @@ pub struct CacheConfig {
     pub policy: Arc<dyn Policy>,
     /// How much may be kept.
     pub budget: Budget,
-    /// When entries are clustered.
-    pub schedule: Schedule,
     /// Entries that may pile up beyond the budget before they are clustered: decoding compacts once in
     /// so many tokens.
     pub decode_block: usize,
@@ -60,7 +46,6 @@ impl CacheConfig {
             window: 64,
             policy: Arc::new(Chelsea::default()),
             budget: Budget::EntryFraction(1.0),
-            schedule: Schedule::default(),
             decode_block: DECODE_BLOCK,
             pool: Pool::unlimited(),
             backend: Arc::new(Cpu),

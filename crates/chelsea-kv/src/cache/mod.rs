@@ -27,7 +27,7 @@ mod synthetic;
 
 pub use attend::AttendRequest;
 pub use compact::CompactReport;
-pub use config::{CacheConfig, CacheError, Schedule};
+pub use config::{CacheConfig, CacheError};
 pub use forecast::Forecast;
 pub use memory::MemoryReport;
 pub(crate) use saved::Saved;

@@ -95,7 +95,7 @@ pub trait Policy: Debug + Send + Sync {
         false
     }
 
-    /// Whether every plan must be made over everything between sinks and window, whatever the schedule:
+    /// Whether every plan must be made over everything between sinks and window, also what was clustered before:
     /// what is kept of old entries depends on the new ones.
     fn looks_back(&self) -> bool {
         false

@@ -196,7 +196,7 @@ pub fn verify(path: &Path) -> Result<SnapshotSummary, SnapshotError> {
 /// Loads a cache, and what its caller kept beside it. Everything is verified once; after that, keys and
 /// values are read straight from the mapped file until the cache writes to their page.
 ///
-/// Settings (budget, schedule, sinks, window) are those that the cache was saved with. So is the policy,
+/// Settings (budget, sinks, window) are those that the cache was saved with. So is the policy,
 /// unless another is given; statistics that the other one needs and the file does not have are gathered from
 /// here on.
 ///

@@ -21,13 +21,15 @@ use super::{ALIGN, MAX_NOTE, SnapshotError};
 use crate::balance::Balance;
 use crate::cache::Saved;
 use crate::query::QueryPower;
-use crate::{Budget, CacheConfig, CacheShape, Dims, Dtype, MAX_TOKENS, PAGE, Pool, Schedule};
+use crate::{Budget, CacheConfig, CacheShape, Dims, Dtype, MAX_TOKENS, PAGE, Pool};
 use xxhash_rust::xxh3::Xxh3;
 
 /// How a snapshot begins; the first byte is no ASCII, so that no text is taken for one.
 pub(super) const MAGIC: [u8; 8] = *b"\x89CHELSEA";
 /// The format written, and the only one read.
 pub(super) const VERSION: u32 = 5;
+/// Says that entries of a share are clustered once. There was another way, in files of earlier versions.
+const CLUSTERED_ONCE: u32 = 0;
 /// Bytes of the prelude.
 pub(super) const PRELUDE: usize = 64;
 
@@ -58,7 +60,6 @@ pub(super) struct Header {
     pub sinks: usize,
     pub window: usize,
     pub budget: Budget,
-    pub schedule: Schedule,
     pub decode_block: usize,
     pub policy: String,
     pub compacted_at: usize,
@@ -158,7 +159,6 @@ impl Header {
             window: self.window,
             policy,
             budget: self.budget,
-            schedule: self.schedule,
             decode_block: self.decode_block,
             pool: Pool::unlimited(),
             backend: std::sync::Arc::new(crate::Cpu),
@@ -274,10 +274,7 @@ impl Header {
             Dtype::Q8 => 3,
             Dtype::K8V4 => 4,
         });
-        out.u32(match self.schedule {
-            Schedule::Once => 0,
-            Schedule::Remerge => 1,
-        });
+        out.u32(CLUSTERED_ONCE);
         let (kind, amount) = match self.budget {
             Budget::EntryFraction(ratio) => (0, u64::from(ratio.to_bits())),
             Budget::Entries(entries) => (1, entries as u64),
@@ -334,11 +331,10 @@ impl Header {
             4 => Dtype::K8V4,
             other => return Err(SnapshotError::Inconsistent(format!("there is no storage type {other}"))),
         };
-        let schedule = match fields.u32()? {
-            0 => Schedule::Once,
-            1 => Schedule::Remerge,
-            other => return Err(SnapshotError::Inconsistent(format!("there is no schedule {other}"))),
-        };
+        match fields.u32()? {
+            CLUSTERED_ONCE => {}
+            other => return Err(SnapshotError::Inconsistent(format!("there is no schedule {other} any more"))),
+        }
         let (kind, amount) = (fields.u32()?, fields.u64()?);
         let budget = match (kind, u32::try_from(amount), usize::try_from(amount)) {
             (0, Ok(bits), _) => Budget::EntryFraction(f32::from_bits(bits)),
@@ -363,7 +359,6 @@ impl Header {
             sinks,
             window,
             budget,
-            schedule,
             decode_block,
             policy,
             compacted_at,

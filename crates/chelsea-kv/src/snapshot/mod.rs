@@ -31,7 +31,7 @@ pub use error::SnapshotError;
 pub use file::{can_save, inspect, is_snapshot, load, load_in, save, verify};
 pub use parse::{Parsed, parse, reseal};
 
-use crate::{Budget, CacheShape, Dtype, Schedule, SequenceCache};
+use crate::{Budget, CacheShape, Dtype, SequenceCache};
 use header::{HeadRecord, Header};
 use rayon::prelude::*;
 use statistics::Found;
@@ -90,8 +90,6 @@ pub struct SnapshotSummary {
     pub policy: String,
     /// How much may be kept.
     pub budget: Budget,
-    /// When entries are clustered.
-    pub schedule: Schedule,
     /// Attention sinks of every head.
     pub sinks: usize,
     /// Recent window of every head.
@@ -120,7 +118,6 @@ impl SnapshotSummary {
             bytes,
             policy: header.policy.clone(),
             budget: header.budget,
-            schedule: header.schedule,
             sinks: header.sinks,
             window: header.window,
             note: header.note.clone(),
@@ -166,7 +163,6 @@ impl<'a> Ready<'a> {
             sinks: config.sinks,
             window: config.window,
             budget: config.budget,
-            schedule: config.schedule,
             decode_block: config.decode_block,
             policy: config.policy.spec(),
             compacted_at: saved.compacted_at,

@@ -4,7 +4,7 @@ use super::{LARGER, SMALL, block, config, example, expected, load_info, names, r
 use crate::common::{policy, registry};
 use chelsea_kv::policy::Needs;
 use chelsea_kv::snapshot::{SnapshotError, SnapshotInfo, inspect, load, parse, save, to_bytes};
-use chelsea_kv::{Budget, CacheConfig, Dtype, Schedule, SequenceCache};
+use chelsea_kv::{Budget, CacheConfig, Dtype, SequenceCache};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -13,23 +13,23 @@ fn a_loaded_cache_goes_on_exactly_as_the_saved_one() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("cache");
     let entries = Budget::Entries(90);
-    for (i, (spec, budget, schedule, dtype)) in [
-        ("chelsea", Budget::EntryFraction(0.25), Schedule::Remerge, Dtype::F16),
-        ("chelsea", Budget::EntryFraction(0.4), Schedule::Once, Dtype::F16),
-        ("chelsea:value_weight=0.5,floor=0,chunk=32", entries, Schedule::Remerge, Dtype::Bf16),
-        ("chelsea-plain", Budget::Bytes(150_000), Schedule::Once, Dtype::F16),
-        ("streaming", Budget::EntryFraction(0.3), Schedule::Remerge, Dtype::F32),
-        ("random:seed=7", entries, Schedule::Once, Dtype::F16),
-        ("full", Budget::EntryFraction(1.0), Schedule::Remerge, Dtype::F32),
-        ("chelsea", Budget::EntryFraction(0.25), Schedule::Remerge, Dtype::Q8),
-        ("chelsea", Budget::Bytes(120_000), Schedule::Once, Dtype::Q8),
-        ("chelsea", Budget::ByteFraction(0.6), Schedule::Once, Dtype::Q8),
-        ("chelsea", Budget::ByteFraction(0.4), Schedule::Once, Dtype::K8V4),
+    for (i, (spec, budget, dtype)) in [
+        ("chelsea", Budget::EntryFraction(0.25), Dtype::F16),
+        ("chelsea", Budget::EntryFraction(0.4), Dtype::F16),
+        ("chelsea:value_weight=0.5,floor=0,chunk=32", entries, Dtype::Bf16),
+        ("chelsea-plain", Budget::Bytes(150_000), Dtype::F16),
+        ("streaming", Budget::EntryFraction(0.3), Dtype::F32),
+        ("random:seed=7", entries, Dtype::F16),
+        ("full", Budget::EntryFraction(1.0), Dtype::F32),
+        ("chelsea", Budget::EntryFraction(0.25), Dtype::Q8),
+        ("chelsea", Budget::Bytes(120_000), Dtype::Q8),
+        ("chelsea", Budget::ByteFraction(0.6), Dtype::Q8),
+        ("chelsea", Budget::ByteFraction(0.4), Dtype::K8V4),
     ]
     .into_iter()
     .enumerate()
     {
-        let config = CacheConfig { schedule, dtype, ..config(LARGER, spec, budget) };
+        let config = CacheConfig { dtype, ..config(LARGER, spec, budget) };
         let (mut cache, info) = example(config, 300);
         cache.expect_tokens(500, 30);
         let size = save(&path, &cache, &info).unwrap();

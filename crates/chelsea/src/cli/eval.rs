@@ -1,9 +1,9 @@
 //! `chelsea eval`.
 
-use super::shared::{DtypeArg, ModelArgs, ScheduleArg, parse_keep, parse_policy, schedule};
+use super::shared::{DtypeArg, ModelArgs, parse_keep, parse_policy};
 use chelsea_eval::metrics::Metric;
 use chelsea_eval::{Basis, Mode};
-use chelsea_kv::{Budget, Schedule};
+use chelsea_kv::Budget;
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -77,9 +77,6 @@ pub struct CompareArgs {
     /// Seed of everything that is drawn.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Whether old centroids are matched again when online.
-    #[arg(long, value_enum)]
-    pub schedule: Option<ScheduleArg>,
     /// First entries of every head that are never merged.
     #[arg(long, default_value_t = 4)]
     pub sinks: usize,
@@ -102,11 +99,6 @@ pub struct CompareArgs {
 }
 
 impl CompareArgs {
-    /// The schedule of online runs.
-    pub fn schedule(&self) -> Schedule {
-        schedule(self.schedule)
-    }
-
     /// What is kept: the full cache and three budgets where nothing was said.
     pub fn shares(&self) -> Vec<(Basis, f32)> {
         let bytes: &[f32] = match (self.kv_budgets.as_slice(), self.keeps.as_slice()) {

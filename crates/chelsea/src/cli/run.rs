@@ -47,7 +47,7 @@ pub struct RunArgs {
         long,
         value_name = "FILE",
         help_heading = "Cache",
-        conflicts_with_all = ["file", "kv_type", "sinks", "window", "schedule"]
+        conflicts_with_all = ["file", "kv_type", "sinks", "window"]
     )]
     pub load_cache: Option<PathBuf>,
     /// Go on from a cache even if it was made with another chat template than the model's.
@@ -90,7 +90,7 @@ mod tests {
             assert!(!text.contains("\nOptions:"), "{text}");
         }
         assert!(short.lines().count() < 50, "{short}");
-        for rare in ["--sinks", "--schedule", "--products", "--min-p"] {
+        for rare in ["--sinks", "--products", "--min-p"] {
             assert!(!short.contains(rare) && long.contains(rare), "{rare}");
         }
         assert!(at(&long, "Examples:") < at(&long, "Model:"), "{long}");

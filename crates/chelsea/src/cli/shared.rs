@@ -2,7 +2,7 @@
 
 use chelsea_engine::{Compression, Sampling, SessionOptions};
 use chelsea_kv::policy::{Chelsea, ChelseaBest, PolicyError};
-use chelsea_kv::{Budget, Dtype, Policy, Pool, Schedule};
+use chelsea_kv::{Budget, Dtype, Policy, Pool};
 use chelsea_model::LoadOptions;
 use clap::{Args, ValueEnum};
 use std::borrow::Cow;
@@ -115,9 +115,6 @@ pub struct CacheArgs {
     /// When prompts are clustered: block by block while reading, or once after it.
     #[arg(long, value_enum, default_value_t = CompressArg::Online, hide_short_help = true)]
     pub compress: CompressArg,
-    /// Whether entries that were merged before are matched again as the text grows [default: once].
-    #[arg(long, value_enum, hide_short_help = true)]
-    pub schedule: Option<ScheduleArg>,
     /// First entries of every head that are never merged.
     #[arg(long, default_value_t = 4, hide_short_help = true)]
     pub sinks: usize,
@@ -153,15 +150,6 @@ pub enum QualityArg {
     /// A second pass, in which the model repeats the text, shows what must stay as it is: more than twice the time,
     /// and reading takes the memory of the full cache.
     Best,
-}
-
-/// Whether old centroids are matched again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ScheduleArg {
-    /// What is new is clustered once.
-    Once,
-    /// Everything is matched again under the running total.
-    Remerge,
 }
 
 /// Number formats of a cache.
@@ -226,7 +214,6 @@ impl CacheArgs {
         SessionOptions {
             budget: self.budget(),
             policy: self.policy(),
-            schedule: schedule(self.schedule),
             compression: self.compression(),
             sinks: self.sinks,
             window: self.window,
@@ -321,14 +308,6 @@ fn parse_seed(text: &str) -> Result<Seed, String> {
     match text {
         "-1" => Ok(Seed(None)),
         _ => text.parse().map(|seed| Seed(Some(seed))).map_err(|_| "give a number from 0 on, or -1 to draw one".into()),
-    }
-}
-
-pub(super) fn schedule(arg: Option<ScheduleArg>) -> Schedule {
-    match arg {
-        None => Schedule::default(),
-        Some(ScheduleArg::Once) => Schedule::Once,
-        Some(ScheduleArg::Remerge) => Schedule::Remerge,
     }
 }
 

@@ -54,7 +54,6 @@ pub fn subject<'a>(
         options: SessionOptions {
             sinks: args.sinks,
             window: args.window,
-            schedule: args.schedule(),
             context: args.ctx,
             dtype: args.kv_type.map(DtypeArg::dtype),
             ..SessionOptions::default()

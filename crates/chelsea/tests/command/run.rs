@@ -421,17 +421,17 @@ fn what_a_model_and_a_saved_cache_are_is_shown_in_full() {
     assert_eq!(tensors.iter().map(|t| number(t, "bytes")).sum::<f64>(), number(&seen, "weight_bytes"));
     assert_eq!(json(&["inspect", &model, "--json"]).get("tensors"), None);
 
-    let how = ["--kv-budget", "50%", "--schedule", "remerge", "--sinks", "2", "--window", "32"];
+    let how = ["--kv-budget", "50%", "--sinks", "2", "--window", "32"];
     let built = chelsea(&[&["cache", "build", "-m", &model, "-f", &doc, "-o", cache], &how[..]].concat());
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     let seen = json(&["cache", "show", cache, "--json"]);
-    let of = ["kv_budget", "schedule", "sinks", "window"].map(|key| seen[key].to_string());
-    assert_eq!(of, ["\"50%\"", "\"remerge\"", "2", "32"]);
+    let of = ["kv_budget", "sinks", "window"].map(|key| seen[key].to_string());
+    assert_eq!(of, ["\"50%\"", "2", "32"]);
     // Two layers of two heads.
     let mean = number(&seen, "entries_mean");
     assert_eq!(mean, number(&seen, "entries") / 4.0);
     let said = String::from_utf8(chelsea(&["cache", "show", cache]).stdout).unwrap();
-    for wanted in ["50%", "remerge", "2, 32", &format!("{mean:.1} on average")] {
+    for wanted in ["50%", "2, 32", &format!("{mean:.1} on average")] {
         assert!(said.contains(wanted), "{wanted} is not in\n{said}");
     }
     for more in [&["--tensors"][..], &["--kv-budget", "20%"]] {

@@ -7,12 +7,14 @@ mod operands;
 pub(super) use operands::Operands;
 
 use super::block::{Block, Scratch, at_least};
-use super::simd::avx512::Matrices;
+use super::simd::avx512::Avx512;
 use super::simd::{Simd, Stored};
 use super::softmax::{Softmax, add_lanes};
 use crate::balance::Balance;
+use crate::page::K8V4;
 use crate::{Dtype, Head, PAGE};
 use chelsea_simd::{Amx, DEPTH, SIDE};
+use half::{bf16, f16};
 
 /// Rows come in pairs of operands; those past the last hold anything, and nothing reads what becomes of them. Fewer
 /// rows than this are not worth opening pages for.
@@ -24,13 +26,25 @@ pub(super) fn suit(head: &Head) -> bool {
 }
 
 impl Block<'_> {
-    /// The block's sums, by matrix instructions.
-    ///
+    /// The block's sums, by matrix instructions, for a head and rows that they [`suit`].
+    pub(super) fn by_matrices(self, amx: Amx) {
+        // SAFETY: a machine with AMX that was detected has AVX-512 and its BF16.
+        unsafe {
+            match self.job.head.dtype() {
+                Dtype::F32 => unreachable!("two numbers of bf16 do not hold one of f32"),
+                Dtype::F16 => self.opened::<f16>(amx),
+                Dtype::Bf16 => self.opened::<bf16>(amx),
+                Dtype::Q8 => self.opened::<i8>(amx),
+                Dtype::K8V4 => self.opened::<K8V4>(amx),
+            }
+        }
+    }
+
     /// # Safety
-    /// The instruction set of [`Matrices`] is available.
-    #[inline(always)]
-    pub(super) unsafe fn by_matrices<F: Stored>(self, amx: Amx) {
-        type S = Matrices;
+    /// The machine has the instructions of [`Avx512`] and AVX-512's BF16.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma,f16c")]
+    unsafe fn opened<F: Stored>(self, amx: Amx) {
+        type S = Avx512;
         let Block { job, scratch, sums } = self;
         let (key_dim, value_dim, rows) = (job.head.key_dim(), job.head.value_dim(), job.rows.len());
         let Scratch { factors, weights, operands, .. } = scratch;

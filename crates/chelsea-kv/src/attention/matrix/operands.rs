@@ -11,7 +11,7 @@
 
 #![allow(unsafe_code)]
 
-use super::super::simd::avx512::Matrices;
+use super::super::simd::avx512::Avx512;
 use super::super::simd::{Element, Stored};
 use super::ROWS;
 use crate::page::{Line, Rows};
@@ -96,7 +96,7 @@ impl Operands {
     /// Takes in the queries of a block, `[rows][d]`, times `scale` and times `balance`, dimension by dimension.
     ///
     /// # Safety
-    /// The machine has the instructions of [`Matrices`].
+    /// The machine has the instructions of [`Avx512`] and AVX-512's BF16.
     #[inline(always)]
     pub unsafe fn set_queries<'q>(
         &mut self,
@@ -132,7 +132,7 @@ impl Operands {
     /// Opens the keys of a page, `[PAGE / TILE][key_dim][TILE]`. Nobody sees entries outside `used`, whatever they are.
     ///
     /// # Safety
-    /// The machine has the instructions of [`Matrices`].
+    /// The machine has the instructions of [`Avx512`] and AVX-512's BF16.
     #[inline(always)]
     pub unsafe fn open_keys<F: Stored>(&mut self, keys: &[F::Key], d: usize, used: Range<usize>) {
         assert!(keys.len() >= PAGE * d && d.is_multiple_of(DEPTH));
@@ -149,7 +149,7 @@ impl Operands {
                 let at = keys[pair * 2 * TILE..][..2 * TILE].as_ptr();
                 // SAFETY: two dimensions of 16 entries; the caller has the instructions.
                 unsafe {
-                    let (even, odd) = (F::Key::load::<Matrices>(at, 0), F::Key::load::<Matrices>(at.add(TILE), 0));
+                    let (even, odd) = (F::Key::load::<Avx512>(at, 0), F::Key::load::<Avx512>(at.add(TILE), 0));
                     split_pair::<F::Key>(even, odd, out, blocks, pair);
                 }
             }
@@ -159,7 +159,7 @@ impl Operands {
     /// Opens the values of a page, `[PAGE / SHARED][value_dim]`, of which nobody sees those outside `used`.
     ///
     /// # Safety
-    /// The machine has the instructions of [`Matrices`].
+    /// The machine has the instructions of [`Avx512`] and AVX-512's BF16.
     #[inline(always)]
     pub unsafe fn open_values<F: Stored>(&mut self, values: &[F::Value], d: usize, used: Range<usize>) {
         let shared = F::Value::SHARED;
@@ -248,17 +248,17 @@ impl Operands {
 /// Loads what is seen, and zeros for the rest: a weight of zero times what is not a number would be none.
 ///
 /// # Safety
-/// The machine has the instructions of [`Matrices`], and there is a vector at `at`.
+/// The machine has the instructions of [`Avx512`] and AVX-512's BF16, and there is a vector at `at`.
 #[inline(always)]
 unsafe fn load_if<E: Element>(seen: bool, at: *const E, part: usize) -> __m512 {
     // SAFETY: the caller's promise.
-    unsafe { if seen { E::load::<Matrices>(at, part) } else { _mm512_setzero_ps() } }
+    unsafe { if seen { E::load::<Avx512>(at, part) } else { _mm512_setzero_ps() } }
 }
 
 /// Writes 32 numbers of a row to block `b` of each half of a left operand.
 ///
 /// # Safety
-/// The machine has the instructions of [`Matrices`].
+/// The machine has the instructions of [`Avx512`] and AVX-512's BF16.
 #[inline(always)]
 unsafe fn split_row(low: __m512, high: __m512, out: &mut [u8], blocks: usize, b: usize, row: usize) {
     assert!(out.len() >= 2 * blocks * BLOCK_BYTES && b < blocks && row < SIDE);
@@ -276,7 +276,7 @@ unsafe fn split_row(low: __m512, high: __m512, out: &mut [u8], blocks: usize, b:
 /// Writes two steps along the depth of 16 columns as pair `pair` of each part of a right operand of `E`.
 ///
 /// # Safety
-/// The machine has the instructions of [`Matrices`].
+/// The machine has the instructions of [`Avx512`] and AVX-512's BF16.
 #[inline(always)]
 unsafe fn split_pair<E: Element>(even: __m512, odd: __m512, out: &mut [u8], blocks: usize, pair: usize) {
     assert!(out.len() >= parts::<E>() * blocks * BLOCK_BYTES && pair < blocks * DEPTH / 2);
@@ -296,7 +296,7 @@ unsafe fn split_pair<E: Element>(even: __m512, odd: __m512, out: &mut [u8], bloc
 /// The upper halves of the numbers of both, one from each in turns.
 ///
 /// # Safety
-/// The machine has the instructions of [`Matrices`].
+/// The machine has the instructions of [`Avx512`] and AVX-512's BF16.
 #[inline(always)]
 unsafe fn join(even: __m512, odd: __m512) -> __m512i {
     // SAFETY: the caller's promise.

@@ -1,4 +1,4 @@
-//! AVX-512: 32 registers of 16 lanes; with matrix instructions beside them, or without.
+//! AVX-512: 32 registers of 16 lanes.
 
 use super::{Kernel, Simd};
 use crate::page::Nibbles;
@@ -6,21 +6,15 @@ use core::arch::x86_64::*;
 use half::{bf16, f16};
 
 #[derive(Clone, Copy)]
-pub(in super::super) struct Vectors<const MATRICES: bool>;
+pub(in super::super) struct Avx512;
 
-pub(in super::super) type Avx512 = Vectors<false>;
-
-/// AVX-512 with BF16 and AMX.
-pub(in super::super) type Matrices = Vectors<true>;
-
-// SAFETY of every block below: the trait's callers promise AVX-512 (F, BW, VL; BF16 too with matrices), FMA and F16C, and
-// pointers that are good for a whole vector.
-impl<const MATRICES: bool> Simd for Vectors<MATRICES> {
+// SAFETY of every block below: the trait's callers promise AVX-512 (F, BW, VL), FMA and F16C, and pointers that are good
+// for a whole vector.
+impl Simd for Avx512 {
     type V = __m512;
     const LANES: usize = 16;
     const REGISTERS: usize = 32;
     const ROWS: usize = 12;
-    const MATRICES: bool = MATRICES;
 
     #[inline(always)]
     unsafe fn run<K: Kernel>(kernel: K) {
@@ -29,13 +23,8 @@ impl<const MATRICES: bool> Simd for Vectors<MATRICES> {
             // SAFETY: as above.
             unsafe { kernel.run::<Avx512>() }
         }
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma,f16c")]
-        unsafe fn enabled_matrices<K: Kernel>(kernel: K) {
-            // SAFETY: as above.
-            unsafe { kernel.run::<Matrices>() }
-        }
         // SAFETY: as above.
-        unsafe { if MATRICES { enabled_matrices(kernel) } else { enabled(kernel) } }
+        unsafe { enabled(kernel) }
     }
 
     #[inline(always)]

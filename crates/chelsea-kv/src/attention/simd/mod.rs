@@ -31,9 +31,6 @@ pub(super) trait Simd: Copy {
     const REGISTERS: usize;
     /// Rows of the register block when there are many.
     const ROWS: usize;
-    /// Whether there are matrix instructions besides.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
-    const MATRICES: bool = false;
 
     /// Runs `kernel` compiled for this instruction set.
     unsafe fn run<K: Kernel>(kernel: K);
