@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 pub struct Times(Vec<f64>);
 
 impl Times {
-    fn new(mut times: Vec<f64>) -> Times {
+    pub fn new(mut times: Vec<f64>) -> Times {
         times.sort_by(f64::total_cmp);
         Times(times)
     }
@@ -77,7 +77,7 @@ impl Measured {
 }
 
 /// Words of about so many tokens, that begin with `salt` and so are no other prompt's beginning.
-fn words(salt: u64, tokens: usize) -> String {
+pub fn words(salt: u64, tokens: usize) -> String {
     const WORDS: [&str; 16] = [
         "river", "stone", "green", "seven", "window", "letter", "market", "silver", "garden", "paper", "winter",
         "number", "people", "morning", "table", "water",
@@ -186,7 +186,7 @@ mod tests {
     fn answers_that_overlap_are_held_at_once() {
         let start = Instant::now();
         let at = |ms: &[u64]| ms.iter().map(|&ms| start + Duration::from_millis(ms)).collect::<Vec<_>>();
-        let answer = |ms: &[u64]| Some(Timed { asked: start, tokens: at(ms) });
+        let answer = |ms: &[u64]| Some(Timed { asked: start, tokens: at(ms), text: String::new(), cached: None });
         let measured = Measured::of(&[answer(&[100, 200, 300]), answer(&[250, 350]), answer(&[400, 500]), None]);
         assert_eq!((measured.asked, measured.failed, measured.at_once), (4, 1, 2));
         // From 250 to 300 one token came.

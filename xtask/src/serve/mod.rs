@@ -1,22 +1,25 @@
 //! `cargo xtask bench-serve`: what a server holds and how long its clients wait, for full and for clustered caches in the
 //! same bytes, and beside llama-server where one is given.
 //!
-//! Two loads, both on loopback and bounded. *At once*: more long conversations than fit arrive together, and as many as the
+//! Three loads, all on loopback and bounded. *At once*: more long conversations than fit arrive together, and as many as the
 //! server holds are answered side by side; counted are those and the tokens a second they get. *Arriving*: requests come
 //! at random times whatever the server does (an open loop), each with a prompt of its own length, some beginning alike; told
-//! are the times to the first token and between tokens.
+//! are the times to the first token and between tokens. *Waits*: what a long prompt does to an answer that runs and to a
+//! short request behind it, and how long a second turn about a long document takes, also after the server was killed.
 
 mod client;
 mod load;
+mod report;
 mod server;
+mod waits;
 
-use crate::process::{build_release, program};
-use crate::table;
+use crate::process::{build_release, program, target_dir};
 use anyhow::{Context as _, Result, ensure};
 use load::{Arriving, AtOnce, Measured};
 use serde::Serialize;
 use server::{Kind, Server};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use waits::Waits;
 
 /// What `bench-serve` is given.
 #[derive(Debug, clap::Args)]
@@ -24,6 +27,9 @@ pub struct Args {
     /// The model: a short name or a file.
     #[arg(long, default_value = "smollm2")]
     model: String,
+    /// What to measure; several with commas.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::AtOnce, Part::Arriving, Part::Waits])]
+    what: Vec<Part>,
     /// Bytes of all caches together, in MiB.
     #[arg(long, default_value_t = 400)]
     kv_mib: usize,
@@ -39,7 +45,7 @@ pub struct Args {
     /// Long conversations that arrive together [default: a few more than fit with the smallest budget].
     #[arg(long)]
     conversations: Option<usize>,
-    /// Requests a second of the arriving load; 0 leaves it out.
+    /// Requests a second of the arriving load.
     #[arg(long, value_delimiter = ',', default_values_t = [0.2, 0.5])]
     rates: Vec<f64>,
     /// Seconds for which requests arrive.
@@ -57,17 +63,29 @@ pub struct Args {
     /// A build of chelsea to measure [default: the release build of this tree, built if need be].
     #[arg(long, value_name = "FILE")]
     chelsea: Option<PathBuf>,
-    /// Where to write everything that was measured, as JSON.
-    #[arg(long, value_name = "FILE")]
+    /// Folder for what was measured: tables as Markdown, plots, and everything as JSON.
+    #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
+}
+
+/// The loads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Many long conversations together.
+    AtOnce,
+    /// Requests that come at random times.
+    Arriving,
+    /// What one request makes others wait, and a second turn.
+    Waits,
 }
 
 /// Everything that was measured of one server.
 #[derive(Debug, Serialize)]
 struct Row {
     server: String,
-    at_once: Measured,
+    at_once: Option<Measured>,
     arriving: Vec<(f64, Measured)>,
+    waits: Option<Waits>,
 }
 
 /// Runs both loads over every server; fails only if a server does.
@@ -78,16 +96,17 @@ pub fn run(args: &Args) -> Result<bool> {
         None => return Ok(false),
     };
     ensure!(args.prompt >= 64 && args.answer >= 2, "prompts of 64 tokens and answers of 2 are the least");
+    ensure!(args.rates.iter().all(|&rate| rate > 0.0), "requests come at a rate above 0; --what leaves loads out");
     let kinds = kinds(args)?;
     let mut rows = Vec::new();
     for kind in kinds {
         eprintln!("\n{}", kind.name());
         rows.push(measure(args, &chelsea, &kind).with_context(|| format!("measuring {}", kind.name()))?);
     }
-    print(args, &rows);
+    let report = report::Report::new(args, &rows);
+    println!("\n{}", report.text());
     if let Some(out) = &args.out {
-        std::fs::write(out, serde_json::to_string_pretty(&rows)?)
-            .with_context(|| format!("cannot write {}", out.display()))?;
+        report.write(out).with_context(|| format!("cannot write to {}", out.display()))?;
     }
     Ok(true)
 }
@@ -107,80 +126,39 @@ fn kinds(args: &Args) -> Result<Vec<Kind>> {
     Ok(kinds)
 }
 
-fn measure(args: &Args, chelsea: &std::path::Path, kind: &Kind) -> Result<Row> {
+fn measure(args: &Args, chelsea: &Path, kind: &Kind) -> Result<Row> {
     let settings = server::Settings {
         model: args.model.clone(),
         kv_bytes: args.kv_mib << 20,
         context: args.prompt + args.answer + 512,
         threads: args.threads,
+        shelf: None,
     };
-    let server = Server::start(chelsea, kind, &settings)?;
+    let at_once = match args.what.contains(&Part::AtOnce) {
+        true => Some(at_once(args, chelsea, kind, &settings)?),
+        false => None,
+    };
+    let mut arriving = Vec::new();
+    for &rate in args.rates.iter().filter(|_| args.what.contains(&Part::Arriving)) {
+        // Each with a shelf that is empty.
+        let server = Server::start(chelsea, kind, &settings)?;
+        let load = Arriving { rate, seconds: args.seconds, prompt: args.prompt, answer: args.answer };
+        arriving.push((rate, load.run(&server)?));
+    }
+    let waits = match args.what.contains(&Part::Waits) {
+        true => Some(waits::run(chelsea, kind, &settings, &target_dir().join("bench-serve").join("shelf"))?),
+        false => None,
+    };
+    Ok(Row { server: kind.name(), at_once, arriving, waits })
+}
+
+fn at_once(args: &Args, chelsea: &Path, kind: &Kind, settings: &server::Settings) -> Result<Measured> {
+    let server = Server::start(chelsea, kind, settings)?;
     let conversations = match args.conversations {
         Some(n) => n,
         None => server.room_for(args.prompt + args.answer)? + 2,
     };
     // As long as it takes to read all prompts, a step beside each token: nobody ends before the last one begins.
     let answer = args.answer + conversations * args.prompt.div_ceil(server.read_step()?);
-    let at_once = AtOnce { conversations, prompt: args.prompt, answer }.run(&server)?;
-    drop(server);
-    let mut arriving = Vec::new();
-    for &rate in args.rates.iter().filter(|&&rate| rate > 0.0) {
-        // Each with a shelf that is empty.
-        let server = Server::start(chelsea, kind, &settings)?;
-        let load = Arriving { rate, seconds: args.seconds, prompt: args.prompt, answer: args.answer };
-        arriving.push((rate, load.run(&server)?));
-    }
-    Ok(Row { server: kind.name(), at_once, arriving })
-}
-
-fn print(args: &Args, rows: &[Row]) {
-    println!(
-        "\n{}, {} threads, caches of {} MiB together; prompts of about {} tokens, answers of {}\n",
-        args.model, args.threads, args.kv_mib, args.prompt, args.answer
-    );
-    let seconds = |x: f64| format!("{x:.2}");
-    let at_once: Vec<Vec<String>> = rows
-        .iter()
-        .map(|row| {
-            let m = &row.at_once;
-            vec![
-                row.server.clone(),
-                format!("{}", m.asked),
-                format!("{}", m.at_once),
-                format!("{:.1}", m.decode_rate),
-                format!("{:.1}", m.throughput),
-                format!("{}", m.failed),
-            ]
-        })
-        .collect();
-    let header = ["long conversations together", "asked", "held at once", "decode tok/s", "tok/s in all", "failed"];
-    println!("{}\n", table::render(&header, &at_once));
-    let arriving: Vec<Vec<String>> = rows
-        .iter()
-        .flat_map(|row| row.arriving.iter().map(move |(rate, m)| (row, rate, m)))
-        .map(|(row, rate, m)| {
-            let mut cells =
-                vec![row.server.clone(), format!("{rate}"), format!("{}", m.asked), format!("{:.1}", m.throughput)];
-            cells.extend([0.5, 0.95, 0.99].map(|q| seconds(m.first_token.at(q))));
-            cells.extend([0.5, 0.95, 0.99].map(|q| format!("{:.0}", 1e3 * m.next_token.at(q))));
-            cells.push(format!("{}", m.failed));
-            cells
-        })
-        .collect();
-    if !arriving.is_empty() {
-        let header = [
-            "arriving",
-            "a second",
-            "asked",
-            "tok/s",
-            "first token, s: p50",
-            "p95",
-            "p99",
-            "next, ms: p50",
-            "p95",
-            "p99",
-            "failed",
-        ];
-        println!("{}", table::render(&header, &arriving));
-    }
+    AtOnce { conversations, prompt: args.prompt, answer }.run(&server)
 }

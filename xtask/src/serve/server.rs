@@ -48,6 +48,8 @@ pub struct Settings {
     pub context: usize,
     /// Threads.
     pub threads: u32,
+    /// Folder in which a server of ours keeps what it read.
+    pub shelf: Option<PathBuf>,
 }
 
 /// A server that runs.
@@ -81,6 +83,9 @@ impl Server {
                     "100%" => command.args(["--policy", "full"]),
                     budget => command.args(["--kv-budget", budget]),
                 };
+                if let Some(shelf) = &settings.shelf {
+                    command.arg("--shelf").arg(shelf);
+                }
                 (command, 0)
             }
             Kind::Llama { program, gguf, cache } => {
@@ -116,6 +121,15 @@ impl Server {
         }
         let props: Value = body(&client::get(self.address, "/props")?)?;
         Ok(props["read_step"].as_u64().unwrap_or(1).max(1) as usize)
+    }
+
+    /// The longest pause that a prompt of another request may make, in seconds, where the server promises one.
+    pub fn max_stall(&self) -> Result<Option<f64>> {
+        if !self.is_ours {
+            return Ok(None);
+        }
+        let props: Value = body(&client::get(self.address, "/props")?)?;
+        Ok(props["max_stall_ms"].as_f64().map(|ms| ms / 1e3))
     }
 
     /// Conversations of so many tokens that fit, about.
