@@ -239,6 +239,7 @@ impl Scheduler {
         let start = Instant::now();
         self.drop_gone();
         self.let_in();
+        self.relieve();
         self.advance();
         self.stats.steps += 1;
         self.stats.busy += start.elapsed();

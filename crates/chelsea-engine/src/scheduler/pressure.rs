@@ -43,6 +43,15 @@ impl Scheduler {
         self.queue.push_front(job);
     }
 
+    /// Squeezes a cache, or gives up a checkpoint before that, once what is left for compactions is being used up: a squeeze is
+    /// one itself, and finds no room any more when there is none.
+    pub(super) fn relieve(&mut self) {
+        let may_squeeze = self.active.iter().any(|active| active.to_squeeze_out() > 0);
+        if may_squeeze && self.options.pool.live() > self.room() + self.mounted {
+            let _relieved = self.shelf.give_up_one() || self.squeeze_one();
+        }
+    }
+
     /// Clusters the cache further that gives back the most, of those whose requests allow it. Returns whether that freed
     /// anything.
     fn squeeze_one(&mut self) -> bool {
