@@ -227,6 +227,31 @@ fn turns_are_shared_out_among_keys() {
 }
 
 #[test]
+fn keys_are_served_equally_many_tokens_however_they_ask() {
+    let mut scheduler = scheduler(SchedulerOptions { running: 1, ..SchedulerOptions::default() });
+    // Tokens of each request, prompt and answer together.
+    const LONG: usize = 100 + 120;
+    const SHORT: usize = 40 + 15;
+    let long: Vec<Ear> = (0..6).map(|_| Ear::default()).collect();
+    let short: Vec<Ear> = (0..24).map(|_| Ear::default()).collect();
+    for (i, ear) in long.iter().enumerate() {
+        scheduler.submit(Request { key: 1, ..request(&prompt(i as u32, 100), 120, 1, ear) });
+    }
+    for (i, ear) in short.iter().enumerate() {
+        scheduler.submit(Request { key: 2, ..request(&prompt(50 + i as u32, 40), 15, 1, ear) });
+    }
+    let done = |ears: &[Ear]| ears.iter().filter(|ear| ear.is_done()).count();
+    for requests in 1..=5 {
+        while done(&long) < requests {
+            scheduler.step();
+        }
+        let (of_one, of_two) = (requests * LONG, done(&short) * SHORT);
+        assert!(of_two + LONG + SHORT >= of_one && of_two <= of_one + SHORT, "{of_one} tokens and {of_two}");
+    }
+    run(&mut scheduler);
+}
+
+#[test]
 fn a_short_prompt_does_not_wait_for_a_long_one() {
     let mut scheduler = scheduler(SchedulerOptions::default());
     let (long, short) = (Ear::default(), Ear::default());

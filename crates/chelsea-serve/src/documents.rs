@@ -22,6 +22,9 @@ pub struct Document {
     pub source: Source,
 }
 
+/// The tokens of a prompt, cut where checkpoints may be kept.
+pub type Pieces = Vec<Arc<[u32]>>;
+
 /// What a document is.
 #[derive(Debug, Clone)]
 pub enum Source {
@@ -138,11 +141,7 @@ pub fn before_prompt(serving: &Serving, caller: Caller, kv: &KvFields) -> Result
 ///
 /// # Errors
 /// If a setting is none, or asks for another number type than that of the mounted cache that was named.
-pub fn lay_out(
-    serving: &Serving,
-    kv: &KvFields,
-    pieces: Vec<Arc<[u32]>>,
-) -> Result<(Vec<Arc<[u32]>>, SessionOptions), ApiError> {
+pub fn lay_out(serving: &Serving, kv: &KvFields, pieces: Pieces) -> Result<(Pieces, SessionOptions), ApiError> {
     let Some(mount) = serving.settings.mounts.beginning(&pieces) else {
         return Ok((pieces, kv.session(serving, None)?));
     };
@@ -152,7 +151,8 @@ pub fn lay_out(
         return Ok((mounts::cut_at(pieces, mount.about.tokens.clone()), session));
     }
     if kv.document().is_some() {
-        let text = format!("the mounted document is kept as {}, which cannot be changed: leave kv.type out", own.name());
+        let text =
+            format!("the mounted document is kept as {}, which cannot be changed: leave kv.type out", own.name());
         return Err(ApiError::field("kv.type", text));
     }
     // Another number type was asked for: all of it is read here.

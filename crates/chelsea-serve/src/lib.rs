@@ -7,8 +7,8 @@
 
 pub mod answer;
 pub mod anthropic;
-pub mod engine;
 pub mod documents;
+pub mod engine;
 mod error;
 pub mod fields;
 pub mod files;

@@ -140,8 +140,7 @@ impl Conversation {
         let stand_in_of = |(i, message): (usize, &Message)| {
             let own = if contents[i].is_empty() { None } else { Some(stand_in(i)) };
             let documents = self.documents.iter().enumerate().filter(|(_, document)| document.message == i);
-            let before: String =
-                documents.map(|(k, _)| stand_in(self.messages.len() + k) + AFTER_DOCUMENT).collect();
+            let before: String = documents.map(|(k, _)| stand_in(self.messages.len() + k) + AFTER_DOCUMENT).collect();
             let content = match own {
                 None if before.is_empty() => message.content.clone(),
                 own => (before + &own.unwrap_or_default()).into(),

@@ -111,9 +111,15 @@ fn documents_belong_to_the_key_that_brought_them() {
     let (status, error) = server.ask("POST", "/v1/files", &one, &text(10));
     assert!(status == 413 && error.contains("delete one first"), "{error}");
     assert_eq!(server.ask("POST", "/v1/files", &two, &text(1900)).0, 200);
-    assert_eq!(get(&server, "DELETE", &path, &one), (200, json!({
-        "id": file["id"], "object": "file", "deleted": true,
-    })));
+    assert_eq!(
+        get(&server, "DELETE", &path, &one),
+        (
+            200,
+            json!({
+                "id": file["id"], "object": "file", "deleted": true,
+            })
+        )
+    );
     assert_eq!(get(&server, "GET", &path, &one).0, 404);
     assert_eq!(server.ask("POST", "/v1/chat/completions", &one, &body).0, 404);
 }
@@ -138,7 +144,10 @@ fn files_are_listed_page_by_page() {
     }
 }
 
-fn form(fields: &[(&str, &str, &[u8])]) -> Vec<u8> {
+/// A field of a form: its name, what else its head says, and its content.
+type Field<'a> = (&'a str, &'a str, &'a [u8]);
+
+fn form(fields: &[Field<'_>]) -> Vec<u8> {
     let mut body = Vec::new();
     for (name, rest, content) in fields {
         body.extend(format!("--XX\r\nContent-Disposition: form-data; name=\"{name}\"{rest}\r\n\r\n").as_bytes());
@@ -153,8 +162,7 @@ fn form(fields: &[(&str, &str, &[u8])]) -> Vec<u8> {
 fn files_come_as_forms_and_what_is_no_text_is_refused() {
     let server = Server::start(|settings, _| settings.body = 4096);
     let headers = [("Content-Type", "multipart/form-data; boundary=XX")];
-    let send = |fields: &[(&str, &str, &[u8])]| {
-        // All of these are text, or would not go through as one.
+    let send = |fields: &[Field<'_>]| {
         let body = form(fields);
         let (status, text) = server.ask_bytes("POST", "/v1/files", &headers, &body);
         (status, serde_json::from_str::<Value>(&text).unwrap_or(Value::String(text)))
@@ -162,7 +170,7 @@ fn files_come_as_forms_and_what_is_no_text_is_refused() {
     let named = "; filename=\"a tower.txt\"";
     let (status, file) = send(&[("purpose", "", b"user_data"), ("file", named, "naïve".as_bytes())]);
     assert_eq!((status, &file["filename"], &file["bytes"]), (200, &json!("a tower.txt"), &json!(6)), "{file}");
-    let cases: &[(&[(&str, &str, &[u8])], u16, &str)] = &[
+    let cases: &[(&[Field<'_>], u16, &str)] = &[
         (&[("file", named, b"text")], 400, "purpose"),
         (&[("purpose", "", b"user_data")], 400, "file"),
         (&[("purpose", "", b"fine-tune"), ("file", named, b"text")], 400, "fine-tune"),

@@ -91,11 +91,7 @@ impl Note {
 ///
 /// # Errors
 /// If it was laid out with another tokenizer or chat template than the model has now.
-pub fn layout_of(
-    note: &str,
-    tokenizer: &Tokenizer,
-    template: Option<&ChatTemplate>,
-) -> Result<(bool, Option<String>)> {
+pub fn layout_of(note: &str, tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> Result<(bool, Option<String>)> {
     let note: Note = serde_json::from_str(note).context("the cache file was not written by `chelsea cache build`")?;
     if note.tokenizer != Some(fingerprint_text(&tokenizer.fingerprint())) {
         bail!(

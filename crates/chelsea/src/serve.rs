@@ -1,8 +1,8 @@
 //! `chelsea serve`: many conversations over HTTP, in the bytes that were promised.
 
 use crate::cli::ServeArgs;
-use crate::{mounts, output, signals};
 use crate::setup::{self, Loaded};
+use crate::{mounts, output, signals};
 use anyhow::{Context as _, Result, bail};
 use chelsea_engine::scheduler::DiskOptions;
 use chelsea_engine::{Scheduler, SchedulerOptions};
@@ -122,7 +122,10 @@ fn announce(serving: &Serving, address: SocketAddr, kv_memory: usize) {
         table.row(["room for".to_owned(), format!("{} conversations of 4096 tokens", kv_memory / held)]);
     }
     for mount in serving.settings.mounts.iter() {
-        table.row(["document".to_owned(), format!("{}, {} tokens ({})", mount.name, mount.about.tokens.len(), mount.id())]);
+        table.row([
+            "document".to_owned(),
+            format!("{}, {} tokens ({})", mount.name, mount.about.tokens.len(), mount.id()),
+        ]);
     }
     table.row(["prompts in steps of".to_owned(), format!("{} tokens", session.step.unwrap_or_default())]);
     eprint!("{}", table.render());

@@ -10,8 +10,8 @@
 
 use super::prefix::{CheckpointKey, Name, Prompt};
 use crate::{Sequence, SessionOptions};
-use chelsea_kv::snapshot::{self, Expected, SnapshotError, SnapshotInfo};
 use chelsea_kv::SequenceCache;
+use chelsea_kv::snapshot::{self, Expected, SnapshotError, SnapshotInfo};
 use chelsea_model::Model;
 use std::collections::HashMap;
 use std::fs::{self, File, TryLockError};

@@ -1,8 +1,8 @@
 //! A request on its way, and what it is promised.
 
-use super::request::{Event, Listener, Outcome, Request, RequestError, Sampled};
 use super::park::Parked;
 use super::prefix::{self, CheckpointKey, Name, Prompt};
+use super::request::{Event, Listener, Outcome, Request, RequestError, Sampled};
 use super::{GROWTH, logprobs};
 use crate::generate::Answer;
 use crate::{EngineError, Sequence, SessionOptions, State};

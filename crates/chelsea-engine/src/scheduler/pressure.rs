@@ -74,7 +74,7 @@ impl Scheduler {
     /// for all of them.
     pub(super) fn squeeze_again(&mut self) -> bool {
         let due = self.active.iter_mut().filter(|active| active.stage != Stage::Reading && active.squeeze_is_due());
-        due.map(|active| squeeze(&self.runner, active)).fold(true, |all, squeezed| all && squeezed.is_ok())
+        due.map(|active| squeeze(&self.runner, active)).all(|squeezed| squeezed.is_ok())
     }
 }
 

@@ -1,8 +1,8 @@
 //! `POST /v1/chat/completions`.
 
 use super::{StreamOptions, event, probabilities};
-use crate::documents::{self, Document};
 use crate::answer::{self, Ask, Heard, Running, Whole, finish_reason, usage};
+use crate::documents::{self, Document};
 use crate::fields::{KvFields, OneOrMany, SamplingFields, refuse_unknown};
 use crate::guard::Caller;
 use crate::prompt::{self, Conversation};

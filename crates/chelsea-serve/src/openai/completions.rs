@@ -3,8 +3,8 @@
 use super::chat::{MAX_TOP, PING, add_figures, check_model, merged, usage_of, without_sampling};
 use super::probabilities::Columns;
 use super::{StreamOptions, event};
-use crate::documents;
 use crate::answer::{Ask, Heard, Running, Whole, finish_reason, usage};
+use crate::documents;
 use crate::fields::{KvFields, OneOrMany, SamplingFields, refuse_unknown};
 use crate::guard::Caller;
 use crate::router::{Body, aside};

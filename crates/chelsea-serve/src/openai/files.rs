@@ -94,7 +94,8 @@ fn keep(serving: &Serving, caller: Caller, brought: Brought) -> Result<FileInfo,
     }
     let text = String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
-        let text = format!("{name} is no text in UTF-8 (byte {at} is none): convert it first, this model reads text alone");
+        let text =
+            format!("{name} is no text in UTF-8 (byte {at} is none): convert it first, this model reads text alone");
         ApiError::field("file", text)
     })?;
     // As `chelsea run` takes documents.

@@ -177,7 +177,9 @@ fn a_saved_cache_is_mounted_and_asked_by_its_name() {
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let text = "The tower was built in 1931 and painted green. ".repeat(40).trim_end().to_owned();
     std::fs::write(path("doc.txt"), &text).unwrap();
-    for (name, flags) in [("doc.kv", &[][..]), ("raw.kv", &["--no-chat-template"]), ("told.kv", &["--system", "Be brief."])] {
+    for (name, flags) in
+        [("doc.kv", &[][..]), ("raw.kv", &["--no-chat-template"]), ("told.kv", &["--system", "Be brief."])]
+    {
         let args = ["cache", "build", "-m", &model, "-f", &path("doc.txt"), "-o", &path(name)];
         let out = chelsea(&[&args[..], flags].concat());
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
@@ -185,9 +187,11 @@ fn a_saved_cache_is_mounted_and_asked_by_its_name() {
     let mounts = ["--mount", &path("doc.kv"), "--mount", &path("raw.kv"), "--mount", &path("told.kv")];
     let server = Server::start(&model, &mounts);
     let before = format!("<user>{text}\n\n").len() as u64;
-    let ask = |id: &str, question: &str| json!({
-        "messages": [user(question)], "max_tokens": 8, "temperature": 0, "kv": { "document": id },
-    });
+    let ask = |id: &str, question: &str| {
+        json!({
+            "messages": [user(question)], "max_tokens": 8, "temperature": 0, "kv": { "document": id },
+        })
+    };
     // By its name, by its id, and word for word: not a token of it is read.
     let named = server.chat(&ask("doc.kv", "When?"));
     assert_eq!(cached(&named), before);
