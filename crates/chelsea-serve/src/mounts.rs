@@ -47,7 +47,6 @@ impl Mount {
         SessionOptions {
             budget: config.budget,
             policy,
-            schedule: config.schedule,
             sinks: config.sinks,
             window: config.window,
             dtype: Some(config.dtype),

@@ -1,8 +1,8 @@
 //! Saved caches that belong to the server: documents that were read by another process and lie in a file.
 //!
 //! A mounted cache is read from the map of its file and never given up. Any request may go on from it whose prompt has
-//! exactly its tokens for a first piece, whosever it is, and whose cache is kept in the same way (number type, sinks, window,
-//! schedule); budget and policy are the request's own from there on.
+//! exactly its tokens for a first piece, whosever it is, and whose cache is kept in the same way (number type, sinks,
+//! window); budget and policy are the request's own from there on.
 
 use crate::{EngineError, Sequence, SessionOptions};
 use chelsea_kv::snapshot::{self, Expected, SnapshotError};
@@ -44,8 +44,7 @@ impl Mount {
     /// Whether a prompt of these pieces can go on from it. One that ends with it cannot: a file holds no logits.
     pub(super) fn begins(&self, pieces: &[Arc<[u32]>], config: &CacheConfig) -> bool {
         let own = &self.about.config;
-        let alike = (own.dtype, own.sinks, own.window, own.schedule)
-            == (config.dtype, config.sinks, config.window, config.schedule);
+        let alike = (own.dtype, own.sinks, own.window) == (config.dtype, config.sinks, config.window);
         alike && pieces.len() > 1 && pieces[0] == self.about.tokens
     }
 
