@@ -85,6 +85,9 @@ pub enum EngineError {
          reading (one-shot)"
     )]
     OneShotOnly(&'static str),
+    /// A cache that lay in a file for a while.
+    #[error("the file of a parked cache cannot be used: {0}")]
+    Parked(String),
     /// A block of no tokens.
     #[error("the block size is 0, but must be at least 1")]
     ZeroBlock,

@@ -39,6 +39,9 @@ pub struct SessionOptions {
     pub context: Option<usize>,
     /// Storage of keys and values. When none is given, [`dtype_for`] the budget.
     pub dtype: Option<Dtype>,
+    /// What the cache may be made smaller to, while an answer is generated, by a [`Scheduler`](crate::Scheduler) whose memory
+    /// runs short: the answer then depends on what else there is to do. When none is given, it never is.
+    pub squeeze: Option<Budget>,
     /// The ledger that every byte of the cache is charged to; its own, without a limit, unless sequences share one.
     pub pool: Pool,
 }
@@ -55,6 +58,7 @@ impl Default for SessionOptions {
             step: None,
             context: None,
             dtype: None,
+            squeeze: None,
             pool: Pool::unlimited(),
         }
     }

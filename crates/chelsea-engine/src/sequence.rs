@@ -34,6 +34,21 @@ pub(crate) struct Pending {
     pub(crate) starved: bool,
 }
 
+/// What a sequence is beside its cache and its tokens: what is kept of one whose cache lies in a file for a while.
+#[derive(Debug)]
+pub(crate) struct Beside {
+    logits: Vec<f32>,
+    reading: Option<Reading>,
+    pending: Option<Pending>,
+}
+
+impl Beside {
+    /// Tokens that are left of the text that is being read.
+    pub(crate) fn left_to_read(&self) -> usize {
+        self.reading.as_ref().map_or(0, |reading| reading.left().len())
+    }
+}
+
 /// One sequence over a clustered cache.
 #[derive(Debug)]
 pub struct Sequence {
@@ -123,6 +138,18 @@ impl Sequence {
             lost: self.lost,
             clustering: Duration::ZERO,
         })
+    }
+
+    /// Gives up the cache and keeps what else it takes to go on, without the logits where they were used.
+    pub(crate) fn into_beside(self, with_logits: bool) -> Beside {
+        let logits = if with_logits { self.logits } else { Vec::new() };
+        Beside { logits, reading: self.reading, pending: self.pending }
+    }
+
+    /// A sequence over the cache that was given up, as it was then.
+    pub(crate) fn with_beside(self, beside: Beside) -> Sequence {
+        let Beside { logits, reading, pending } = beside;
+        Sequence { logits, reading, pending, ..self }
     }
 
     /// Whether `tokens` more would fit into the context.

@@ -4,127 +4,11 @@
 
 mod support;
 
-use chelsea_engine::scheduler::{DiskOptions, Event, Listener, Outcome, Request, RequestError};
-use chelsea_engine::{GenerateOptions, Sampling, Scheduler, SchedulerOptions, SessionOptions};
+use chelsea_engine::scheduler::{DiskOptions, Request};
+use chelsea_engine::{Sampling, Scheduler, SchedulerOptions, SessionOptions};
 use chelsea_kv::{Budget, Pool};
-use chelsea_linear::Products;
-use chelsea_model::tokenizer::Tokenizer;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-
-/// What a request was told.
-#[derive(Default)]
-struct Told {
-    tokens: Vec<u32>,
-    cached: Option<usize>,
-    outcome: Option<Outcome>,
-    error: Option<RequestError>,
-}
-
-#[derive(Clone, Default)]
-struct Ear {
-    told: Arc<Mutex<Told>>,
-    gone: Arc<AtomicBool>,
-}
-
-impl Listener for Ear {
-    fn hear(&mut self, event: Event) {
-        let mut told = self.told.lock().unwrap();
-        match event {
-            Event::Waiting | Event::Read { .. } => {}
-            Event::Started { cached } => told.cached = Some(cached),
-            Event::Token(sampled) => told.tokens.push(sampled.token),
-            Event::Finished(outcome) => told.outcome = Some(*outcome),
-            Event::Failed(error) => told.error = Some(error),
-        }
-    }
-
-    fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::Relaxed)
-    }
-}
-
-impl Ear {
-    fn tokens(&self) -> Vec<u32> {
-        self.told.lock().unwrap().tokens.clone()
-    }
-
-    fn cached(&self) -> usize {
-        self.told.lock().unwrap().cached.unwrap()
-    }
-
-    fn is_done(&self) -> bool {
-        self.told.lock().unwrap().outcome.is_some()
-    }
-
-    fn error(&self) -> Option<String> {
-        self.told.lock().unwrap().error.as_ref().map(ToString::to_string)
-    }
-}
-
-fn scheduler(options: SchedulerOptions) -> Scheduler {
-    let words = r#"{ "decoder": { "type": "ByteLevel" }, "model": { "vocab": { "a": 0 }, "merges": [] } }"#;
-    let tokenizer = Tokenizer::from_json(words, None, None).unwrap();
-    Scheduler::new(support::model(Products::Fast), Arc::new(tokenizer), support::pool(2), options).unwrap()
-}
-
-fn with_pool(bytes: usize) -> SchedulerOptions {
-    SchedulerOptions { pool: Pool::with_limit(bytes), ..SchedulerOptions::default() }
-}
-
-/// A request with a prompt of these pieces, sampled with a seed of its own.
-fn request(pieces: &[Vec<u32>], answer: usize, seed: u64, ear: &Ear) -> Request {
-    let sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed, ..Sampling::default() };
-    let options = support::options(Budget::ByteFraction(0.25), "chelsea");
-    Request {
-        pieces: pieces.iter().map(|piece| Arc::from(piece.as_slice())).collect(),
-        generate: GenerateOptions {
-            max_tokens: Some(answer),
-            sampling,
-            ignore_eos: true,
-            ..GenerateOptions::default()
-        },
-        session: SessionOptions { step: Some(16), ..options },
-        key: 0,
-        logprobs: None,
-        listener: Box::new(ear.clone()),
-    }
-}
-
-/// Steps until nothing is left to do, with the memory looked at after every step.
-fn run(scheduler: &mut Scheduler) {
-    let mut steps = 0;
-    while scheduler.step() {
-        let stats = scheduler.stats();
-        assert!(stats.kv_bytes <= stats.kv_limit, "{stats:?}");
-        steps += 1;
-        assert!(steps < 100_000, "it never ends: {stats:?}");
-    }
-}
-
-fn steps(scheduler: &mut Scheduler, n: usize) {
-    for _ in 0..n {
-        scheduler.step();
-    }
-}
-
-/// What a request is answered that is served alone.
-fn alone(pieces: &[Vec<u32>], answer: usize, seed: u64) -> Vec<u32> {
-    alone_as(|ear| request(pieces, answer, seed, ear))
-}
-
-fn alone_as(request: impl Fn(&Ear) -> Request) -> Vec<u32> {
-    let ear = Ear::default();
-    let mut scheduler = scheduler(SchedulerOptions::default());
-    scheduler.submit(request(&ear));
-    run(&mut scheduler);
-    assert!(ear.is_done(), "{:?}", ear.error());
-    ear.tokens()
-}
-
-fn prompt(i: u32, tokens: usize) -> Vec<Vec<u32>> {
-    vec![support::tokens(tokens, i)]
-}
+use std::sync::atomic::Ordering;
+use support::serving::{Ear, alone, alone_as, prompt, request, run, scheduler, steps, with_pool};
 
 #[test]
 fn answers_do_not_depend_on_who_else_is_served() {
@@ -175,7 +59,10 @@ fn checkpoints_in_files_outlive_the_server_and_change_no_answer() {
         let disk = DiskOptions { folder: folder.path().to_owned(), bytes };
         scheduler(SchedulerOptions { disk: Some(disk), ..SchedulerOptions::default() })
     };
-    let files = || std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    let files = || {
+        let all = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        all.filter(|path| path.extension().is_some_and(|ending| ending == "checkpoint")).collect::<Vec<_>>()
+    };
     let document = [support::tokens(500, 1), support::tokens(90, 2)];
     let ask = |scheduler: &mut Scheduler, pieces: &[Vec<u32>]| {
         let ear = Ear::default();
@@ -336,6 +223,31 @@ fn turns_are_shared_out_among_keys() {
     }
     let before = many.iter().filter(|ear| ear.is_done()).count();
     assert!(before <= 2, "{before} requests of one key came before the only one of another");
+    run(&mut scheduler);
+}
+
+#[test]
+fn keys_are_served_equally_many_tokens_however_they_ask() {
+    let mut scheduler = scheduler(SchedulerOptions { running: 1, ..SchedulerOptions::default() });
+    // Tokens of each request, prompt and answer together.
+    const LONG: usize = 100 + 120;
+    const SHORT: usize = 40 + 15;
+    let long: Vec<Ear> = (0..6).map(|_| Ear::default()).collect();
+    let short: Vec<Ear> = (0..24).map(|_| Ear::default()).collect();
+    for (i, ear) in long.iter().enumerate() {
+        scheduler.submit(Request { key: 1, ..request(&prompt(i as u32, 100), 120, 1, ear) });
+    }
+    for (i, ear) in short.iter().enumerate() {
+        scheduler.submit(Request { key: 2, ..request(&prompt(50 + i as u32, 40), 15, 1, ear) });
+    }
+    let done = |ears: &[Ear]| ears.iter().filter(|ear| ear.is_done()).count();
+    for requests in 1..=5 {
+        while done(&long) < requests {
+            scheduler.step();
+        }
+        let (of_one, of_two) = (requests * LONG, done(&short) * SHORT);
+        assert!(of_two + LONG + SHORT >= of_one && of_two <= of_one + SHORT, "{of_one} tokens and {of_two}");
+    }
     run(&mut scheduler);
 }
 

@@ -30,7 +30,10 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 /// SHA-256 of a file, lower-case hex; `progress` is advanced within the stage that the caller began.
-pub(crate) fn file(path: &Path, progress: &mut dyn Progress) -> Result<String, HubError> {
+///
+/// # Errors
+/// If the file cannot be read, or `progress` was told to stop.
+pub fn file(path: &Path, progress: &mut dyn Progress) -> Result<String, HubError> {
     let mut file = std::fs::File::open(path).map_err(HubError::io("open", path))?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0u8; BUFFER];

@@ -153,10 +153,14 @@ pub fn timings(outcome: &Outcome) -> Value {
 
 /// What the cache holds.
 pub fn kv(outcome: &Outcome) -> Value {
-    json!({
+    let mut value = json!({
         "tokens": outcome.kv_tokens,
         "entries": outcome.kv_entries,
         "bytes": outcome.kv_bytes,
         "bytes_full": outcome.kv_bytes_full,
-    })
+    });
+    if let Some(budget) = outcome.kv_squeezed_to {
+        value["squeezed_to"] = budget.to_string().into();
+    }
+    value
 }

@@ -1,8 +1,9 @@
 //! Fields that several interfaces share: how tokens are sampled, and how the cache is kept.
 
+use crate::mounts::Mount;
 use crate::{ApiError, Serving};
-use chelsea_engine::{GenerateOptions, Sampling, SessionOptions};
-use chelsea_kv::{Budget, Dtype};
+use chelsea_engine::{EngineError, GenerateOptions, Sampling, SessionOptions, cache_config, dtype_for};
+use chelsea_kv::{Budget, Dtype, Pool};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -94,19 +95,34 @@ pub struct KvFields {
     policy: Option<String>,
     /// As `--kv-type` takes it.
     r#type: Option<String>,
+    /// The least budget that the cache may be squeezed to where memory runs short.
+    min: Option<String>,
+    /// The id of a document that goes before the conversation.
+    document: Option<String>,
+}
+
+fn budget(field: &str, text: &str) -> Result<Budget, ApiError> {
+    match text {
+        "full" => Ok(Budget::EntryFraction(1.0)),
+        text => text.parse().map_err(|error| ApiError::field(field, format!("{error}"))),
+    }
 }
 
 impl KvFields {
-    /// The settings of a session, within the server's limits.
-    pub fn session(&self, serving: &Serving) -> Result<SessionOptions, ApiError> {
-        let mut session = serving.settings.session.clone();
-        if let Some(budget) = &self.budget {
-            let budget: Budget = match budget.as_str() {
-                "full" => Budget::EntryFraction(1.0),
-                text => text.parse().map_err(|error| ApiError::field("kv.budget", format!("{error}")))?,
-            };
-            session.budget = budget;
-            session.dtype = None;
+    /// The id of the document that goes before the conversation.
+    pub fn document(&self) -> Option<&str> {
+        self.document.as_deref()
+    }
+
+    /// The settings of a session, within the server's limits: of one that goes on from a mounted cache, if there is one.
+    pub fn session(&self, serving: &Serving, mount: Option<&Mount>) -> Result<SessionOptions, ApiError> {
+        let server = &serving.settings.session;
+        let mut session = mount.map_or_else(|| server.clone(), |mount| mount.session(server));
+        if let Some(text) = &self.budget {
+            session.budget = budget("kv.budget", text)?;
+            if mount.is_none() {
+                session.dtype = None;
+            }
         }
         if let Some(policy) = &self.policy {
             let policy = chelsea_kv::policy(policy).map_err(|error| ApiError::field("kv.policy", error.to_string()))?;
@@ -125,7 +141,31 @@ impl KvFields {
                 ApiError::field("kv.type", format!("`{name}` is no number type: choose one of {}", names.join(", ")))
             })?);
         }
+        if let Some(text) = &self.min {
+            session.squeeze = Some(self.min(serving, &session, text)?);
+        }
         Ok(session)
+    }
+
+    /// What the cache may be squeezed to, which has to be less than its budget.
+    fn min(&self, serving: &Serving, session: &SessionOptions, text: &str) -> Result<Budget, ApiError> {
+        /// Tokens of a text by which budgets of different kinds are compared.
+        const TOKENS: usize = 4096;
+        let min = budget("kv.min", text)?;
+        let bytes = |budget| {
+            let dtype = Some(session.dtype.unwrap_or(dtype_for(session.budget, serving.model.kv_dtype())));
+            let session = SessionOptions { budget, dtype, ..session.clone() };
+            let config = cache_config(&serving.model, &session)?;
+            // Says what is wrong with a budget that cannot be held.
+            chelsea_kv::SequenceCache::new(chelsea_kv::CacheConfig { pool: Pool::unlimited(), ..config.clone() })?;
+            Ok(config.forecast(TOKENS, &session.plan()).settled)
+        };
+        let wrong = |error: EngineError| ApiError::field("kv.min", error.to_string());
+        if bytes(min).map_err(wrong)? >= bytes(session.budget).map_err(wrong)? {
+            let text = format!("kv.min is {min}, but must be less than the budget, which is {}", session.budget);
+            return Err(ApiError::field("kv.min", text));
+        }
+        Ok(min)
     }
 }
 

@@ -7,11 +7,14 @@
 
 pub mod answer;
 pub mod anthropic;
+pub mod documents;
 pub mod engine;
 mod error;
 pub mod fields;
+pub mod files;
 pub mod guard;
 mod metrics;
+pub mod mounts;
 pub mod openai;
 mod pace;
 mod page;
@@ -22,6 +25,8 @@ mod settings;
 
 pub use engine::Engine;
 pub use error::{ApiError, Style};
+pub use files::{FileLimits, Files};
+pub use mounts::{Mount, Mounts};
 pub use pace::{read_rate, step_for};
 pub use router::{router, serve};
 pub use settings::{Serving, Settings};

@@ -144,6 +144,20 @@ impl Metrics {
             ("kv_bytes", "gauge", stats.kv_bytes as f64, "Bytes of all caches, checkpoints and scratch."),
             ("kv_bytes_limit", "gauge", stats.kv_limit as f64, "Bytes that they may take."),
             (
+                "kv_bytes_mapped",
+                "gauge",
+                stats.kv_bytes_mapped as f64,
+                "Bytes of keys and values that are read from files, beside kv_bytes.",
+            ),
+            ("parked", "gauge", stats.parked as f64, "Requests that wait with their caches in files."),
+            ("parks_total", "counter", stats.parks as f64, "Times that a cache was put into a file to make room."),
+            (
+                "squeezes_total",
+                "counter",
+                stats.squeezed as f64,
+                "Times that a cache was clustered below its budget to make room, as its request allows.",
+            ),
+            (
                 "kv_bytes_full",
                 "gauge",
                 stats.kv_bytes_full as f64,

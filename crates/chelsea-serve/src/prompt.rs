@@ -1,10 +1,17 @@
 //! From a conversation to the tokens of a prompt, cut where a checkpoint may be kept.
 //!
 //! What users, documents and tools say is data: it is rendered as a stand-in and encoded apart, so that no text of theirs
-//! becomes a control token. A prompt is cut after the system message and after every turn of the user's, wherever what
-//! comes before is rendered the same whatever follows; pieces shorter than 64 tokens are joined to the next one.
+//! becomes a control token. A prompt is cut after the system message, after every document and after every turn of the
+//! user's, wherever what comes before is rendered the same whatever follows; pieces shorter than 64 tokens are joined to the
+//! next one.
+//!
+//! Documents go before the words of their message, each followed by an empty line, as `chelsea run` puts them. One that was
+//! mounted stands for the tokens that were read when its cache was made: the head of the conversation has to be what it was
+//! then.
 
 use crate::ApiError;
+use crate::documents::{Document, Source};
+use crate::mounts::Mount;
 use chelsea_engine::Layout;
 use chelsea_model::chat::{ChatError, ChatTemplate, Message, RenderOptions};
 use chelsea_model::tokenizer::{Before, Part, Tokenizer};
@@ -28,12 +35,23 @@ pub struct Conversation {
     pub variables: Map<String, Value>,
     /// The beginning of the answer, which the model goes on from.
     pub prefill: Option<String>,
+    /// What goes before the words of messages, in order.
+    pub documents: Vec<Document>,
 }
+
+/// What stands between a document and what follows it.
+pub(crate) const AFTER_DOCUMENT: &str = "\n\n";
 
 /// The tokens of a text that is given to the model as it is.
 pub fn raw(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, ApiError> {
     let tokens = tokenizer.encode(text, false).map_err(|error| ApiError::bad(error.to_string()))?;
     Ok(with_prefix(tokenizer, tokens))
+}
+
+/// The tokens of a text that goes on from other text.
+pub fn after_text(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, ApiError> {
+    let tokens = tokenizer.encode_parts(Before::Text, &[Part::Foreign(text)]);
+    tokens.map_err(|error| ApiError::bad(error.to_string()))
 }
 
 /// Whether a prompt ends with the mark that begins what the model thinks.
@@ -42,7 +60,7 @@ pub fn begins_thought(tokenizer: &Tokenizer, pieces: &[Arc<[u32]>]) -> bool {
     tokenizer.decode(&last[last.len().saturating_sub(8)..], false).trim_end().ends_with("<think>")
 }
 
-fn with_prefix(tokenizer: &Tokenizer, mut tokens: Vec<u32>) -> Vec<u32> {
+pub(crate) fn with_prefix(tokenizer: &Tokenizer, mut tokens: Vec<u32>) -> Vec<u32> {
     let prefix = tokenizer.prefix();
     if !tokens.starts_with(prefix) {
         tokens.splice(0..0, prefix.iter().copied());
@@ -65,6 +83,7 @@ impl Conversation {
         let whole = self.render(template, &messages)?;
         for (i, _) in contents.iter().enumerate().filter(|(_, content)| !content.is_empty()) {
             if !whole.contains(&stand_in(i)) {
+                let i = self.message_of(i);
                 return Err(ApiError::field(
                     format!("messages[{i}]"),
                     format!("the chat template of this model leaves out message {i} ({})", self.messages[i].role),
@@ -75,7 +94,17 @@ impl Conversation {
         cuts.push(whole.len());
         let mut pieces: Vec<Vec<u32>> = vec![Vec::new()];
         let (mut from, mut all) = (0, Vec::new());
+        if let Some((mount, end)) = self.mounted(template, &messages, &whole)? {
+            all.extend_from_slice(&mount.about.tokens);
+            // A piece of its own, however short.
+            pieces = vec![all.clone(), Vec::new()];
+            cuts.retain(|&cut| cut > end);
+            from = end;
+        }
         for cut in cuts {
+            if cut == from {
+                continue;
+            }
             let parts = parts(&whole[from..cut], &contents);
             let before = if from == 0 { Before::Nothing } else { tokenizer.before(&all) };
             let mut tokens =
@@ -100,18 +129,30 @@ impl Conversation {
 
     /// What each message says, and the messages with stand-ins for it. A system message that the template does not know
     /// goes before what the user says first.
-    fn stand_ins(&self, tokenizer: &Tokenizer, template: &ChatTemplate) -> (Vec<String>, Vec<Message>) {
-        let text = |message: &Message| message.content.as_str().unwrap_or_default().to_owned();
-        let contents: Vec<String> = self.messages.iter().map(text).collect();
+    fn stand_ins(&self, tokenizer: &Tokenizer, template: &ChatTemplate) -> (Vec<&str>, Vec<Message>) {
+        let texts = self.messages.iter().map(|message| message.content.as_str().unwrap_or_default());
+        let documents = self.documents.iter().map(|document| match &document.source {
+            Source::Text(text) => &**text,
+            // Never encoded: its tokens are known. It has to be rendered all the same.
+            Source::Mounted(mount) => &*mount.name,
+        });
+        let contents: Vec<&str> = texts.chain(documents).collect();
         let stand_in_of = |(i, message): (usize, &Message)| {
-            let content = if contents[i].is_empty() { message.content.clone() } else { stand_in(i).into() };
+            let own = if contents[i].is_empty() { None } else { Some(stand_in(i)) };
+            let documents = self.documents.iter().enumerate().filter(|(_, document)| document.message == i);
+            let before: String = documents.map(|(k, _)| stand_in(self.messages.len() + k) + AFTER_DOCUMENT).collect();
+            let content = match own {
+                None if before.is_empty() => message.content.clone(),
+                own => (before + &own.unwrap_or_default()).into(),
+            };
             Message { content, ..message.clone() }
         };
         let messages: Vec<Message> = self.messages.iter().enumerate().map(stand_in_of).collect();
         let folds = || Layout::new(tokenizer, Some(template), Some(&stand_in(0))).folds_system();
         let folded = match messages.as_slice() {
             [system, user, rest @ ..] if system.role == "system" && user.role == "user" && folds() => {
-                let content = format!("{}\n\n{}", stand_in(0), stand_in(1));
+                let words = user.content.as_str().unwrap_or_default();
+                let content = format!("{}\n\n{words}", stand_in(0));
                 let user = Message { content: content.into(), ..user.clone() };
                 Some(std::iter::once(user).chain(rest.iter().cloned()).collect())
             }
@@ -155,8 +196,70 @@ impl Conversation {
                 cuts.push(beginning.len());
             }
         }
+        cuts.extend((0..self.documents.len()).filter_map(|k| self.end_of_document(k, whole)));
+        cuts.sort_unstable();
         cuts.dedup();
         cuts
+    }
+
+    /// Where document `k` ends in the rendered conversation, with the empty line that follows it.
+    fn end_of_document(&self, k: usize, whole: &str) -> Option<usize> {
+        let (before, after) = whole.split_once(&stand_in(self.messages.len() + k))?;
+        let between = if after.starts_with(AFTER_DOCUMENT) { AFTER_DOCUMENT.len() } else { 0 };
+        Some(before.len() + stand_in(self.messages.len() + k).len() + between)
+    }
+
+    /// The message that content `i` belongs to.
+    fn message_of(&self, i: usize) -> usize {
+        i.checked_sub(self.messages.len()).map_or(i, |k| self.documents[k].message)
+    }
+
+    /// The mounted cache that the conversation begins with, and where its words end in the rendered conversation.
+    ///
+    /// # Errors
+    /// If a mounted document does not come first, or what stands before it is not what was read before it.
+    fn mounted(
+        &self,
+        template: &ChatTemplate,
+        messages: &[Message],
+        whole: &str,
+    ) -> Result<Option<(&Mount, usize)>, ApiError> {
+        let is_mounted = |document: &&Document| matches!(document.source, Source::Mounted(_));
+        let wrong = |what: &str| Err(ApiError::field("kv.document", format!("a mounted document {what}")));
+        let Some(Document { message, source: Source::Mounted(mount) }) = self.documents.iter().find(is_mounted) else {
+            return Ok(None);
+        };
+        let user = self.messages.iter().position(|message| message.role == "user");
+        if !matches!(self.documents[0].source, Source::Mounted(_)) || user != Some(*message) {
+            return wrong("has to come before all other documents, in the first message of the user's");
+        }
+        if self.documents.iter().filter(is_mounted).count() > 1 {
+            return wrong("has to come first, so there can be one of them alone");
+        }
+        let system = self.messages[..*message].iter().map(|message| message.content.as_str().unwrap_or_default());
+        let own = mount.system.as_deref();
+        if !system.eq(own) {
+            return wrong(match own {
+                Some(_) => "was read after another system message: leave yours out",
+                None => "was read without a system message: leave yours out",
+            });
+        }
+        let plain = Conversation::default();
+        // Where the template folds a system message, there is one message fewer.
+        let last = messages.iter().position(|message| message.role == "user").unwrap_or(0);
+        let (here, there) = (
+            self.end_of_document(0, whole),
+            plain.render(template, &messages[..=last]).ok().and_then(|plain| {
+                let end = self.end_of_document(0, &plain)?;
+                Some(plain[..end].to_owned())
+            }),
+        );
+        match (here, there) {
+            (Some(end), Some(there)) if whole[..end] == there => Ok(Some((mount, end))),
+            _ => wrong(
+                "was read without tools and settings of the template, which would stand before it here: leave them out",
+            ),
+        }
     }
 }
 
@@ -165,13 +268,13 @@ fn stand_in(i: usize) -> String {
 }
 
 /// Rendered words with the messages' own in their places.
-fn parts<'t>(rendered: &'t str, contents: &'t [String]) -> Vec<Part<'t>> {
+fn parts<'t>(rendered: &'t str, contents: &[&'t str]) -> Vec<Part<'t>> {
     let mut parts = Vec::new();
     let mut rest = rendered;
     while let Some((own, after)) = rest.split_once(STAND_IN.0) {
         let Some((number, after)) = after.split_once(STAND_IN.1) else { break };
         parts.push(Part::Own(own));
-        if let Some(content) = number.parse().ok().and_then(|i: usize| contents.get(i)) {
+        if let Some(content) = number.parse().ok().and_then(|i: usize| contents.get(i).copied()) {
             parts.push(Part::Foreign(content));
         }
         rest = after;

@@ -29,22 +29,28 @@ impl<T: DeserializeOwned> FromRequest<Arc<Serving>> for Body<T> {
         let error = match read.await {
             Ok(Ok(Json(body))) => return Ok(Body(body)),
             Ok(Err(rejection)) => rejected(&rejection, serving),
-            Err(_) => {
-                let text = format!("the request did not arrive within {} seconds", patience.as_secs());
-                ApiError::new(StatusCode::REQUEST_TIMEOUT, text)
-            }
+            Err(_) => too_slow(serving),
         };
         Err(error.in_style(style).into_response())
     }
 }
 
+/// A request that did not arrive in time.
+pub(crate) fn too_slow(serving: &Serving) -> ApiError {
+    let text = format!("the request did not arrive within {} seconds", serving.settings.patience.as_secs());
+    ApiError::new(StatusCode::REQUEST_TIMEOUT, text)
+}
+
+/// A request that is longer than it may be.
+pub(crate) fn too_long(serving: &Serving) -> ApiError {
+    let limit = serving.settings.body;
+    let text = format!("the request is longer than {limit} bytes, which is the most that this server takes");
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, text)
+}
+
 fn rejected(rejection: &JsonRejection, serving: &Serving) -> ApiError {
     match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            let limit = serving.settings.body;
-            let text = format!("the request is longer than {limit} bytes, which is the most that this server takes");
-            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, text)
-        }
+        StatusCode::PAYLOAD_TOO_LARGE => too_long(serving),
         StatusCode::UNSUPPORTED_MEDIA_TYPE => ApiError::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "send the request as JSON, with `Content-Type: application/json`",
@@ -82,6 +88,9 @@ pub fn router(serving: Arc<Serving>) -> Router {
         .route("/v1/models/{*name}", get(openai::models::one))
         .route("/v1/chat/completions", post(openai::chat::create))
         .route("/v1/completions", post(openai::completions::create))
+        .route("/v1/files", get(openai::files::list).post(openai::files::create))
+        .route("/v1/files/{id}", get(openai::files::one).delete(openai::files::delete))
+        .route("/v1/files/{id}/content", get(openai::files::content))
         .route("/v1/embeddings", post(no_embeddings))
         .route("/v1/messages", post(anthropic::create))
         .route("/v1/messages/count_tokens", post(anthropic::count))

@@ -1,7 +1,9 @@
 //! What a server is started with, and what every request needs.
 
 use crate::Engine;
+use crate::files::Files;
 use crate::metrics::Metrics;
+use crate::mounts::Mounts;
 use chelsea_engine::SessionOptions;
 use chelsea_model::Model;
 use chelsea_model::chat::ChatTemplate;
@@ -29,6 +31,10 @@ pub struct Settings {
     pub patience: Duration,
     /// The longest pause that a prompt of others may make in an answer.
     pub max_stall: Duration,
+    /// Documents that clients put on the server.
+    pub files: Arc<Files>,
+    /// Documents that it was started with.
+    pub mounts: Mounts,
 }
 
 impl Default for Settings {
@@ -42,6 +48,8 @@ impl Default for Settings {
             body: 32 << 20,
             patience: Duration::from_secs(30),
             max_stall: Duration::from_millis(150),
+            files: Arc::default(),
+            mounts: Mounts::default(),
         }
     }
 }

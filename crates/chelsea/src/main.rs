@@ -15,6 +15,7 @@ mod files;
 mod holding;
 mod inspect;
 mod models;
+mod mounts;
 mod output;
 mod policies;
 mod reading;

@@ -7,6 +7,8 @@ use crate::signals;
 use anyhow::{Context as _, Result, bail};
 use chelsea_engine::Session;
 use chelsea_kv::snapshot::{self, Expected, MAX_NOTE, SnapshotInfo};
+use chelsea_model::chat::ChatTemplate;
+use chelsea_model::tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::Arc;
@@ -82,6 +84,29 @@ impl Note {
         tracing::warn!("{differs}: answers may suffer");
         Ok(())
     }
+}
+
+/// How the text of a cache was laid out that a server is to mount: whether by the chat template, and with which system
+/// message.
+///
+/// # Errors
+/// If it was laid out with another tokenizer or chat template than the model has now.
+pub fn layout_of(note: &str, tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> Result<(bool, Option<String>)> {
+    let note: Note = serde_json::from_str(note).context("the cache file was not written by `chelsea cache build`")?;
+    if note.tokenizer != Some(fingerprint_text(&tokenizer.fingerprint())) {
+        bail!(
+            "the cache was made with another tokenizer than this model's: its tokens mean something else here. Build it \
+             again from its documents"
+        );
+    }
+    if note.chat_template && note.template != template.map(|template| fingerprint_text(&template.fingerprint())) {
+        bail!(
+            "the cache was made with another chat template than this model's: questions would be laid out in another way \
+             than the text before them. Build it again from its documents"
+        );
+    }
+    // Without a template there was none to use, whatever was asked for.
+    Ok((note.chat_template && note.template.is_some(), note.system))
 }
 
 /// Refuses a file that cannot be written, or a system message that cannot go into it, before any work is done for it.

@@ -1,13 +1,13 @@
 //! `chelsea serve`: many conversations over HTTP, in the bytes that were promised.
 
 use crate::cli::ServeArgs;
-use crate::output;
 use crate::setup::{self, Loaded};
+use crate::{mounts, output, signals};
 use anyhow::{Context as _, Result, bail};
 use chelsea_engine::scheduler::DiskOptions;
 use chelsea_engine::{Scheduler, SchedulerOptions};
 use chelsea_kv::Pool;
-use chelsea_serve::{Engine, Serving, Settings};
+use chelsea_serve::{Engine, FileLimits, Files, Serving, Settings};
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,6 +36,8 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     let address = listener.local_addr().context("the listener has no address")?;
 
     let quiet = !std::io::stderr().is_terminal();
+    // Of models while they are loaded, of mounted caches and of the shelf.
+    signals::watch_maps()?;
     let Loaded { model, tokenizer, template, pool: threads, name, .. } = setup::load(&args.model, quiet)?;
     setup::warn_long_context(&model, &session);
     let max_stall = Duration::from_millis(args.max_stall);
@@ -60,7 +62,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         disk: args.shelf.as_ref().map(|folder| DiskOptions { folder: folder.clone(), bytes: args.shelf_bytes as u64 }),
         ..SchedulerOptions::default()
     };
-    let settings = Settings {
+    let mut settings = Settings {
         model_name: args.served_model_name.clone().unwrap_or(name),
         session,
         api_keys,
@@ -71,7 +73,9 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         ..Settings::default()
     };
     let scheduler = Scheduler::new(model.clone(), tokenizer.clone(), threads, options);
-    let scheduler = scheduler.context("checkpoints cannot be kept where --shelf says")?;
+    let mut scheduler = scheduler.context("checkpoints cannot be kept where --shelf says")?;
+    settings.mounts = mounts::mount(&mut scheduler, &args.mount, &tokenizer, template.as_ref())?;
+    settings.files = Arc::new(files(args).context("documents cannot be kept where --shelf says")?);
     let (engine, thread) = Engine::start(scheduler);
     let serving = Serving::new(settings, model, tokenizer, template, engine);
     announce(&serving, address, kv_memory);
@@ -80,6 +84,15 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         bail!("the engine failed: what it said stands above");
     }
     Ok(())
+}
+
+/// Where the documents that clients bring are kept. After the folder was locked: what is no whole document is removed.
+fn files(args: &ServeArgs) -> std::io::Result<Files> {
+    let limits = FileLimits { files: args.max_files as usize, bytes: args.max_file_bytes as u64 };
+    match &args.shelf {
+        Some(folder) => Files::in_folder(&folder.join("documents"), limits),
+        None => Ok(Files::in_memory(limits)),
+    }
 }
 
 /// Keys of the command line, of the environment and of a file.
@@ -107,6 +120,12 @@ fn announce(serving: &Serving, address: SocketAddr, kv_memory: usize) {
     table.row(["caches".to_owned(), format!("{} together, {} each", output::bytes(kv_memory), session.budget)]);
     if let Some(held) = held.filter(|&held| held > 0) {
         table.row(["room for".to_owned(), format!("{} conversations of 4096 tokens", kv_memory / held)]);
+    }
+    for mount in serving.settings.mounts.iter() {
+        table.row([
+            "document".to_owned(),
+            format!("{}, {} tokens ({})", mount.name, mount.about.tokens.len(), mount.id()),
+        ]);
     }
     table.row(["prompts in steps of".to_owned(), format!("{} tokens", session.step.unwrap_or_default())]);
     eprint!("{}", table.render());

@@ -64,6 +64,11 @@ pub fn note_mapped(path: &Path) {
     system::note_mapped(path);
 }
 
+/// Watches for SIGBUS alone: for verbs that see to the other signals themselves.
+pub fn watch_maps() -> Result<()> {
+    system::watch_maps().context("cannot watch for signals")
+}
+
 #[cfg(unix)]
 mod system {
     use super::INTERRUPTED;
@@ -146,7 +151,7 @@ mod system {
     }
 
     #[allow(unsafe_code)]
-    fn watch_maps() -> std::io::Result<()> {
+    pub fn watch_maps() -> std::io::Result<()> {
         // SAFETY: the handler makes system calls (write, stat, _exit) and reads memory that does not change; it neither
         // allocates nor locks.
         unsafe { low_level::register(SIGBUS, map_failed) }.map(drop)
@@ -182,6 +187,10 @@ mod system {
     pub fn watch(raised: Arc<AtomicBool>) -> std::io::Result<()> {
         flag::register_conditional_shutdown(SIGINT, INTERRUPTED.into(), raised.clone())?;
         flag::register(SIGINT, raised).map(drop)
+    }
+
+    pub fn watch_maps() -> std::io::Result<()> {
+        Ok(())
     }
 
     pub fn keep_terminal() {}

@@ -1,10 +1,12 @@
 //! A request on its way, and what it is promised.
 
+use super::park::Parked;
+use super::prefix::{self, CheckpointKey, Name, Prompt};
 use super::request::{Event, Listener, Outcome, Request, RequestError, Sampled};
-use super::{GROWTH, logprobs, shelf::CheckpointKey};
+use super::{GROWTH, logprobs};
 use crate::generate::Answer;
 use crate::{EngineError, Sequence, SessionOptions, State};
-use chelsea_kv::CacheConfig;
+use chelsea_kv::{Budget, CacheConfig};
 use chelsea_model::tokenizer::Tokenizer;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -31,7 +33,8 @@ pub(super) struct Job {
     pub(super) prompt_tokens: usize,
     pub(super) session: SessionOptions,
     pub(super) config: CacheConfig,
-    pub(super) salt: Arc<str>,
+    salt: Arc<str>,
+    names: Arc<[Name]>,
     pub(super) key: u64,
     pub(super) promise: Promise,
     logprobs: Option<usize>,
@@ -43,6 +46,11 @@ pub(super) struct Job {
     answer: Answer,
     /// Tokens that were sampled before the cache was given up: they are taken in once more.
     pub(super) again: Vec<u32>,
+    /// Where the cache lies, if it made room for others and need not be made again.
+    pub(super) parked: Option<Box<Parked>>,
+    /// What the cache may be squeezed to for the sake of others, and the tokens it had seen when it was.
+    pub(super) squeeze: Option<Budget>,
+    pub(super) squeezed_at: Option<usize>,
 }
 
 /// What a request does.
@@ -85,10 +93,13 @@ impl Job {
             Ok(answer) => answer,
             Err(error) => return Err(Box::new(Refused { listener: request.listener, error })),
         };
+        // Its own budget is no smaller one.
+        let squeeze = request.session.squeeze.filter(|&budget| budget != config.budget);
         let pieces: Vec<_> = request.pieces.into_iter().filter(|piece| !piece.is_empty()).collect();
         Ok(Job {
             prompt_tokens,
             salt: salt(request.key, &config, &request.session).into(),
+            names: Arc::default(),
             pieces,
             session: request.session,
             config,
@@ -102,7 +113,50 @@ impl Job {
             first_token: None,
             cached: 0,
             again: Vec::new(),
+            parked: None,
+            squeeze,
+            squeezed_at: None,
         })
+    }
+
+    /// Takes note of what its prompt is found by: of the mounted cache that it goes on from, if it does, and of the names of
+    /// its beginnings.
+    pub(super) fn name_beginnings(&mut self, fingerprint: &[u8; 16], mounted: Option<&str>) {
+        if let Some(label) = mounted {
+            self.salt = format!("{} on {label}", self.salt).into();
+        }
+        self.names = prefix::names(fingerprint, &self.salt, &self.pieces);
+    }
+
+    /// Its prompt, to be looked up.
+    pub(super) fn prompt(&self) -> Prompt<'_> {
+        Prompt { salt: &self.salt, pieces: &self.pieces, names: &self.names }
+    }
+
+    /// Whether it goes by the same checkpoints as another one.
+    pub(super) fn shares_shelf(&self, other: &Job) -> bool {
+        self.salt == other.salt
+    }
+
+    /// Whether its turn had come before: it goes on before anyone new begins.
+    pub(super) fn had_turn(&self) -> bool {
+        self.parked.is_some() || self.began.is_some()
+    }
+
+    /// Whether it will have to read when its turn comes.
+    pub(super) fn will_read(&self) -> bool {
+        self.parked.as_ref().is_none_or(|parked| parked.is_reading())
+    }
+
+    /// Bytes that have to be free for it to enter.
+    pub(super) fn to_enter(&self) -> usize {
+        let Promise { reading, settled } = self.promise;
+        if self.will_read() { reading.max(settled) } else { settled }
+    }
+
+    /// The budget that its cache was squeezed to.
+    fn squeezed_to(&self) -> Option<Budget> {
+        self.squeeze.filter(|_| self.squeezed_at.is_some())
     }
 
     pub(super) fn is_gone(&self) -> bool {
@@ -129,7 +183,7 @@ impl Job {
 
     /// The checkpoint at the end of the first `pieces` pieces.
     pub(super) fn checkpoint(&self, pieces: usize) -> CheckpointKey {
-        CheckpointKey { salt: self.salt.clone(), pieces: self.pieces[..pieces].to_vec() }
+        self.prompt().checkpoint(pieces)
     }
 
     /// Tokens generated so far.
@@ -139,8 +193,13 @@ impl Job {
 
     /// Bytes held once `tokens` tokens were taken in, and until the next compaction.
     fn settled(&self, tokens: usize) -> usize {
-        let forecast = self.config.forecast(tokens, &self.session.plan());
-        forecast.settled + GROWTH * forecast.growth
+        settled(&self.config, &self.session, tokens)
+    }
+
+    /// Raises what it is promised to what it held when it gave its cache up.
+    pub(super) fn promise_again(&mut self) {
+        self.again = self.answer.generation().tokens.clone();
+        self.promise.settled = self.promise.settled.max(self.settled(self.prompt_tokens + self.again.len()));
     }
 }
 
@@ -204,8 +263,7 @@ impl Active {
     /// as before, and so with the same answer.
     pub(super) fn step_aside(self) -> Job {
         let mut job = self.job;
-        job.again = job.answer.generation().tokens.clone();
-        job.promise.settled = job.promise.settled.max(job.settled(job.prompt_tokens + job.again.len()));
+        job.promise_again();
         job
     }
 
@@ -229,20 +287,52 @@ impl Active {
             kv_entries: cache.entries(),
             kv_bytes: cache.memory().total(),
             kv_bytes_full: cache.full_bytes(),
+            kv_squeezed_to: self.job.squeezed_to(),
         };
         self.job.listener.hear(Event::Finished(Box::new(outcome)));
     }
 
     /// Bytes that it is promised now: an answer may be longer than what was promised at its entry.
     pub(super) fn promised(&self) -> usize {
+        if let Some(budget) = self.squeezed_to() {
+            // From here on it holds what this budget allows, however long the answer.
+            let config = CacheConfig { budget, ..self.job.config.clone() };
+            return settled(&config, &self.job.session, self.sequence.history().len());
+        }
         let settled = self.job.promise.settled.max(self.job.settled(self.sequence.history().len()));
         if self.is_reading() { self.job.promise.reading.max(settled) } else { settled }
+    }
+
+    /// The budget that its cache has been squeezed to by now: none yet, while it takes in what it had generated before that.
+    fn squeezed_to(&self) -> Option<Budget> {
+        self.job.squeeze.filter(|&budget| self.sequence.cache().config().budget == budget)
+    }
+
+    /// Whether its cache is to be squeezed before it takes anything else in: it was at this token when it was served before.
+    pub(super) fn squeeze_is_due(&self) -> bool {
+        self.job.squeezed_at == Some(self.sequence.history().len()) && self.squeezed_to().is_none()
+    }
+
+    /// Bytes that its cache would be smaller by, if it was squeezed now; 0 where that may not be.
+    pub(super) fn to_squeeze_out(&self) -> usize {
+        let Some(budget) = self.job.squeeze.filter(|_| !self.is_reading() && self.job.squeezed_at.is_none()) else {
+            return 0;
+        };
+        let config = CacheConfig { budget, ..self.job.config.clone() };
+        let tokens = self.sequence.history().len();
+        self.job.settled(tokens).saturating_sub(settled(&config, &self.job.session, tokens))
     }
 
     /// Tokens that were taken in since its turn came.
     pub(super) fn work(&self) -> usize {
         self.sequence.history().len().saturating_sub(self.job.cached)
     }
+}
+
+/// Bytes that a cache holds once `tokens` tokens were taken in, and until the next compaction.
+fn settled(config: &CacheConfig, session: &SessionOptions, tokens: usize) -> usize {
+    let forecast = config.forecast(tokens, &session.plan());
+    forecast.settled + GROWTH * forecast.growth
 }
 
 /// Names whose checkpoints they are, and everything that shapes a cache.

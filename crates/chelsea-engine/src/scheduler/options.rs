@@ -19,7 +19,7 @@ pub struct SchedulerOptions {
     pub ahead: usize,
     /// Most checkpoints on the shelf.
     pub checkpoints: usize,
-    /// Where checkpoints are kept in files, too.
+    /// Where checkpoints are kept in files, too, and the caches of requests that make room for others.
     pub disk: Option<DiskOptions>,
 }
 
@@ -42,6 +42,8 @@ impl Default for SchedulerOptions {
 pub struct SchedulerStats {
     /// Requests that wait.
     pub waiting: usize,
+    /// Of these, the ones whose caches lie in files, so that others have the memory.
+    pub parked: usize,
     /// Prompts that are being read.
     pub reading: usize,
     /// Answers that are being generated.
@@ -52,8 +54,12 @@ pub struct SchedulerStats {
     pub cancelled: u64,
     /// Requests that failed after they had been let in.
     pub failed: u64,
-    /// Times that a request stepped aside for want of memory.
+    /// Times that a request stepped aside for want of memory, and had to take in again what it had.
     pub stepped_aside: u64,
+    /// Times that a request's cache was written into a file to make room.
+    pub parks: u64,
+    /// Times that a cache was clustered further than its budget to make room.
+    pub squeezed: u64,
     /// Tokens of prompts that were read.
     pub prompt_tokens: u64,
     /// Tokens of prompts that were found on the shelf.
@@ -70,6 +76,8 @@ pub struct SchedulerStats {
     pub kv_bytes: usize,
     /// Bytes that they may take.
     pub kv_limit: usize,
+    /// Bytes of keys and values that are read from files: no part of the others.
+    pub kv_bytes_mapped: usize,
     /// Entries that the caches of requests hold.
     pub kv_entries: usize,
     /// Tokens that they have seen.

@@ -16,6 +16,11 @@ impl Queue {
         self.waiting.len()
     }
 
+    /// Requests whose caches lie in files.
+    pub(super) fn parked(&self) -> usize {
+        self.waiting.iter().filter(|job| job.parked.is_some()).count()
+    }
+
     /// Takes a new request in. A key that was away begins level with the one that was served least.
     pub(super) fn push(&mut self, job: Job) {
         let least = self.served.values().min().copied().unwrap_or(0);
@@ -48,7 +53,7 @@ impl Queue {
         // Stable: within a key the older one stays first.
         order.sort_by_key(|&i| {
             let job = &self.waiting[i];
-            (job.again.is_empty(), self.served.get(&job.key).copied().unwrap_or(0))
+            (!job.had_turn(), self.served.get(&job.key).copied().unwrap_or(0))
         });
         order
     }

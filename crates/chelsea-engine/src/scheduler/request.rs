@@ -2,6 +2,7 @@
 
 use crate::generate::{Finish, GenerateOptions};
 use crate::{EngineError, SessionOptions};
+use chelsea_kv::Budget;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -112,6 +113,8 @@ pub struct Outcome {
     pub kv_bytes: usize,
     /// Bytes that a full cache of 16-bit numbers would take.
     pub kv_bytes_full: usize,
+    /// The budget that the cache was made smaller to for the sake of others, if it was.
+    pub kv_squeezed_to: Option<Budget>,
 }
 
 /// Why there is no answer.

@@ -7,10 +7,13 @@
 //!
 //! A checkpoint shares its pages with the sequences that go on from it, until they are compacted. It is given up when
 //! memory is needed: first the one that is worth least, by the tokens that it would take to read it again for every byte
-//! it holds, and by how long nobody asked for it.
+//! it holds, and by how long nobody asked for it. Caches that were mounted are never given up.
 
-use super::disk::Disk;
-use crate::{Sequence, SessionOptions};
+use super::disk::{Disk, ParkedFile};
+use super::mount::Mount;
+use super::prefix::{CheckpointKey, Prompt};
+use crate::{EngineError, Sequence, SessionOptions};
+use chelsea_kv::CacheConfig;
 use chelsea_model::Model;
 use std::sync::Arc;
 
@@ -22,30 +25,12 @@ struct Checkpoint {
     last_used: u64,
 }
 
-/// What a prefix must have in common with a checkpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct CheckpointKey {
-    /// Names whose it is and how the cache is kept.
-    pub(super) salt: Arc<str>,
-    /// The pieces, in order: the same tokens cut elsewhere were compressed elsewhere.
-    pub(super) pieces: Vec<Arc<[u32]>>,
-}
-
-impl CheckpointKey {
-    pub(super) fn tokens(&self) -> usize {
-        self.pieces.iter().map(|piece| piece.len()).sum()
-    }
-
-    fn begins(&self, salt: &str, pieces: &[Arc<[u32]>]) -> bool {
-        *self.salt == *salt && pieces.starts_with(&self.pieces)
-    }
-}
-
 /// The checkpoints of an engine.
 #[derive(Default)]
 pub struct Shelf {
     checkpoints: Vec<Checkpoint>,
     most: usize,
+    mounts: Vec<Mount>,
     disk: Option<Disk>,
     clock: u64,
     hits: u64,
@@ -58,20 +43,34 @@ impl Shelf {
         Shelf { most, disk, ..Shelf::default() }
     }
 
+    /// Puts a cache on the shelf that stays there.
+    pub(super) fn mount(&mut self, mount: Mount) {
+        self.mounts.push(mount);
+    }
+
+    /// The mounted cache that a prompt of these pieces goes on from.
+    pub(super) fn mounted(&self, pieces: &[Arc<[u32]>], config: &CacheConfig) -> Option<&Mount> {
+        self.mounts.iter().find(|mount| mount.begins(pieces, config))
+    }
+
     /// A sequence that goes on from the longest checkpoint of this prompt, and how many pieces it covers. One that covers
     /// all of them is of use only with the logits after its last token.
+    ///
+    /// # Errors
+    /// If the prompt begins with a mounted cache, and there is no room to go on from it: its tokens read here would be
+    /// another cache.
     pub(super) fn go_on(
         &mut self,
-        salt: &Arc<str>,
-        pieces: &[Arc<[u32]>],
+        prompt: Prompt<'_>,
+        config: &CacheConfig,
         model: &Arc<Model>,
         options: &SessionOptions,
-    ) -> Option<(Sequence, usize)> {
+    ) -> Result<Option<(Sequence, usize)>, EngineError> {
         self.clock += 1;
-        self.fetch(salt, pieces, model, options);
+        self.fetch(prompt, model, options);
         let fits = |checkpoint: &&mut Checkpoint| {
-            let whole = checkpoint.key.pieces.len() == pieces.len();
-            checkpoint.key.begins(salt, pieces) && !(whole && checkpoint.sequence.logits().is_empty())
+            let whole = checkpoint.key.pieces.len() == prompt.pieces.len();
+            checkpoint.key.begins(prompt) && !(whole && checkpoint.sequence.logits().is_empty())
         };
         let longest = self.checkpoints.iter_mut().filter(fits).max_by_key(|checkpoint| checkpoint.key.pieces.len());
         let found = longest.and_then(|checkpoint| {
@@ -80,31 +79,36 @@ impl Shelf {
             checkpoint.last_used = self.clock;
             Some((sequence, checkpoint.key.pieces.len()))
         });
+        let found = match (found, self.mounted(prompt.pieces, config)) {
+            (None, Some(mount)) => Some((mount.go_on(model, options)?, 1)),
+            (found, _) => found,
+        };
         *(if found.is_some() { &mut self.hits } else { &mut self.misses }) += 1;
-        found
+        Ok(found)
     }
 
     /// How many of these pieces a checkpoint covers.
-    pub(super) fn covers(&self, salt: &str, pieces: &[Arc<[u32]>]) -> usize {
-        let on_disk = self.disk.as_ref().map_or(0, |disk| disk.covers(salt, pieces));
-        self.covered_in_memory(salt, pieces).max(on_disk)
+    pub(super) fn covers(&self, prompt: Prompt<'_>, config: &CacheConfig) -> usize {
+        let on_disk = self.disk.as_ref().map_or(0, |disk| disk.covers(prompt));
+        let mounted = usize::from(self.mounted(prompt.pieces, config).is_some());
+        self.covered_in_memory(prompt).max(on_disk).max(mounted)
     }
 
-    fn covered_in_memory(&self, salt: &str, pieces: &[Arc<[u32]>]) -> usize {
-        let fits = self.checkpoints.iter().filter(|checkpoint| checkpoint.key.begins(salt, pieces));
+    fn covered_in_memory(&self, prompt: Prompt<'_>) -> usize {
+        let fits = self.checkpoints.iter().filter(|checkpoint| checkpoint.key.begins(prompt));
         fits.map(|checkpoint| checkpoint.key.pieces.len()).max().unwrap_or(0)
     }
 
     /// Puts a checkpoint that only a file holds on the shelf, if it covers more than those that are there.
-    fn fetch(&mut self, salt: &Arc<str>, pieces: &[Arc<[u32]>], model: &Arc<Model>, options: &SessionOptions) {
+    fn fetch(&mut self, prompt: Prompt<'_>, model: &Arc<Model>, options: &SessionOptions) {
         let Some(disk) = &self.disk else { return };
-        let covered = disk.covers(salt, pieces);
-        if covered <= self.covered_in_memory(salt, pieces) {
+        let covered = disk.covers(prompt);
+        if covered <= self.covered_in_memory(prompt) {
             return;
         }
-        let pieces = &pieces[..covered];
-        if let Some(sequence) = disk.load(salt, pieces, &options.pool, model, options) {
-            self.keep(CheckpointKey { salt: salt.clone(), pieces: pieces.to_vec() }, sequence);
+        let key = prompt.checkpoint(covered);
+        if let Some(sequence) = disk.load(&key, model, options) {
+            self.keep(key, sequence);
         }
     }
 
@@ -122,7 +126,8 @@ impl Shelf {
 
     fn keep(&mut self, key: CheckpointKey, sequence: Sequence) {
         self.clock += 1;
-        if self.checkpoints.len() == self.most {
+        // One that was fetched from a file lies here even where none is kept.
+        while self.checkpoints.len() >= self.most.max(1) {
             self.give_up_one();
         }
         self.checkpoints.push(Checkpoint { key, sequence, last_used: self.clock });
@@ -139,7 +144,12 @@ impl Shelf {
         least.map(|i| self.checkpoints.swap_remove(i)).is_some()
     }
 
-    /// Gives up all checkpoints in memory; files stay.
+    /// Writes the cache of a request that is to make room into a file, if there is a folder with room for it.
+    pub(super) fn park(&mut self, sequence: &Sequence) -> Option<ParkedFile> {
+        self.disk.as_mut()?.park(sequence)
+    }
+
+    /// Gives up all checkpoints in memory; files and mounted caches stay.
     pub(super) fn clear(&mut self) {
         self.checkpoints.clear();
     }

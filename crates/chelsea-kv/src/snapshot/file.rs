@@ -230,6 +230,20 @@ pub fn load_in(
     parsed.cache_over(pool, policy, found, |bytes| Source::Mapped(MappedLines { file: file.clone(), bytes }))
 }
 
+/// [`load_in`], with everything copied into memory and charged to `pool`: the file may be removed afterwards.
+///
+/// # Errors
+/// As [`load_in`].
+pub fn read_in(
+    pool: Pool,
+    path: &Path,
+    expected: Option<&Expected>,
+    policy: Option<Arc<dyn Policy>>,
+) -> Result<(SequenceCache, SnapshotInfo), SnapshotError> {
+    let file = Mapped::open(path).map_err(io_error("read", path))?;
+    parse::parse_for(&file, expected)?.cache_in(pool, policy)
+}
+
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;

@@ -127,6 +127,11 @@ fn hash(bytes: &[u8]) -> u64 {
     hash.digest()
 }
 
+/// The size of the file that a header is of, as its prelude says.
+pub(super) fn file_size(header: &[u8]) -> u64 {
+    header[24..32].iter().rev().fold(0, |size, &byte| size << 8 | u64::from(byte))
+}
+
 /// Notes the size of the file `bytes` in its prelude.
 pub(super) fn set_file_size(bytes: &mut [u8]) {
     let size = (bytes.len() as u64).to_le_bytes();

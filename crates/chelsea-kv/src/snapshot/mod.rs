@@ -28,7 +28,7 @@ mod parse;
 mod statistics;
 
 pub use error::SnapshotError;
-pub use file::{can_save, inspect, is_snapshot, load, load_in, save, verify};
+pub use file::{can_save, inspect, is_snapshot, load, load_in, read_in, save, verify};
 pub use parse::{Parsed, parse, reseal};
 
 use crate::{Budget, CacheShape, Dtype, SequenceCache};
@@ -184,6 +184,11 @@ impl<'a> Ready<'a> {
         Ok(Ready { cache, header: header.encode() })
     }
 
+    /// Bytes of all of it, as its header says.
+    fn bytes(&self) -> u64 {
+        header::file_size(&self.header)
+    }
+
     fn write(&self, out: &mut impl Write) -> io::Result<()> {
         out.write_all(&self.header)?;
         self.cache.heads().iter().try_for_each(|head| block::write(head, out))?;
@@ -196,12 +201,28 @@ impl<'a> Ready<'a> {
 /// # Errors
 /// As [`save`], less those of the file.
 pub fn to_bytes(cache: &SequenceCache, info: &SnapshotInfo) -> Result<Vec<u8>, SnapshotError> {
-    let ready = Ready::new(cache, info)?;
     let mut bytes = Vec::new();
-    ready.write(&mut bytes).map_err(|source| SnapshotError::Io {
-        action: "write to",
-        path: "memory".into(),
-        source,
-    })?;
+    write_as("memory", &mut bytes, cache, info)?;
     Ok(bytes)
+}
+
+/// Hands a snapshot to `out`, piece by piece, and returns its size in bytes: for those who see to it themselves that
+/// nobody takes a half-written one for a whole one.
+///
+/// # Errors
+/// As [`save`].
+pub fn write(out: &mut impl Write, cache: &SequenceCache, info: &SnapshotInfo) -> Result<u64, SnapshotError> {
+    write_as("the file of a snapshot", out, cache, info)
+}
+
+fn write_as(
+    name: &str,
+    out: &mut impl Write,
+    cache: &SequenceCache,
+    info: &SnapshotInfo,
+) -> Result<u64, SnapshotError> {
+    let ready = Ready::new(cache, info)?;
+    let refused = |source| SnapshotError::Io { action: "write to", path: name.into(), source };
+    ready.write(out).map_err(refused)?;
+    Ok(ready.bytes())
 }

@@ -4,6 +4,7 @@ mod content;
 mod stream;
 
 use crate::answer::{Ask, Running, Whole};
+use crate::documents;
 use crate::fields::{KvFields, OneOrMany, SamplingFields, refuse_unknown};
 use crate::guard::Caller;
 use crate::openai::chat::{PING, check_model};
@@ -105,21 +106,23 @@ impl MessagesRequest {
             Some(other) => return Err(ApiError::field("thinking", format!("thinking: unknown type `{other}`"))),
         }
         let tools = tools.transpose()?;
-        Ok((Conversation { messages, tools, variables, prefill }, with_tools))
+        Ok((Conversation { messages, tools, variables, prefill, documents: Vec::new() }, with_tools))
     }
 
     fn understand(self, serving: &Serving, caller: Caller) -> Result<Message, ApiError> {
         let Some(max_tokens) = self.max_tokens.filter(|&tokens| tokens > 0) else {
             return Err(ApiError::field("max_tokens", "max_tokens: a number of at least 1 is required"));
         };
-        let (conversation, with_tools) = self.conversation()?;
+        let (mut conversation, with_tools) = self.conversation()?;
+        let kv = self.kv.unwrap_or_default();
+        conversation.put_first(serving, caller, &kv)?;
         let pieces = conversation.pieces(&serving.tokenizer, serving.template.as_ref())?;
         let sampling = json!({"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k});
         let sampling: SamplingFields =
             serde_json::from_value(sampling).map_err(|error| ApiError::bad(error.to_string()))?;
         let generate = sampling.options(self.stop_sequences.map(OneOrMany::Many), Some(max_tokens))?;
-        let session = self.kv.unwrap_or_default().session(serving)?;
         let thinks = prompt::begins_thought(&serving.tokenizer, &pieces);
+        let (pieces, session) = documents::lay_out(serving, &kv, pieces)?;
         let ask = Ask { pieces, generate, session, key: caller.0, logprobs: None };
         Ok(Message { id: serving.id("msg_"), ask, with_tools, thinks })
     }
@@ -229,11 +232,16 @@ fn usage(outcome: &Outcome) -> Value {
 }
 
 /// Counts the tokens of a prompt.
-pub async fn count(State(serving): State<Arc<Serving>>, Body(request): Body<MessagesRequest>) -> Response {
+pub async fn count(
+    State(serving): State<Arc<Serving>>,
+    Extension(caller): Extension<Caller>,
+    Body(request): Body<MessagesRequest>,
+) -> Response {
     let counting = serving.clone();
     let counted = aside(move || {
         check_model(&counting, request.model.as_deref())?;
-        let (conversation, _) = request.conversation()?;
+        let (mut conversation, _) = request.conversation()?;
+        conversation.put_first(&counting, caller, &request.kv.unwrap_or_default())?;
         conversation.pieces(&counting.tokenizer, counting.template.as_ref())
     });
     match counted.await {

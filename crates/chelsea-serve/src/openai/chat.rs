@@ -2,6 +2,7 @@
 
 use super::{StreamOptions, event, probabilities};
 use crate::answer::{self, Ask, Heard, Running, Whole, finish_reason, usage};
+use crate::documents::{self, Document};
 use crate::fields::{KvFields, OneOrMany, SamplingFields, refuse_unknown};
 use crate::guard::Caller;
 use crate::prompt::{self, Conversation};
@@ -142,7 +143,7 @@ struct Chat {
 }
 
 impl ChatRequest {
-    fn understand(self, serving: &Serving, caller: Caller) -> Result<Chat, ApiError> {
+    fn understand(mut self, serving: &Serving, caller: Caller) -> Result<Chat, ApiError> {
         refuse_unknown(&without_sampling(self.rest))?;
         let n = self.n.unwrap_or(1);
         if !(1..=MAX_N).contains(&n) {
@@ -182,17 +183,27 @@ impl ChatRequest {
         if self.messages.is_empty() {
             return Err(ApiError::field("messages", "messages is empty: give at least one"));
         }
+        let mut documents = Vec::new();
+        for (i, value) in self.messages.iter_mut().enumerate() {
+            for id in documents::take_file_ids(i, value)? {
+                let source = documents::find(serving, caller, &format!("messages[{i}].content"), &id)?;
+                documents.push(Document { message: i, source });
+            }
+        }
         let messages =
             self.messages.iter().enumerate().map(|(i, value)| message(i, value)).collect::<Result<_, _>>()?;
-        let conversation = Conversation {
+        let kv = self.kv.unwrap_or_default();
+        let mut conversation = Conversation {
             messages,
+            documents,
             tools: tools.filter(|_| with_tools).map(Value::Array),
             variables: self.chat_template_kwargs.unwrap_or_default(),
             prefill: None,
         };
+        conversation.put_first(serving, caller, &kv)?;
         let pieces = conversation.pieces(&serving.tokenizer, serving.template.as_ref())?;
         let thinks = prompt::begins_thought(&serving.tokenizer, &pieces);
-        let session = self.kv.unwrap_or_default().session(serving)?;
+        let (pieces, session) = documents::lay_out(serving, &kv, pieces)?;
         let generate = self.sampling.options(self.stop, self.max_completion_tokens.or(self.max_tokens))?;
         let ask = |i: usize| {
             let mut generate = generate.clone();

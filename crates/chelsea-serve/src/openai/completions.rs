@@ -4,6 +4,7 @@ use super::chat::{MAX_TOP, PING, add_figures, check_model, merged, usage_of, wit
 use super::probabilities::Columns;
 use super::{StreamOptions, event};
 use crate::answer::{Ask, Heard, Running, Whole, finish_reason, usage};
+use crate::documents;
 use crate::fields::{KvFields, OneOrMany, SamplingFields, refuse_unknown};
 use crate::guard::Caller;
 use crate::router::{Body, aside};
@@ -116,10 +117,12 @@ impl CompletionRequest {
             },
         };
         let generate = self.sampling.options(self.stop, max_tokens)?;
-        let session = self.kv.unwrap_or_default().session(serving)?;
+        let kv = self.kv.unwrap_or_default();
+        let document = documents::before_prompt(serving, caller, &kv)?;
         let (mut asks, mut echoes) = (Vec::new(), Vec::new());
         for given in prompts {
             let (tokens, text) = match given {
+                Prompt::Text(text) if document.is_some() => (prompt::after_text(&serving.tokenizer, &text)?, text),
                 Prompt::Text(text) => (prompt::raw(&serving.tokenizer, &text)?, text),
                 Prompt::Tokens(tokens) => {
                     let text = if echo { serving.tokenizer.decode(&tokens, true) } else { String::new() };
@@ -133,11 +136,12 @@ impl CompletionRequest {
                     format!("token {token} is outside the vocabulary of {vocab} tokens"),
                 ));
             }
-            let tokens: Arc<[u32]> = tokens.into();
+            let pieces = document.iter().cloned().chain([tokens.into()]).collect();
+            let (pieces, session) = documents::lay_out(serving, &kv, pieces)?;
             for i in 0..n {
                 let mut generate = generate.clone();
                 generate.sampling.seed = generate.sampling.seed.wrapping_add(i as u64);
-                let (pieces, session) = (vec![tokens.clone()], session.clone());
+                let (pieces, session) = (pieces.clone(), session.clone());
                 asks.push(Ask { pieces, generate, session, key: caller.0, logprobs: self.logprobs });
                 echoes.push(if echo { text.clone() } else { String::new() });
             }

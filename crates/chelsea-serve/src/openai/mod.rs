@@ -2,6 +2,7 @@
 
 pub mod chat;
 pub mod completions;
+pub mod files;
 pub mod models;
 mod probabilities;
 pub mod tokens;

@@ -69,13 +69,24 @@ pub struct ServeArgs {
     /// Most checkpoints of prompts that are kept to go on from; 0 keeps none.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=65_536), help_heading = "Server", hide_short_help = true)]
     pub checkpoints: u32,
-    /// Folder in which what was read is kept, so that it need not be read again after the server was started anew. A server
-    /// has one of its own.
+    /// Folder in which what was read is kept, so that it need not be read again after the server was started anew, and the
+    /// documents that clients put on the server. Requests that make room for others are parked there. A server has one of
+    /// its own.
     #[arg(long, value_name = "FOLDER", help_heading = "Server")]
     pub shelf: Option<PathBuf>,
     /// Most bytes of files in that folder.
     #[arg(long, value_name = "BYTES", default_value = "8GiB", value_parser = parse_bytes, help_heading = "Server", hide_short_help = true)]
     pub shelf_bytes: usize,
+    /// Saved cache that is put on the shelf (may be given several times; `chelsea cache build` makes one). Requests name it as
+    /// their document, or begin with its text.
+    #[arg(long, value_name = "FILE", help_heading = "Server")]
+    pub mount: Vec<PathBuf>,
+    /// Most documents that clients of a key may put on the server.
+    #[arg(long, value_name = "FILES", default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=65_536), help_heading = "Server", hide_short_help = true)]
+    pub max_files: u32,
+    /// Most bytes of all documents of a key.
+    #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = parse_bytes, help_heading = "Server", hide_short_help = true)]
+    pub max_file_bytes: usize,
     /// Most bytes of a request.
     #[arg(long, value_name = "BYTES", default_value = "32MiB", value_parser = parse_bytes, help_heading = "Server", hide_short_help = true)]
     pub max_body: usize,

@@ -221,6 +221,7 @@ impl CacheArgs {
             context: self.ctx.filter(|&tokens| tokens > 0),
             dtype: self.kv_type.map(DtypeArg::dtype),
             step: None,
+            squeeze: None,
             pool: Pool::unlimited(),
         }
     }

@@ -12,6 +12,7 @@ mod interruptions;
 #[cfg(unix)]
 mod pages;
 mod run;
+mod serve;
 mod small;
 mod support;
 #[cfg(target_os = "linux")]

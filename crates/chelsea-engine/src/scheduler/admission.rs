@@ -1,0 +1,127 @@
+//! Who is let in, and when.
+
+use super::Scheduler;
+use super::job::{Active, Job, Stage};
+use super::pressure::is_out_of_memory;
+use crate::{EngineError, Sequence};
+
+/// What is to become of a request that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    /// Its turn has come.
+    Now,
+    /// There is no room for what it is promised.
+    NoRoom,
+    /// Others are reading.
+    NoLane,
+    /// Another one reads the same beginning: that is waited for.
+    SamePrompt,
+}
+
+impl Scheduler {
+    /// Lets requests in whose turn it is, as far as there is room.
+    pub(super) fn let_in(&mut self) {
+        'next: while self.active.len() < self.options.running {
+            for at in self.queue.order() {
+                let job = self.queue.get(at);
+                match self.may_enter(job) {
+                    Entry::Now => {
+                        let Some(job) = self.queue.take(at) else { return };
+                        if let Some(job) = self.begin(job) {
+                            self.queue.push_front(job);
+                            return;
+                        }
+                        continue 'next;
+                    }
+                    // Nobody overtakes one that waits for memory: it would never be free.
+                    Entry::NoRoom => return,
+                    // Those that made room for others go on before anyone new.
+                    Entry::NoLane | Entry::SamePrompt if job.had_turn() => return,
+                    Entry::NoLane | Entry::SamePrompt => {}
+                }
+            }
+            return;
+        }
+    }
+
+    fn may_enter(&self, job: &Job) -> Entry {
+        if job.will_read()
+            && let Some(entry) = self.may_read(job)
+        {
+            return entry;
+        }
+        let promised: usize = self.active.iter().map(Active::promised).sum();
+        if promised + job.to_enter() > self.room() && !self.active.is_empty() {
+            return Entry::NoRoom;
+        }
+        Entry::Now
+    }
+
+    /// Why a request may not read now; nothing if it may.
+    fn may_read(&self, job: &Job) -> Option<Entry> {
+        let reading = || self.active.iter().filter(|active| active.is_reading());
+        let lanes = reading().count();
+        // First: what a shelf covers takes longer to find out, and everybody who waits is asked before every step.
+        if lanes >= self.options.lanes {
+            return Some(Entry::NoLane);
+        }
+        // What was read of one that made room lies in its file.
+        let covered = if job.parked.is_some() { 0 } else { self.shelf.covers(job.prompt(), &job.config) };
+        // What another one is reading right now will be on the shelf.
+        let shares = |active: &Active| {
+            let common = active.job.pieces.iter().zip(&job.pieces).take_while(|(a, b)| a == b).count();
+            active.job.shares_shelf(job) && common > covered && common + 1 > active.piece
+        };
+        if self.options.checkpoints > 0 && job.parked.is_none() && reading().any(shares) {
+            return Some(Entry::SamePrompt);
+        }
+        let left = match &job.parked {
+            Some(parked) => parked.left_to_read(job),
+            None => job.pieces[covered..].iter().map(|piece| piece.len()).sum(),
+        };
+        // A lane beside the first is for those that are done before the others.
+        let is_short = || reading().all(|active| 2 * left <= active.left_to_read());
+        (lanes > 0 && !is_short()).then_some(Entry::NoLane)
+    }
+
+    /// Begins to serve a request, or goes on with one that made room for others. Gives it back if there is no room.
+    fn begin(&mut self, mut job: Job) -> Option<Job> {
+        if let Some(parked) = job.parked.take() {
+            return self.resume(job, parked);
+        }
+        let (sequence, piece) = loop {
+            match self.begin_sequence(&job) {
+                Ok(begun) => break begun,
+                Err(error) if is_out_of_memory(&error) && self.shelf.give_up_one() => {}
+                Err(error) if is_out_of_memory(&error) && !self.active.is_empty() => return Some(job),
+                Err(error) => {
+                    self.stats.failed += 1;
+                    job.fail(error.into());
+                    return None;
+                }
+            }
+        };
+        let cached = sequence.history().len();
+        self.stats.cached_tokens += cached as u64;
+        job.begin(cached);
+        self.active.push(Active {
+            job,
+            sequence,
+            piece,
+            stage: Stage::Reading,
+            took: false,
+            repeated: 0,
+            passed_over: 0,
+        });
+        None
+    }
+
+    /// What a request begins with, and how many pieces of its prompt that covers.
+    fn begin_sequence(&mut self, job: &Job) -> Result<(Sequence, usize), EngineError> {
+        let model = self.runner.model();
+        match self.shelf.go_on(job.prompt(), &job.config, model, &job.session)? {
+            Some(found) => Ok(found),
+            None => Ok((Sequence::new(model.clone(), &job.session)?, 0)),
+        }
+    }
+}

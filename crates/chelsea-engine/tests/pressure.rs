@@ -1,0 +1,254 @@
+//! When memory runs short: caches are parked in files, squeezed where their requests allow it, and no answer changes that
+//! was not allowed to.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use chelsea_engine::scheduler::{DiskOptions, Request};
+use chelsea_engine::{Scheduler, SchedulerOptions, SchedulerStats, SessionOptions};
+use chelsea_kv::{Budget, Pool};
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use support::serving::{Ear, alone_as, prompt, request, run, scheduler};
+
+/// Tokens of an answer that is much longer than what room is promised for.
+const ANSWER: usize = 900;
+
+/// Full caches grow the most.
+fn asked(i: usize, ear: &Ear) -> Request {
+    let session = support::options(Budget::EntryFraction(1.0), "full");
+    Request { session, ..request(&prompt(i as u32, 100), ANSWER, i as u64, ear) }
+}
+
+/// Requests whose caches are clustered, so that what a compaction finds out must survive being parked. Their prompts are too
+/// short to be kept in files, which are written when there is time: memory does not hang on that.
+fn clustered(i: usize, ear: &Ear) -> Request {
+    let mut request = request(&prompt(i as u32, 200), ANSWER, i as u64, ear);
+    request.session.budget = Budget::EntryFraction(0.5);
+    request
+}
+
+fn in_folder(limit: usize, folder: &Path, bytes: u64) -> SchedulerOptions {
+    let disk = DiskOptions { folder: folder.to_owned(), bytes };
+    let pool = Pool::with_limit(limit);
+    SchedulerOptions { pool, ahead: 1, checkpoints: 0, disk: Some(disk), ..SchedulerOptions::default() }
+}
+
+/// The bytes that one request takes at most when it is served alone.
+fn alone_bytes(asked: impl Fn(&Ear) -> Request) -> usize {
+    let mut most = 0;
+    let pool = Pool::with_limit(1 << 30);
+    let mut scheduler = scheduler(SchedulerOptions { pool, checkpoints: 0, ..SchedulerOptions::default() });
+    scheduler.submit(asked(&Ear::default()));
+    while scheduler.step() {
+        most = most.max(scheduler.stats().kv_bytes);
+    }
+    most
+}
+
+/// Room for one and a half requests, and for what a compaction takes meanwhile.
+fn tight(asked: impl Fn(usize, &Ear) -> Request) -> usize {
+    alone_bytes(|ear| asked(0, ear)) * 3 / 2 + (300 << 10)
+}
+
+/// Serves four requests at once, in what one and a half of them take. Returns what was told, and what was done.
+fn serve_four(
+    asked: impl Fn(usize, &Ear) -> Request,
+    options: impl Fn(usize) -> SchedulerOptions,
+) -> (Scheduler, Vec<Ear>) {
+    let mut scheduler = scheduler(options(tight(&asked)));
+    let ears: Vec<Ear> = (0..4).map(|_| Ear::default()).collect();
+    for (i, ear) in ears.iter().enumerate() {
+        scheduler.submit(asked(i, ear));
+    }
+    run(&mut scheduler);
+    (scheduler, ears)
+}
+
+fn parked_files(folder: &Path) -> usize {
+    let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    names.filter(|path| path.extension().is_some_and(|ending| ending == "parked")).count()
+}
+
+fn assert_answers_as_alone(ears: &[Ear], asked: impl Fn(usize, &Ear) -> Request) {
+    for (i, ear) in ears.iter().enumerate() {
+        assert!(ear.is_done(), "request {i}: {:?}", ear.error());
+        assert_eq!(ear.tokens(), alone_as(|ear| asked(i, ear)), "request {i}");
+    }
+}
+
+#[test]
+fn parked_requests_lose_no_work_and_change_no_answer() {
+    for asked in [asked, clustered] {
+        let folder = tempfile::tempdir().unwrap();
+        let (scheduler, ears) = serve_four(asked, |limit| in_folder(limit, folder.path(), 1 << 30));
+        let stats = scheduler.stats();
+        assert!(stats.parks > 0 && stats.stepped_aside == 0, "{stats:?}");
+        assert_answers_as_alone(&ears, asked);
+        // Every token was generated once, and nothing is left in memory or in the folder.
+        assert_eq!((stats.generated_tokens, stats.kv_bytes, stats.parked), (4 * ANSWER as u64, 0, 0));
+        assert_eq!(parked_files(folder.path()), 0);
+    }
+}
+
+#[test]
+fn where_the_folder_has_no_room_requests_step_aside_with_the_same_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let (scheduler, ears) = serve_four(asked, |limit| in_folder(limit, folder.path(), 1 << 10));
+    let stats = scheduler.stats();
+    assert!(stats.parks == 0 && stats.stepped_aside > 0, "{stats:?}");
+    assert_answers_as_alone(&ears, asked);
+}
+
+/// Steps until a request is parked.
+fn until_parked(scheduler: &mut Scheduler) -> SchedulerStats {
+    while scheduler.stats().parked == 0 {
+        assert!(scheduler.step(), "nobody was parked: {:?}", scheduler.stats());
+    }
+    scheduler.stats()
+}
+
+#[test]
+fn whoever_leaves_while_parked_leaves_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut scheduler = scheduler(in_folder(tight(asked), folder.path(), 1 << 30));
+    let ears: Vec<Ear> = (0..4).map(|_| Ear::default()).collect();
+    for (i, ear) in ears.iter().enumerate() {
+        scheduler.submit(asked(i, ear));
+    }
+    until_parked(&mut scheduler);
+    assert_eq!(parked_files(folder.path()), 1);
+    ears.iter().for_each(|ear| ear.gone.store(true, Ordering::Relaxed));
+    run(&mut scheduler);
+    assert_eq!((parked_files(folder.path()), scheduler.stats().cancelled, scheduler.stats().kv_bytes), (0, 4, 0));
+}
+
+#[test]
+fn a_parked_file_that_is_lost_costs_time_and_no_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut scheduler = scheduler(in_folder(tight(asked), folder.path(), 1 << 30));
+    let ears: Vec<Ear> = (0..4).map(|_| Ear::default()).collect();
+    for (i, ear) in ears.iter().enumerate() {
+        scheduler.submit(asked(i, ear));
+    }
+    until_parked(&mut scheduler);
+    for entry in std::fs::read_dir(folder.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|ending| ending == "parked") {
+            std::fs::write(path, "nothing").unwrap();
+        }
+    }
+    run(&mut scheduler);
+    assert!(scheduler.stats().stepped_aside > 0);
+    assert_answers_as_alone(&ears, asked);
+}
+
+#[test]
+fn nobody_new_enters_before_those_that_made_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut scheduler = scheduler(in_folder(tight(asked), folder.path(), 1 << 30));
+    let ears: Vec<Ear> = (0..4).map(|_| Ear::default()).collect();
+    for (i, ear) in ears.iter().enumerate() {
+        scheduler.submit(asked(i, ear));
+    }
+    until_parked(&mut scheduler);
+    // Small enough to fit beside the one that runs.
+    let late = Ear::default();
+    scheduler.submit(request(&prompt(9, 70), 2, 9, &late));
+    while scheduler.stats().parked > 0 {
+        assert!(late.tokens().is_empty() && late.told.lock().unwrap().cached.is_none(), "it entered first");
+        scheduler.step();
+    }
+    run(&mut scheduler);
+    assert!(late.is_done());
+}
+
+#[test]
+fn a_folder_belongs_to_one_server_and_what_a_killed_one_parked_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("00000003.parked"), "left behind").unwrap();
+    let first = scheduler(in_folder(1 << 20, folder.path(), 1 << 30));
+    assert_eq!(parked_files(folder.path()), 0);
+    let words = r#"{ "decoder": { "type": "ByteLevel" }, "model": { "vocab": { "a": 0 }, "merges": [] } }"#;
+    let tokenizer = chelsea_model::tokenizer::Tokenizer::from_json(words, None, None).unwrap();
+    let second = Scheduler::new(
+        first.model().clone(),
+        tokenizer.into(),
+        support::pool(1),
+        in_folder(1 << 20, folder.path(), 1 << 30),
+    );
+    assert!(second.err().unwrap().to_string().contains("another server"));
+    drop(first);
+    scheduler(in_folder(1 << 20, folder.path(), 1 << 30));
+}
+
+fn may_be_squeezed(i: usize, ear: &Ear) -> Request {
+    let mut request = clustered(i, ear);
+    request.session.squeeze = Some(Budget::EntryFraction(0.1));
+    request
+}
+
+#[test]
+fn a_cache_is_squeezed_only_where_its_request_allows_it_and_its_answer_says_so() {
+    let options = |limit| SchedulerOptions {
+        pool: Pool::with_limit(limit),
+        ahead: 1,
+        checkpoints: 0,
+        ..SchedulerOptions::default()
+    };
+    let squeezed = |ear: &Ear| ear.told.lock().unwrap().outcome.as_ref().unwrap().kv_squeezed_to;
+    let (scheduler, ears) = serve_four(may_be_squeezed, options);
+    assert!(scheduler.stats().squeezed > 0, "{:?}", scheduler.stats());
+    let mut all = ears.iter().map(squeezed);
+    assert!(all.any(|to| to == Some(Budget::EntryFraction(0.1))));
+    for (i, ear) in ears.iter().enumerate() {
+        assert_eq!(ear.tokens().len(), ANSWER, "{:?}", ear.error());
+        if squeezed(ear).is_none() {
+            assert_eq!(ear.tokens(), alone_as(|ear| clustered(i, ear)), "request {i} was not squeezed");
+        }
+    }
+    assert_eq!(scheduler.stats().kv_bytes, 0);
+    let (scheduler, ears) = serve_four(clustered, options);
+    assert_eq!(scheduler.stats().squeezed, 0);
+    assert!(ears.iter().all(|ear| squeezed(ear).is_none()));
+}
+
+#[test]
+fn alone_nothing_is_squeezed() {
+    let session = SessionOptions { squeeze: Some(Budget::EntryFraction(0.1)), ..clustered(1, &Ear::default()).session };
+    let allowed = alone_as(|ear| Request { session: session.clone(), ..clustered(1, ear) });
+    assert_eq!(allowed, alone_as(|ear| clustered(1, ear)));
+}
+
+#[test]
+fn a_squeezed_cache_is_the_same_again_after_its_request_made_room() {
+    // Squeezed by so little that it does not help for long.
+    let asked = |i: usize, ear: &Ear| {
+        let mut request = clustered(i, ear);
+        request.session.budget = Budget::EntryFraction(1.0);
+        request.session.squeeze = Some(Budget::EntryFraction(0.8));
+        request
+    };
+    let serve = |disk: Option<DiskOptions>| {
+        let pool = Pool::with_limit(tight(asked));
+        let options = SchedulerOptions { pool, ahead: 1, checkpoints: 0, disk, ..SchedulerOptions::default() };
+        let mut scheduler = scheduler(options);
+        let ears: Vec<Ear> = (0..4).map(|_| Ear::default()).collect();
+        for (i, ear) in ears.iter().enumerate() {
+            scheduler.submit(asked(i, ear));
+        }
+        while scheduler.stats().parks + scheduler.stats().stepped_aside == 0 {
+            assert!(scheduler.step(), "{:?}", scheduler.stats());
+        }
+        let squeezed = scheduler.stats().squeezed;
+        run(&mut scheduler);
+        (squeezed, scheduler.stats(), ears.iter().map(Ear::tokens).collect::<Vec<_>>())
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (squeezed, parked, kept) = serve(Some(DiskOptions { folder: folder.path().to_owned(), bytes: 1 << 30 }));
+    let (_, aside, made_again) = serve(None);
+    // Up to there both did the same, and all of them were squeezed by then.
+    assert!(squeezed == 4 && parked.parks > 0 && aside.stepped_aside > 0, "{squeezed} {parked:?} {aside:?}");
+    assert!(kept == made_again, "answers differ");
+}
