@@ -10,6 +10,7 @@ pub mod anthropic;
 pub mod engine;
 mod error;
 pub mod fields;
+pub mod form;
 pub mod guard;
 mod metrics;
 pub mod openai;
@@ -19,6 +20,7 @@ pub mod prompt;
 pub mod reply;
 mod router;
 mod settings;
+pub mod tools;
 
 pub use engine::Engine;
 pub use error::{ApiError, Style};

@@ -22,8 +22,10 @@ pub enum Said {
     },
 }
 
-const THINK: (&str, &str) = ("<think>", "</think>");
-const CALL: (&str, &str) = ("<tool_call>", "</tool_call>");
+/// Marks around what a model thinks.
+pub const THINK: (&str, &str) = ("<think>", "</think>");
+/// Marks around a call of a tool.
+pub const CALL: (&str, &str) = ("<tool_call>", "</tool_call>");
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Inside {
@@ -53,6 +55,11 @@ impl Parser {
     pub fn new(with_tools: bool, thinks: bool) -> Parser {
         let inside = if thinks { Inside::Reasoning } else { Inside::Beginning };
         Parser { inside, held: String::new(), with_tools }
+    }
+
+    /// Whether what comes now belongs to a thought.
+    pub fn is_thinking(&self) -> bool {
+        self.inside == Inside::Reasoning
     }
 
     /// Takes the next piece of text. Returns what is sure by now.

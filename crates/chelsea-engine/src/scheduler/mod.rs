@@ -129,7 +129,8 @@ impl Scheduler {
         // Says at once what is wrong with the settings. A pool that is full now is a reason to wait, not to refuse.
         let apart = SessionOptions { pool: Pool::unlimited(), ..request.session.clone() };
         let limit = Sequence::new(model.clone(), &apart)?.limit();
-        if prompt >= limit {
+        // What generates nothing may be as long as the context.
+        if prompt > limit || prompt == limit && request.generate.max_tokens != Some(0) {
             return Err(RequestError::Context { prompt, limit });
         }
         let config = cache_config(model, &request.session)?;
@@ -241,13 +242,14 @@ impl Scheduler {
         if lanes >= self.options.lanes {
             return Entry::NoLane;
         }
-        let covered = self.shelf.covers(&job.salt, &job.pieces);
+        let covered = if job.scoring().is_some() { 0 } else { self.shelf.covers(&job.salt, &job.pieces) };
         // What another one is reading right now will be on the shelf.
         let shares = |active: &Active| {
             let common = active.job.pieces.iter().zip(&job.pieces).take_while(|(a, b)| a == b).count();
-            active.job.salt == job.salt && common > covered && common + 1 > active.piece
+            let leaves = active.job.scoring().is_none();
+            leaves && active.job.salt == job.salt && common > covered && common + 1 > active.piece
         };
-        if self.options.checkpoints > 0 && reading().any(shares) {
+        if self.options.checkpoints > 0 && job.scoring().is_none() && reading().any(shares) {
             return Entry::SamePrompt;
         }
         let left: usize = job.pieces[covered..].iter().map(|piece| piece.len()).sum();
@@ -265,7 +267,12 @@ impl Scheduler {
 
     /// Begins to serve a request.
     fn begin(&mut self, mut job: Job) {
-        let (sequence, piece) = match self.shelf.go_on(&job.salt, &job.pieces, self.runner.model(), &job.session) {
+        let found = match job.scoring() {
+            // Every token is to be scored, so every token is read.
+            Some(_) => None,
+            None => self.shelf.go_on(&job.salt, &job.pieces, self.runner.model(), &job.session),
+        };
+        let (sequence, piece) = match found {
             Some(found) => found,
             None => match Sequence::new(self.runner.model().clone(), &job.session) {
                 Ok(sequence) => (sequence, 0),
@@ -288,6 +295,7 @@ impl Scheduler {
             sequence,
             piece,
             stage: Stage::Reading,
+            scores: Vec::new(),
             took: false,
             repeated: 0,
             passed_over: 0,
@@ -309,31 +317,39 @@ impl Scheduler {
     /// One token of each running answer and one chunk of a prompt.
     fn advance(&mut self) {
         let reader = self.reader();
-        let (mut failed, mut batch, mut members) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut failed, mut batch, mut members, mut unprepared) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (i, active) in self.active.iter_mut().enumerate() {
             active.took = false;
-            match active.stage {
-                Stage::Generating(token) => batch.push(Work::Decode(&mut active.sequence, token)),
-                Stage::Reading if Some(i) != reader => continue,
-                Stage::Reading => match active.next_piece() {
-                    Ok(true) => batch.push(Work::Read(&mut active.sequence)),
-                    // A checkpoint covers all of the prompt: there are logits to go on from.
-                    Ok(false) => continue,
-                    Err(error) => {
-                        failed.push((i, error));
-                        continue;
-                    }
-                },
+            let has_turn = match active.stage {
+                Stage::Generating(_) => true,
+                Stage::Reading if Some(i) != reader => false,
+                // Nothing is left where a checkpoint covers all of the prompt: there are logits to go on from.
+                Stage::Reading => active.next_piece().unwrap_or_else(|error| {
+                    failed.push((i, error));
+                    false
+                }),
+            };
+            unprepared.extend(active.job.unprepared());
+            if has_turn {
+                batch.push(match active.stage {
+                    Stage::Generating(token) => Work::Decode(&mut active.sequence, token),
+                    Stage::Reading => Work::Read(&mut active.sequence),
+                });
+                members.push(i);
             }
-            members.push(i);
         }
-        let outcomes = if batch.is_empty() { Vec::new() } else { self.runner.step(&mut batch) };
+        // What grammars allow next is found out while the model computes.
+        let threads = self.runner.pool().clone();
+        let outcomes = threads.in_place_scope(|scope| {
+            unprepared.into_iter().for_each(|answer| scope.spawn(|_| answer.prepare()));
+            if batch.is_empty() { Vec::new() } else { self.runner.step(&mut batch) }
+        });
         drop(batch);
         let mut is_short = false;
-        for (i, outcome) in members.into_iter().zip(outcomes) {
+        for (at, (i, outcome)) in members.into_iter().zip(outcomes).enumerate() {
             match outcome {
                 Ok(StepOutcome::Held) => {}
-                Ok(StepOutcome::Took(tokens)) => self.took(i, tokens),
+                Ok(StepOutcome::Took(tokens)) => self.took(i, tokens, at),
                 Err(error) if is_out_of_memory(&error) => is_short = true,
                 Err(error) => failed.push((i, error)),
             }
@@ -353,14 +369,18 @@ impl Scheduler {
         }
     }
 
-    /// Takes note of what a step took in for a request.
-    fn took(&mut self, i: usize, tokens: usize) {
+    /// Takes note of what a step took in for a request, which was work `at` of its batch.
+    fn took(&mut self, i: usize, tokens: usize, at: usize) {
         let active = &mut self.active[i];
         active.took = true;
         self.queue.count(active.job.key, tokens as u64);
         if active.is_reading() {
             self.stats.prompt_tokens += tokens as u64;
             active.tell_progress();
+            if active.job.scoring().is_some() {
+                let logits = self.runner.logits(at);
+                self.runner.pool().install(|| active.score(logits, tokens));
+            }
         }
     }
 
@@ -376,7 +396,7 @@ impl Scheduler {
             if active.sequence.compaction_waits() {
                 self.runner.settle(&mut [&mut active.sequence]).pop().unwrap_or(Ok(()))?;
             }
-            if active.took {
+            if active.took && active.job.scoring().is_none() {
                 self.shelf.put(active.job.checkpoint(active.piece), &active.sequence);
             }
         }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod bytes;
+
 use chelsea_engine::{Sequence, SessionOptions};
 use chelsea_kv::Budget;
 use chelsea_linear::Products;

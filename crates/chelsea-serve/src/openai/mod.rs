@@ -4,6 +4,7 @@ pub mod chat;
 pub mod completions;
 pub mod models;
 mod probabilities;
+pub mod responses;
 pub mod tokens;
 
 use axum::response::sse::Event;
