@@ -6,7 +6,9 @@ mod support;
 
 use chelsea_engine::grammar::Part;
 use chelsea_engine::scheduler::Request;
-use chelsea_engine::{Finish, GenerateOptions, Grammar, Grammars, Sampling, Scheduler, SchedulerOptions, SessionOptions};
+use chelsea_engine::{
+    Finish, GenerateOptions, Grammar, Grammars, Sampling, Scheduler, SchedulerOptions, SessionOptions,
+};
 use chelsea_kv::{Budget, Pool};
 use chelsea_linear::Products;
 use serde_json::{Value, json};

@@ -6,7 +6,8 @@ mod support;
 
 use chelsea_engine::scheduler::{Logprobs, Request};
 use chelsea_engine::{
-    Finish, GenerateOptions, Outcome, Reading, Runner, Scheduler, SchedulerOptions, Sequence, Session, SessionOptions, Work,
+    Finish, GenerateOptions, Outcome, Reading, Runner, Scheduler, SchedulerOptions, Sequence, Session, SessionOptions,
+    Work,
 };
 use chelsea_kv::Budget;
 use chelsea_linear::Products;

@@ -6,8 +6,8 @@ use chelsea_engine::{GrammarError, Grammars, SessionOptions};
 use chelsea_model::Model;
 use chelsea_model::chat::ChatTemplate;
 use chelsea_model::tokenizer::Tokenizer;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What a server is started with.
@@ -75,7 +75,17 @@ impl Serving {
     ) -> Arc<Serving> {
         let ids = AtomicU64::new(rand::random::<u64>() >> 8);
         let metrics = Metrics::new(&settings.model_name);
-        Arc::new(Serving { settings, model, tokenizer, template, engine, metrics, started: now(), ids, grammars: OnceLock::new() })
+        Arc::new(Serving {
+            settings,
+            model,
+            tokenizer,
+            template,
+            engine,
+            metrics,
+            started: now(),
+            ids,
+            grammars: OnceLock::new(),
+        })
     }
 
     /// Tokens of the longest sequence: prompt and answer together.

@@ -121,7 +121,10 @@ impl Calls {
         if let Choice::One(name) = choice {
             known.retain(|tool| tool.name == *name);
             if known.is_empty() {
-                return Err(ApiError::field("tool_choice", format!("tool_choice names `{name}`, which is no tool here")));
+                return Err(ApiError::field(
+                    "tool_choice",
+                    format!("tool_choice names `{name}`, which is no tool here"),
+                ));
             }
         }
         let format = format_of(serving.template.as_ref().map(|template| template.source()));

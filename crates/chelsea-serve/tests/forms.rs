@@ -88,7 +88,9 @@ fn forms_go_by_the_names_of_several_servers() {
     ] {
         city(&text(form));
     }
-    for form in [json!({"guided_choice": ["yes", "\"no\"\n"]}), json!({"structured_outputs": {"choice": ["yes", "\"no\"\n"]}})] {
+    for form in
+        [json!({"guided_choice": ["yes", "\"no\"\n"]}), json!({"structured_outputs": {"choice": ["yes", "\"no\"\n"]}})]
+    {
         assert!(["yes", "\"no\"\n"].contains(&text(form).as_str()));
     }
     let date = text(json!({"guided_regex": "[0-9]{4}/[01][0-9]"}));
@@ -156,7 +158,10 @@ fn anthropics_clients_force_calls_and_forms_too() {
     assert_eq!((any["stop_reason"].as_str(), any["content"].as_array().unwrap().len()), (Some("tool_use"), 1));
     city(&any["content"][0]["input"].to_string());
     let one = ask(json!({"tools": tools, "tool_choice": {"type": "tool", "name": "other"}}));
-    assert_eq!((one["content"][0]["type"].as_str(), one["content"][0]["name"].as_str()), (Some("tool_use"), Some("other")));
+    assert_eq!(
+        (one["content"][0]["type"].as_str(), one["content"][0]["name"].as_str()),
+        (Some("tool_use"), Some("other"))
+    );
     let form = ask(json!({"output_config": {"format": {"type": "json_schema", "schema": schema()}}}));
     city(form["content"][0]["text"].as_str().unwrap());
     assert_eq!(form["stop_reason"], "end_turn");
@@ -175,10 +180,13 @@ fn a_thought_is_not_held_to_the_form_of_what_follows() {
     let message = &answer["choices"][0]["message"];
     assert!(!message["reasoning_content"].as_str().unwrap().starts_with('{'));
     city(message["content"].as_str().unwrap());
-    let (_, response) = server.post("/v1/responses", &json!({
-        "input": "Which city?", "max_output_tokens": 3000, "seed": 5, "logit_bias": {"256": 4},
-        "text": {"format": {"type": "json_schema", "name": "city", "schema": schema()}},
-    }));
+    let (_, response) = server.post(
+        "/v1/responses",
+        &json!({
+            "input": "Which city?", "max_output_tokens": 3000, "seed": 5, "logit_bias": {"256": 4},
+            "text": {"format": {"type": "json_schema", "name": "city", "schema": schema()}},
+        }),
+    );
     let kinds: Vec<&str> =
         response["output"].as_array().unwrap().iter().map(|item| item["type"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["reasoning", "message"], "{response}");

@@ -40,23 +40,30 @@ fn a_response_is_the_same_whole_and_streamed_and_its_events_build_it_up() {
     let message = &whole["output"][0];
     assert_eq!((message["type"].as_str(), message["status"].as_str()), (Some("message"), Some("incomplete")));
     let part = &message["content"][0];
-    assert!(part["type"] == "output_text" && part["logprobs"].as_array().is_some_and(|l| l[0]["top_logprobs"].is_array()));
+    assert!(
+        part["type"] == "output_text" && part["logprobs"].as_array().is_some_and(|l| l[0]["top_logprobs"].is_array())
+    );
     body["stream"] = true.into();
     let events = server.stream("/v1/responses", &body);
     let told = kinds(&events);
-    assert_eq!(told[..4], [
-        "response.created", "response.in_progress", "response.output_item.added", "response.content_part.added",
-    ]);
+    assert_eq!(
+        told[..4],
+        ["response.created", "response.in_progress", "response.output_item.added", "response.content_part.added",]
+    );
     assert!(told[4..told.len() - 4].iter().all(|kind| *kind == "response.output_text.delta"), "{told:?}");
-    assert_eq!(told[told.len() - 4..], [
-        "response.output_text.done", "response.content_part.done", "response.output_item.done", "response.incomplete",
-    ]);
+    assert_eq!(
+        told[told.len() - 4..],
+        ["response.output_text.done", "response.content_part.done", "response.output_item.done", "response.incomplete",]
+    );
     let numbers: Vec<u64> = events.iter().map(|event| event["sequence_number"].as_u64().unwrap()).collect();
     assert_eq!(numbers, (0..events.len() as u64).collect::<Vec<_>>());
     let deltas: String = events.iter().filter_map(|event| event["delta"].as_str()).collect();
     assert_eq!(Some(deltas.as_str()), part["text"].as_str());
-    let logprobs: Vec<Value> =
-        events.iter().filter(|e| e["delta"].is_string()).flat_map(|e| e["logprobs"].as_array().unwrap().clone()).collect();
+    let logprobs: Vec<Value> = events
+        .iter()
+        .filter(|e| e["delta"].is_string())
+        .flat_map(|e| e["logprobs"].as_array().unwrap().clone())
+        .collect();
     assert_eq!(Value::from(logprobs), part["logprobs"]);
     let last = events.last().unwrap()["response"].clone();
     assert_eq!(without_figures(last), without_figures(whole));
@@ -73,11 +80,18 @@ fn calls_are_items_and_their_results_go_back_in() {
         "tool_choice": {"type": "function", "name": "count"}, "max_output_tokens": 500, "stream": true,
     });
     let events = server.stream("/v1/responses", &body);
-    assert_eq!(kinds(&events), [
-        "response.created", "response.in_progress", "response.output_item.added",
-        "response.function_call_arguments.delta", "response.function_call_arguments.done", "response.output_item.done",
-        "response.completed",
-    ]);
+    assert_eq!(
+        kinds(&events),
+        [
+            "response.created",
+            "response.in_progress",
+            "response.output_item.added",
+            "response.function_call_arguments.delta",
+            "response.function_call_arguments.done",
+            "response.output_item.done",
+            "response.completed",
+        ]
+    );
     let response = &events.last().unwrap()["response"];
     let call = &response["output"][0];
     assert_eq!((call["type"].as_str(), call["name"].as_str()), (Some("function_call"), Some("count")));
@@ -100,9 +114,7 @@ fn calls_are_items_and_their_results_go_back_in() {
 #[test]
 fn what_was_read_before_is_told_as_cached() {
     let server = start();
-    let body = |question: &str| {
-        json!({"instructions": "A long document. ".repeat(30), "input": question, "max_output_tokens": 4, "temperature": 0})
-    };
+    let body = |question: &str| json!({"instructions": "A long document. ".repeat(30), "input": question, "max_output_tokens": 4, "temperature": 0});
     server.post("/v1/responses", &body("When?"));
     let (_, second) = server.post("/v1/responses", &body("Where?"));
     let cached = second["usage"]["input_tokens_details"]["cached_tokens"].as_u64().unwrap();
@@ -139,5 +151,9 @@ fn what_needs_a_memory_or_is_not_here_is_refused_by_name() {
         "text": {"format": {"type": "text"}}, "stream_options": {"include_obfuscation": false}, "truncation": "disabled",
     });
     let (status, answer) = server.post("/v1/responses", &harmless);
-    assert_eq!((status, &answer["store"], &answer["reasoning"]["effort"]), (200, &json!(false), &json!("low")), "{answer}");
+    assert_eq!(
+        (status, &answer["store"], &answer["reasoning"]["effort"]),
+        (200, &json!(false), &json!("low")),
+        "{answer}"
+    );
 }

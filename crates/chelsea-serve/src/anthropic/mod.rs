@@ -111,7 +111,9 @@ impl MessagesRequest {
         };
         match format.get("type").and_then(Value::as_str) {
             Some("json_schema") if format.get("schema").is_some() => Ok(Some(form::json_schema(format))),
-            _ => Err(ApiError::field("output_config", "output_config.format: it must be a json_schema with a `schema`")),
+            _ => {
+                Err(ApiError::field("output_config", "output_config.format: it must be a json_schema with a `schema`"))
+            }
         }
     }
 

@@ -67,7 +67,9 @@ fn push(field: &str, item: &Value, messages: &mut Vec<Message>) -> Result<(), Ap
         }
         // What a model thought before is no part of the conversation.
         Some("reasoning") => {}
-        Some("item_reference") => return Err(wrong("refers to an item: nothing is stored here, so give the item itself")),
+        Some("item_reference") => {
+            return Err(wrong("refers to an item: nothing is stored here, so give the item itself"));
+        }
         Some(kind) => return Err(wrong(&format!("has the type `{kind}`, which is not supported here"))),
     }
     Ok(())

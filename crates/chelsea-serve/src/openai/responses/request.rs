@@ -80,9 +80,12 @@ impl ResponsesRequest {
         let mut rest = without_flattened(self.rest.clone());
         rest.retain(|name, _| !HARMLESS.contains(&name.as_str()));
         refuse_unknown(&rest)?;
-        for (name, value) in [("previous_response_id", &self.previous_response_id), ("conversation", &self.conversation)] {
+        for (name, value) in
+            [("previous_response_id", &self.previous_response_id), ("conversation", &self.conversation)]
+        {
             if value.as_ref().is_some_and(|value| !value.is_null()) {
-                let text = format!("{name} is not supported, as no response is stored here: send the whole input again");
+                let text =
+                    format!("{name} is not supported, as no response is stored here: send the whole input again");
                 return Err(ApiError::field(name, text));
             }
         }

@@ -53,11 +53,7 @@ impl Line {
 }
 
 /// The events of a response.
-pub(super) fn events(
-    response: Value,
-    items: Items,
-    running: Running,
-) -> impl Stream<Item = Result<Event, Infallible>> {
+pub(super) fn events(response: Value, items: Items, running: Running) -> impl Stream<Item = Result<Event, Infallible>> {
     let opening = ["response.created", "response.in_progress"];
     let out = opening.map(|kind| json!({"type": kind, "response": response.clone()})).into();
     let line = Line { response, items, running: Some(running), out, number: 0 };
