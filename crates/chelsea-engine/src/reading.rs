@@ -22,7 +22,9 @@ impl Reading {
     }
 
     /// The same with logits after every token: [`Runner::logits`](crate::Runner::logits) has those of a chunk once it was
-    /// read. How the text is cut into chunks, and so what becomes of the cache, is the same.
+    /// read. How the text is cut into chunks, and so what becomes of the cache, is the same. The logits after its last token
+    /// come with the others of their chunk, so they may differ from those of a text that is only read by as much as
+    /// products of several rows at once differ from those of one.
     pub fn scored(self) -> Self {
         Reading { scored: true, ..self }
     }

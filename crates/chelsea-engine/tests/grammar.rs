@@ -205,3 +205,24 @@ fn what_a_grammar_cannot_say_is_told_in_the_librarys_words() {
     assert!(refused(json!({"type": "string", "pattern": "("})).contains("regex"));
     assert!(grammars.compile("start: nowhere", Vec::new()).unwrap_err().to_string().contains("nowhere"));
 }
+
+#[test]
+fn no_schema_takes_forever() {
+    let grammars = Grammars::new(&tokenizer(true)).unwrap();
+    let long = json!({"type": "array", "items": {"type": "array", "minItems": 90_000}, "minItems": 90_000});
+    let pattern = json!({"type": "string", "pattern": "^((a|b){1,900}c){1,900}$"});
+    let names: serde_json::Map<String, Value> =
+        (0..5000).map(|i| (format!("name{i}"), json!({"type": "string"}))).collect();
+    for schema in [long, pattern, json!({"type": "object", "properties": names})] {
+        let start = std::time::Instant::now();
+        // Refused, or compiled and then refused at the step that grows beyond its limits: either way, soon.
+        if let Ok(grammar) = grammars.compile("start: @form", vec![("form".into(), Part::Schema(schema))]) {
+            let (ear, mut scheduler) = (Ear::default(), scheduler(true, SchedulerOptions::default()));
+            scheduler.submit(request(1, Some(&grammar), 50, 1, &ear));
+            run(&mut scheduler);
+            let heard = ear.0.lock().unwrap();
+            assert!(heard.outcome.is_some() || heard.error.as_ref().is_some_and(|error| error.contains("grammar")));
+        }
+        assert!(start.elapsed().as_secs() < 30, "{:?}", start.elapsed());
+    }
+}

@@ -195,6 +195,25 @@ fn a_thought_is_not_held_to_the_form_of_what_follows() {
 }
 
 #[test]
+fn a_model_that_may_think_first_is_let_to() {
+    let server = Server::start_with(tokenizer_with(&["<think>", "</think>"]), TEMPLATE, |_, _| ());
+    let mut body = ask(named(&schema()));
+    body["max_tokens"] = 3000.into();
+    let mut message = |bias: Value| {
+        body["logit_bias"] = bias;
+        let (status, answer) = server.post("/v1/chat/completions", &body);
+        assert_eq!((status, answer["choices"][0]["finish_reason"].as_str()), (200, Some("stop")), "{answer}");
+        answer["choices"][0]["message"].clone()
+    };
+    let thinks = message(json!({"256": 30, "257": 36}));
+    assert!(thinks["reasoning_content"].is_string(), "{thinks}");
+    city(thinks["content"].as_str().unwrap());
+    let speaks = message(json!({"256": -50}));
+    assert!(speaks["reasoning_content"].is_null(), "{speaks}");
+    city(speaks["content"].as_str().unwrap());
+}
+
+#[test]
 fn what_cannot_be_held_to_is_refused_with_the_reason() {
     let server = start();
     let strict = |schema: Value| named(&schema);
