@@ -1,5 +1,6 @@
 //! What can go wrong while reading and generating.
 
+use crate::grammar::GrammarError;
 use crate::sampler::SamplingError;
 use chelsea_kv::{CacheError, PolicyError};
 use chelsea_model::ModelError;
@@ -22,6 +23,9 @@ pub enum EngineError {
     /// A sampling setting is out of range.
     #[error(transparent)]
     Sampling(#[from] SamplingError),
+    /// An answer cannot keep to its grammar any further.
+    #[error("the answer cannot keep to its grammar: {0}")]
+    Grammar(#[from] GrammarError),
     /// The sequence would grow past its context.
     #[error(
         "{needed} tokens do not fit into a context of {limit}; shorten the text, or raise the context \

@@ -1,5 +1,6 @@
 //! From a sequence to text: sampling in a loop, stop tokens, stop strings, streaming.
 
+use crate::grammar::{Grammar, Path};
 use crate::runner::{Pace, Runner};
 use crate::sampler::Sampler;
 use crate::session::decode_all;
@@ -20,6 +21,8 @@ pub struct GenerateOptions {
     pub stop: Vec<String>,
     /// Go on past end-of-turn tokens (for benchmarks of a fixed length).
     pub ignore_eos: bool,
+    /// What the text must keep to. It ends as soon as nothing may follow.
+    pub grammar: Option<Grammar>,
 }
 
 /// Why generation ended.
@@ -29,6 +32,8 @@ pub enum Finish {
     EndOfTurn,
     /// A stop string was reached.
     StopString,
+    /// The text is all that its grammar describes.
+    Complete,
     /// The number of tokens asked for was reached.
     MaxTokens,
     /// The context is full.
@@ -116,6 +121,7 @@ pub fn generate_many(
 pub struct Answer {
     options: GenerateOptions,
     sampler: Sampler,
+    path: Option<Path>,
     stops: StopFilter,
     decoder: TextStream,
     start: Instant,
@@ -131,6 +137,7 @@ impl Answer {
         Ok(Answer {
             options: options.clone(),
             sampler: Sampler::new(options.sampling.clone())?,
+            path: options.grammar.as_ref().map(Path::new),
             stops: StopFilter::new(options.stop.iter().cloned()),
             decoder: TextStream::new(true),
             start: Instant::now(),
@@ -168,11 +175,24 @@ impl Answer {
         &self.out
     }
 
+    /// Whether [`Answer::prepare`] has anything to do.
+    pub fn is_unprepared(&self) -> bool {
+        self.path.as_ref().is_some_and(Path::is_unprepared)
+    }
+
+    /// Finds out which tokens may come next, where a grammar says so. That depends on the tokens so far alone, so it can
+    /// be done beside the model's work; [`Answer::advance`] does it otherwise.
+    pub fn prepare(&mut self) {
+        if let Some(path) = &mut self.path {
+            path.prepare();
+        }
+    }
+
     /// Samples the next token. Gives it when the sequence is to take it in for the answer to go on; nothing when
     /// the answer is complete. `show` gets the text that is sure to belong to the answer, and may end it.
     ///
     /// # Errors
-    /// If the sequence has no logits to sample from.
+    /// If the sequence has no logits to sample from, and if its grammar cannot be followed any further.
     pub fn advance(
         &mut self,
         sequence: &mut Sequence,
@@ -186,8 +206,18 @@ impl Answer {
         if most == 0 {
             return Ok(self.end(Finish::MaxTokens, show));
         }
+        let allowed = match &mut self.path {
+            None => None,
+            Some(path) => match path.allowed()? {
+                None => return Ok(self.end(Finish::Complete, show)),
+                allowed => allowed,
+            },
+        };
         let (logits, history) = sequence.logits_and_history();
-        let token = self.sampler.sample(logits, history);
+        let token = self.sampler.sample_among(logits, history, allowed);
+        if let Some(path) = &mut self.path {
+            path.take(token)?;
+        }
         let out = &mut self.out;
         out.tokens.push(token);
         if out.tokens.len() == 1 {
@@ -203,6 +233,9 @@ impl Answer {
             // What is held back after this is no part of the answer.
             self.out.finish = if passed.stopped { Finish::StopString } else { Finish::Cancelled };
             return Ok(None);
+        }
+        if self.path.as_ref().is_some_and(Path::is_complete) {
+            return Ok(self.end(Finish::Complete, show));
         }
         if self.out.tokens.len() == most {
             return Ok(self.end(Finish::MaxTokens, show));

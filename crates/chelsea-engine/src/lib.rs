@@ -8,6 +8,7 @@
 
 mod error;
 mod generate;
+pub mod grammar;
 mod kv;
 mod layout;
 mod options;
@@ -22,6 +23,7 @@ pub mod stop;
 
 pub use error::EngineError;
 pub use generate::{Answer, Finish, GenerateOptions, Generation, generate, generate_many};
+pub use grammar::{Grammar, GrammarError, Grammars};
 pub use layout::Layout;
 pub use options::{Compression, SessionOptions, cache_config, dtype_for};
 pub use reading::Reading;

@@ -12,12 +12,26 @@ use std::sync::Arc;
 pub struct Reading {
     tokens: Arc<[u32]>,
     done: usize,
+    scored: bool,
 }
 
 impl Reading {
     /// All of `tokens` is still to be read.
     pub fn new(tokens: impl Into<Arc<[u32]>>) -> Self {
-        Reading { tokens: tokens.into(), done: 0 }
+        Reading { tokens: tokens.into(), done: 0, scored: false }
+    }
+
+    /// The same with logits after every token: [`Runner::logits`](crate::Runner::logits) has those of a chunk once it was
+    /// read. How the text is cut into chunks, and so what becomes of the cache, is the same. The logits after its last token
+    /// come with the others of their chunk, so they may differ from those of a text that is only read by as much as
+    /// products of several rows at once differ from those of one.
+    pub fn scored(self) -> Self {
+        Reading { scored: true, ..self }
+    }
+
+    /// Whether logits after every token are wanted.
+    pub fn is_scored(&self) -> bool {
+        self.scored
     }
 
     /// Tokens read so far.

@@ -82,7 +82,11 @@ impl Work<'_> {
             Work::Read(sequence) => {
                 let Sequence { cache, reading, .. } = &mut **sequence;
                 let left = reading.as_ref().map_or(&[][..], Reading::left);
-                let logits = if n == left.len() { LogitsFor::Last } else { LogitsFor::None };
+                let logits = match &*reading {
+                    Some(reading) if reading.is_scored() => LogitsFor::All,
+                    _ if n == left.len() => LogitsFor::Last,
+                    _ => LogitsFor::None,
+                };
                 Chunk { tokens: &left[..n], cache, logits }
             }
             Work::Decode(sequence, token) => {
@@ -154,7 +158,8 @@ impl Runner {
     }
 
     /// Logits that the last step made for work `index` of its batch: a row of the vocabulary's size for every token of
-    /// [`Work::Score`], one after a decoded token and after the end of a text, and none within a text.
+    /// [`Work::Score`] and of a text that is scored ([`Reading::scored`]), one after a decoded token and after the end of a
+    /// text, and none within a text.
     pub fn logits(&self, index: usize) -> &[f32] {
         let rows = self.rows.get(index).cloned().unwrap_or_default();
         self.workspace.logits().get(rows).unwrap_or_default()

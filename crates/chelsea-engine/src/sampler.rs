@@ -1,8 +1,10 @@
 //! From logits to the next token: penalties, truncation (top-k, top-p, min-p), temperature, draw.
 //!
 //! The order is the customary one: bias and penalties, top-k, top-p, min-p, temperature. A temperature
-//! of zero takes the most likely token and ignores the truncations.
+//! of zero takes the most likely token and ignores the truncations. Where only some tokens may come next
+//! ([`Sampler::sample_among`]), the others are no candidates from the beginning.
 
+use crate::grammar::Allowed;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -104,11 +106,22 @@ impl Sampler {
 
     /// Chooses the next token. `recent` are the tokens so far; `logits` is left as it was.
     pub fn sample(&mut self, logits: &mut [f32], recent: &[u32]) -> u32 {
+        self.sample_among(logits, recent, None)
+    }
+
+    /// Chooses the next token among those that are allowed, or among all.
+    pub fn sample_among(&mut self, logits: &mut [f32], recent: &[u32], allowed: Option<&Allowed>) -> u32 {
         self.changed.clear();
         self.penalise_repetition(logits, recent);
         self.penalise_sampled(logits);
         self.add_bias(logits);
-        let token = if self.settings.temperature == 0.0 { argmax(logits) } else { self.draw(logits) };
+        let token = match allowed {
+            None => self.choose(|| (0u32..).zip(logits.iter().copied())),
+            Some(allowed) => {
+                let logit = |token: u32| Some((token, *logits.get(token as usize)?));
+                self.choose(|| allowed.tokens().filter_map(logit))
+            }
+        };
         for &(i, was) in self.changed.iter().rev() {
             logits[i] = was;
         }
@@ -151,13 +164,17 @@ impl Sampler {
         }
     }
 
-    fn draw(&mut self, logits: &[f32]) -> u32 {
+    /// One of some tokens, which are given with their logits, by ascending ids.
+    fn choose<C: Iterator<Item = (u32, f32)>>(&mut self, candidates: impl Fn() -> C) -> u32 {
+        if self.settings.temperature == 0.0 {
+            return likeliest(candidates());
+        }
         let s = &self.settings;
         let c = &mut self.candidates;
         c.clear();
-        c.extend((0u32..).zip(logits.iter().copied()).filter(|(_, x)| x.is_finite()));
+        c.extend(candidates().filter(|(_, x)| x.is_finite()));
         if c.is_empty() {
-            return argmax(logits);
+            return likeliest(candidates());
         }
         let by_logit = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
         if s.top_k > 0 && s.top_k < c.len() {
@@ -198,10 +215,16 @@ impl Sampler {
 
 /// Index of the largest logit, the lowest one when several are equal.
 pub fn argmax(logits: &[f32]) -> u32 {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (i, &x) in (0u32..).zip(logits) {
+    likeliest((0u32..).zip(logits.iter().copied()))
+}
+
+/// The first of those with the largest logit; the first of all where no logit is a number.
+fn likeliest(mut candidates: impl Iterator<Item = (u32, f32)>) -> u32 {
+    let Some((first, x)) = candidates.next() else { return 0 };
+    let mut best = (first, x.max(f32::NEG_INFINITY));
+    for (token, x) in candidates {
         if x > best.1 {
-            best = (i, x);
+            best = (token, x);
         }
     }
     best.0
@@ -293,6 +316,21 @@ mod tests {
         assert_eq!(logits, [2.0, -2.0, 1.5]);
         let wrong = Sampling { bias: Arc::from([(1, 101.0)]), ..Sampling::default() };
         assert_eq!(Sampler::new(wrong).unwrap_err().to_string(), "logit bias is 101, but must be from -100 to 100");
+    }
+
+    #[test]
+    fn only_what_is_allowed_is_chosen_and_truncation_counts_nothing_else() {
+        let allowed = Allowed::only(&[1, 3, 99]);
+        let mut greedy = sampler(|s| s.temperature = 0.0);
+        let mut logits = vec![9.0, 1.0, 8.0, 2.0];
+        assert_eq!(greedy.sample_among(&mut logits, &[], Some(&allowed)), 3);
+        // The two likeliest of all are none of those that are left by top-k.
+        let mut top = sampler(|s| s.top_k = 2);
+        let drawn: Vec<u32> = (0..200).map(|_| top.sample_among(&mut logits, &[], Some(&allowed))).collect();
+        assert!(drawn.contains(&1) && drawn.contains(&3) && drawn.iter().all(|token| [1, 3].contains(token)));
+        let mut odd = vec![9.0, f32::NEG_INFINITY, 8.0, f32::NAN];
+        assert_eq!(top.sample_among(&mut odd, &[], Some(&allowed)), 1);
+        assert_eq!(logits, [9.0, 1.0, 8.0, 2.0]);
     }
 
     #[test]

@@ -189,8 +189,15 @@ impl Sequence {
     /// # Errors
     /// If the text does not fit into the context: before anything is changed.
     pub fn start_reading(&mut self, text: impl Into<Arc<[u32]>>) -> Result<(), EngineError> {
-        let reading = Reading::new(text);
-        self.check_context(reading.total())?;
+        self.start(Reading::new(text))
+    }
+
+    /// As [`Sequence::start_reading`], of a text whose reading was set up.
+    ///
+    /// # Errors
+    /// If what is left of the text does not fit into the context: before anything is changed.
+    pub fn start(&mut self, reading: Reading) -> Result<(), EngineError> {
+        self.check_context(reading.left().len())?;
         self.reading = Some(reading).filter(|reading| !reading.is_done());
         Ok(())
     }
@@ -258,9 +265,11 @@ impl Sequence {
     /// to follow.
     pub(crate) fn took_chunk(&mut self, tokens: usize, logits: &[f32]) -> Option<Compaction> {
         let mut reading = self.reading.take()?;
-        self.took(&reading.left()[..tokens], logits);
+        let ended = tokens == reading.left().len();
+        // Within a text nothing is to be sampled, even where logits were made to score it.
+        self.took(&reading.left()[..tokens], if ended { logits } else { &[] });
         reading.advance(tokens);
-        let (ended, total) = (reading.is_done(), reading.total());
+        let total = reading.total();
         if !ended {
             self.reading = Some(reading);
         }

@@ -3,7 +3,7 @@
 use crate::engine::{self, Events};
 use crate::{ApiError, Serving};
 use axum::http::StatusCode;
-use chelsea_engine::scheduler::{Event, Outcome, Request, Sampled};
+use chelsea_engine::scheduler::{Event, Logprobs, Outcome, Request, Sampled};
 use chelsea_engine::{Finish, GenerateOptions, SessionOptions};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -21,6 +21,8 @@ pub struct Ask {
     pub key: u64,
     /// How many of the likeliest tokens are told for each.
     pub logprobs: Option<usize>,
+    /// The same for the tokens of the prompt.
+    pub prompt_logprobs: Option<usize>,
 }
 
 /// An answer on its way.
@@ -35,6 +37,8 @@ pub struct Running {
 pub enum Heard {
     /// The prompt is being read: so many tokens of so many.
     Reading(usize, usize),
+    /// How likely the tokens of the prompt were, from the second on.
+    Scored(Vec<Logprobs>),
     /// A token.
     Token(Sampled),
     /// All of it.
@@ -47,6 +51,8 @@ pub struct Whole {
     pub text: String,
     /// Its tokens.
     pub tokens: Vec<Sampled>,
+    /// How likely the tokens of the prompt were, from the second on, if that was asked for.
+    pub scores: Vec<Logprobs>,
     /// Its figures.
     pub outcome: Outcome,
 }
@@ -58,8 +64,8 @@ impl Running {
     /// If it was refused.
     pub async fn start(serving: &Arc<Serving>, ask: Ask) -> Result<Running, ApiError> {
         let (listener, mut events) = engine::listener();
-        let Ask { pieces, generate, session, key, logprobs } = ask;
-        serving.engine.submit(Request { pieces, generate, session, key, logprobs, listener })?;
+        let Ask { pieces, generate, session, key, logprobs, prompt_logprobs } = ask;
+        serving.engine.submit(Request { pieces, generate, session, key, logprobs, prompt_logprobs, listener })?;
         match events.recv().await {
             Some(Event::Failed(error)) => Err(serving.metrics.refused(error)),
             Some(_) => Ok(Running { events, asked: Instant::now(), first: None, serving: serving.clone() }),
@@ -76,6 +82,7 @@ impl Running {
             return match self.events.recv().await {
                 Some(Event::Waiting | Event::Started { .. }) => continue,
                 Some(Event::Read { done, total }) => Ok(Heard::Reading(done, total)),
+                Some(Event::Scored(scores)) => Ok(Heard::Scored(scores)),
                 Some(Event::Token(sampled)) => {
                     let now = Instant::now();
                     match self.first.replace(now) {
@@ -99,15 +106,16 @@ impl Running {
     /// # Errors
     /// If there is none.
     pub async fn whole(mut self) -> Result<Whole, ApiError> {
-        let (mut text, mut tokens) = (String::new(), Vec::new());
+        let (mut text, mut tokens, mut scores) = (String::new(), Vec::new(), Vec::new());
         loop {
             match self.next().await? {
                 Heard::Reading(..) => {}
+                Heard::Scored(told) => scores = told,
                 Heard::Token(sampled) => {
                     text.push_str(&sampled.text);
                     tokens.push(sampled);
                 }
-                Heard::Done(outcome) => return Ok(Whole { text, tokens, outcome: *outcome }),
+                Heard::Done(outcome) => return Ok(Whole { text, tokens, scores, outcome: *outcome }),
             }
         }
     }
@@ -120,7 +128,7 @@ fn gone() -> ApiError {
 /// OpenAI's name of why an answer ended.
 pub fn finish_reason(finish: Finish) -> &'static str {
     match finish {
-        Finish::EndOfTurn | Finish::StopString | Finish::Cancelled => "stop",
+        Finish::EndOfTurn | Finish::StopString | Finish::Complete | Finish::Cancelled => "stop",
         Finish::MaxTokens | Finish::Context => "length",
     }
 }

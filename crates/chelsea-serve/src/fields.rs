@@ -1,5 +1,6 @@
 //! Fields that several interfaces share: how tokens are sampled, and how the cache is kept.
 
+use crate::form::FORMS;
 use crate::mounts::Mount;
 use crate::{ApiError, Serving};
 use chelsea_engine::{EngineError, GenerateOptions, Sampling, SessionOptions, cache_config, dtype_for};
@@ -45,10 +46,42 @@ pub struct SamplingFields {
     ignore_eos: Option<bool>,
 }
 
+/// Names of fields that [`SamplingFields`] takes: `flatten` leaves them in the rest, too.
+const SAMPLING: &[&str] = &[
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "repeat_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "seed",
+    "ignore_eos",
+];
+
+/// What is left of a body beside the fields that its flattened parts take: how tokens are sampled, and what the answer has
+/// to look like.
+pub fn without_flattened(mut rest: Map<String, Value>) -> Map<String, Value> {
+    rest.retain(|name, _| !SAMPLING.contains(&name.as_str()) && !FORMS.contains(&name.as_str()));
+    rest
+}
+
 /// Most stop strings of a request.
 const MAX_STOPS: usize = 16;
 
 impl SamplingFields {
+    /// 0 is greedy; 1 is the model's own distribution.
+    pub fn temperature(&self) -> f32 {
+        self.temperature.unwrap_or(1.0)
+    }
+
+    /// Share of the probability that is kept.
+    pub fn top_p(&self) -> f32 {
+        self.top_p.unwrap_or(1.0)
+    }
+
     /// The same as what is to be generated, with a seed drawn where none is given.
     pub fn options(&self, stop: Option<OneOrMany>, max_tokens: Option<usize>) -> Result<GenerateOptions, ApiError> {
         let mut bias = Vec::new();
@@ -59,9 +92,9 @@ impl SamplingFields {
             bias.push((token, amount));
         }
         let sampling = Sampling {
-            temperature: self.temperature.unwrap_or(1.0),
+            temperature: self.temperature(),
             top_k: self.top_k.map_or(0, |k| usize::try_from(k).unwrap_or(0)),
-            top_p: self.top_p.unwrap_or(1.0),
+            top_p: self.top_p(),
             min_p: self.min_p.unwrap_or(0.0),
             repeat_penalty: self.repetition_penalty.unwrap_or(1.0),
             presence_penalty: self.presence_penalty.unwrap_or(0.0),
@@ -81,7 +114,8 @@ impl SamplingFields {
                 format!("{} stop strings were given, and {MAX_STOPS} may be", stop.len()),
             ));
         }
-        Ok(GenerateOptions { max_tokens, sampling, stop, ignore_eos: self.ignore_eos.unwrap_or(false) })
+        let ignore_eos = self.ignore_eos.unwrap_or(false);
+        Ok(GenerateOptions { max_tokens, sampling, stop, ignore_eos, grammar: None })
     }
 }
 

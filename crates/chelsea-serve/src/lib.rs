@@ -12,6 +12,7 @@ pub mod engine;
 mod error;
 pub mod fields;
 pub mod files;
+pub mod form;
 pub mod guard;
 mod metrics;
 pub mod mounts;
@@ -22,6 +23,7 @@ pub mod prompt;
 pub mod reply;
 mod router;
 mod settings;
+pub mod tools;
 
 pub use engine::Engine;
 pub use error::{ApiError, Style};

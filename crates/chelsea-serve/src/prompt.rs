@@ -12,6 +12,7 @@
 use crate::ApiError;
 use crate::documents::{Document, Source};
 use crate::mounts::Mount;
+use crate::reply::THINK;
 use chelsea_engine::Layout;
 use chelsea_model::chat::{ChatError, ChatTemplate, Message, RenderOptions};
 use chelsea_model::tokenizer::{Before, Part, Tokenizer};
@@ -54,10 +55,28 @@ pub fn after_text(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, ApiErro
     tokens.map_err(|error| ApiError::bad(error.to_string()))
 }
 
-/// Whether a prompt ends with the mark that begins what the model thinks.
-pub fn begins_thought(tokenizer: &Tokenizer, pieces: &[Arc<[u32]>]) -> bool {
-    let Some(last) = pieces.last() else { return false };
-    tokenizer.decode(&last[last.len().saturating_sub(8)..], false).trim_end().ends_with("<think>")
+/// Where an answer stands with what the model thinks before it speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Thought {
+    /// It begins with what is said.
+    Over,
+    /// It may begin with a thought.
+    MayBegin,
+    /// It begins within a thought.
+    Begun,
+}
+
+/// Where the answer to a prompt stands.
+pub fn thought(tokenizer: &Tokenizer, pieces: &[Arc<[u32]>]) -> Thought {
+    let Some(last) = pieces.last() else { return Thought::Over };
+    let end = tokenizer.decode(&last[last.len().saturating_sub(8)..], false);
+    if end.trim_end().ends_with(THINK.0) {
+        Thought::Begun
+    } else if !end.trim_end().ends_with(THINK.1) && tokenizer.token_id(THINK.0).is_some() {
+        Thought::MayBegin
+    } else {
+        Thought::Over
+    }
 }
 
 pub(crate) fn with_prefix(tokenizer: &Tokenizer, mut tokens: Vec<u32>) -> Vec<u32> {

@@ -22,8 +22,10 @@ pub enum Said {
     },
 }
 
-const THINK: (&str, &str) = ("<think>", "</think>");
-const CALL: (&str, &str) = ("<tool_call>", "</tool_call>");
+/// Marks around what a model thinks.
+pub const THINK: (&str, &str) = ("<think>", "</think>");
+/// Marks around a call of a tool.
+pub const CALL: (&str, &str) = ("<tool_call>", "</tool_call>");
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Inside {
@@ -55,6 +57,11 @@ impl Parser {
         Parser { inside, held: String::new(), with_tools }
     }
 
+    /// Whether what comes now belongs to a thought.
+    pub fn is_thinking(&self) -> bool {
+        self.inside == Inside::Reasoning
+    }
+
     /// Takes the next piece of text. Returns what is sure by now.
     pub fn push(&mut self, piece: &str) -> Vec<Said> {
         self.held.push_str(piece);
@@ -82,12 +89,17 @@ impl Parser {
         match self.inside {
             Inside::Beginning => {
                 let text = self.held.trim_start();
-                if text.is_empty() || (THINK.0.starts_with(text) && text.len() < THINK.0.len()) {
+                let begins = |mark: &str| mark.starts_with(text) && text.len() < mark.len();
+                if begins(THINK.0) || self.with_tools && begins(CALL.0) {
                     return false;
                 }
                 if let Some(rest) = text.strip_prefix(THINK.0) {
                     self.held = rest.to_owned();
                     self.inside = Inside::Reasoning;
+                } else if let Some(rest) = text.strip_prefix(CALL.0).filter(|_| self.with_tools) {
+                    // White space before a call is no text that anybody was told.
+                    self.held = rest.to_owned();
+                    self.inside = Inside::Call;
                 } else if self.with_tools && text.starts_with('{') {
                     self.inside = Inside::Object;
                 } else {
@@ -185,6 +197,7 @@ mod tests {
         "<tool_call>{\"name\": \"cut",
         "<tool_call>no json</tool_call> after",
         "  \n<think>never ends",
+        "\n\n<tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>",
     ];
 
     #[test]
@@ -215,6 +228,7 @@ mod tests {
         );
         assert_eq!(whole(TEXTS[3], true, false), [call("f", "{\"q\":\"é\"}")]);
         assert_eq!(whole(TEXTS[1], true, false), [Said::Reasoning("hm".into()), Said::Text("The answer.".into())]);
+        assert_eq!(whole(TEXTS[8], true, false), [call("f", "{}")]);
         assert_eq!(whole("so</think>Yes", false, true), [Said::Reasoning("so".into()), Said::Text("Yes".into())]);
     }
 

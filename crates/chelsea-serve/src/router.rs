@@ -91,6 +91,7 @@ pub fn router(serving: Arc<Serving>) -> Router {
         .route("/v1/files", get(openai::files::list).post(openai::files::create))
         .route("/v1/files/{id}", get(openai::files::one).delete(openai::files::delete))
         .route("/v1/files/{id}/content", get(openai::files::content))
+        .route("/v1/responses", post(openai::responses::create))
         .route("/v1/embeddings", post(no_embeddings))
         .route("/v1/messages", post(anthropic::create))
         .route("/v1/messages/count_tokens", post(anthropic::count))

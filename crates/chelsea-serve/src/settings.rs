@@ -1,16 +1,16 @@
 //! What a server is started with, and what every request needs.
 
-use crate::Engine;
 use crate::files::Files;
 use crate::metrics::Metrics;
 use crate::mounts::Mounts;
-use chelsea_engine::SessionOptions;
+use crate::{ApiError, Engine};
+use chelsea_engine::{GrammarError, Grammars, SessionOptions};
 use chelsea_model::Model;
 use chelsea_model::chat::ChatTemplate;
 use chelsea_model::tokenizer::Tokenizer;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What a server is started with.
 #[derive(Debug, Clone)]
@@ -69,6 +69,7 @@ pub struct Serving {
     pub(crate) metrics: Metrics,
     pub(crate) started: u64,
     ids: AtomicU64,
+    grammars: OnceLock<Result<Grammars, GrammarError>>,
 }
 
 impl Serving {
@@ -82,13 +83,38 @@ impl Serving {
     ) -> Arc<Serving> {
         let ids = AtomicU64::new(rand::random::<u64>() >> 8);
         let metrics = Metrics::new(&settings.model_name);
-        Arc::new(Serving { settings, model, tokenizer, template, engine, metrics, started: now(), ids })
+        Arc::new(Serving {
+            settings,
+            model,
+            tokenizer,
+            template,
+            engine,
+            metrics,
+            started: now(),
+            ids,
+            grammars: OnceLock::new(),
+        })
     }
 
     /// Tokens of the longest sequence: prompt and answer together.
     pub fn context(&self) -> usize {
         let config = self.model.config();
         self.settings.session.context.unwrap_or(config.context_length).min(config.max_positions())
+    }
+
+    /// What grammars of answers are compiled with. Made when it is first asked for, which takes a fraction of a second: most
+    /// servers never need it.
+    ///
+    /// # Errors
+    /// If the vocabulary does not lend itself to grammars.
+    pub(crate) fn grammars(&self) -> Result<&Grammars, ApiError> {
+        let made = self.grammars.get_or_init(|| {
+            let start = Instant::now();
+            let made = Grammars::new(&self.tokenizer);
+            tracing::info!("the vocabulary was put in order for grammars in {:.0?}", start.elapsed());
+            made
+        });
+        made.as_ref().map_err(|error| ApiError::bad(error.to_string()))
     }
 
     /// A name for an answer that no other one has.

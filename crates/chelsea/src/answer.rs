@@ -26,6 +26,7 @@ impl Draws {
             sampling: args.sampling(),
             stop: args.stop.clone(),
             ignore_eos: false,
+            ..GenerateOptions::default()
         };
         Draws { options, seed, answers: 0 }
     }
@@ -84,6 +85,7 @@ pub fn finish_name(finish: Finish) -> &'static str {
     match finish {
         Finish::EndOfTurn => "end_of_turn",
         Finish::StopString => "stop_string",
+        Finish::Complete => "complete",
         Finish::MaxTokens => "max_tokens",
         Finish::Context => "context",
         Finish::Cancelled => "cancelled",

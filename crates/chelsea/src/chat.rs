@@ -91,8 +91,7 @@ pub fn chat(
         first = false;
         // The end-of-turn token was sampled but not read; the next turn must begin after it.
         closed = generation.finish == Finish::EndOfTurn;
-        let unread =
-            matches!(generation.finish, Finish::EndOfTurn | Finish::MaxTokens | Finish::StopString | Finish::Context);
+        let unread = generation.finish != Finish::Cancelled;
         if let Some(&token) = generation.tokens.last()
             && unread
             && turn.history().len() < turn.limit()

@@ -66,13 +66,16 @@ impl Scheduler {
             return Some(Entry::NoLane);
         }
         // What was read of one that made room lies in its file.
-        let covered = if job.parked.is_some() { 0 } else { self.shelf.covers(job.prompt(), &job.config) };
+        // And where every token is to be scored, every token is read.
+        let anew = job.parked.is_some() || job.scoring().is_some();
+        let covered = if anew { 0 } else { self.shelf.covers(job.prompt(), &job.config) };
         // What another one is reading right now will be on the shelf.
         let shares = |active: &Active| {
             let common = active.job.pieces.iter().zip(&job.pieces).take_while(|(a, b)| a == b).count();
-            active.job.shares_shelf(job) && common > covered && common + 1 > active.piece
+            let leaves = active.job.scoring().is_none() && active.job.shares_shelf(job);
+            leaves && common > covered && common + 1 > active.piece
         };
-        if self.options.checkpoints > 0 && job.parked.is_none() && reading().any(shares) {
+        if self.options.checkpoints > 0 && !anew && reading().any(shares) {
             return Some(Entry::SamePrompt);
         }
         let left = match &job.parked {
@@ -109,6 +112,7 @@ impl Scheduler {
             sequence,
             piece,
             stage: Stage::Reading,
+            scores: Vec::new(),
             took: false,
             repeated: 0,
             passed_over: 0,
@@ -119,7 +123,11 @@ impl Scheduler {
     /// What a request begins with, and how many pieces of its prompt that covers.
     fn begin_sequence(&mut self, job: &Job) -> Result<(Sequence, usize), EngineError> {
         let model = self.runner.model();
-        match self.shelf.go_on(job.prompt(), &job.config, model, &job.session)? {
+        let found = match job.scoring() {
+            Some(_) => None,
+            None => self.shelf.go_on(job.prompt(), &job.config, model, &job.session)?,
+        };
+        match found {
             Some(found) => Ok(found),
             None => Ok((Sequence::new(model.clone(), &job.session)?, 0)),
         }

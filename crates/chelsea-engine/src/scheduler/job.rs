@@ -2,10 +2,10 @@
 
 use super::park::Parked;
 use super::prefix::{self, CheckpointKey, Name, Prompt};
-use super::request::{Event, Listener, Outcome, Request, RequestError, Sampled};
+use super::request::{Event, Listener, Logprobs, Outcome, Request, RequestError, Sampled};
 use super::{GROWTH, logprobs};
 use crate::generate::Answer;
-use crate::{EngineError, Sequence, SessionOptions, State};
+use crate::{EngineError, Reading, Sequence, SessionOptions, State};
 use chelsea_kv::{Budget, CacheConfig};
 use chelsea_model::tokenizer::Tokenizer;
 use std::ops::ControlFlow;
@@ -38,6 +38,8 @@ pub(super) struct Job {
     pub(super) key: u64,
     pub(super) promise: Promise,
     logprobs: Option<usize>,
+    /// How many of the likeliest tokens are told for those of the prompt, until they were told.
+    prompt_logprobs: Option<usize>,
     listener: Box<dyn Listener>,
     asked: Instant,
     began: Option<Instant>,
@@ -69,6 +71,8 @@ pub(super) struct Active {
     /// Pieces of the prompt that were begun.
     pub(super) piece: usize,
     pub(super) stage: Stage,
+    /// How likely the tokens of the prompt were so far, if that is to be told.
+    pub(super) scores: Vec<Logprobs>,
     /// Whether the last step took something in.
     pub(super) took: bool,
     /// Tokens of [`Job::again`] that were taken in once more.
@@ -107,6 +111,7 @@ impl Job {
             promise,
             answer,
             logprobs: request.logprobs,
+            prompt_logprobs: request.prompt_logprobs,
             listener: request.listener,
             asked: Instant::now(),
             began: None,
@@ -181,6 +186,16 @@ impl Job {
         }
     }
 
+    /// How many of the likeliest tokens are wanted beside those of the prompt, if these are to be scored.
+    pub(super) fn scoring(&self) -> Option<usize> {
+        self.prompt_logprobs
+    }
+
+    /// The answer, if it waits for what its grammar allows next.
+    pub(super) fn unprepared(&mut self) -> Option<&mut Answer> {
+        Some(&mut self.answer).filter(|answer| answer.is_unprepared())
+    }
+
     /// The checkpoint at the end of the first `pieces` pieces.
     pub(super) fn checkpoint(&self, pieces: usize) -> CheckpointKey {
         self.prompt().checkpoint(pieces)
@@ -225,7 +240,8 @@ impl Active {
             return Ok(true);
         }
         let Some(piece) = self.job.pieces.get(self.piece) else { return Ok(false) };
-        self.sequence.start_reading(piece.clone())?;
+        let reading = Reading::new(piece.clone());
+        self.sequence.start(if self.job.scoring().is_some() { reading.scored() } else { reading })?;
         self.piece += 1;
         Ok(true)
     }
@@ -243,13 +259,18 @@ impl Active {
             self.stage = Stage::Generating(token);
             return Ok(true);
         }
+        if self.job.prompt_logprobs.take().is_some() {
+            self.job.listener.hear(Event::Scored(std::mem::take(&mut self.scores)));
+        }
+        let before = self.job.generated();
         let mut text = String::new();
         let next = self.job.answer.advance(&mut self.sequence, tokenizer, &mut |piece| {
             text.push_str(piece);
             ControlFlow::Continue(())
         })?;
         self.job.first_token.get_or_insert_with(Instant::now);
-        if let Some(&token) = self.job.answer.generation().tokens.last() {
+        let tokens = &self.job.answer.generation().tokens;
+        if let Some(&token) = tokens.get(before) {
             let logprobs = self.job.logprobs.map(|top| logprobs::of(self.sequence.logits(), token, top));
             self.job.listener.hear(Event::Token(Sampled { token, text, logprobs }));
         }

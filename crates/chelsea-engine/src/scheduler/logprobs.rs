@@ -1,7 +1,24 @@
 //! How likely tokens were.
 
+use super::job::Active;
 use super::request::Logprobs;
 use crate::session::log_sum;
+use rayon::prelude::*;
+
+impl Active {
+    /// Scores the tokens of the prompt that were foretold by the last chunk, whose logits are `rows`: one row for each of
+    /// its tokens. Only the wanted numbers are kept, so that no more than a chunk of logits is held at a time.
+    pub(super) fn score(&mut self, rows: &[f32], tokens: usize) {
+        let Some(top) = self.job.scoring() else { return };
+        let vocab = rows.len() / tokens.max(1);
+        // The token after the chunk is foretold by its last row; after the prompt there is none.
+        let next = self.sequence.history().len() - tokens + 1;
+        let prompt = self.job.pieces.iter().flat_map(|piece| piece.iter().copied());
+        let foretold: Vec<u32> = prompt.skip(next).take(tokens).collect();
+        let one = |(row, &token): (&[f32], &u32)| of(row, token, top);
+        self.scores.par_extend(rows.par_chunks_exact(vocab.max(1)).zip(&foretold).map(one));
+    }
+}
 
 /// Of `token` and of the `top` likeliest ones, by these logits.
 pub(super) fn of(logits: &[f32], token: u32, top: usize) -> Logprobs {

@@ -163,7 +163,8 @@ impl Scheduler {
         // Says at once what is wrong with the settings. A pool that is full now is a reason to wait, not to refuse.
         let apart = SessionOptions { pool: Pool::unlimited(), ..request.session.clone() };
         let limit = Sequence::new(model.clone(), &apart)?.limit();
-        if prompt >= limit {
+        // What generates nothing may be as long as the context.
+        if prompt > limit || prompt == limit && request.generate.max_tokens != Some(0) {
             return Err(RequestError::Context { prompt, limit });
         }
         let config = cache_config(model, &request.session)?;

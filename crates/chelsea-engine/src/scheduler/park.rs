@@ -8,6 +8,7 @@ use super::Scheduler;
 use super::disk::ParkedFile;
 use super::job::{Active, Job, Stage};
 use super::pressure::is_out_of_memory;
+use super::request::Logprobs;
 use crate::sequence::Beside;
 use crate::{EngineError, Sequence};
 use chelsea_kv::snapshot::SnapshotError;
@@ -19,6 +20,8 @@ pub(super) struct Parked {
     piece: usize,
     stage: Stage,
     repeated: usize,
+    /// How likely the tokens of the prompt were so far.
+    scores: Vec<Logprobs>,
 }
 
 impl Parked {
@@ -35,12 +38,12 @@ impl Parked {
 impl Active {
     /// Gives the cache up, which lies in `file`.
     pub(super) fn park(self, file: ParkedFile) -> Job {
-        let Active { mut job, sequence, piece, stage, repeated, .. } = self;
+        let Active { mut job, sequence, piece, stage, repeated, scores, .. } = self;
         let is_repeating = repeated < job.again.len();
         job.promise_again();
         let repeated = if is_repeating { repeated } else { job.again.len() };
         let beside = sequence.into_beside(stage == Stage::Reading);
-        job.parked = Some(Box::new(Parked { file, beside, piece, stage, repeated }));
+        job.parked = Some(Box::new(Parked { file, beside, piece, stage, repeated, scores }));
         job
     }
 }
@@ -65,10 +68,10 @@ impl Scheduler {
                 }
             }
         };
-        let Parked { beside, piece, stage, repeated, file } = *parked;
+        let Parked { beside, piece, stage, repeated, scores, file } = *parked;
         drop(file);
         let sequence = sequence.with_beside(beside);
-        self.active.push(Active { job, sequence, piece, stage, took: false, repeated, passed_over: 0 });
+        self.active.push(Active { job, sequence, piece, stage, scores, took: false, repeated, passed_over: 0 });
         None
     }
 }

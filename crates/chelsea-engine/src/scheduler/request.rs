@@ -21,6 +21,8 @@ pub struct Request {
     pub key: u64,
     /// How many of the likeliest tokens are told for every token, besides the one that was sampled; none: nothing is.
     pub logprobs: Option<usize>,
+    /// The same for the tokens of the prompt. All of it is read then, and no checkpoint is gone on from or left.
+    pub prompt_logprobs: Option<usize>,
     /// Who is told.
     pub listener: Box<dyn Listener>,
 }
@@ -58,6 +60,9 @@ pub enum Event {
         /// Tokens of the prompt.
         total: usize,
     },
+    /// All of the prompt was read, and this is how likely its tokens were, if that was asked for: from the second on, as
+    /// there is nothing that could have foretold the first.
+    Scored(Vec<Logprobs>),
     /// A token was sampled.
     Token(Sampled),
     /// The answer is complete.
@@ -169,6 +174,7 @@ impl RequestError {
                 error,
                 EngineError::Policy(_)
                     | EngineError::Sampling(_)
+                    | EngineError::Grammar(_)
                     | EngineError::ContextFull { .. }
                     | EngineError::OneShotOnly(_)
                     | EngineError::ZeroBlock

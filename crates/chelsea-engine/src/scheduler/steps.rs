@@ -23,31 +23,38 @@ impl Scheduler {
     pub(super) fn advance(&mut self) {
         let mut is_short = !self.squeeze_again();
         let reader = self.reader();
-        let (mut failed, mut batch, mut members) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut failed, mut batch, mut members, mut unprepared) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (i, active) in self.active.iter_mut().enumerate() {
             active.took = false;
-            match active.stage {
-                Stage::Generating(_) if active.squeeze_is_due() => continue,
-                Stage::Generating(token) => batch.push(Work::Decode(&mut active.sequence, token)),
-                Stage::Reading if Some(i) != reader => continue,
-                Stage::Reading => match active.next_piece() {
-                    Ok(true) => batch.push(Work::Read(&mut active.sequence)),
-                    // A checkpoint covers all of the prompt: there are logits to go on from.
-                    Ok(false) => continue,
-                    Err(error) => {
-                        failed.push((i, error));
-                        continue;
-                    }
-                },
+            let has_turn = match active.stage {
+                Stage::Generating(_) => !active.squeeze_is_due(),
+                Stage::Reading if Some(i) != reader => false,
+                // Nothing is left where a checkpoint covers all of the prompt: there are logits to go on from.
+                Stage::Reading => active.next_piece().unwrap_or_else(|error| {
+                    failed.push((i, error));
+                    false
+                }),
+            };
+            unprepared.extend(active.job.unprepared());
+            if has_turn {
+                batch.push(match active.stage {
+                    Stage::Generating(token) => Work::Decode(&mut active.sequence, token),
+                    Stage::Reading => Work::Read(&mut active.sequence),
+                });
+                members.push(i);
             }
-            members.push(i);
         }
-        let outcomes = if batch.is_empty() { Vec::new() } else { self.runner.step(&mut batch) };
+        // What grammars allow next is found out while the model computes.
+        let threads = self.runner.pool().clone();
+        let outcomes = threads.in_place_scope(|scope| {
+            unprepared.into_iter().for_each(|answer| scope.spawn(|_| answer.prepare()));
+            if batch.is_empty() { Vec::new() } else { self.runner.step(&mut batch) }
+        });
         drop(batch);
-        for (i, outcome) in members.into_iter().zip(outcomes) {
+        for (at, (i, outcome)) in members.into_iter().zip(outcomes).enumerate() {
             match outcome {
                 Ok(StepOutcome::Held) => {}
-                Ok(StepOutcome::Took(tokens)) => self.took(i, tokens),
+                Ok(StepOutcome::Took(tokens)) => self.took(i, tokens, at),
                 Err(error) if is_out_of_memory(&error) => is_short = true,
                 Err(error) => failed.push((i, error)),
             }
@@ -67,14 +74,18 @@ impl Scheduler {
         }
     }
 
-    /// Takes note of what a step took in for a request.
-    fn took(&mut self, i: usize, tokens: usize) {
+    /// Takes note of what a step took in for a request, which was work `at` of its batch.
+    fn took(&mut self, i: usize, tokens: usize, at: usize) {
         let active = &mut self.active[i];
         active.took = true;
         self.queue.count(active.job.key, tokens as u64);
         if active.is_reading() {
             self.stats.prompt_tokens += tokens as u64;
             active.tell_progress();
+            if active.job.scoring().is_some() {
+                let logits = self.runner.logits(at);
+                self.runner.pool().install(|| active.score(logits, tokens));
+            }
         }
     }
 
@@ -90,7 +101,7 @@ impl Scheduler {
             if active.sequence.compaction_waits() {
                 self.runner.settle(&mut [&mut active.sequence]).pop().unwrap_or(Ok(()))?;
             }
-            if active.took {
+            if active.took && active.job.scoring().is_none() {
                 self.shelf.put(active.job.checkpoint(active.piece), &active.sequence);
             }
         }

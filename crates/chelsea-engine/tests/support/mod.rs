@@ -2,6 +2,7 @@
 
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod bytes;
 pub mod serving;
 
 use chelsea_engine::{Sequence, SessionOptions};

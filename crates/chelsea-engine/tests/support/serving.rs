@@ -28,7 +28,7 @@ impl Listener for Ear {
     fn hear(&mut self, event: Event) {
         let mut told = self.told.lock().unwrap();
         match event {
-            Event::Waiting | Event::Read { .. } => {}
+            Event::Waiting | Event::Read { .. } | Event::Scored(_) => {}
             Event::Started { cached } => told.cached = Some(cached),
             Event::Token(sampled) => told.tokens.push(sampled.token),
             Event::Finished(outcome) => told.outcome = Some(*outcome),
@@ -84,6 +84,7 @@ pub fn request(pieces: &[Vec<u32>], answer: usize, seed: u64, ear: &Ear) -> Requ
         session: SessionOptions { step: Some(16), ..options },
         key: 0,
         logprobs: None,
+        prompt_logprobs: None,
         listener: Box::new(ear.clone()),
     }
 }

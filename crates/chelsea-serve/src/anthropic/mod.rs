@@ -6,11 +6,13 @@ mod stream;
 use crate::answer::{Ask, Running, Whole};
 use crate::documents;
 use crate::fields::{KvFields, OneOrMany, SamplingFields, refuse_unknown};
+use crate::form::{self, Form};
 use crate::guard::Caller;
 use crate::openai::chat::{PING, check_model};
-use crate::prompt::{self, Conversation};
+use crate::prompt::{self, Conversation, Thought};
 use crate::reply::{Parser, Said};
 use crate::router::{Body, aside};
+use crate::tools::{Calls, Choice};
 use crate::{ApiError, Serving, Style};
 use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -37,6 +39,7 @@ pub struct MessagesRequest {
     tools: Option<Vec<Value>>,
     tool_choice: Option<Value>,
     thinking: Option<Value>,
+    output_format: Option<Value>,
     kv: Option<KvFields>,
     #[serde(flatten)]
     rest: Map<String, Value>,
@@ -56,7 +59,7 @@ struct Message {
 
 impl MessagesRequest {
     /// The conversation as templates take it.
-    fn conversation(&self) -> Result<(Conversation, bool), ApiError> {
+    fn conversation(&self) -> Result<(Conversation, Choice), ApiError> {
         let mut rest = self.rest.clone();
         rest.retain(|name, value| !HARMLESS.contains(&name.as_str()) || is_list_of_something(name, value));
         refuse_unknown(&rest)?;
@@ -64,16 +67,8 @@ impl MessagesRequest {
             return Err(ApiError::field("messages", "messages: at least one message is required"));
         }
         let tools = self.tools.as_ref().filter(|tools| !tools.is_empty());
-        let choice = self.tool_choice.as_ref().and_then(|choice| choice.get("type")).and_then(Value::as_str);
-        let with_tools = match choice {
-            None | Some("auto") => tools.is_some(),
-            Some("none") => false,
-            Some(other) => {
-                let text =
-                    format!("tool_choice: `{other}` is not supported, as no call can be forced: use `auto` or `none`");
-                return Err(ApiError::field("tool_choice", text));
-            }
-        };
+        let choice = Choice::anthropic(self.tool_choice.as_ref())?;
+        let with_tools = tools.is_some() && choice != Choice::None;
         let mut messages = Vec::new();
         if let Some(system) = &self.system {
             let text = content::system(system)?;
@@ -106,24 +101,58 @@ impl MessagesRequest {
             Some(other) => return Err(ApiError::field("thinking", format!("thinking: unknown type `{other}`"))),
         }
         let tools = tools.transpose()?;
-        Ok((Conversation { messages, tools, variables, prefill, documents: Vec::new() }, with_tools))
+        Ok((Conversation { messages, tools, variables, prefill, documents: Vec::new() }, choice))
+    }
+
+    /// What the answer has to look like: `output_config.format`, or `output_format` as it was called before.
+    fn form(&self) -> Result<Option<Form>, ApiError> {
+        let config = self.rest.get("output_config").and_then(|config| config.get("format"));
+        let Some(format) = config.or(self.output_format.as_ref()).filter(|format| !format.is_null()) else {
+            return Ok(None);
+        };
+        match format.get("type").and_then(Value::as_str) {
+            Some("json_schema") if format.get("schema").is_some() => Ok(Some(form::json_schema(format))),
+            _ => {
+                Err(ApiError::field("output_config", "output_config.format: it must be a json_schema with a `schema`"))
+            }
+        }
+    }
+
+    /// Whether an answer may hold several calls.
+    fn parallel_calls(&self, choice: &Choice) -> Result<bool, ApiError> {
+        let one = self.tool_choice.as_ref().and_then(|choice| choice.get("disable_parallel_tool_use"));
+        let one = one.and_then(Value::as_bool).unwrap_or(false);
+        if one && *choice == Choice::Auto && self.tools.as_ref().is_some_and(|tools| !tools.is_empty()) {
+            return Err(ApiError::field(
+                "tool_choice",
+                "tool_choice: disable_parallel_tool_use is supported only where a call is forced (`any` or `tool`)",
+            ));
+        }
+        Ok(!one)
     }
 
     fn understand(self, serving: &Serving, caller: Caller) -> Result<Message, ApiError> {
         let Some(max_tokens) = self.max_tokens.filter(|&tokens| tokens > 0) else {
             return Err(ApiError::field("max_tokens", "max_tokens: a number of at least 1 is required"));
         };
-        let (mut conversation, with_tools) = self.conversation()?;
+        let (mut conversation, choice) = self.conversation()?;
+        let form = self.form()?;
+        let parallel = self.parallel_calls(&choice)?;
+        let tools = conversation.tools.as_ref().and_then(Value::as_array).map(Vec::as_slice);
+        let calls = Calls::new(serving, tools, &choice, parallel)?;
+        let with_tools = calls.is_some();
         let kv = self.kv.unwrap_or_default();
         conversation.put_first(serving, caller, &kv)?;
         let pieces = conversation.pieces(&serving.tokenizer, serving.template.as_ref())?;
         let sampling = json!({"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k});
         let sampling: SamplingFields =
             serde_json::from_value(sampling).map_err(|error| ApiError::bad(error.to_string()))?;
-        let generate = sampling.options(self.stop_sequences.map(OneOrMany::Many), Some(max_tokens))?;
-        let thinks = prompt::begins_thought(&serving.tokenizer, &pieces);
+        let mut generate = sampling.options(self.stop_sequences.map(OneOrMany::Many), Some(max_tokens))?;
+        let thought = prompt::thought(&serving.tokenizer, &pieces);
         let (pieces, session) = documents::lay_out(serving, &kv, pieces)?;
-        let ask = Ask { pieces, generate, session, key: caller.0, logprobs: None };
+        generate.grammar = form::grammar(serving, thought, form.as_ref(), calls.as_ref())?;
+        let thinks = thought == Thought::Begun;
+        let ask = Ask { pieces, generate, session, key: caller.0, logprobs: None, prompt_logprobs: None };
         Ok(Message { id: serving.id("msg_"), ask, with_tools, thinks })
     }
 }
@@ -216,8 +245,8 @@ fn stop_reason(outcome: &Outcome, calls: usize) -> &'static str {
     match outcome.finish {
         Finish::MaxTokens | Finish::Context => "max_tokens",
         Finish::StopString => "stop_sequence",
-        Finish::EndOfTurn | Finish::Cancelled if calls > 0 => "tool_use",
-        Finish::EndOfTurn | Finish::Cancelled => "end_turn",
+        Finish::EndOfTurn | Finish::Complete | Finish::Cancelled if calls > 0 => "tool_use",
+        Finish::EndOfTurn | Finish::Complete | Finish::Cancelled => "end_turn",
     }
 }
 

@@ -71,7 +71,7 @@ impl Line {
 
     fn hear(&mut self, heard: Result<Heard, ApiError>) {
         match heard {
-            Ok(Heard::Reading(..)) => {}
+            Ok(Heard::Reading(..) | Heard::Scored(_)) => {}
             Ok(Heard::Token(sampled)) => {
                 let said = self.parser.as_mut().map(|parser| parser.push(&sampled.text)).unwrap_or_default();
                 said.into_iter().for_each(|said| self.say(said));

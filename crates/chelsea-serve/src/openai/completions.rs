@@ -1,12 +1,14 @@
 //! `POST /v1/completions`: prompts as they are, without a chat template.
 
-use super::chat::{MAX_TOP, PING, add_figures, check_model, merged, usage_of, without_sampling};
+use super::chat::{MAX_TOP, PING, add_figures, check_model, merged, usage_of};
 use super::probabilities::Columns;
 use super::{StreamOptions, event};
 use crate::answer::{Ask, Heard, Running, Whole, finish_reason, usage};
 use crate::documents;
-use crate::fields::{KvFields, OneOrMany, SamplingFields, refuse_unknown};
+use crate::fields::{KvFields, OneOrMany, SamplingFields, refuse_unknown, without_flattened};
+use crate::form::{self, FormFields};
 use crate::guard::Caller;
+use crate::prompt::Thought;
 use crate::router::{Body, aside};
 use crate::settings::now;
 use crate::{ApiError, Serving, prompt};
@@ -56,6 +58,8 @@ pub struct CompletionRequest {
     echo: Option<bool>,
     kv: Option<KvFields>,
     #[serde(flatten)]
+    form: FormFields,
+    #[serde(flatten)]
     sampling: SamplingFields,
     #[serde(flatten)]
     rest: Map<String, Value>,
@@ -69,9 +73,13 @@ struct Completion {
     /// Answers to each prompt.
     n: usize,
     logprobs: bool,
+    /// Whether the tokens of prompts are told, with how likely they were.
+    scores: bool,
     usage: bool,
     /// What goes before each answer.
     echoes: Vec<String>,
+    /// The tokens of each answer's prompt, where they are told.
+    prompts: Vec<Arc<[u32]>>,
 }
 
 /// Tokens of an answer where nothing is said, as with OpenAI.
@@ -79,18 +87,12 @@ const DEFAULT_TOKENS: usize = 16;
 
 impl CompletionRequest {
     fn understand(self, serving: &Serving, caller: Caller) -> Result<Completion, ApiError> {
-        refuse_unknown(&without_sampling(self.rest))?;
+        refuse_unknown(&without_flattened(self.rest))?;
         let n = self.n.unwrap_or(1);
         if !(1..=16).contains(&n) {
             return Err(ApiError::field("n", format!("n is {n}, but must be from 1 to 16")));
         }
         let echo = self.echo.unwrap_or(false);
-        if echo && self.logprobs.is_some() {
-            return Err(ApiError::field(
-                "echo",
-                "echo together with logprobs is not supported: the prompt is not scored",
-            ));
-        }
         if self.logprobs.is_some_and(|top| top > MAX_TOP) {
             return Err(ApiError::field("logprobs", format!("logprobs must be at most {MAX_TOP}")));
         }
@@ -107,19 +109,25 @@ impl CompletionRequest {
             None => Some(DEFAULT_TOKENS),
             Some(-1) => None,
             Some(tokens) => match usize::try_from(tokens) {
-                Ok(tokens) if tokens > 0 => Some(tokens),
-                _ => {
+                Ok(tokens) => Some(tokens),
+                Err(_) => {
                     return Err(ApiError::field(
                         "max_tokens",
-                        "max_tokens must be at least 1, or -1 for as many as fit",
+                        "max_tokens must be 0 or more, or -1 for as many as fit",
                     ));
                 }
             },
         };
-        let generate = self.sampling.options(self.stop, max_tokens)?;
+        let mut generate = self.sampling.options(self.stop, max_tokens)?;
+        generate.grammar = form::grammar(serving, Thought::Over, self.form.form()?.as_ref(), None)?;
+        let scores = self.logprobs.filter(|_| echo);
         let kv = self.kv.unwrap_or_default();
         let document = documents::before_prompt(serving, caller, &kv)?;
-        let (mut asks, mut echoes) = (Vec::new(), Vec::new());
+        if document.is_some() && scores.is_some() {
+            let text = "echo with logprobs scores every token of the prompt, which a `kv.document` does not have read";
+            return Err(ApiError::field("kv.document", text));
+        }
+        let (mut asks, mut echoes, mut told) = (Vec::new(), Vec::new(), Vec::new());
         for given in prompts {
             let (tokens, text) = match given {
                 Prompt::Text(text) if document.is_some() => (prompt::after_text(&serving.tokenizer, &text)?, text),
@@ -136,19 +144,26 @@ impl CompletionRequest {
                     format!("token {token} is outside the vocabulary of {vocab} tokens"),
                 ));
             }
-            let pieces = document.iter().cloned().chain([tokens.into()]).collect();
-            let (pieces, session) = documents::lay_out(serving, &kv, pieces)?;
+            let tokens: Arc<[u32]> = tokens.into();
+            let pieces = document.iter().cloned().chain([tokens.clone()]).collect();
+            let (pieces, session) = match scores {
+                Some(_) => (pieces, kv.session(serving, None)?),
+                None => documents::lay_out(serving, &kv, pieces)?,
+            };
             for i in 0..n {
                 let mut generate = generate.clone();
                 generate.sampling.seed = generate.sampling.seed.wrapping_add(i as u64);
                 let (pieces, session) = (pieces.clone(), session.clone());
-                asks.push(Ask { pieces, generate, session, key: caller.0, logprobs: self.logprobs });
+                let (logprobs, prompt_logprobs) = (self.logprobs, scores);
+                asks.push(Ask { pieces, generate, session, key: caller.0, logprobs, prompt_logprobs });
+                told.push(tokens.clone());
                 echoes.push(if echo { text.clone() } else { String::new() });
             }
         }
         let usage = self.stream_options.unwrap_or_default().include_usage;
         let (id, created, logprobs) = (serving.id("cmpl-"), now(), self.logprobs.is_some());
-        Ok(Completion { id, created, asks, n, logprobs, usage, echoes })
+        let scores = scores.is_some();
+        Ok(Completion { id, created, asks, n, logprobs, scores, usage, echoes, prompts: told })
     }
 }
 
@@ -175,7 +190,11 @@ pub async fn create(
 fn whole(serving: &Serving, completion: &Completion, answers: &[Whole]) -> Value {
     let choice = |(index, answer): (usize, &Whole)| {
         let mut columns = Columns::default();
-        answer.tokens.iter().for_each(|sampled| columns.push(&serving.tokenizer, sampled));
+        if completion.scores {
+            columns.prompt(&serving.tokenizer, &completion.prompts[index], &answer.scores, &completion.echoes[index]);
+        }
+        let push = |sampled: &Sampled| columns.push(&serving.tokenizer, sampled.token, sampled.logprobs.as_ref());
+        answer.tokens.iter().for_each(push);
         json!({
             "index": index,
             "text": format!("{}{}", completion.echoes[index], answer.text),
@@ -236,8 +255,12 @@ fn stream(
                 let echo = std::mem::take(&mut completion.echoes[i]);
                 let text = match told {
                     Heard::Reading(..) => String::new(),
+                    Heard::Scored(scores) => {
+                        columns[i].prompt(&serving.tokenizer, &completion.prompts[i], &scores, &echo);
+                        String::new()
+                    }
                     Heard::Token(Sampled { token, text, logprobs }) => {
-                        columns[i].push(&serving.tokenizer, &Sampled { token, text: String::new(), logprobs });
+                        columns[i].push(&serving.tokenizer, token, logprobs.as_ref());
                         text
                     }
                     Heard::Done(outcome) => {

@@ -5,6 +5,7 @@ pub mod completions;
 pub mod files;
 pub mod models;
 mod probabilities;
+pub mod responses;
 pub mod tokens;
 
 use axum::response::sse::Event;

@@ -28,6 +28,11 @@ pub struct Server {
 
 /// Every byte is a token of its own.
 pub fn tokenizer() -> Tokenizer {
+    tokenizer_with(&[])
+}
+
+/// Every byte is a token of its own, and so are these texts, from id 256 on.
+pub fn tokenizer_with(texts: &[&str]) -> Tokenizer {
     // The printable stand-ins for bytes that byte-level vocabularies use.
     let printable = |b: u32| (33..=126).contains(&b) || (161..=172).contains(&b) || (174..=255).contains(&b);
     let mut others = 0;
@@ -42,7 +47,14 @@ pub fn tokenizer() -> Tokenizer {
             (char::from_u32(c).unwrap().to_string(), b.into())
         })
         .collect();
+    let added = |(id, text): (u32, &&str)| {
+        json!({
+            "id": id, "content": text, "special": false, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false,
+        })
+    };
     let json = json!({
+        "added_tokens": (256..).zip(texts).map(added).collect::<Vec<_>>(),
         "model": {"type": "BPE", "vocab": vocab, "merges": []},
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
         "decoder": {"type": "ByteLevel"},
@@ -52,6 +64,15 @@ pub fn tokenizer() -> Tokenizer {
 
 impl Server {
     pub fn start(change: impl FnOnce(&mut Settings, &mut SchedulerOptions)) -> Server {
+        Server::start_with(tokenizer(), TEMPLATE, change)
+    }
+
+    /// With a vocabulary and a template of one's own.
+    pub fn start_with(
+        tokenizer: Tokenizer,
+        template: &str,
+        change: impl FnOnce(&mut Settings, &mut SchedulerOptions),
+    ) -> Server {
         let options = LoadOptions { products: Products::Fast };
         let model = Arc::new(RandomModel::named("tiny").unwrap().make(5, &options, &mut |_, _| ()).unwrap());
         let threads = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap());
@@ -65,8 +86,8 @@ impl Server {
         let mut settings = Settings { model_name: "tiny".into(), session, ..Settings::default() };
         let mut scheduling = SchedulerOptions { pool: Pool::with_limit(64 << 20), ..SchedulerOptions::default() };
         change(&mut settings, &mut scheduling);
-        let tokenizer = Arc::new(tokenizer());
-        let template = ChatTemplate::new(TEMPLATE, None, None).unwrap();
+        let tokenizer = Arc::new(tokenizer);
+        let template = ChatTemplate::new(template, None, None).unwrap();
         let (engine, _) = Engine::start(Scheduler::new(model.clone(), tokenizer.clone(), threads, scheduling).unwrap());
         let serving = Serving::new(settings, model, tokenizer, Some(template), engine.clone());
         let (end, ending) = tokio::sync::oneshot::channel();

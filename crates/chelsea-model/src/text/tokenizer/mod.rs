@@ -240,6 +240,14 @@ impl Tokenizer {
         self.table.text(id)
     }
 
+    /// The bytes that a token stands for in a text, a control token its name; none for an id that there is not. The first
+    /// space of a text that the encoder put there is among them.
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.table.append_bytes(id, &mut bytes);
+        bytes
+    }
+
     /// The id of a token spelled as the vocabulary spells it.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.parsing.token_to_id(token, &self.model)
