@@ -3,8 +3,9 @@
 use crate::engine::{self, Events};
 use crate::{ApiError, Serving};
 use axum::http::StatusCode;
-use chelsea_engine::scheduler::{Event, Outcome, Request, Sampled};
+use chelsea_engine::scheduler::{Event, Held, Outcome, Request, Sampled};
 use chelsea_engine::{Finish, GenerateOptions, SessionOptions};
+use chelsea_kv::{HeadLayout, LAYOUT_CLASSES};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,6 +22,8 @@ pub struct Ask {
     pub key: u64,
     /// How many of the likeliest tokens are told for each.
     pub logprobs: Option<usize>,
+    /// Whether it is told how the cache's entries lie.
+    pub layout: bool,
 }
 
 /// An answer on its way.
@@ -35,6 +38,8 @@ pub struct Running {
 pub enum Heard {
     /// The prompt is being read: so many tokens of so many.
     Reading(usize, usize),
+    /// What the cache holds now.
+    Held(Box<Held>),
     /// A token.
     Token(Sampled),
     /// All of it.
@@ -57,8 +62,8 @@ impl Running {
     /// # Errors
     /// If it was refused.
     pub async fn start(serving: &Arc<Serving>, ask: Ask) -> Result<Running, ApiError> {
-        let (listener, mut events) = engine::listener();
-        let Ask { pieces, generate, session, key, logprobs } = ask;
+        let Ask { pieces, generate, session, key, logprobs, layout } = ask;
+        let (listener, mut events) = engine::listener(layout);
         serving.engine.submit(Request { pieces, generate, session, key, logprobs, listener })?;
         match events.recv().await {
             Some(Event::Failed(error)) => Err(serving.metrics.refused(error)),
@@ -76,6 +81,7 @@ impl Running {
             return match self.events.recv().await {
                 Some(Event::Waiting | Event::Started { .. }) => continue,
                 Some(Event::Read { done, total }) => Ok(Heard::Reading(done, total)),
+                Some(Event::Held(held)) => Ok(Heard::Held(held)),
                 Some(Event::Token(sampled)) => {
                     let now = Instant::now();
                     match self.first.replace(now) {
@@ -102,7 +108,7 @@ impl Running {
         let (mut text, mut tokens) = (String::new(), Vec::new());
         loop {
             match self.next().await? {
-                Heard::Reading(..) => {}
+                Heard::Reading(..) | Heard::Held(_) => {}
                 Heard::Token(sampled) => {
                     text.push_str(&sampled.text);
                     tokens.push(sampled);
@@ -153,10 +159,37 @@ pub fn timings(outcome: &Outcome) -> Value {
 
 /// What the cache holds.
 pub fn kv(outcome: &Outcome) -> Value {
-    json!({
+    let mut value = json!({
         "tokens": outcome.kv_tokens,
         "entries": outcome.kv_entries,
         "bytes": outcome.kv_bytes,
         "bytes_full": outcome.kv_bytes_full,
+    });
+    if let Some(heads) = &outcome.layout {
+        value["layout"] = layout(heads);
+    }
+    value
+}
+
+/// What the cache holds while it is read or answered.
+pub fn kv_now(held: &Held) -> Value {
+    json!({
+        "tokens": held.tokens,
+        "entries": held.entries,
+        "bytes": held.bytes,
+        "bytes_full": held.bytes_full,
+        "layout": layout(&held.layout),
     })
+}
+
+/// What each head holds: no number of it says what the text was.
+fn layout(heads: &[HeadLayout]) -> Value {
+    let classes = LAYOUT_CLASSES.map(|most| (most < u32::MAX).then_some(most));
+    let of_head = |head: &HeadLayout| {
+        json!({
+            "layer": head.layer, "head": head.head,
+            "sinks": head.sinks, "clustered": head.clustered, "recent": head.recent,
+        })
+    };
+    json!({"classes": classes, "heads": heads.iter().map(of_head).collect::<Vec<_>>()})
 }

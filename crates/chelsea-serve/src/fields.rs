@@ -94,9 +94,16 @@ pub struct KvFields {
     policy: Option<String>,
     /// As `--kv-type` takes it.
     r#type: Option<String>,
+    /// Whether it is told how the entries lie.
+    layout: Option<bool>,
 }
 
 impl KvFields {
+    /// Whether it is to be told how the entries lie.
+    pub fn layout(&self) -> bool {
+        self.layout.unwrap_or(false)
+    }
+
     /// The settings of a session, within the server's limits.
     pub fn session(&self, serving: &Serving) -> Result<SessionOptions, ApiError> {
         let mut session = serving.settings.session.clone();

@@ -13,6 +13,7 @@ pub mod fields;
 pub mod guard;
 mod metrics;
 pub mod openai;
+mod openapi;
 mod pace;
 mod page;
 pub mod prompt;

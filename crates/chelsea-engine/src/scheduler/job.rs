@@ -35,7 +35,9 @@ pub(super) struct Job {
     pub(super) key: u64,
     pub(super) promise: Promise,
     logprobs: Option<usize>,
-    listener: Box<dyn Listener>,
+    pub(super) listener: Box<dyn Listener>,
+    /// When it was told last what its cache holds.
+    pub(super) held_told: Option<Instant>,
     asked: Instant,
     began: Option<Instant>,
     first_token: Option<Instant>,
@@ -97,6 +99,7 @@ impl Job {
             answer,
             logprobs: request.logprobs,
             listener: request.listener,
+            held_told: None,
             asked: Instant::now(),
             began: None,
             first_token: None,
@@ -229,6 +232,7 @@ impl Active {
             kv_entries: cache.entries(),
             kv_bytes: cache.memory().total(),
             kv_bytes_full: cache.full_bytes(),
+            layout: self.job.listener.watches().map(|_| cache.layout()),
         };
         self.job.listener.hear(Event::Finished(Box::new(outcome)));
     }

@@ -16,6 +16,7 @@
 //! - A request whose listener is gone takes no part in the next step, and its memory is free by then.
 
 mod disk;
+mod held;
 mod job;
 mod logprobs;
 mod options;
@@ -24,6 +25,7 @@ mod request;
 mod shelf;
 
 pub use disk::DiskOptions;
+pub use held::Held;
 pub use options::{SchedulerOptions, SchedulerStats};
 pub use request::{Event, Listener, Logprobs, Outcome, Request, RequestError, Sampled};
 pub use shelf::Shelf;
@@ -347,6 +349,7 @@ impl Scheduler {
                 Err(error) => failed.push((i, error)),
             }
         }
+        self.active.iter_mut().for_each(Active::tell_held);
         self.end(complete, failed);
         if is_short {
             self.make_room();

@@ -118,9 +118,10 @@ impl MessagesRequest {
         let sampling: SamplingFields =
             serde_json::from_value(sampling).map_err(|error| ApiError::bad(error.to_string()))?;
         let generate = sampling.options(self.stop_sequences.map(OneOrMany::Many), Some(max_tokens))?;
-        let session = self.kv.unwrap_or_default().session(serving)?;
+        let kv = self.kv.unwrap_or_default();
+        let (session, layout) = (kv.session(serving)?, kv.layout());
         let thinks = prompt::begins_thought(&serving.tokenizer, &pieces);
-        let ask = Ask { pieces, generate, session, key: caller.0, logprobs: None };
+        let ask = Ask { pieces, generate, session, key: caller.0, logprobs: None, layout };
         Ok(Message { id: serving.id("msg_"), ask, with_tools, thinks })
     }
 }

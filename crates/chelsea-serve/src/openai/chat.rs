@@ -192,7 +192,8 @@ impl ChatRequest {
         };
         let pieces = conversation.pieces(&serving.tokenizer, serving.template.as_ref())?;
         let thinks = prompt::begins_thought(&serving.tokenizer, &pieces);
-        let session = self.kv.unwrap_or_default().session(serving)?;
+        let kv = self.kv.unwrap_or_default();
+        let (session, layout) = (kv.session(serving)?, kv.layout());
         let generate = self.sampling.options(self.stop, self.max_completion_tokens.or(self.max_tokens))?;
         let ask = |i: usize| {
             let mut generate = generate.clone();
@@ -203,6 +204,7 @@ impl ChatRequest {
                 session: session.clone(),
                 key: caller.0,
                 logprobs: logprobs.then_some(top),
+                layout,
             }
         };
         let options = self.stream_options.unwrap_or_default();
@@ -371,6 +373,12 @@ fn stream(serving: Arc<Serving>, chat: Chat, running: Vec<Running>) -> impl Stre
         let mut out = Vec::new();
         match told {
             Some(Err(error)) => out.push(Ok(event(&error.body()))),
+            Some(Ok((i, Heard::Held(held)))) => {
+                let choice = json!([{"index": i, "delta": {}, "logprobs": null, "finish_reason": null}]);
+                let mut value = chunk(choice);
+                value["kv"] = answer::kv_now(&held);
+                out.push(Ok(event(&value)));
+            }
             Some(Ok((i, Heard::Reading(done, total)))) => {
                 if chat.progress {
                     let choice = json!([{"index": i, "delta": {}, "logprobs": null, "finish_reason": null}]);
@@ -382,7 +390,7 @@ fn stream(serving: Arc<Serving>, chat: Chat, running: Vec<Running>) -> impl Stre
             Some(Ok((i, told))) => {
                 let line = &mut lines[i];
                 let said = match told {
-                    Heard::Reading(..) => Vec::new(),
+                    Heard::Reading(..) | Heard::Held(_) => Vec::new(),
                     Heard::Token(sampled) => {
                         line.generated += 1;
                         let said = line.parser.as_mut().map(|parser| parser.push(&sampled.text)).unwrap_or_default();

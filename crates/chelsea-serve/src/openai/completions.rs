@@ -3,7 +3,7 @@
 use super::chat::{MAX_TOP, PING, add_figures, check_model, merged, usage_of, without_sampling};
 use super::probabilities::Columns;
 use super::{StreamOptions, event};
-use crate::answer::{Ask, Heard, Running, Whole, finish_reason, usage};
+use crate::answer::{Ask, Heard, Running, Whole, finish_reason, kv_now, usage};
 use crate::fields::{KvFields, OneOrMany, SamplingFields, refuse_unknown};
 use crate::guard::Caller;
 use crate::router::{Body, aside};
@@ -116,7 +116,8 @@ impl CompletionRequest {
             },
         };
         let generate = self.sampling.options(self.stop, max_tokens)?;
-        let session = self.kv.unwrap_or_default().session(serving)?;
+        let kv = self.kv.unwrap_or_default();
+        let (session, layout) = (kv.session(serving)?, kv.layout());
         let (mut asks, mut echoes) = (Vec::new(), Vec::new());
         for given in prompts {
             let (tokens, text) = match given {
@@ -138,7 +139,7 @@ impl CompletionRequest {
                 let mut generate = generate.clone();
                 generate.sampling.seed = generate.sampling.seed.wrapping_add(i as u64);
                 let (pieces, session) = (vec![tokens.clone()], session.clone());
-                asks.push(Ask { pieces, generate, session, key: caller.0, logprobs: self.logprobs });
+                asks.push(Ask { pieces, generate, session, key: caller.0, logprobs: self.logprobs, layout });
                 echoes.push(if echo { text.clone() } else { String::new() });
             }
         }
@@ -224,6 +225,11 @@ fn stream(
         match told {
             Some(Err(error)) => out.push(Ok(event(&error.body()))),
             Some(Ok((_, Heard::Reading(..)))) => {}
+            Some(Ok((i, Heard::Held(held)))) => {
+                let mut value = chunk(json!([{"index": i, "text": "", "logprobs": null, "finish_reason": null}]));
+                value["kv"] = kv_now(&held);
+                out.push(Ok(event(&value)));
+            }
             Some(Ok((i, told))) => {
                 let reason = match &told {
                     Heard::Done(outcome) => Some(finish_reason(outcome.finish)),
@@ -231,7 +237,7 @@ fn stream(
                 };
                 let echo = std::mem::take(&mut completion.echoes[i]);
                 let text = match told {
-                    Heard::Reading(..) => String::new(),
+                    Heard::Reading(..) | Heard::Held(_) => String::new(),
                     Heard::Token(Sampled { token, text, logprobs }) => {
                         columns[i].push(&serving.tokenizer, &Sampled { token, text: String::new(), logprobs });
                         text
