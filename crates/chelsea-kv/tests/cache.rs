@@ -420,8 +420,10 @@ fn a_layout_counts_every_entry_and_every_token_once() {
             entries += head.sinks + clustered + head.recent;
             // Each class stands for so many tokens at least and at most; together for what is no sink and not recent.
             let tokens = cache.tokens() - head.sinks - head.recent;
-            let most: u64 = head.clustered.iter().zip(LAYOUT_CLASSES).map(|(&n, most)| n as u64 * u64::from(most)).sum();
-            let least: usize = head.clustered.iter().enumerate().map(|(c, &n)| n * ((1 << c) / 2 + 1).min(1 << c)).sum();
+            let most: u64 =
+                head.clustered.iter().zip(LAYOUT_CLASSES).map(|(&n, most)| n as u64 * u64::from(most)).sum();
+            let least: usize =
+                head.clustered.iter().enumerate().map(|(c, &n)| n * ((1 << c) / 2 + 1).min(1 << c)).sum();
             assert!(least <= tokens && tokens as u64 <= most, "{least} {tokens} {most} {head:?}");
             assert!(head.recent >= 16);
         }

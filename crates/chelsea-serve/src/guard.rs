@@ -19,7 +19,8 @@ pub struct Caller(pub u64);
 
 /// Whether a path needs no key: it tells nothing about requests.
 pub(crate) fn is_open(path: &str) -> bool {
-    matches!(path, "/" | "/health" | "/ready" | "/docs" | "/openapi.json" | "/favicon.ico") || path.starts_with("/assets/")
+    matches!(path, "/" | "/health" | "/ready" | "/docs" | "/openapi.json" | "/favicon.ico")
+        || path.starts_with("/assets/")
 }
 
 /// Lets a request through, or answers it.

@@ -1,6 +1,6 @@
 //! What the server answers.
 
-use super::schema::{Field, answer, boolean, count, integer, list, named, one_of, or_null, text};
+use super::schema::{Field, answer, count, integer, list, named, one_of, or_null, text};
 use serde_json::{Map, Value, json};
 
 /// A number of seconds, of tokens a second, and the like.
@@ -9,7 +9,8 @@ fn amount() -> Value {
 }
 
 fn usage() -> Value {
-    let details = answer(&[("cached_tokens", count(), "Tokens that were found in a checkpoint and not read again")], &[]);
+    let details =
+        answer(&[("cached_tokens", count(), "Tokens that were found in a checkpoint and not read again")], &[]);
     answer(
         &[
             ("prompt_tokens", count(), "Tokens of the prompt"),
@@ -34,7 +35,11 @@ fn kv() -> Value {
     );
     let layout = answer(
         &[
-            ("classes", list(or_null(count())), "The most tokens that an entry of each class stands for; null is no bound"),
+            (
+                "classes",
+                list(or_null(count())),
+                "The most tokens that an entry of each class stands for; null is no bound",
+            ),
             ("heads", list(head), "Heads of the layers that see the whole text"),
         ],
         &[],
@@ -91,11 +96,8 @@ fn chat(is_chunk: bool) -> Value {
         ("reasoning_content", text(), "What it thinks"),
         ("tool_calls", list(call), "Tools that it calls"),
     ];
-    let (message, said) = if is_chunk {
-        ("delta", answer(&[], &said))
-    } else {
-        ("message", answer(&said[..3], &said[3..]))
-    };
+    let (message, said) =
+        if is_chunk { ("delta", answer(&[], &said)) } else { ("message", answer(&said[..3], &said[3..])) };
     let reasons = one_of(&["stop", "length", "tool_calls"]);
     let choice = answer(
         &[
@@ -206,9 +208,11 @@ fn properties() -> Value {
 }
 
 fn error(is_anthropic: bool) -> Value {
-    let mut fields = vec![("type", text(), "The kind of mistake"), ("message", text(), "What is wrong, and what to do")];
+    let mut fields =
+        vec![("type", text(), "The kind of mistake"), ("message", text(), "What is wrong, and what to do")];
     if is_anthropic {
-        let required = [("type", json!({"const": "error"}), "What this is"), ("error", answer(&fields, &[]), "The mistake")];
+        let required =
+            [("type", json!({"const": "error"}), "What this is"), ("error", answer(&fields, &[]), "The mistake")];
         return answer(&required, &[]);
     }
     fields.push(("param", or_null(text()), "The field that is wrong, if it is one"));
@@ -233,7 +237,10 @@ fn tokens() -> Value {
 pub(super) fn schemas() -> Map<String, Value> {
     let said = |name: &'static str, values: &[&str]| answer(&[(name, one_of(values), "How it is")], &[]);
     let models = answer(
-        &[("object", json!({"const": "list"}), "What this is"), ("data", list(named("Model")), "The one model that is here")],
+        &[
+            ("object", json!({"const": "list"}), "What this is"),
+            ("data", list(named("Model")), "The one model that is here"),
+        ],
         &[],
     );
     let tokenizer = ["eos_token", "bos_token", "chat_template"].map(|name| (name, or_null(text()), "If there is one"));

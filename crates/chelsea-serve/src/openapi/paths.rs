@@ -24,7 +24,13 @@ struct Operation {
     answer: Answer,
 }
 
-const fn get(path: &'static str, id: &'static str, tag: &'static str, summary: &'static str, answer: Answer) -> Operation {
+const fn get(
+    path: &'static str,
+    id: &'static str,
+    tag: &'static str,
+    summary: &'static str,
+    answer: Answer,
+) -> Operation {
     Operation { method: "get", path, id, tag, summary, body: None, answer }
 }
 

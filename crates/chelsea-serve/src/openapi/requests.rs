@@ -33,7 +33,11 @@ fn kv() -> Field {
         ("budget", text(), "As `--kv-budget` takes it: `full`, `25%`, `512MiB`, entries per head"),
         ("policy", text(), "As `--policy` takes it"),
         ("type", one_of(&["f32", "f16", "bf16", "q8", "k8v4"]), "In which numbers entries are kept"),
-        ("layout", boolean(), "Whether the answer's `kv` tells how the entries of each head lie, and streams so meanwhile"),
+        (
+            "layout",
+            boolean(),
+            "Whether the answer's `kv` tells how the entries of each head lie, and streams so meanwhile",
+        ),
     ];
     ("kv", closed(&fields), "How the cache is kept: the server's settings where nothing is said")
 }
@@ -81,9 +85,7 @@ fn part(kinds: &[&str]) -> Value {
 fn turn() -> Value {
     let parts = list(part(&["text", "input_text", "output_text"]));
     let said = any(&[text(), parts]);
-    let of = |roles: &[&str], content: Value, required: &[&str]| {
-        json!({"type": "object", "properties": {"role": one_of(roles), "content": content}, "required": required})
-    };
+    let of = |roles: &[&str], content: Value, required: &[&str]| json!({"type": "object", "properties": {"role": one_of(roles), "content": content}, "required": required});
     any(&[
         of(&["system", "developer", "user", "tool", "function"], said.clone(), &["role", "content"]),
         of(&["assistant"], or_null(said), &["role"]),
@@ -107,7 +109,11 @@ fn chat() -> Value {
         ("tools", list(json!({})), "Descriptions of tools that may be called"),
         ("tool_choice", one_of(&["auto", "none"]), "Whether tools may be called"),
         ("parallel_tool_calls", boolean(), "`false` is refused where there are tools"),
-        ("response_format", json!({"type": "object", "properties": {"type": {"const": "text"}}, "required": ["type"]}), "Text"),
+        (
+            "response_format",
+            json!({"type": "object", "properties": {"type": {"const": "text"}}, "required": ["type"]}),
+            "Text",
+        ),
         ("chat_template_kwargs", json!({"type": "object"}), "Further variables for the chat template"),
         kv(),
     ];
@@ -148,7 +154,8 @@ fn blocks() -> Value {
         }
         json!({"type": "object", "properties": all, "required": required})
     };
-    let result = any(&[or_null(text()), list(json!({"type": "object", "required": ["text"], "properties": {"text": text()}}))]);
+    let result =
+        any(&[or_null(text()), list(json!({"type": "object", "required": ["text"], "properties": {"text": text()}}))]);
     let block = any(&[
         of("text", json!({"text": text()}), &["text"]),
         of("thinking", json!({}), &["type"]),

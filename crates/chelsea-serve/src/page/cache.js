@@ -6,6 +6,8 @@ const $ = id => document.getElementById(id);
 const number = n => n.toLocaleString();
 const sum = list => list.reduce((a, b) => a + b, 0);
 const GUTTER = 22, GAP = 6;
+/** Where the cache stands above the conversation, not beside it. */
+const NARROW = "(max-width: 75rem)";
 
 let layout = null, tokens = 0, chosen = 0;
 
@@ -84,7 +86,8 @@ function legend() {
 function grid(width) {
   const layers = [...new Set(layout.heads.map(head => head.layer))];
   const columns = Math.max(...layout.heads.map(head => head.head)) + 1;
-  const row = Math.max(5, Math.min(14, Math.floor(420 / layers.length)));
+  const room = matchMedia(NARROW).matches ? 240 : 420;
+  const row = Math.max(5, Math.min(14, Math.floor(room / layers.length)));
   const cell = (width - GUTTER - GAP * (columns - 1)) / columns;
   const place = head => ({ x: GUTTER + head.head * (cell + GAP), y: layers.indexOf(head.layer) * row });
   return { layers, row, cell, place, height: layers.length * row };
@@ -110,13 +113,14 @@ function draw() {
     to.fillStyle = colour.empty;
     to.fillRect(x, y + 1, cell, high);
     let at = x;
-    const part = (n, fill) => {
-      const wide = n / most * cell;
+    // What is there at all is seen: a few sinks beside a thousand entries would be less than a dot.
+    const part = (n, fill, least = 0) => {
+      const wide = n ? Math.max(least, n / most * (cell - 2)) : 0;
       to.fillStyle = fill;
       to.fillRect(at, y + 1, wide, high);
       at += wide;
     };
-    part(head.sinks, colour.sinks);
+    part(head.sinks, colour.sinks, 2);
     head.clustered.forEach((n, shade) => part(n, colour.shades[shade]));
     part(head.recent, colour.recent);
     if (i === chosen && document.activeElement === canvas) {
@@ -181,5 +185,5 @@ export function begin() {
   $("numbers").addEventListener("toggle", () => layout && table());
   new ResizeObserver(draw).observe(canvas);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-  if (matchMedia("(max-width: 75rem)").matches) $("cache").open = false;
+  if (matchMedia(NARROW).matches) $("cache").open = false;
 }

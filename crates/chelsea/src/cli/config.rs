@@ -59,7 +59,8 @@ fn verb() -> Command {
 
 /// What a file of settings adds to a command line that gives `given`.
 fn settings(file: &Path, given: &ArgMatches) -> Result<Vec<OsString>> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read settings from {}", file.display()))?;
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("cannot read settings from {}", file.display()))?;
     let line_of = |at: usize| text[..at].matches('\n').count() + 1;
     let place = |at: usize| format!("{}, line {}", file.display(), line_of(at));
     let table = DeTable::parse(&text).map_err(|error| {
@@ -80,7 +81,8 @@ fn settings(file: &Path, given: &ArgMatches) -> Result<Vec<OsString>> {
             .with_context(|| format!("{}: `{name}`", place(at)))?;
         check(&flags, name).with_context(|| place(at))?;
         let clashes = |other: &Arg| {
-            let ids = |of: &Arg| verb.get_arg_conflicts_with(of).iter().map(|arg| arg.get_id().clone()).collect::<Vec<_>>();
+            let ids =
+                |of: &Arg| verb.get_arg_conflicts_with(of).iter().map(|arg| arg.get_id().clone()).collect::<Vec<_>>();
             ids(arg).contains(other.get_id()) || ids(other).contains(arg.get_id())
         };
         if !is_given(arg) && !verb.get_arguments().any(|other| is_given(other) && clashes(other)) {
@@ -111,7 +113,11 @@ fn flags(arg: &Arg, name: &str, value: &DeValue<'_>, written: &str) -> Result<Ve
     let is_list = matches!(arg.get_action(), ArgAction::Append);
     Ok(match value {
         DeValue::Boolean(is_on) if matches!(arg.get_action(), ArgAction::SetTrue) => {
-            if *is_on { vec![format!("--{name}").into()] } else { Vec::new() }
+            if *is_on {
+                vec![format!("--{name}").into()]
+            } else {
+                Vec::new()
+            }
         }
         _ if matches!(arg.get_action(), ArgAction::SetTrue) => bail!("is true or false"),
         DeValue::String(text) => vec![flag(text)],
@@ -137,7 +143,8 @@ fn check(flags: &[OsString], name: &str) -> Result<()> {
     bail!("{}", said.lines().next().unwrap_or_default().trim_start_matches("error: "))
 }
 
-/// All settings as they hold, as a file; keys are left out.
+/// All settings as they hold, as a file: those that nobody gave as comments, since some cannot stand together. Keys are left
+/// out.
 fn as_file(held: &ArgMatches) -> String {
     let mut out = format!("# chelsea {VERB} --config THIS_FILE\n");
     for arg in verb().get_arguments() {
@@ -154,7 +161,8 @@ fn as_file(held: &ArgMatches) -> String {
             [value] if !is_list => format!("{name} = {}", written(value)),
             values => format!("{name} = [{}]", values.iter().map(|value| quoted(value)).collect::<Vec<_>>().join(", ")),
         };
-        let _infallible = writeln!(out, "{line}");
+        let is_given = line.starts_with('#') || held.value_source(id) == Some(ValueSource::CommandLine);
+        let _infallible = writeln!(out, "{}{line}", if is_given { "" } else { "# " });
     }
     out
 }
@@ -193,12 +201,19 @@ mod tests {
     #[test]
     fn a_file_says_what_flags_say_and_flags_win() {
         let args = read(WHOLE, &[]).unwrap();
-        assert_eq!((args.model.name().as_ref(), args.port, args.host.to_string().as_str()), ("smollm2", 9000, "127.0.0.2"));
+        assert_eq!(
+            (args.model.name().as_ref(), args.port, args.host.to_string().as_str()),
+            ("smollm2", 9000, "127.0.0.2")
+        );
         assert_eq!((args.kv_memory, args.cache.asked_budget()), (Some(4 << 30), Some(Budget::ByteFraction(0.1))));
         assert_eq!(args.allow_origin, ["https://a.example", "https://b.example"]);
         let args = read(WHOLE, &["-p", "1234", "--allow-origin", "https://c.example", "-m", "other"]).unwrap();
         assert_eq!((args.model.name().as_ref(), args.port, args.max_running), ("other", 1234, 64));
-        assert_eq!(args.allow_origin, ["https://c.example"], "a list of the command line's takes the place of the file's");
+        assert_eq!(
+            args.allow_origin,
+            ["https://c.example"],
+            "a list of the command line's takes the place of the file's"
+        );
         // A flag that contradicts the file's goes before it, on whichever side that is declared.
         let args = read(WHOLE, &["--keep", "0.5"]).unwrap();
         assert_eq!(args.cache.asked_budget(), Some(Budget::EntryFraction(0.5)));
@@ -221,7 +236,10 @@ mod tests {
             ("verbose = 1\n", 1, "command line alone"),
         ] {
             let error = format!("{:#}", read(text, &[]).unwrap_err());
-            assert!(error.contains(&format!("chelsea.toml, line {line}: ")) && error.contains(words), "{text}: {error}");
+            assert!(
+                error.contains(&format!("chelsea.toml, line {line}: ")) && error.contains(words),
+                "{text}: {error}"
+            );
         }
         let error = read("port = 1\n", &[]).unwrap_err();
         assert!(error.downcast::<clap::Error>().is_ok(), "there is no model: clap says so");
@@ -235,7 +253,7 @@ mod tests {
         let args = read(WHOLE, &line).unwrap();
         let text = args.settings.clone();
         assert!(text.contains("port = 9000\n") && text.contains("# api-key = (1 given, not shown)\n"), "{text}");
-        assert!(!text.contains("secret"));
+        assert!(text.contains("# max-running = 64\n") && !text.contains("secret"), "{text}");
         let again = read(&text, &["--print-config"]).unwrap();
         assert_eq!(again.settings.replace("# api-key =\n", "# api-key = (1 given, not shown)\n"), text);
         assert_eq!(again.served_model_name.as_deref(), Some("a \"name\""));

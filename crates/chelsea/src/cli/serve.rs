@@ -33,7 +33,7 @@ pub struct ServeArgs {
     /// File with settings in TOML: flags without their hyphens, such as `kv-memory = "4GiB"`. Flags given here win.
     #[arg(long, value_name = "FILE", help_heading = "Server")]
     pub config: Option<PathBuf>,
-    /// Print all settings as they hold, as such a file, and end.
+    /// Print all settings as such a file, those that nobody gave as comments, and end.
     #[arg(long, help_heading = "Server", hide_short_help = true)]
     pub print_config: bool,
     /// What is printed then.
