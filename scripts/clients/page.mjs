@@ -17,7 +17,9 @@ const [base = "http://127.0.0.1:8080", out = "page-shots", executablePath = "/us
 mkdirSync(out, { recursive: true });
 
 const facts = ["The tower was built in 1931.", "It was painted green.", "A cat named Pomelo lives in it.", "The ferry runs at noon."];
-const text = "# Notes on a tower\n\n" + Array.from({ length: 220 }, (_, i) => facts[i % facts.length] + " Note " + i + " was kept.").join("\n");
+// One for each visit: what was read before is not read again.
+const text = label => "# Notes of " + label + " on a tower\n\n"
+  + Array.from({ length: 220 }, (_, i) => facts[i % facts.length] + " Note " + i + " was kept.").join("\n");
 const SIZES = { desk: { width: 1440, height: 900 }, tablet: { width: 900, height: 1000 }, phone: { width: 390, height: 844 } };
 
 /** Everything that is wrong with a page beyond what it does: requests to elsewhere, errors, widths. */
@@ -59,7 +61,7 @@ async function visit(browser, size, scheme) {
   await page.waitForFunction(() => document.getElementById("model").textContent.includes("tokens"));
   await shot("1-empty");
 
-  await drop(page, "tower.md", text);
+  await drop(page, "tower.md", text(label + " at " + Date.now()));
   await page.locator("#documents").getByText("tower.md").waitFor();
   await page.getByLabel(/^Your question/).fill("Who lives in the tower?");
   await page.keyboard.press("Enter");

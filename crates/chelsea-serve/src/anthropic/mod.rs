@@ -57,7 +57,7 @@ impl MessagesRequest {
     /// The conversation as templates take it.
     fn conversation(&self) -> Result<(Conversation, bool), ApiError> {
         let mut rest = self.rest.clone();
-        rest.retain(|name, value| !HARMLESS.contains(&name.as_str()) || is_list_of_something(name, value));
+        rest.retain(|name, value| !HARMLESS.contains(&name.as_str()) || names_servers(name, value));
         refuse_unknown(&rest)?;
         if self.messages.is_empty() {
             return Err(ApiError::field("messages", "messages: at least one message is required"));
@@ -126,9 +126,9 @@ impl MessagesRequest {
     }
 }
 
-/// Lists of servers would be used: they are refused unless they are empty.
-fn is_list_of_something(name: &str, value: &Value) -> bool {
-    name == "mcp_servers" && value.as_array().is_some_and(|list| !list.is_empty())
+/// Servers would be used: they are refused, unless the list of them is empty.
+fn names_servers(name: &str, value: &Value) -> bool {
+    name == "mcp_servers" && value.as_array().is_none_or(|list| !list.is_empty())
 }
 
 /// Answers a request.

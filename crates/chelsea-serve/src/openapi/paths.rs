@@ -87,11 +87,14 @@ fn describe(operation: &Operation) -> Value {
     let (content, told) = match operation.answer {
         Json(name) => (json!({"application/json": {"schema": named(name)}}), "What was asked for"),
         Stream(whole, event) => {
+            let told = "JSON as its schema says; the last one of OpenAI's streams is `[DONE]`";
+            let data = json!({
+                "type": "string", "description": told, "contentMediaType": "application/json", "contentSchema": named(event),
+            });
             let events = json!({
-                "type": "string",
-                "description": "With `stream`: server-sent events, whose `data` is the schema that `x-event` names; OpenAI's end \
-                                with `[DONE]`.",
-                "x-event": named(event),
+                "type": "object",
+                "description": "with `stream`, server-sent events, each with a line of `data`",
+                "properties": {"data": data, "event": text()},
             });
             (
                 json!({"application/json": {"schema": named(whole)}, "text/event-stream": {"schema": events}}),

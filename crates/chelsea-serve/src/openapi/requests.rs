@@ -66,9 +66,11 @@ fn stream_options() -> Field {
         ("include_usage", boolean(), "Whether the tokens are told at the end"),
         ("continuous_usage_stats", boolean(), "Whether they are told in every event"),
     ];
-    let mut schema = closed(&[]);
+    let mut schema = closed(&fields);
     // These two have values of their own where nothing is said, so they cannot be null.
-    schema["properties"] = fields.iter().map(|(name, schema, _)| ((*name).to_owned(), schema.clone())).collect();
+    for (name, of, _) in fields {
+        schema["properties"][name]["type"] = of["type"].clone();
+    }
     ("stream_options", schema, "What a stream tells beside the answer")
 }
 
@@ -201,7 +203,7 @@ fn messages(needs_length: bool) -> Value {
     }
     let further = ["cache_control", "context_management", "output_config", "container", "betas"];
     optional.extend(further.into_iter().map(|name| (name, json!({}), "Changes nothing here")));
-    optional.push(("mcp_servers", json!({"type": "array", "maxItems": 0}), "Refused unless it is empty"));
+    optional.push(("mcp_servers", json!({"enum": [[], null, false]}), "Refused unless it is empty"));
     optional.extend(harmless());
     request(&required, &optional)
 }

@@ -14,6 +14,11 @@ function resolve(schema) {
   return schema.$ref ? schemas[schema.$ref.split("/").pop()] : schema;
 }
 
+/** An element with a text in which names stand between backticks. */
+function said(tag, text) {
+  return make(tag, "", ...text.split("`").map((part, i) => i % 2 ? make("code", part) : part));
+}
+
 /** What values a schema takes, in a few words. */
 function kind(schema) {
   const named = schema.$ref?.split("/").pop();
@@ -22,7 +27,8 @@ function kind(schema) {
   if ("const" in schema) return JSON.stringify(schema.const);
   if (schema.enum) return schema.enum.filter(value => value !== null).map(value => JSON.stringify(value)).join(", ");
   if (schema.anyOf) return [...new Set(schema.anyOf.map(kind))].filter(word => word !== "null").join(" or ");
-  const type = [schema.type].flat().filter(word => word !== "null").join(" or ") || "anything";
+  if (schema.type === "null") return "null";
+  const type = [schema.type ?? "anything"].flat().filter(word => word !== "null").join(" or ");
   if (type === "array") return "list of " + kind(schema.items || {});
   const least = schema.minimum ?? schema.exclusiveMinimum, most = schema.maximum, large = n => n === undefined || Math.abs(n) > 1e15;
   if (type === "integer" || type === "number") {
@@ -35,7 +41,7 @@ function kind(schema) {
 function rows(schema, inner) {
   const required = schema.required || [];
   return Object.entries(schema.properties || {}).flatMap(([name, field]) => {
-    const line = make("tr", "", make("th", ""), make("td", kind(field)), make("td", field.description || resolve(field).description || ""));
+    const line = make("tr", "", make("th", ""), make("td", kind(field)), said("td", field.description || resolve(field).description || ""));
     line.firstChild.scope = "row";
     line.firstChild.append(make("code", name), required.includes(name) && !inner ? " *" : "");
     if (inner) line.className = "inner";
@@ -60,8 +66,9 @@ function section(method, path, operation) {
     body.append(make("h3", "Answers " + status + ": " + response.description));
     for (const [type, { schema }] of Object.entries(response.content || {})) {
       if (type === "application/json") body.append(table(schema));
-      else body.append(make("p", type + (schema.description ? ": " + schema.description : "")));
-      if (schema["x-event"]) body.append(make("h3", "Each event"), table(schema["x-event"]));
+      else body.append(said("p", type + (schema.description ? ": " + schema.description : "")));
+      const event = schema.properties?.data?.contentSchema;
+      if (event) body.append(make("h3", "Data of each event"), table(event));
     }
   }
   if (method === "get" && !path.includes("{")) body.append(make("pre", "curl " + location.origin + path));
