@@ -26,12 +26,18 @@ pub struct Args {
     /// Folder for the wheel [default: `dist` in the folder that cargo builds into].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Only see whether a wheel of the program that `cargo build` has built can be installed: a step of `cargo xtask test`.
+    #[arg(long, conflicts_with = "out")]
+    check: bool,
 }
 
 const NAME: &str = "chelsea";
 
 /// Builds and packs; prints the wheel with its size.
 pub fn run(args: &Args) -> Result<bool> {
+    if args.check {
+        return check();
+    }
     if !build_release()? {
         return Ok(false);
     }

@@ -15,8 +15,8 @@ use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
-use chelsea_engine::Finish;
 use chelsea_engine::scheduler::Outcome;
+use chelsea_engine::{Finish, GenerateOptions, SessionOptions};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -44,6 +44,8 @@ pub struct MessagesRequest {
 /// Fields that only say where a cache may be kept, how much effort is wanted, or what is switched on for others.
 const HARMLESS: &[&str] =
     &["cache_control", "context_management", "output_config", "container", "mcp_servers", "betas"];
+
+const TOO_SHORT: &str = "max_tokens: a number of at least 1 is required";
 
 /// A request that was understood.
 struct Message {
@@ -108,18 +110,26 @@ impl MessagesRequest {
         Ok((Conversation { messages, tools, variables, prefill }, with_tools))
     }
 
-    fn understand(self, serving: &Serving, caller: Caller) -> Result<Message, ApiError> {
-        let Some(max_tokens) = self.max_tokens.filter(|&tokens| tokens > 0) else {
-            return Err(ApiError::field("max_tokens", "max_tokens: a number of at least 1 is required"));
-        };
-        let (conversation, with_tools) = self.conversation()?;
-        let pieces = conversation.pieces(&serving.tokenizer, serving.template.as_ref())?;
+    /// How the answer is generated and the cache is kept.
+    fn settings(&self, serving: &Serving) -> Result<(GenerateOptions, SessionOptions), ApiError> {
+        if self.max_tokens == Some(0) {
+            return Err(ApiError::field("max_tokens", TOO_SHORT));
+        }
         let sampling = json!({"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k});
         let sampling: SamplingFields =
             serde_json::from_value(sampling).map_err(|error| ApiError::bad(error.to_string()))?;
-        let generate = sampling.options(self.stop_sequences.map(OneOrMany::Many), Some(max_tokens))?;
-        let kv = self.kv.unwrap_or_default();
-        let (session, layout) = (kv.session(serving)?, kv.layout());
+        let generate = sampling.options(self.stop_sequences.clone().map(OneOrMany::Many), self.max_tokens)?;
+        Ok((generate, self.kv.clone().unwrap_or_default().session(serving)?))
+    }
+
+    fn understand(self, serving: &Serving, caller: Caller) -> Result<Message, ApiError> {
+        if self.max_tokens.is_none() {
+            return Err(ApiError::field("max_tokens", TOO_SHORT));
+        }
+        let (conversation, with_tools) = self.conversation()?;
+        let pieces = conversation.pieces(&serving.tokenizer, serving.template.as_ref())?;
+        let (generate, session) = self.settings(serving)?;
+        let layout = self.kv.unwrap_or_default().layout();
         let thinks = prompt::begins_thought(&serving.tokenizer, &pieces);
         let ask = Ask { pieces, generate, session, key: caller.0, logprobs: None, layout };
         Ok(Message { id: serving.id("msg_"), ask, with_tools, thinks })
@@ -235,6 +245,7 @@ pub async fn count(State(serving): State<Arc<Serving>>, Body(request): Body<Mess
     let counted = aside(move || {
         check_model(&counting, request.model.as_deref())?;
         let (conversation, _) = request.conversation()?;
+        request.settings(&counting)?;
         conversation.pieces(&counting.tokenizer, counting.template.as_ref())
     });
     match counted.await {

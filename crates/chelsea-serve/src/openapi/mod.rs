@@ -18,13 +18,14 @@ use std::sync::Arc;
 
 /// `GET /openapi.json`.
 pub(crate) async fn openapi(State(serving): State<Arc<Serving>>) -> Json<Value> {
-    Json(document(!serving.settings.api_keys.is_empty()))
+    let vocab = serving.model.config().vocab as u64;
+    Json(document(!serving.settings.api_keys.is_empty(), vocab))
 }
 
-/// The whole description; `with_keys`: of a server that wants one.
-fn document(with_keys: bool) -> Value {
+/// The whole description of a server with a vocabulary of so many tokens; `with_keys`: one that wants a key.
+fn document(with_keys: bool, vocab: u64) -> Value {
     let mut schemas = Map::new();
-    schemas.extend(requests::schemas());
+    schemas.extend(requests::schemas(vocab));
     schemas.extend(answers::schemas());
     let security = if with_keys { json!([{"bearer": []}, {"header": []}]) } else { json!([]) };
     json!({
@@ -68,7 +69,7 @@ mod tests {
             .iter()
             .map(|(method, path, _)| (method.to_lowercase(), path.replace("{*", "{")))
             .collect();
-        let document = document(false);
+        let document = document(false, 256);
         let paths = document["paths"].as_object().unwrap();
         let methods = |(path, item): (&String, &Value)| {
             item.as_object().unwrap().keys().map(|method| (method.clone(), path.clone())).collect::<Vec<_>>()
@@ -91,7 +92,7 @@ mod tests {
 
     #[test]
     fn what_is_referred_to_is_there_and_is_used() {
-        let document = document(true);
+        let document = document(true, 256);
         let mut found = BTreeSet::new();
         references(&document, &mut found);
         let schemas = document["components"]["schemas"].as_object().unwrap();
@@ -102,7 +103,7 @@ mod tests {
 
     #[test]
     fn names_of_operations_are_unique() {
-        let document = document(false);
+        let document = document(false, 256);
         let mut seen = BTreeSet::new();
         for item in document["paths"].as_object().unwrap().values() {
             for operation in item.as_object().unwrap().values() {
@@ -117,7 +118,7 @@ mod tests {
         let page = include_str!("../../../../docs/api.md");
         let (_, table) = page.split_once("## What is honoured").unwrap();
         let (table, _) = table.split_once("\n## ").unwrap();
-        let document = document(false);
+        let document = document(false, 256);
         let columns = ["ChatRequest", "CompletionRequest", "MessagesRequest"].map(|name| {
             let properties = &document["components"]["schemas"][name]["properties"];
             assert!(properties.is_object(), "{name}");

@@ -124,8 +124,8 @@ fn chat() -> Value {
     request(&required, &optional)
 }
 
-fn completion() -> Value {
-    let token = || integer(0, u64::from(u32::MAX));
+fn completion(vocab: u64) -> Value {
+    let token = || integer(0, vocab.saturating_sub(1));
     let several = |of: Value| json!({"type": "array", "items": of, "minItems": 1, "maxItems": 128});
     let tokens = || json!({"type": "array", "items": token(), "minItems": 1});
     let prompt = any(&[text(), tokens(), several(text()), several(tokens())]);
@@ -213,8 +213,8 @@ fn open(properties: Value, required: &[&str]) -> Value {
     json!({"type": "object", "properties": properties, "required": required})
 }
 
-/// All of them.
-pub(super) fn schemas() -> Map<String, Value> {
+/// All of them, for a vocabulary of so many tokens.
+pub(super) fn schemas(vocab: u64) -> Map<String, Value> {
     let tokenize = json!({
         "prompt": text(),
         "add_special_tokens": or_null(boolean()),
@@ -229,11 +229,11 @@ pub(super) fn schemas() -> Map<String, Value> {
     let all = [
         ("Turn", turn()),
         ("ChatRequest", chat()),
-        ("CompletionRequest", completion()),
+        ("CompletionRequest", completion(vocab)),
         ("MessagesRequest", messages(true)),
         ("CountRequest", messages(false)),
         ("TokenizeRequest", any(&[open(tokenize, &["prompt"]), open(content, &["content"])])),
-        ("DetokenizeRequest", open(json!({"tokens": list(integer(0, u64::from(u32::MAX)))}), &["tokens"])),
+        ("DetokenizeRequest", open(json!({"tokens": list(integer(0, vocab.saturating_sub(1)))}), &["tokens"])),
         ("EmbeddingsRequest", json!({})),
     ];
     all.map(|(name, schema)| (name.to_owned(), schema)).into_iter().collect()
