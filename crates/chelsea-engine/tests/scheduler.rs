@@ -371,7 +371,7 @@ fn those_who_watch_are_told_what_their_cache_holds_and_nobody_else_is() {
     let seldom = Ear { watches: Some(Duration::from_secs(3600)), ..Ear::default() };
     let prompt: Vec<u32> = (0..700).map(|i| i * 7 % 250).collect();
     for (seed, ear) in (0..).zip([&watching, &other, &seldom]) {
-        scheduler.submit(request(&[prompt.clone()], 20, seed, ear));
+        scheduler.submit(request(std::slice::from_ref(&prompt), 20, seed, ear));
     }
     run(&mut scheduler);
     let told = watching.told.lock().unwrap();
