@@ -33,6 +33,8 @@ const SHELLS: [(&str, &str); 5] = [
     ("powershell", "_chelsea.ps1"),
 ];
 const SUMS: &str = "SHA256SUMS";
+/// The file with the licences of what is linked in.
+pub const LICENCES: &str = "LICENSES-OF-DEPENDENCIES.txt";
 
 /// Builds and packs; prints the archive with its size and checksum.
 pub fn run(args: &Args) -> Result<bool> {
@@ -79,7 +81,7 @@ fn fill(folder: &Path) -> Result<()> {
     for file in ["LICENSE-APACHE", "LICENSE-MIT", "README.md", "CHANGELOG.md"] {
         fs::copy(root().join(file), folder.join(file)).with_context(|| format!("cannot copy {file}"))?;
     }
-    write(&folder.join("LICENSES-OF-DEPENDENCIES.txt"), &licences(&linked()?)?)
+    write(&folder.join(LICENCES), &licences_of_dependencies()?)
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
@@ -109,7 +111,7 @@ fn sums(folder: &Path) -> Result<String> {
 }
 
 /// The version of the command.
-fn version() -> Result<String> {
+pub fn version() -> Result<String> {
     let packages = metadata(&["--no-deps"])?.packages;
     let own = packages.into_iter().find(|p| p.name == "chelsea").context("the workspace has the package `chelsea`")?;
     Ok(own.version)
@@ -157,6 +159,11 @@ fn linked() -> Result<Vec<Package>> {
         .collect();
     let all = metadata(&["--filter-platform", &host()?])?.packages;
     Ok(all.into_iter().filter(|p| p.source.is_some() && named.contains(&(&*p.name, &*p.version))).collect())
+}
+
+/// The licences of everything that is linked into the command.
+pub fn licences_of_dependencies() -> Result<String> {
+    licences(&linked()?)
 }
 
 /// What each package is under, then every licence text once with the packages that carry it.

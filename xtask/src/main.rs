@@ -17,6 +17,7 @@ mod quality;
 mod serve;
 mod table;
 mod test;
+mod wheel;
 
 use std::process::ExitCode;
 
@@ -48,6 +49,8 @@ enum Chore {
     Compare(compare::Args),
     /// Build an archive to install from, with manual pages, completions, licences and checksums.
     Dist(dist::Args),
+    /// Build a package of Python's that installs the command.
+    Wheel(wheel::Args),
     /// Draw the pictures of docs/method.md anew.
     Drawings,
     /// Make long-context samples for the tokenizer of a model, for `chelsea eval run`.
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Chore::QualityPlot => quality::run(),
         Chore::Compare(args) => compare::run(&args),
         Chore::Dist(args) => dist::run(&args),
+        Chore::Wheel(args) => wheel::run(&args),
         Chore::Drawings => drawings::run(),
         Chore::Data(args) => data::run(&args),
         Chore::Fetch(args) => fetch::run(&args),

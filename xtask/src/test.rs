@@ -11,7 +11,7 @@ use anyhow::Result;
 use chelsea_hub::Options;
 
 use crate::process::{cargo, succeeds};
-use crate::{fetch, fuzz, table};
+use crate::{fetch, fuzz, table, wheel};
 
 /// What `test` is given.
 #[derive(Debug, clap::Args)]
@@ -96,6 +96,8 @@ pub fn run(args: &Args) -> Result<bool> {
     let fuzz = fuzz::Args { runs: args.fuzz_runs, seed: 0, target: None };
     steps.step("fuzz", || fuzz::run_built(&fuzz));
     if !args.quick {
+        // Of the program that the tests have built.
+        steps.step("wheel", wheel::check);
         // It asks the registry for what users of the crate would get. What is committed or not is another question.
         steps.cargo("package", &["publish", "--dry-run", "--allow-dirty", "--quiet", "--package", "chelsea-kv"], &[]);
     }

@@ -8,6 +8,7 @@ use chelsea_engine::scheduler::{DiskOptions, Request};
 use chelsea_engine::{Sampling, Scheduler, SchedulerOptions, SessionOptions};
 use chelsea_kv::{Budget, Pool};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use support::serving::{Ear, alone, alone_as, prompt, request, run, scheduler, steps, with_pool};
 
 #[test]
@@ -266,4 +267,30 @@ fn a_short_prompt_does_not_wait_for_a_long_one() {
     assert!(steps <= 5, "{steps} steps for three chunks");
     run(&mut scheduler);
     assert_eq!(long.tokens(), alone(&prompt(1, 1500), 5, 1));
+}
+
+#[test]
+fn those_who_watch_are_told_what_their_cache_holds_and_nobody_else_is() {
+    let mut scheduler = scheduler(with_pool(64 << 20));
+    let (watching, other) = (Ear { watches: Some(Duration::ZERO), ..Ear::default() }, Ear::default());
+    let seldom = Ear { watches: Some(Duration::from_secs(3600)), ..Ear::default() };
+    let prompt: Vec<u32> = (0..700).map(|i| i * 7 % 250).collect();
+    for (seed, ear) in (0..).zip([&watching, &other, &seldom]) {
+        scheduler.submit(request(std::slice::from_ref(&prompt), 20, seed, ear));
+    }
+    run(&mut scheduler);
+    let told = watching.told.lock().unwrap();
+    let outcome = told.outcome.as_ref().unwrap();
+    assert!(told.held.len() > 20, "{}", told.held.len());
+    for held in &told.held {
+        let counted = held.layout.iter().map(|head| head.sinks + head.clustered.iter().sum::<usize>() + head.recent);
+        assert_eq!(counted.sum::<usize>(), held.entries);
+    }
+    let last = told.held.last().unwrap();
+    assert_eq!((last.tokens, last.entries, last.bytes), (outcome.kv_tokens, outcome.kv_entries, outcome.kv_bytes));
+    assert_eq!(Some(&last.layout), outcome.layout.as_ref());
+    assert!(last.layout.iter().any(|head| head.clustered[1..].iter().sum::<usize>() > 0), "something was clustered");
+    let other = other.told.lock().unwrap();
+    assert!(other.held.is_empty() && other.outcome.as_ref().unwrap().layout.is_none());
+    assert_eq!(seldom.told.lock().unwrap().held.len(), 1);
 }

@@ -116,8 +116,8 @@ pub use {
 pub use backend::Backend;
 pub use budget::{Budget, BudgetError, LEAST_TOKENS, ReadPlan};
 pub use cache::{
-    AttendRequest, CacheConfig, CacheError, CompactReport, Forecast, Importance, MAX_TOKENS, MemoryReport,
-    SequenceCache,
+    AttendRequest, CacheConfig, CacheError, CompactReport, Forecast, HeadLayout, Importance, LAYOUT_CLASSES,
+    MAX_TOKENS, MemoryReport, SequenceCache,
 };
 pub use cpu::Cpu;
 pub use dtype::{Dims, Dtype};

@@ -5,7 +5,8 @@
 mod common;
 
 use chelsea_kv::{
-    AttendRequest, Budget, BudgetError, CacheConfig, CacheError, Dtype, Head, PAGE, Page, SequenceCache, attention,
+    AttendRequest, Budget, BudgetError, CacheConfig, CacheError, Dtype, Head, LAYOUT_CLASSES, PAGE, Page,
+    SequenceCache, attention,
 };
 use common::{Uniform, policy};
 use half::f16;
@@ -398,4 +399,35 @@ fn misuse_is_refused() {
     cache.append(2, &token, &token).unwrap();
     assert_eq!(cache.tokens(), 1);
     assert!(cache.set_budget(Budget::EntryFraction(2.0)).is_err());
+}
+
+#[test]
+fn a_layout_counts_every_entry_and_every_token_once() {
+    let mut cache =
+        SequenceCache::new(CacheConfig { sinks: 4, window: 16, ..config("chelsea", Budget::EntryFraction(0.25)) })
+            .unwrap();
+    cache.expect_tokens(600, 0);
+    for block in 0..6 {
+        feed(&mut cache, 100, block);
+        let is_compacted = cache.compact().unwrap().compacted;
+        let layout = cache.layout();
+        assert_eq!(layout.len(), 6);
+        let mut entries = 0;
+        for (g, head) in layout.iter().enumerate() {
+            assert_eq!((head.layer, head.head), (g / 2, g % 2));
+            assert_eq!(head.sinks, 4);
+            let clustered: usize = head.clustered.iter().sum();
+            entries += head.sinks + clustered + head.recent;
+            // Each class stands for so many tokens at least and at most; together for what is no sink and not recent.
+            let tokens = cache.tokens() - head.sinks - head.recent;
+            let most: u64 =
+                head.clustered.iter().zip(LAYOUT_CLASSES).map(|(&n, most)| n as u64 * u64::from(most)).sum();
+            let least: usize =
+                head.clustered.iter().enumerate().map(|(c, &n)| n * ((1 << c) / 2 + 1).min(1 << c)).sum();
+            assert!(least <= tokens && tokens as u64 <= most, "{least} {tokens} {most} {head:?}");
+            assert!(head.recent >= 16);
+        }
+        assert_eq!(entries, cache.entries());
+        assert!(block < 5 || is_compacted && layout.iter().any(|head| head.clustered[1..].iter().sum::<usize>() > 0));
+    }
 }

@@ -3,8 +3,9 @@
 use crate::engine::{self, Events};
 use crate::{ApiError, Serving};
 use axum::http::StatusCode;
-use chelsea_engine::scheduler::{Event, Logprobs, Outcome, Request, Sampled};
+use chelsea_engine::scheduler::{Event, Held, Logprobs, Outcome, Request, Sampled};
 use chelsea_engine::{Finish, GenerateOptions, SessionOptions};
+use chelsea_kv::{HeadLayout, LAYOUT_CLASSES};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,6 +24,8 @@ pub struct Ask {
     pub logprobs: Option<usize>,
     /// The same for the tokens of the prompt.
     pub prompt_logprobs: Option<usize>,
+    /// Whether it is told how the cache's entries lie.
+    pub layout: bool,
 }
 
 /// An answer on its way.
@@ -39,6 +42,8 @@ pub enum Heard {
     Reading(usize, usize),
     /// How likely the tokens of the prompt were, from the second on.
     Scored(Vec<Logprobs>),
+    /// What the cache holds now.
+    Held(Box<Held>),
     /// A token.
     Token(Sampled),
     /// All of it.
@@ -63,8 +68,8 @@ impl Running {
     /// # Errors
     /// If it was refused.
     pub async fn start(serving: &Arc<Serving>, ask: Ask) -> Result<Running, ApiError> {
-        let (listener, mut events) = engine::listener();
-        let Ask { pieces, generate, session, key, logprobs, prompt_logprobs } = ask;
+        let Ask { pieces, generate, session, key, logprobs, prompt_logprobs, layout } = ask;
+        let (listener, mut events) = engine::listener(layout);
         serving.engine.submit(Request { pieces, generate, session, key, logprobs, prompt_logprobs, listener })?;
         match events.recv().await {
             Some(Event::Failed(error)) => Err(serving.metrics.refused(error)),
@@ -83,6 +88,7 @@ impl Running {
                 Some(Event::Waiting | Event::Started { .. }) => continue,
                 Some(Event::Read { done, total }) => Ok(Heard::Reading(done, total)),
                 Some(Event::Scored(scores)) => Ok(Heard::Scored(scores)),
+                Some(Event::Held(held)) => Ok(Heard::Held(held)),
                 Some(Event::Token(sampled)) => {
                     let now = Instant::now();
                     match self.first.replace(now) {
@@ -109,7 +115,7 @@ impl Running {
         let (mut text, mut tokens, mut scores) = (String::new(), Vec::new(), Vec::new());
         loop {
             match self.next().await? {
-                Heard::Reading(..) => {}
+                Heard::Reading(..) | Heard::Held(_) => {}
                 Heard::Scored(told) => scores = told,
                 Heard::Token(sampled) => {
                     text.push_str(&sampled.text);
@@ -170,5 +176,31 @@ pub fn kv(outcome: &Outcome) -> Value {
     if let Some(budget) = outcome.kv_squeezed_to {
         value["squeezed_to"] = budget.to_string().into();
     }
+    if let Some(heads) = &outcome.layout {
+        value["layout"] = layout(heads);
+    }
     value
+}
+
+/// What the cache holds while it is read or answered.
+pub fn kv_now(held: &Held) -> Value {
+    json!({
+        "tokens": held.tokens,
+        "entries": held.entries,
+        "bytes": held.bytes,
+        "bytes_full": held.bytes_full,
+        "layout": layout(&held.layout),
+    })
+}
+
+/// What each head holds: no number of it says what the text was.
+fn layout(heads: &[HeadLayout]) -> Value {
+    let classes = LAYOUT_CLASSES.map(|most| (most < u32::MAX).then_some(most));
+    let of_head = |head: &HeadLayout| {
+        json!({
+            "layer": head.layer, "head": head.head,
+            "sinks": head.sinks, "clustered": head.clustered, "recent": head.recent,
+        })
+    };
+    json!({"classes": classes, "heads": heads.iter().map(of_head).collect::<Vec<_>>()})
 }

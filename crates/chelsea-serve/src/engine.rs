@@ -8,6 +8,7 @@ use chelsea_engine::scheduler::{Event, Listener, Request, RequestError, Schedule
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::sync::mpsc as channel;
 
 /// What the thread is told.
@@ -35,23 +36,34 @@ struct Shared {
 pub type Events = channel::UnboundedReceiver<Event>;
 
 /// A listener whose other end is a channel: dropping that ends the request.
-struct Sender(channel::UnboundedSender<Event>);
+struct Sender {
+    channel: channel::UnboundedSender<Event>,
+    watches: Option<Duration>,
+}
 
 impl Listener for Sender {
     fn hear(&mut self, event: Event) {
         // Nobody listens any more: the scheduler asks before its next step.
-        let _gone = self.0.send(event);
+        let _gone = self.channel.send(event);
     }
 
     fn is_gone(&self) -> bool {
-        self.0.is_closed()
+        self.channel.is_closed()
+    }
+
+    fn watches(&self) -> Option<Duration> {
+        self.watches
     }
 }
 
-/// A channel for a request: as many events lie in it as the answer has tokens, at most.
-pub fn listener() -> (Box<dyn Listener>, Events) {
-    let (sender, events) = channel::unbounded_channel();
-    (Box::new(Sender(sender)), events)
+/// How often, at most, those who watch a cache are told what it holds.
+const WATCHED: Duration = Duration::from_millis(250);
+
+/// A channel for a request: as many events lie in it as the answer has tokens, at most, and a few a second where the cache
+/// is watched.
+pub fn listener(watches: bool) -> (Box<dyn Listener>, Events) {
+    let (channel, events) = channel::unbounded_channel();
+    (Box::new(Sender { channel, watches: watches.then_some(WATCHED) }), events)
 }
 
 impl Engine {

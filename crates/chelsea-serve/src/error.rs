@@ -2,6 +2,7 @@
 //! was asked.
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chelsea_engine::scheduler::RequestError;
@@ -96,6 +97,12 @@ impl From<RequestError> for ApiError {
         };
         let code = matches!(error, RequestError::Context { .. }).then_some("context_length_exceeded");
         ApiError { code, ..ApiError::new(status, message) }
+    }
+}
+
+impl From<PathRejection> for ApiError {
+    fn from(rejection: PathRejection) -> Self {
+        ApiError::bad(rejection.body_text())
     }
 }
 

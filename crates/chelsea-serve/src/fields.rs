@@ -133,6 +133,8 @@ pub struct KvFields {
     min: Option<String>,
     /// The id of a document that goes before the conversation.
     document: Option<String>,
+    /// Whether it is told how the entries lie.
+    layout: Option<bool>,
 }
 
 fn budget(field: &str, text: &str) -> Result<Budget, ApiError> {
@@ -143,6 +145,11 @@ fn budget(field: &str, text: &str) -> Result<Budget, ApiError> {
 }
 
 impl KvFields {
+    /// Whether it is to be told how the entries lie.
+    pub fn layout(&self) -> bool {
+        self.layout.unwrap_or(false)
+    }
+
     /// The id of the document that goes before the conversation.
     pub fn document(&self) -> Option<&str> {
         self.document.as_deref()

@@ -17,8 +17,11 @@ use xxhash_rust::xxh3::xxh3_64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller(pub u64);
 
-/// Paths that need no key: they tell nothing about requests.
-const OPEN: &[&str] = &["/", "/health", "/ready", "/favicon.ico"];
+/// Whether a path needs no key: it tells nothing about requests.
+pub(crate) fn is_open(path: &str) -> bool {
+    matches!(path, "/" | "/health" | "/ready" | "/docs" | "/openapi.json" | "/favicon.ico")
+        || path.starts_with("/assets/")
+}
 
 /// Lets a request through, or answers it.
 pub async fn check(State(serving): State<Arc<Serving>>, mut request: Request, next: Next) -> Response {
@@ -33,7 +36,7 @@ pub async fn check(State(serving): State<Arc<Serving>>, mut request: Request, ne
     }
     let caller = match caller(settings, request.headers()) {
         Some(caller) => caller,
-        None if OPEN.contains(&request.uri().path()) => Caller(0),
+        None if is_open(request.uri().path()) => Caller(0),
         None => {
             let text = "no valid API key was given: send one as `Authorization: Bearer KEY` or `x-api-key: KEY`";
             let error = ApiError { code: Some("invalid_api_key"), ..ApiError::new(StatusCode::UNAUTHORIZED, text) };

@@ -17,6 +17,7 @@ pub mod guard;
 mod metrics;
 pub mod mounts;
 pub mod openai;
+mod openapi;
 mod pace;
 mod page;
 pub mod prompt;

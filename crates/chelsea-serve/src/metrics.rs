@@ -105,102 +105,114 @@ impl Metrics {
     /// Everything, as of now.
     pub(crate) fn text(&self, stats: &SchedulerStats) -> String {
         let observed = self.observed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let labels = &self.labels;
         let mut out = String::new();
-        let share = stats.kv_bytes as f64 / stats.kv_limit.max(1) as f64;
-        let gauges: &[(&str, f64, &str)] = &[
-            ("num_requests_running", (stats.running + stats.reading) as f64, "Requests that are read or answered."),
-            ("num_requests_waiting", stats.waiting as f64, "Requests that wait for their turn."),
-            ("kv_cache_usage_perc", share, "Bytes of all caches, as a share of their limit (1 is all)."),
-        ];
-        for (name, value, help) in gauges {
-            self.both(&mut out, name, "gauge", *value, help);
+        for Row { names, kind, value, help } in rows(stats, &observed) {
+            for prefix in names.prefixes() {
+                let name = format!("{prefix}:{}", names.name());
+                let _infallible =
+                    writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{{{labels}}} {value}");
+            }
         }
-        let counters: &[(&str, u64, &str)] = &[
-            ("prompt_tokens_total", stats.prompt_tokens + stats.cached_tokens, "Tokens of prompts."),
-            ("generation_tokens_total", stats.generated_tokens, "Tokens that were generated."),
-            ("prefix_cache_queries_total", stats.prompt_tokens + stats.cached_tokens, "Tokens that were looked up."),
-            ("prefix_cache_hits_total", stats.cached_tokens, "Tokens that were found in checkpoints."),
-            ("num_preemptions_total", stats.stepped_aside, "Times that a request stepped aside for want of memory."),
-        ];
-        for (name, value, help) in counters {
-            self.both(&mut out, name, "counter", *value as f64, help);
-        }
-        for prefix in ["chelsea", "vllm"] {
+        for prefix in BOTH {
             let name = format!("{prefix}:request_success_total");
             let _infallible = writeln!(out, "# HELP {name} Requests that were answered.\n# TYPE {name} counter");
             for (reason, count) in ["stop", "length"].iter().zip(observed.finished) {
-                let _infallible = writeln!(out, "{name}{{{},finished_reason=\"{reason}\"}} {count}", self.labels);
+                let _infallible = writeln!(out, "{name}{{{labels},finished_reason=\"{reason}\"}} {count}");
             }
-            let times: [(&str, &Histogram, &str); 3] = [
-                ("time_to_first_token_seconds", &observed.first_token, "From a request to its first token."),
-                ("time_per_output_token_seconds", &observed.next_token, "From one token to the next."),
-                ("e2e_request_latency_seconds", &observed.whole, "From a request to the end of its answer."),
-            ];
-            for (name, histogram, help) in times {
-                histogram.write(&mut out, &format!("{prefix}:{name}"), help, &self.labels);
+            for (name, histogram, help) in observed.times() {
+                histogram.write(&mut out, &format!("{prefix}:{name}"), help, labels);
             }
-        }
-        let own: &[(&str, &str, f64, &str)] = &[
-            ("kv_bytes", "gauge", stats.kv_bytes as f64, "Bytes of all caches, checkpoints and scratch."),
-            ("kv_bytes_limit", "gauge", stats.kv_limit as f64, "Bytes that they may take."),
-            (
-                "kv_bytes_mapped",
-                "gauge",
-                stats.kv_bytes_mapped as f64,
-                "Bytes of keys and values that are read from files, beside kv_bytes.",
-            ),
-            ("parked", "gauge", stats.parked as f64, "Requests that wait with their caches in files."),
-            ("parks_total", "counter", stats.parks as f64, "Times that a cache was put into a file to make room."),
-            (
-                "squeezes_total",
-                "counter",
-                stats.squeezed as f64,
-                "Times that a cache was clustered below its budget to make room, as its request allows.",
-            ),
-            (
-                "kv_bytes_full",
-                "gauge",
-                stats.kv_bytes_full as f64,
-                "Bytes that full 16-bit caches of running requests would take.",
-            ),
-            ("kv_entries", "gauge", stats.kv_entries as f64, "Entries in the caches of running requests."),
-            ("kv_tokens", "gauge", stats.kv_tokens as f64, "Tokens that these caches have seen."),
-            ("kv_checkpoints", "gauge", stats.checkpoints as f64, "Checkpoints on the shelf."),
-            ("shelf_hits_total", "counter", stats.shelf_hits as f64, "Prompts that went on from a checkpoint."),
-            (
-                "shelf_misses_total",
-                "counter",
-                stats.shelf_misses as f64,
-                "Prompts that were read from their beginning.",
-            ),
-            ("requests_cancelled_total", "counter", stats.cancelled as f64, "Requests whose client went away."),
-            ("requests_refused_total", "counter", observed.refused as f64, "Requests that were refused."),
-            ("requests_failed_total", "counter", observed.failed as f64, "Requests that failed."),
-            (
-                "clustering_seconds_total",
-                "counter",
-                stats.clustering.as_secs_f64(),
-                "Time spent clustering for ended requests.",
-            ),
-            ("step_seconds_total", "counter", stats.busy.as_secs_f64(), "Time spent in steps."),
-            ("steps_total", "counter", stats.steps as f64, "Steps."),
-        ];
-        for (name, kind, value, help) in own {
-            self.one(&mut out, &format!("chelsea:{name}"), kind, *value, help);
         }
         out
     }
+}
 
-    fn both(&self, out: &mut String, name: &str, kind: &str, value: f64, help: &str) {
-        for prefix in ["chelsea", "vllm"] {
-            self.one(out, &format!("{prefix}:{name}"), kind, value, help);
+impl Observed {
+    /// How long things took, by name, with what the name means.
+    fn times(&self) -> [(&'static str, &Histogram, &'static str); 3] {
+        [
+            ("time_to_first_token_seconds", &self.first_token, "From a request to its first token."),
+            ("time_per_output_token_seconds", &self.next_token, "From one token to the next."),
+            ("e2e_request_latency_seconds", &self.whole, "From a request to the end of its answer."),
+        ]
+    }
+}
+
+/// Prefixes of what both mean alike.
+const BOTH: &[&str] = &["chelsea", "vllm"];
+
+/// Under which names a figure is told.
+#[derive(Clone, Copy)]
+enum Names {
+    /// vLLM has the same.
+    Both(&'static str),
+    /// Only this server has it.
+    Own(&'static str),
+}
+
+use Names::{Both, Own};
+
+impl Names {
+    fn name(self) -> &'static str {
+        match self {
+            Both(name) | Own(name) => name,
         }
     }
 
-    fn one(&self, out: &mut String, name: &str, kind: &str, value: f64, help: &str) {
-        let labels = &self.labels;
-        let _infallible = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{{{labels}}} {value}");
+    fn prefixes(self) -> &'static [&'static str] {
+        match self {
+            Both(_) => BOTH,
+            Own(_) => &BOTH[..1],
+        }
     }
+}
+
+/// One figure.
+struct Row {
+    names: Names,
+    kind: &'static str,
+    value: f64,
+    help: &'static str,
+}
+
+/// All figures but those of times and ends.
+#[rustfmt::skip] // one line for each
+fn rows(stats: &SchedulerStats, observed: &Observed) -> Vec<Row> {
+    let gauge = |names, value, help| Row { names, kind: "gauge", value, help };
+    let counter = |names, value: u64, help| Row { names, kind: "counter", value: value as f64, help };
+    let seconds = |names, value: Duration, help| Row { names, kind: "counter", value: value.as_secs_f64(), help };
+    let number = |names, value: usize, help| gauge(names, value as f64, help);
+    let share = stats.kv_bytes as f64 / stats.kv_limit.max(1) as f64;
+    let prompts = stats.prompt_tokens + stats.cached_tokens;
+    vec![
+        number(Both("num_requests_running"), stats.running + stats.reading, "Requests that are read or answered."),
+        number(Both("num_requests_waiting"), stats.waiting, "Requests that wait for their turn."),
+        gauge(Both("kv_cache_usage_perc"), share, "Bytes of all caches, as a share of their limit (1 is all)."),
+        counter(Both("prompt_tokens_total"), prompts, "Tokens of prompts."),
+        counter(Both("generation_tokens_total"), stats.generated_tokens, "Tokens that were generated."),
+        counter(Both("prefix_cache_queries_total"), prompts, "Tokens that were looked up."),
+        counter(Both("prefix_cache_hits_total"), stats.cached_tokens, "Tokens that were found in checkpoints."),
+        counter(Both("num_preemptions_total"), stats.stepped_aside, "Times that a request stepped aside for want of memory."),
+        number(Own("kv_bytes"), stats.kv_bytes, "Bytes of all caches, checkpoints and scratch."),
+        number(Own("kv_bytes_limit"), stats.kv_limit, "Bytes that they may take."),
+        number(Own("kv_bytes_mapped"), stats.kv_bytes_mapped, "Bytes of keys and values that are read from files, beside kv_bytes."),
+        number(Own("parked"), stats.parked, "Requests that wait with their caches in files."),
+        counter(Own("parks_total"), stats.parks, "Times that a cache was put into a file to make room."),
+        counter(Own("squeezes_total"), stats.squeezed, "Times that a cache was clustered below its budget to make room, as its request allows."),
+        number(Own("kv_bytes_full"), stats.kv_bytes_full, "Bytes that full 16-bit caches of running requests would take."),
+        number(Own("kv_entries"), stats.kv_entries, "Entries in the caches of running requests."),
+        number(Own("kv_tokens"), stats.kv_tokens, "Tokens that these caches have seen."),
+        number(Own("kv_checkpoints"), stats.checkpoints, "Checkpoints on the shelf."),
+        counter(Own("shelf_hits_total"), stats.shelf_hits, "Prompts that went on from a checkpoint."),
+        counter(Own("shelf_misses_total"), stats.shelf_misses, "Prompts that were read from their beginning."),
+        counter(Own("requests_cancelled_total"), stats.cancelled, "Requests whose client went away."),
+        counter(Own("requests_refused_total"), observed.refused, "Requests that were refused."),
+        counter(Own("requests_failed_total"), observed.failed, "Requests that failed."),
+        seconds(Own("clustering_seconds_total"), stats.clustering, "Time spent clustering for ended requests."),
+        seconds(Own("step_seconds_total"), stats.busy, "Time spent in steps."),
+        counter(Own("steps_total"), stats.steps, "Steps."),
+    ]
 }
 
 #[cfg(test)]
@@ -222,5 +234,10 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
+        let mut types: Vec<&str> = text.lines().filter(|line| line.starts_with("# TYPE")).collect();
+        let told = types.len();
+        types.sort_unstable();
+        types.dedup();
+        assert_eq!(types.len(), told, "each name is told once");
     }
 }

@@ -1,12 +1,12 @@
 //! Paths, limits, and the life of the server.
 
-use crate::{ApiError, Serving, Style, anthropic, guard, openai, page};
+use crate::{ApiError, Serving, Style, anthropic, guard, openai, openapi, page};
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, OriginalUri, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Json, Router};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -74,30 +74,43 @@ pub(crate) async fn aside<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(lost)?
 }
 
+/// Every method and path with what answers it. [`openapi`] describes exactly these.
+#[rustfmt::skip] // one line for each path
+pub(crate) fn routes() -> Vec<(&'static str, &'static str, MethodRouter<Arc<Serving>>)> {
+    vec![
+        ("GET", "/", get(page::page)),
+        ("GET", "/docs", get(page::docs)),
+        ("GET", "/assets/{name}", get(page::asset)),
+        ("GET", "/openapi.json", get(openapi::openapi)),
+        ("GET", "/health", get(health)),
+        ("GET", "/ready", get(ready)),
+        ("GET", "/metrics", get(metrics)),
+        ("GET", "/props", get(openai::models::props)),
+        ("GET", "/version", get(version)),
+        ("GET", "/v1/models", get(openai::models::list)),
+        ("GET", "/v1/models/{*name}", get(openai::models::one)),
+        ("POST", "/v1/chat/completions", post(openai::chat::create)),
+        ("POST", "/v1/completions", post(openai::completions::create)),
+        ("POST", "/v1/responses", post(openai::responses::create)),
+        ("GET", "/v1/files", get(openai::files::list)),
+        ("POST", "/v1/files", post(openai::files::create)),
+        ("GET", "/v1/files/{id}", get(openai::files::one)),
+        ("DELETE", "/v1/files/{id}", delete(openai::files::delete)),
+        ("GET", "/v1/files/{id}/content", get(openai::files::content)),
+        ("POST", "/v1/embeddings", post(no_embeddings)),
+        ("POST", "/v1/messages", post(anthropic::create)),
+        ("POST", "/v1/messages/count_tokens", post(anthropic::count)),
+        ("POST", "/tokenize", post(openai::tokens::tokenize)),
+        ("POST", "/detokenize", post(openai::tokens::detokenize)),
+        ("GET", "/tokenizer_info", get(openai::tokens::info)),
+    ]
+}
+
 /// Everything that the server answers.
 pub fn router(serving: Arc<Serving>) -> Router {
     let limit = DefaultBodyLimit::max(serving.settings.body);
-    Router::new()
-        .route("/", get(page::page))
-        .route("/health", get(health))
-        .route("/ready", get(ready))
-        .route("/metrics", get(metrics))
-        .route("/props", get(openai::models::props))
-        .route("/version", get(version))
-        .route("/v1/models", get(openai::models::list))
-        .route("/v1/models/{*name}", get(openai::models::one))
-        .route("/v1/chat/completions", post(openai::chat::create))
-        .route("/v1/completions", post(openai::completions::create))
-        .route("/v1/files", get(openai::files::list).post(openai::files::create))
-        .route("/v1/files/{id}", get(openai::files::one).delete(openai::files::delete))
-        .route("/v1/files/{id}/content", get(openai::files::content))
-        .route("/v1/responses", post(openai::responses::create))
-        .route("/v1/embeddings", post(no_embeddings))
-        .route("/v1/messages", post(anthropic::create))
-        .route("/v1/messages/count_tokens", post(anthropic::count))
-        .route("/tokenize", post(openai::tokens::tokenize))
-        .route("/detokenize", post(openai::tokens::detokenize))
-        .route("/tokenizer_info", get(openai::tokens::info))
+    let routed = routes().into_iter().fold(Router::new(), |router, (_, path, answers)| router.route(path, answers));
+    routed
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(limit)

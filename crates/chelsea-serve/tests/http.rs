@@ -285,3 +285,86 @@ fn more_requests_than_may_wait_are_told_to_try_again() {
     let count = |status| statuses.iter().filter(|&&s| s == status).count();
     assert!(count(200) >= 2 && count(429) >= 1 && count(200) + count(429) == 8, "{statuses:?}");
 }
+
+#[test]
+fn those_who_ask_are_told_how_the_entries_of_their_cache_lie() {
+    let server = start();
+    let mut body = chat(&"The tower was built in 1931 and painted green. ".repeat(20));
+    let (_, without) = server.post("/v1/chat/completions", &body);
+    assert!(without["kv"]["layout"].is_null());
+    body["kv"] = json!({"layout": true});
+    let (status, whole) = server.post("/v1/chat/completions", &body);
+    assert_eq!(status, 200, "{whole}");
+    assert_eq!(whole["choices"], without["choices"], "an answer does not depend on who watches");
+    let counted = |kv: &Value| -> u64 {
+        let heads = kv["layout"]["heads"].as_array().unwrap();
+        let of_head = |head: &Value| {
+            let clustered: u64 = head["clustered"].as_array().unwrap().iter().filter_map(Value::as_u64).sum();
+            head["sinks"].as_u64().unwrap() + clustered + head["recent"].as_u64().unwrap()
+        };
+        heads.iter().map(of_head).sum()
+    };
+    assert_eq!(Some(counted(&whole["kv"])), whole["kv"]["entries"].as_u64());
+    body["stream"] = true.into();
+    let told = |path: &str, body: &Value| -> Vec<Value> {
+        let events = server.stream(path, body);
+        events.into_iter().map(|mut event| event["kv"].take()).filter(Value::is_object).collect()
+    };
+    let kv = told("/v1/chat/completions", &body);
+    assert!(kv.len() >= 2, "one while it is read and one at the end: {kv:?}");
+    for kv in &kv {
+        assert_eq!(Some(counted(kv)), kv["entries"].as_u64());
+    }
+    assert_eq!(kv.last().unwrap()["layout"], whole["kv"]["layout"]);
+    let completion = json!({"prompt": "abc".repeat(200), "max_tokens": 5, "stream": true, "kv": {"layout": true}});
+    assert!(told("/v1/completions", &completion).len() >= 2);
+    let message = json!({
+        "max_tokens": 5, "stream": true, "kv": {"layout": true}, "messages": [{"role": "user", "content": "abc".repeat(200)}],
+    });
+    assert!(told("/v1/messages", &message).len() >= 2);
+}
+
+#[test]
+fn the_pages_load_nothing_but_what_is_here() {
+    let server = start();
+    for path in ["/", "/docs"] {
+        let (status, page) = server.ask("GET", path, &[], "");
+        assert_eq!(status, 200);
+        let links = page.split('"').filter(|part| part.starts_with("/assets/"));
+        let links: Vec<&str> = links.collect();
+        assert!(links.len() >= 2, "{path}: {links:?}");
+        for link in links {
+            assert_eq!(server.ask("GET", link, &[], "").0, 200, "{link}");
+        }
+        assert!(
+            !page.contains("http://") || page.matches("http://").count() == page.matches("http://www.w3.org/").count()
+        );
+        let mut stream = server.open("GET", path, &[], "");
+        let mut head = String::new();
+        stream.read_to_string(&mut head).unwrap();
+        assert!(head.contains("content-security-policy: default-src 'none'; script-src 'self'"), "{head}");
+    }
+    let (status, text) = server.ask("GET", "/assets/none.js", &[], "");
+    assert!(status == 404 && text.contains("none.js"), "{text}");
+}
+
+#[test]
+fn a_wrong_method_is_told_which_ones_there_are() {
+    let server = start();
+    for (method, path, allowed) in [
+        ("GET", "/v1/completions", "POST"),
+        ("DELETE", "/health", "GET,HEAD"),
+        ("PATCH", "/v1/models/tiny", "GET,HEAD"),
+    ] {
+        let mut stream = server.open(method, path, &[], "");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert!(text.starts_with("HTTP/1.1 405 "), "{text}");
+        assert!(text.contains(&format!("allow: {allowed}\r\n")), "{method} {path}: {text}");
+        assert!(text.contains("invalid_request_error"), "{text}");
+    }
+    for path in ["/v1/models/%ff", "/assets/%ff"] {
+        let (status, text) = server.ask("GET", path, &[], "");
+        assert!(status == 400 && text.contains("\"error\""), "{status} {text}");
+    }
+}

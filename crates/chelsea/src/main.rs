@@ -26,14 +26,14 @@ mod setup;
 mod signals;
 
 use anyhow::Context as _;
-use clap::{CommandFactory as _, Parser as _};
+use clap::CommandFactory as _;
 use cli::{Cli, Command};
 use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> std::process::ExitCode {
     // Before the arguments are read, which may name them.
     chelsea_baselines::register();
-    let cli = Cli::parse();
+    let cli = cli::parse();
     let level = match cli.verbose {
         0 => LevelFilter::WARN,
         1 => LevelFilter::INFO,

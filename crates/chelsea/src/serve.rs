@@ -16,6 +16,10 @@ use tokio::net::TcpListener;
 
 /// Runs the verb.
 pub fn run(args: &ServeArgs) -> Result<()> {
+    if args.print_config {
+        print!("{}", args.settings);
+        return Ok(());
+    }
     let mut session = args.cache.session();
     if session.policy.needs().repetition.is_some() {
         bail!("policy `{}` reads every text twice, which a server does not: choose another", session.policy.name());

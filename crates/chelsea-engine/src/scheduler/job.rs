@@ -40,7 +40,9 @@ pub(super) struct Job {
     logprobs: Option<usize>,
     /// How many of the likeliest tokens are told for those of the prompt, until they were told.
     prompt_logprobs: Option<usize>,
-    listener: Box<dyn Listener>,
+    pub(super) listener: Box<dyn Listener>,
+    /// When it was told last what its cache holds.
+    pub(super) held_told: Option<Instant>,
     asked: Instant,
     began: Option<Instant>,
     first_token: Option<Instant>,
@@ -113,6 +115,7 @@ impl Job {
             logprobs: request.logprobs,
             prompt_logprobs: request.prompt_logprobs,
             listener: request.listener,
+            held_told: None,
             asked: Instant::now(),
             began: None,
             first_token: None,
@@ -309,6 +312,7 @@ impl Active {
             kv_bytes: cache.memory().total(),
             kv_bytes_full: cache.full_bytes(),
             kv_squeezed_to: self.job.squeezed_to(),
+            layout: self.job.listener.watches().map(|_| cache.layout()),
         };
         self.job.listener.hear(Event::Finished(Box::new(outcome)));
     }

@@ -19,6 +19,7 @@
 
 mod admission;
 mod disk;
+mod held;
 mod job;
 mod logprobs;
 mod mount;
@@ -32,6 +33,7 @@ mod shelf;
 mod steps;
 
 pub use disk::DiskOptions;
+pub use held::Held;
 pub use mount::Mounted;
 pub use options::{SchedulerOptions, SchedulerStats};
 pub use request::{Event, Listener, Logprobs, Outcome, Request, RequestError, Sampled};

@@ -1,8 +1,9 @@
 //! What a scheduler is asked, and what it tells the one who asked.
 
+use super::Held;
 use crate::generate::{Finish, GenerateOptions};
 use crate::{EngineError, SessionOptions};
-use chelsea_kv::Budget;
+use chelsea_kv::{Budget, HeadLayout};
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -41,6 +42,11 @@ pub trait Listener: Send {
 
     /// Whether nobody listens any more: the request is dropped before the next step.
     fn is_gone(&self) -> bool;
+
+    /// The least pause between two [`Event::Held`]: none if it does not watch the cache, which takes a look at every entry.
+    fn watches(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// What happened to a request.
@@ -65,6 +71,8 @@ pub enum Event {
     Scored(Vec<Logprobs>),
     /// A token was sampled.
     Token(Sampled),
+    /// What its cache holds now, for a listener that [watches](Listener::watches).
+    Held(Box<Held>),
     /// The answer is complete.
     Finished(Box<Outcome>),
     /// There is no answer.
@@ -120,6 +128,8 @@ pub struct Outcome {
     pub kv_bytes_full: usize,
     /// The budget that the cache was made smaller to for the sake of others, if it was.
     pub kv_squeezed_to: Option<Budget>,
+    /// What each head holds, for a listener that [watches](Listener::watches).
+    pub layout: Option<Vec<HeadLayout>>,
 }
 
 /// Why there is no answer.

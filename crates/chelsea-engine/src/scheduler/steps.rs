@@ -1,6 +1,6 @@
 //! What a step does: one token of each running answer and one chunk of a prompt, and what follows from them.
 
-use super::job::Stage;
+use super::job::{Active, Stage};
 use super::pressure::is_out_of_memory;
 use super::{PATIENCE, Scheduler};
 use crate::runner::{Outcome as StepOutcome, Work};
@@ -68,6 +68,7 @@ impl Scheduler {
                 Err(error) => failed.push((i, error)),
             }
         }
+        self.active.iter_mut().for_each(Active::tell_held);
         self.end(complete, failed);
         if is_short {
             self.make_room();

@@ -55,7 +55,7 @@ impl Listener for Ear {
     fn hear(&mut self, event: Event) {
         let mut heard = self.0.lock().unwrap();
         match event {
-            Event::Waiting | Event::Read { .. } => {}
+            Event::Waiting | Event::Read { .. } | Event::Held(_) => {}
             Event::Started { cached } => heard.cached.push(cached),
             Event::Scored(scores) => heard.scores.push(scores),
             Event::Token(sampled) => heard.tokens.push(sampled),

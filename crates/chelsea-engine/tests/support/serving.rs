@@ -1,13 +1,14 @@
 //! What tests of the scheduler share: who listens, requests, and steps until nothing is left to do.
 
 use super::{model, options, pool, tokens};
-use chelsea_engine::scheduler::{Event, Listener, Outcome, Request, RequestError};
+use chelsea_engine::scheduler::{Event, Held, Listener, Outcome, Request, RequestError};
 use chelsea_engine::{GenerateOptions, Sampling, Scheduler, SchedulerOptions, SessionOptions};
 use chelsea_kv::{Budget, Pool};
 use chelsea_linear::Products;
 use chelsea_model::tokenizer::Tokenizer;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// What a request was told.
 #[derive(Default)]
@@ -15,6 +16,7 @@ pub struct Told {
     pub tokens: Vec<u32>,
     pub cached: Option<usize>,
     pub outcome: Option<Outcome>,
+    pub held: Vec<Held>,
     pub error: Option<RequestError>,
 }
 
@@ -22,6 +24,7 @@ pub struct Told {
 pub struct Ear {
     pub told: Arc<Mutex<Told>>,
     pub gone: Arc<AtomicBool>,
+    pub watches: Option<Duration>,
 }
 
 impl Listener for Ear {
@@ -29,6 +32,7 @@ impl Listener for Ear {
         let mut told = self.told.lock().unwrap();
         match event {
             Event::Waiting | Event::Read { .. } | Event::Scored(_) => {}
+            Event::Held(held) => told.held.push(*held),
             Event::Started { cached } => told.cached = Some(cached),
             Event::Token(sampled) => told.tokens.push(sampled.token),
             Event::Finished(outcome) => told.outcome = Some(*outcome),
@@ -38,6 +42,10 @@ impl Listener for Ear {
 
     fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Relaxed)
+    }
+
+    fn watches(&self) -> Option<Duration> {
+        self.watches
     }
 }
 

@@ -51,7 +51,7 @@ impl SequenceCache {
 }
 
 /// Entries at the end of a head of `tokens` tokens that stand for one token each and follow one another up to the last.
-fn exact_tail(head: &Head, tokens: usize) -> usize {
+pub(super) fn exact_tail(head: &Head, tokens: usize) -> usize {
     let single = |&i: &usize| head.count(i) == 1 && head.position(i) == (tokens - (head.len() - i)) as f32;
     (0..head.len()).rev().take_while(single).count()
 }

@@ -18,8 +18,8 @@ use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
-use chelsea_engine::Finish;
 use chelsea_engine::scheduler::Outcome;
+use chelsea_engine::{Finish, GenerateOptions};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -49,6 +49,8 @@ pub struct MessagesRequest {
 const HARMLESS: &[&str] =
     &["cache_control", "context_management", "output_config", "container", "mcp_servers", "betas"];
 
+const TOO_SHORT: &str = "max_tokens: a number of at least 1 is required";
+
 /// A request that was understood.
 struct Message {
     id: String,
@@ -61,7 +63,7 @@ impl MessagesRequest {
     /// The conversation as templates take it.
     fn conversation(&self) -> Result<(Conversation, Choice), ApiError> {
         let mut rest = self.rest.clone();
-        rest.retain(|name, value| !HARMLESS.contains(&name.as_str()) || is_list_of_something(name, value));
+        rest.retain(|name, value| !HARMLESS.contains(&name.as_str()) || names_servers(name, value));
         refuse_unknown(&rest)?;
         if self.messages.is_empty() {
             return Err(ApiError::field("messages", "messages: at least one message is required"));
@@ -131,35 +133,51 @@ impl MessagesRequest {
         Ok(!one)
     }
 
+    /// How the answer is generated.
+    fn generation(&self) -> Result<GenerateOptions, ApiError> {
+        if self.max_tokens == Some(0) {
+            return Err(ApiError::field("max_tokens", TOO_SHORT));
+        }
+        let sampling = json!({"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k});
+        let sampling: SamplingFields =
+            serde_json::from_value(sampling).map_err(|error| ApiError::bad(error.to_string()))?;
+        sampling.options(self.stop_sequences.clone().map(OneOrMany::Many), self.max_tokens)
+    }
+
     fn understand(self, serving: &Serving, caller: Caller) -> Result<Message, ApiError> {
-        let Some(max_tokens) = self.max_tokens.filter(|&tokens| tokens > 0) else {
-            return Err(ApiError::field("max_tokens", "max_tokens: a number of at least 1 is required"));
-        };
+        if self.max_tokens.is_none() {
+            return Err(ApiError::field("max_tokens", TOO_SHORT));
+        }
         let (mut conversation, choice) = self.conversation()?;
         let form = self.form()?;
         let parallel = self.parallel_calls(&choice)?;
         let tools = conversation.tools.as_ref().and_then(Value::as_array).map(Vec::as_slice);
         let calls = Calls::new(serving, tools, &choice, parallel)?;
         let with_tools = calls.is_some();
-        let kv = self.kv.unwrap_or_default();
+        let kv = self.kv.clone().unwrap_or_default();
         conversation.put_first(serving, caller, &kv)?;
         let pieces = conversation.pieces(&serving.tokenizer, serving.template.as_ref())?;
-        let sampling = json!({"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k});
-        let sampling: SamplingFields =
-            serde_json::from_value(sampling).map_err(|error| ApiError::bad(error.to_string()))?;
-        let mut generate = sampling.options(self.stop_sequences.map(OneOrMany::Many), Some(max_tokens))?;
+        let mut generate = self.generation()?;
         let thought = prompt::thought(&serving.tokenizer, &pieces);
         let (pieces, session) = documents::lay_out(serving, &kv, pieces)?;
         generate.grammar = form::grammar(serving, thought, form.as_ref(), calls.as_ref())?;
         let thinks = thought == Thought::Begun;
-        let ask = Ask { pieces, generate, session, key: caller.0, logprobs: None, prompt_logprobs: None };
+        let ask = Ask {
+            pieces,
+            generate,
+            session,
+            key: caller.0,
+            logprobs: None,
+            prompt_logprobs: None,
+            layout: kv.layout(),
+        };
         Ok(Message { id: serving.id("msg_"), ask, with_tools, thinks })
     }
 }
 
-/// Lists of servers would be used: they are refused unless they are empty.
-fn is_list_of_something(name: &str, value: &Value) -> bool {
-    name == "mcp_servers" && value.as_array().is_some_and(|list| !list.is_empty())
+/// Servers would be used: they are refused, unless the list of them is empty.
+fn names_servers(name: &str, value: &Value) -> bool {
+    name == "mcp_servers" && value.as_array().is_none_or(|list| !list.is_empty())
 }
 
 /// Answers a request.
@@ -270,7 +288,10 @@ pub async fn count(
     let counted = aside(move || {
         check_model(&counting, request.model.as_deref())?;
         let (mut conversation, _) = request.conversation()?;
-        conversation.put_first(&counting, caller, &request.kv.unwrap_or_default())?;
+        request.generation()?;
+        let kv = request.kv.clone().unwrap_or_default();
+        kv.session(&counting, None)?;
+        conversation.put_first(&counting, caller, &kv)?;
         conversation.pieces(&counting.tokenizer, counting.template.as_ref())
     });
     match counted.await {

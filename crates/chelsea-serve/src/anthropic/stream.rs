@@ -1,7 +1,7 @@
 //! A message as a stream of events: blocks begin, grow and end one after the other.
 
 use super::{stop_reason, usage};
-use crate::answer::{Heard, Running};
+use crate::answer::{Heard, Running, kv, kv_now};
 use crate::reply::{Parser, Said};
 use crate::{ApiError, Serving, Style};
 use axum::response::sse::Event;
@@ -72,6 +72,8 @@ impl Line {
     fn hear(&mut self, heard: Result<Heard, ApiError>) {
         match heard {
             Ok(Heard::Reading(..) | Heard::Scored(_)) => {}
+            // Clients take pings of any content, and pass them over.
+            Ok(Heard::Held(held)) => self.out.push_back(json!({"type": "ping", "kv": kv_now(&held)})),
             Ok(Heard::Token(sampled)) => {
                 let said = self.parser.as_mut().map(|parser| parser.push(&sampled.text)).unwrap_or_default();
                 said.into_iter().for_each(|said| self.say(said));
@@ -92,7 +94,11 @@ impl Line {
     fn finish(&mut self, outcome: &Outcome) {
         self.close();
         let delta = json!({"stop_reason": stop_reason(outcome, self.calls), "stop_sequence": outcome.stop});
-        self.out.push_back(json!({"type": "message_delta", "delta": delta, "usage": usage(outcome)}));
+        let mut last = json!({"type": "message_delta", "delta": delta, "usage": usage(outcome)});
+        if outcome.layout.is_some() {
+            last["kv"] = kv(outcome);
+        }
+        self.out.push_back(last);
         self.out.push_back(json!({"type": "message_stop"}));
     }
 }

@@ -3,7 +3,7 @@
 use super::chat::{MAX_TOP, PING, add_figures, check_model, merged, usage_of};
 use super::probabilities::Columns;
 use super::{StreamOptions, event};
-use crate::answer::{Ask, Heard, Running, Whole, finish_reason, usage};
+use crate::answer::{Ask, Heard, Running, Whole, finish_reason, kv_now, usage};
 use crate::documents;
 use crate::fields::{KvFields, OneOrMany, SamplingFields, refuse_unknown, without_flattened};
 use crate::form::{self, FormFields};
@@ -122,6 +122,7 @@ impl CompletionRequest {
         generate.grammar = form::grammar(serving, Thought::Over, self.form.form()?.as_ref(), None)?;
         let scores = self.logprobs.filter(|_| echo);
         let kv = self.kv.unwrap_or_default();
+        let layout = kv.layout();
         let document = documents::before_prompt(serving, caller, &kv)?;
         if document.is_some() && scores.is_some() {
             let text = "echo with logprobs scores every token of the prompt, which a `kv.document` does not have read";
@@ -155,7 +156,7 @@ impl CompletionRequest {
                 generate.sampling.seed = generate.sampling.seed.wrapping_add(i as u64);
                 let (pieces, session) = (pieces.clone(), session.clone());
                 let (logprobs, prompt_logprobs) = (self.logprobs, scores);
-                asks.push(Ask { pieces, generate, session, key: caller.0, logprobs, prompt_logprobs });
+                asks.push(Ask { pieces, generate, session, key: caller.0, logprobs, prompt_logprobs, layout });
                 told.push(tokens.clone());
                 echoes.push(if echo { text.clone() } else { String::new() });
             }
@@ -247,6 +248,11 @@ fn stream(
         match told {
             Some(Err(error)) => out.push(Ok(event(&error.body()))),
             Some(Ok((_, Heard::Reading(..)))) => {}
+            Some(Ok((i, Heard::Held(held)))) => {
+                let mut value = chunk(json!([{"index": i, "text": "", "logprobs": null, "finish_reason": null}]));
+                value["kv"] = kv_now(&held);
+                out.push(Ok(event(&value)));
+            }
             Some(Ok((i, told))) => {
                 let reason = match &told {
                     Heard::Done(outcome) => Some(finish_reason(outcome.finish)),
@@ -254,7 +260,7 @@ fn stream(
                 };
                 let echo = std::mem::take(&mut completion.echoes[i]);
                 let text = match told {
-                    Heard::Reading(..) => String::new(),
+                    Heard::Reading(..) | Heard::Held(_) => String::new(),
                     Heard::Scored(scores) => {
                         columns[i].prompt(&serving.tokenizer, &completion.prompts[i], &scores, &echo);
                         String::new()

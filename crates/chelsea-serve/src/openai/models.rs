@@ -2,6 +2,7 @@
 
 use crate::{ApiError, Serving};
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -34,7 +35,11 @@ pub async fn list(State(serving): State<Arc<Serving>>) -> Json<Value> {
 }
 
 /// `GET /v1/models/NAME`.
-pub async fn one(State(serving): State<Arc<Serving>>, Path(name): Path<String>) -> Result<Json<Value>, ApiError> {
+pub async fn one(
+    State(serving): State<Arc<Serving>>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let Path(name) = name?;
     super::chat::check_model(&serving, Some(&name))?;
     Ok(Json(card(&serving)))
 }

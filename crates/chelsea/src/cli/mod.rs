@@ -2,6 +2,7 @@
 //! share in `shared`, and each verb's own flags in a file of its name.
 
 mod bench;
+mod config;
 #[cfg(test)]
 mod documented;
 mod eval;
@@ -11,6 +12,7 @@ mod shared;
 mod stored;
 
 pub use bench::{BenchArgs, What};
+pub use config::parse;
 pub use eval::{
     CompareArgs, ContinuationArgs, CopyingArgs, EvalAction, EvalArgs, GenerateArgs, KindArg, NeedlesArgs, OnError,
     ReportArgs, RunFilesArgs, ValuesArg, VariablesArgs, WordsArgs,

@@ -15,6 +15,10 @@ Examples:
   All conversations together in 4 GiB, each in a quarter of its full cache:
     chelsea serve -m qwen2.5-coder-0.5b --kv-memory 4GiB --kv-budget 25%
 
+  Keep the settings in a file:
+    chelsea serve -m qwen2.5-coder-0.5b --kv-memory 4GiB --print-config > chelsea.toml
+    chelsea serve --config chelsea.toml
+
   Ask it:
     curl http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/json' \\
       -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'";
@@ -26,6 +30,15 @@ pub struct ServeArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     pub cache: CacheArgs,
+    /// File with settings in TOML: flags without their hyphens, such as `kv-memory = "4GiB"`. Flags given here win.
+    #[arg(long, value_name = "FILE", help_heading = "Server")]
+    pub config: Option<PathBuf>,
+    /// Print all settings as such a file, those that nobody gave as comments, and end.
+    #[arg(long, help_heading = "Server", hide_short_help = true)]
+    pub print_config: bool,
+    /// What is printed then.
+    #[arg(skip)]
+    pub settings: String,
     /// Bytes that all caches may take together, such as 4GiB [default: half of the memory that is free once the model is
     /// loaded].
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, help_heading = "Server")]

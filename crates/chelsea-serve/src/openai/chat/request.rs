@@ -115,6 +115,7 @@ impl ChatRequest {
                 key: caller.0,
                 logprobs: logprobs.then_some(top),
                 prompt_logprobs: None,
+                layout: kv.layout(),
             }
         };
         let options = self.stream_options.unwrap_or_default();

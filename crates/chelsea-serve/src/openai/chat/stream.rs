@@ -3,7 +3,7 @@
 use super::request::Chat;
 use super::{add_figures, call, merged, reason, usage_of};
 use crate::Serving;
-use crate::answer::{Heard, Running, usage};
+use crate::answer::{Heard, Running, kv_now, usage};
 use crate::openai::{event, probabilities};
 use crate::reply::{Parser, Said};
 use axum::response::sse::Event;
@@ -58,6 +58,12 @@ pub(super) fn events(
         let mut out = Vec::new();
         match told {
             Some(Err(error)) => out.push(Ok(event(&error.body()))),
+            Some(Ok((i, Heard::Held(held)))) => {
+                let choice = json!([{"index": i, "delta": {}, "logprobs": null, "finish_reason": null}]);
+                let mut value = chunk(choice);
+                value["kv"] = kv_now(&held);
+                out.push(Ok(event(&value)));
+            }
             Some(Ok((i, Heard::Reading(done, total)))) => {
                 if chat.progress {
                     let choice = json!([{"index": i, "delta": {}, "logprobs": null, "finish_reason": null}]);
@@ -69,7 +75,7 @@ pub(super) fn events(
             Some(Ok((i, told))) => {
                 let line = &mut lines[i];
                 let said = match told {
-                    Heard::Reading(..) | Heard::Scored(_) => Vec::new(),
+                    Heard::Reading(..) | Heard::Held(_) | Heard::Scored(_) => Vec::new(),
                     Heard::Token(sampled) => {
                         line.generated += 1;
                         let said = line.parser.as_mut().map(|parser| parser.push(&sampled.text)).unwrap_or_default();

@@ -24,7 +24,7 @@ impl Line {
     fn hear(&mut self, heard: Result<Heard, ApiError>) {
         let mut events = Vec::new();
         match heard {
-            Ok(Heard::Reading(..) | Heard::Scored(_)) => {}
+            Ok(Heard::Reading(..) | Heard::Held(_) | Heard::Scored(_)) => {}
             Ok(Heard::Token(sampled)) => self.items.push(sampled, &mut events),
             Ok(Heard::Done(outcome)) => {
                 self.items.finish(is_cut(&outcome), &mut events);

@@ -1,0 +1,271 @@
+//! What the server answers.
+
+use super::schema::{Field, answer, count, integer, list, named, one_of, or_null, text};
+use serde_json::{Map, Value, json};
+
+/// A number of seconds, of tokens a second, and the like.
+fn amount() -> Value {
+    json!({"type": "number", "minimum": 0})
+}
+
+fn usage() -> Value {
+    let details =
+        answer(&[("cached_tokens", count(), "Tokens that were found in a checkpoint and not read again")], &[]);
+    answer(
+        &[
+            ("prompt_tokens", count(), "Tokens of the prompt"),
+            ("completion_tokens", count(), "Tokens that were generated"),
+            ("total_tokens", count(), "Both together"),
+            ("prompt_tokens_details", details, "Where the prompt's came from"),
+        ],
+        &[],
+    )
+}
+
+fn kv() -> Value {
+    let head = answer(
+        &[
+            ("layer", count(), "The layer, from 0"),
+            ("head", count(), "The KV head of the layer, from 0"),
+            ("sinks", count(), "Entries of the first tokens, which are never touched"),
+            ("clustered", list(count()), "Entries between those and the recent ones, by class"),
+            ("recent", count(), "Entries of the latest tokens, one each"),
+        ],
+        &[],
+    );
+    let layout = answer(
+        &[
+            (
+                "classes",
+                list(or_null(count())),
+                "The most tokens that an entry of each class stands for; null is no bound",
+            ),
+            ("heads", list(head), "Heads of the layers that see the whole text"),
+        ],
+        &[],
+    );
+    answer(
+        &[
+            ("tokens", count(), "Tokens that the cache has seen"),
+            ("entries", count(), "Entries over all heads"),
+            ("bytes", count(), "Bytes that it holds"),
+            ("bytes_full", count(), "Bytes that a full cache of 16-bit numbers would take"),
+        ],
+        &[("layout", layout, "How the entries of each head lie, where `kv.layout` asks for it")],
+    )
+}
+
+fn timings() -> Value {
+    answer(
+        &[
+            ("queue_ms", amount(), "Milliseconds until the request's turn came"),
+            ("prompt_n", count(), "Tokens that were read"),
+            ("prompt_ms", amount(), "Milliseconds for it"),
+            ("prompt_per_second", amount(), "Tokens a second"),
+            ("predicted_n", count(), "Tokens that were generated"),
+            ("predicted_ms", amount(), "Milliseconds for it"),
+            ("predicted_per_second", amount(), "Tokens a second"),
+        ],
+        &[],
+    )
+}
+
+/// What every answer of OpenAI's begins with.
+fn opening(object: &str) -> Vec<Field> {
+    vec![
+        ("id", text(), "A name that no other answer has"),
+        ("object", json!({"const": object}), "What this is"),
+        ("created", count(), "Seconds since 1970"),
+        ("model", text(), "The model's name"),
+    ]
+}
+
+fn figures() -> [Field; 2] {
+    [("timings", named("Timings"), "Where time went"), ("kv", named("Kv"), "What the cache holds")]
+}
+
+fn chat(is_chunk: bool) -> Value {
+    let call = json!({"type": "object", "properties": {
+        "index": count(), "id": text(), "type": {"const": "function"},
+        "function": answer(&[("name", text(), "The tool"), ("arguments", text(), "What it is given, as JSON")], &[]),
+    }, "required": ["id", "type", "function"]});
+    let said: Vec<Field> = vec![
+        ("role", json!({"const": "assistant"}), "Whose turn it is"),
+        ("content", or_null(text()), "What the model says"),
+        ("refusal", json!({"type": "null"}), "Always null"),
+        ("reasoning_content", text(), "What it thinks"),
+        ("tool_calls", list(call), "Tools that it calls"),
+    ];
+    let (message, said) =
+        if is_chunk { ("delta", answer(&[], &said)) } else { ("message", answer(&said[..3], &said[3..])) };
+    let reasons = one_of(&["stop", "length", "tool_calls"]);
+    let choice = answer(
+        &[
+            ("index", integer(0, 15), "Which of the answers"),
+            (message, said, "What is said"),
+            ("logprobs", or_null(json!({"type": "object"})), "How likely tokens were"),
+            ("finish_reason", if is_chunk { or_null(reasons) } else { reasons }, "Why it ended"),
+        ],
+        &[],
+    );
+    let mut required = opening(if is_chunk { "chat.completion.chunk" } else { "chat.completion" });
+    required.push(("choices", list(choice), "The answers"));
+    let usage = ("usage", named("Usage"), "The tokens");
+    if is_chunk {
+        let progress = answer(&[("processed", count(), "Tokens read"), ("total", count(), "Tokens to read")], &[]);
+        let mut optional = vec![usage, ("prompt_progress", progress, "How far the prompt was read")];
+        optional.extend(figures());
+        return answer(&required, &optional);
+    }
+    required.push(usage);
+    required.extend(figures());
+    answer(&required, &[])
+}
+
+fn completion() -> Value {
+    let choice = answer(
+        &[
+            ("index", count(), "Which of the answers"),
+            ("text", text(), "What is said"),
+            ("logprobs", or_null(json!({"type": "object"})), "How likely tokens were"),
+            ("finish_reason", or_null(one_of(&["stop", "length"])), "Why it ended"),
+        ],
+        &[],
+    );
+    let mut required = opening("text_completion");
+    required.push(("choices", list(choice), "The answers"));
+    let mut optional = vec![("usage", named("Usage"), "The tokens")];
+    optional.extend(figures());
+    answer(&required, &optional)
+}
+
+fn message() -> Value {
+    let kinds = one_of(&["text", "thinking", "tool_use"]);
+    let reasons = one_of(&["end_turn", "max_tokens", "stop_sequence", "tool_use"]);
+    let usage = answer(
+        &[
+            ("input_tokens", count(), "Tokens of the prompt that were read"),
+            ("cache_read_input_tokens", count(), "Tokens of the prompt that were found in a checkpoint"),
+            ("cache_creation_input_tokens", count(), "Always 0: what is kept costs nothing"),
+            ("output_tokens", count(), "Tokens that were generated"),
+        ],
+        &[],
+    );
+    let mut required = vec![
+        ("id", text(), "A name that no other answer has"),
+        ("type", json!({"const": "message"}), "What this is"),
+        ("role", json!({"const": "assistant"}), "Whose turn it is"),
+        ("model", text(), "The model's name"),
+        ("content", list(answer(&[("type", kinds, "What the block holds")], &[])), "What is said, thought and called"),
+        ("stop_reason", reasons, "Why it ended"),
+        ("stop_sequence", or_null(text()), "The text that ended it, if one did"),
+        ("usage", usage, "The tokens"),
+    ];
+    required.extend(figures());
+    answer(&required, &[])
+}
+
+fn model() -> Value {
+    let meta = ["n_ctx", "n_ctx_train", "n_vocab", "n_embd"].map(|name| (name, count(), "As llama.cpp calls it"));
+    answer(
+        &[
+            ("id", text(), "The model's name"),
+            ("object", json!({"const": "model"}), "What this is"),
+            ("created", count(), "When the server was started, in seconds since 1970"),
+            ("owned_by", text(), "Always `chelsea`"),
+            ("max_model_len", count(), "Tokens of prompt and answer together, at most"),
+            ("meta", answer(&meta, &[]), "The model's sizes"),
+        ],
+        &[],
+    )
+}
+
+fn properties() -> Value {
+    let kv = answer(
+        &[
+            ("budget", text(), "What a cache may hold where a request does not say"),
+            ("policy", text(), "How it is chosen what is kept"),
+            ("type", or_null(text()), "In which numbers, if that was said"),
+            ("bytes_limit", count(), "Bytes that all caches together may take"),
+            ("bytes", count(), "Bytes that they take now"),
+            ("bytes_for_4096", count(), "Bytes that a conversation of 4096 tokens takes"),
+        ],
+        &[],
+    );
+    let requests = ["waiting", "reading", "running"].map(|name| (name, count(), "Requests"));
+    answer(
+        &[
+            ("model", text(), "The model's name"),
+            ("context", count(), "Tokens of prompt and answer together, at most"),
+            ("kv", kv, "The caches"),
+            ("read_step", or_null(count()), "Tokens of a prompt that are read at once"),
+            ("max_stall_ms", count(), "Longest pause that a prompt makes in the answers of others"),
+            ("requests", answer(&requests, &[]), "What is going on"),
+            ("version", text(), "The server's version"),
+        ],
+        &[],
+    )
+}
+
+fn error(is_anthropic: bool) -> Value {
+    let mut fields =
+        vec![("type", text(), "The kind of mistake"), ("message", text(), "What is wrong, and what to do")];
+    if is_anthropic {
+        let required =
+            [("type", json!({"const": "error"}), "What this is"), ("error", answer(&fields, &[]), "The mistake")];
+        return answer(&required, &[]);
+    }
+    fields.push(("param", or_null(text()), "The field that is wrong, if it is one"));
+    fields.push(("code", or_null(text()), "A short name of the mistake, if it has one"));
+    answer(&[("error", answer(&fields, &[]), "The mistake")], &[])
+}
+
+fn tokens() -> Value {
+    let piece = answer(&[("id", count(), "The token"), ("piece", text(), "Its text")], &[]);
+    let either = json!({"anyOf": [list(count()), list(piece)]});
+    answer(
+        &[
+            ("tokens", either, "The tokens, each with its text where `with_pieces` asks for it"),
+            ("count", count(), "How many"),
+            ("max_model_len", count(), "Tokens of prompt and answer together, at most"),
+        ],
+        &[],
+    )
+}
+
+/// All of them.
+pub(super) fn schemas() -> Map<String, Value> {
+    let said = |name: &'static str, values: &[&str]| answer(&[(name, one_of(values), "How it is")], &[]);
+    let models = answer(
+        &[
+            ("object", json!({"const": "list"}), "What this is"),
+            ("data", list(named("Model")), "The one model that is here"),
+        ],
+        &[],
+    );
+    let tokenizer = ["eos_token", "bos_token", "chat_template"].map(|name| (name, or_null(text()), "If there is one"));
+    let vocabulary = [("vocab_size", count(), "Tokens of the vocabulary")];
+    let all = [
+        ("Usage", usage()),
+        ("Kv", kv()),
+        ("Timings", timings()),
+        ("Chat", chat(false)),
+        ("ChatChunk", chat(true)),
+        ("Completion", completion()),
+        ("Message", message()),
+        ("MessageEvent", answer(&[("type", text(), "`message_start`, `content_block_delta`, `ping` and so on")], &[])),
+        ("TokenCount", answer(&[("input_tokens", count(), "Tokens of the conversation")], &[])),
+        ("Model", model()),
+        ("Models", models),
+        ("Tokens", tokens()),
+        ("Detokenized", answer(&[("prompt", text(), "The text"), ("content", text(), "The same")], &[])),
+        ("Tokenizer", answer(&[&tokenizer[..], &vocabulary[..]].concat(), &[])),
+        ("Status", said("status", &["ok", "ready"])),
+        ("Properties", properties()),
+        ("Version", answer(&[("version", text(), "The server's version")], &[])),
+        ("Description", json!({"type": "object", "required": ["openapi", "paths"]})),
+        ("Error", error(false)),
+        ("AnthropicError", error(true)),
+    ];
+    all.map(|(name, schema)| (name.to_owned(), schema)).into_iter().collect()
+}
