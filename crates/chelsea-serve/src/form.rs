@@ -206,10 +206,10 @@ pub fn grammar(
     }
     let thinks = match thought {
         Thought::Over => String::new(),
-        Thought::MayBegin => format!("({} thought)? ", literal(THINK.0)),
-        Thought::Begun => "thought ".to_owned(),
+        Thought::MayBegin => format!("({} thought SPACE?)? ", literal(THINK.0)),
+        Thought::Begun => "thought SPACE? ".to_owned(),
     };
-    rules += &format!("start: {thinks}SPACE? ({})\nSPACE: /[ \\t\\r\\n]{{1,4}}/\n", answers.join(" | "));
+    rules += &format!("start: SPACE? {thinks}({})\nSPACE: /[ \\t\\r\\n]{{1,4}}/\n", answers.join(" | "));
     if thought != Thought::Over {
         rules += &format!("thought[lazy]: /(.|\\n)*{}/\n", THINK.1.replace('/', "\\/"));
     }
