@@ -42,7 +42,7 @@ pub struct Args {
     /// Tokens of an answer.
     #[arg(long, default_value_t = 128)]
     answer: usize,
-    /// Long conversations that arrive together [default: a few more than fit with the smallest budget].
+    /// Long conversations that arrive together [default: a few more than fit; as many as fit then decode once more alone].
     #[arg(long)]
     conversations: Option<usize>,
     /// Requests a second of the arriving load.
@@ -102,11 +102,12 @@ pub fn run(args: &Args) -> Result<bool> {
     for kind in kinds {
         eprintln!("\n{}", kind.name());
         rows.push(measure(args, &chelsea, &kind).with_context(|| format!("measuring {}", kind.name()))?);
-    }
-    let report = report::Report::new(args, &rows);
-    println!("\n{}", report.text());
-    if let Some(out) = &args.out {
-        report.write(out).with_context(|| format!("cannot write to {}", out.display()))?;
+        // After every server: what was measured stays, whatever becomes of the next one.
+        let report = report::Report::new(args, &rows);
+        println!("\n{}", report.text());
+        if let Some(out) = &args.out {
+            report.write(out).with_context(|| format!("cannot write to {}", out.display()))?;
+        }
     }
     Ok(true)
 }
@@ -154,11 +155,24 @@ fn measure(args: &Args, chelsea: &Path, kind: &Kind) -> Result<Row> {
 
 fn at_once(args: &Args, chelsea: &Path, kind: &Kind, settings: &server::Settings) -> Result<Measured> {
     let server = Server::start(chelsea, kind, settings)?;
-    let conversations = match args.conversations {
+    // As long as it takes to read all prompts, a step beside each token: nobody ends before the last one begins.
+    let step = server.read_step()?;
+    let load = |conversations: usize| AtOnce {
+        conversations,
+        prompt: args.prompt,
+        answer: args.answer + conversations * args.prompt.div_ceil(step),
+    };
+    let asked = match args.conversations {
         Some(n) => n,
         None => server.room_for(args.prompt + args.answer)? + 2,
     };
-    // As long as it takes to read all prompts, a step beside each token: nobody ends before the last one begins.
-    let answer = args.answer + conversations * args.prompt.div_ceil(server.read_step()?);
-    AtOnce { conversations, prompt: args.prompt, answer }.run(&server)
+    let all = load(asked).run(&server)?;
+    drop(server);
+    if all.at_once == asked || all.at_once == 0 {
+        return Ok(all);
+    }
+    // Beside those that are held, the next one is read already. So how fast they decode is measured again, with no more of
+    // them than fit.
+    let fitting = load(all.at_once).run(&Server::start(chelsea, kind, settings)?)?;
+    Ok(Measured { decode_rate: fitting.decode_rate, ..all })
 }
