@@ -153,6 +153,10 @@ fn measure(args: &Args, chelsea: &Path, kind: &Kind) -> Result<Row> {
     Ok(Row { server: kind.name(), at_once, arriving, waits })
 }
 
+/// Tokens that the first conversation generates after the last prompt was read, so that there is a while in which all of them
+/// do.
+const TOGETHER: usize = 256;
+
 fn at_once(args: &Args, chelsea: &Path, kind: &Kind, settings: &server::Settings) -> Result<Measured> {
     let server = Server::start(chelsea, kind, settings)?;
     // As long as it takes to read all prompts, a step beside each token: nobody ends before the last one begins.
@@ -160,7 +164,7 @@ fn at_once(args: &Args, chelsea: &Path, kind: &Kind, settings: &server::Settings
     let load = |conversations: usize| AtOnce {
         conversations,
         prompt: args.prompt,
-        answer: args.answer + conversations * args.prompt.div_ceil(step),
+        answer: args.answer + TOGETHER + conversations * args.prompt.div_ceil(step),
     };
     let asked = match args.conversations {
         Some(n) => n,
