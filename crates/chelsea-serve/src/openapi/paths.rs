@@ -1,6 +1,6 @@
 //! The paths: how each is asked and what it answers.
 
-use super::schema::{named, text};
+use super::schema::{any, named, text};
 use serde_json::{Map, Value, json};
 
 /// What a path answers when it is asked as it should be.
@@ -87,10 +87,9 @@ fn describe(operation: &Operation) -> Value {
     let (content, told) = match operation.answer {
         Json(name) => (json!({"application/json": {"schema": named(name)}}), "What was asked for"),
         Stream(whole, event) => {
-            let told = "JSON as its schema says; the last one of OpenAI's streams is `[DONE]`";
-            let data = json!({
-                "type": "string", "description": told, "contentMediaType": "application/json", "contentSchema": named(event),
-            });
+            let data = json!({"type": "string", "contentMediaType": "application/json", "contentSchema": named(event)});
+            // OpenAI's streams end with an event that is no JSON.
+            let data = if is_anthropic { data } else { any(&[data, json!({"const": "[DONE]"})]) };
             let events = json!({
                 "type": "object",
                 "description": "with `stream`, server-sent events, each with a line of `data`",
