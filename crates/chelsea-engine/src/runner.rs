@@ -114,6 +114,8 @@ pub struct Runner {
     pool: Arc<ThreadPool>,
     workspace: Workspace,
     pace: Pace,
+    /// Whether compactions of texts that are read are left to whoever calls.
+    leaves_readers: bool,
     /// Steps so far.
     steps: u64,
     /// Where the logits of each work of the last step lie.
@@ -124,12 +126,18 @@ impl Runner {
     /// A runner that computes on `pool`.
     pub fn new(model: Arc<Model>, pool: Arc<ThreadPool>) -> Self {
         let (workspace, pace) = (Workspace::new(), Pace::default());
-        Runner { model, pool, workspace, pace, steps: 0, rows: Vec::new() }
+        Runner { model, pool, workspace, pace, leaves_readers: false, steps: 0, rows: Vec::new() }
     }
 
     /// The same with another pace of compactions.
     pub fn with_pace(self, pace: Pace) -> Self {
         Runner { pace, ..self }
+    }
+
+    /// The same, which leaves compactions that become due while a text is read to the caller: its sequence is not taken
+    /// further before they were made ([`Runner::settle_on`]).
+    pub(crate) fn leaving_readers(self) -> Self {
+        Runner { leaves_readers: true, ..self }
     }
 
     /// The model.
@@ -210,6 +218,18 @@ impl Runner {
         let mut all: Vec<Result<(), EngineError>> = sequences.iter().map(|_| Ok(())).collect();
         failed.into_iter().for_each(|(i, error)| all[i] = Err(error));
         all
+    }
+
+    /// Carries out the compaction of a sequence that waits, on any threads.
+    ///
+    /// # Errors
+    /// If there is no memory for it: it waits on.
+    pub(crate) fn settle_on(threads: &ThreadPool, sequence: &mut Sequence) -> Result<(), EngineError> {
+        let start = Instant::now();
+        if threads.install(|| sequence.compact())? {
+            sequence.count_clustering(start.elapsed());
+        }
+        Ok(())
     }
 
     /// Clusters everything between sinks and window down to the budget, at once.
@@ -299,7 +319,8 @@ impl Runner {
     /// that finds no memory waits on, and is an error of its sequence's next work.
     fn compact(&self, batch: &mut [Work<'_>], paced: bool) {
         let rows = batch.len();
-        let waiting = batch.iter_mut().map(Work::sequence_mut).enumerate();
+        let is_left = |work: &&mut Work<'_>| self.leaves_readers && matches!(work, Work::Read(_));
+        let waiting = batch.iter_mut().filter(|work| !is_left(work)).map(Work::sequence_mut).enumerate();
         // One that found no memory is made before the next work of its sequence.
         let waits = |sequence: &Sequence| sequence.compaction_waits() && !sequence.is_starved();
         let mut waiting: Vec<_> = waiting.filter(|(_, sequence)| waits(sequence)).collect();

@@ -210,6 +210,19 @@ impl KvFields {
     }
 }
 
+/// What an object says it is, if it says so.
+///
+/// # Errors
+/// If it is no object, or that is no text: `place` is named.
+pub(crate) fn kind_of<'v>(value: &'v Value, place: &str) -> Result<Option<&'v str>, ApiError> {
+    match value.get("type") {
+        _ if !value.is_object() => Err(ApiError::field(place, format!("{place} must be an object"))),
+        None => Ok(None),
+        Some(Value::String(kind)) => Ok(Some(kind)),
+        Some(_) => Err(ApiError::field(place, format!("{place}: `type` must be a text"))),
+    }
+}
+
 /// Fields that change nothing here, and that clients send all the same.
 const HARMLESS: &[&str] = &["user", "metadata", "store", "service_tier", "prompt_cache_key", "safety_identifier"];
 

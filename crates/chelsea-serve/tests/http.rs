@@ -97,6 +97,7 @@ fn mistakes_are_told_in_the_shape_of_the_interface() {
             400,
         ),
         (json!({"messages": [{"role": "wizard", "content": "x"}]}), "wizard", 400),
+        (json!({"messages": [{"role": "user", "content": [{"type": 3, "text": "x"}]}]}), "must be a text", 400),
         (json!({"messages": 3}), "messages", 422),
     ];
     for (body, word, expected) in cases {
@@ -113,6 +114,16 @@ fn mistakes_are_told_in_the_shape_of_the_interface() {
     assert_eq!((status, answer["error"]["code"].as_str()), (400, Some("context_length_exceeded")), "{answer}");
     let (status, answer) = server.post("/v1/messages", &json!({"messages": message}));
     assert_eq!((status, answer["type"].as_str()), (400, Some("error")), "{answer}");
+    for wrong in [
+        json!({"messages": [{"role": "user", "content": [{"type": null, "text": "x"}]}]}),
+        json!({"messages": message, "tool_choice": {"type": 3}}),
+        json!({"messages": message, "mcp_servers": {}}),
+        json!({"messages": message, "max_tokens": 0}),
+        json!({"messages": message, "temperature": -1}),
+    ] {
+        let (status, answer) = server.post("/v1/messages/count_tokens", &wrong);
+        assert_eq!((status, answer["type"].as_str()), (400, Some("error")), "{wrong} {answer}");
+    }
     let (status, text) = server.ask("POST", "/v1/chat/completions", &[], "{\"messages\": [");
     assert!(status == 400 && text.contains("invalid_request_error"), "{text}");
     let (status, _) = server.ask("POST", "/v1/chat/completions", &[("Content-Type", "text/plain")], "{}");

@@ -50,8 +50,9 @@ impl Scheduler {
         {
             return entry;
         }
-        let promised: usize = self.active.iter().map(Active::promised).sum();
-        if promised + job.to_enter() > self.room() && !self.active.is_empty() {
+        let aside = self.aside.as_ref().map_or(0, |aside| aside.promised);
+        let promised: usize = aside + self.active.iter().map(Active::promised).sum::<usize>();
+        if promised + job.to_enter() > self.room() && promised > 0 {
             return Entry::NoRoom;
         }
         Entry::Now
@@ -59,8 +60,8 @@ impl Scheduler {
 
     /// Why a request may not read now; nothing if it may.
     fn may_read(&self, job: &Job) -> Option<Entry> {
-        let reading = || self.active.iter().filter(|active| active.is_reading());
-        let lanes = reading().count();
+        let reads = self.reads();
+        let lanes = reads.len();
         // First: what a shelf covers takes longer to find out, and everybody who waits is asked before every step.
         if lanes >= self.options.lanes {
             return Some(Entry::NoLane);
@@ -70,12 +71,7 @@ impl Scheduler {
         let anew = job.parked.is_some() || job.scoring().is_some();
         let covered = if anew { 0 } else { self.shelf.covers(job.prompt(), &job.config) };
         // What another one is reading right now will be on the shelf.
-        let shares = |active: &Active| {
-            let common = active.job.pieces.iter().zip(&job.pieces).take_while(|(a, b)| a == b).count();
-            let leaves = active.job.scoring().is_none() && active.job.shares_shelf(job);
-            leaves && common > covered && common + 1 > active.piece
-        };
-        if self.options.checkpoints > 0 && !anew && reading().any(shares) {
+        if self.options.checkpoints > 0 && !anew && reads.iter().any(|reads| reads.shares(job, covered)) {
             return Some(Entry::SamePrompt);
         }
         let left = match &job.parked {
@@ -83,7 +79,7 @@ impl Scheduler {
             None => job.pieces[covered..].iter().map(|piece| piece.len()).sum(),
         };
         // A lane beside the first is for those that are done before the others.
-        let is_short = || reading().all(|active| 2 * left <= active.left_to_read());
+        let is_short = || reads.iter().all(|reads| 2 * left <= reads.left);
         (lanes > 0 && !is_short()).then_some(Entry::NoLane)
     }
 
@@ -96,7 +92,7 @@ impl Scheduler {
             match self.begin_sequence(&job) {
                 Ok(begun) => break begun,
                 Err(error) if is_out_of_memory(&error) && self.shelf.give_up_one() => {}
-                Err(error) if is_out_of_memory(&error) && !self.active.is_empty() => return Some(job),
+                Err(error) if is_out_of_memory(&error) && !self.is_alone() => return Some(job),
                 Err(error) => {
                     self.stats.failed += 1;
                     job.fail(error.into());

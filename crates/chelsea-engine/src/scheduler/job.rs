@@ -33,7 +33,7 @@ pub(super) struct Job {
     pub(super) prompt_tokens: usize,
     pub(super) session: SessionOptions,
     pub(super) config: CacheConfig,
-    salt: Arc<str>,
+    pub(super) salt: Arc<str>,
     names: Arc<[Name]>,
     pub(super) key: u64,
     pub(super) promise: Promise,
@@ -139,11 +139,6 @@ impl Job {
     /// Its prompt, to be looked up.
     pub(super) fn prompt(&self) -> Prompt<'_> {
         Prompt { salt: &self.salt, pieces: &self.pieces, names: &self.names }
-    }
-
-    /// Whether it goes by the same checkpoints as another one.
-    pub(super) fn shares_shelf(&self, other: &Job) -> bool {
-        self.salt == other.salt
     }
 
     /// Whether its turn had come before: it goes on before anyone new begins.

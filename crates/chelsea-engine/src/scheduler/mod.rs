@@ -18,6 +18,7 @@
 //! - A request whose listener is gone takes no part in the next step, and its memory is free by then.
 
 mod admission;
+mod aside;
 mod disk;
 mod held;
 mod job;
@@ -45,6 +46,7 @@ use chelsea_kv::snapshot::SnapshotError;
 use chelsea_kv::{CacheConfig, Pool};
 use chelsea_model::Model;
 use chelsea_model::tokenizer::Tokenizer;
+use aside::Aside;
 use disk::Disk;
 use job::{Active, Job, Promise, Refused};
 use mount::Mount;
@@ -71,6 +73,9 @@ pub struct Scheduler {
     tokenizer: Arc<Tokenizer>,
     queue: Queue,
     active: Vec<Active>,
+    /// A prompt whose cache is being compacted, and the threads for that.
+    aside: Option<Aside>,
+    compacting: Arc<ThreadPool>,
     shelf: Shelf,
     /// Bytes of the pool that mounted caches take for good.
     mounted: usize,
@@ -91,10 +96,12 @@ impl Scheduler {
     ) -> io::Result<Scheduler> {
         let disk = options.disk.as_ref().map(|disk| Disk::open(disk, &model)).transpose()?;
         Ok(Scheduler {
-            runner: Runner::new(model, threads),
+            compacting: Arc::new(aside::threads(&threads).map_err(io::Error::other)?),
+            runner: Runner::new(model, threads).leaving_readers(),
             tokenizer,
             queue: Queue::default(),
             active: Vec::new(),
+            aside: None,
             shelf: Shelf::new(options.checkpoints, disk),
             mounted: 0,
             stats: SchedulerStats { kv_limit: options.pool.limit().unwrap_or(usize::MAX), ..SchedulerStats::default() },
@@ -213,26 +220,33 @@ impl Scheduler {
 
     /// Whether there is nothing to do.
     pub fn is_idle(&self) -> bool {
-        self.active.is_empty() && self.queue.len() == 0
+        self.is_alone() && self.queue.len() == 0
+    }
+
+    /// Whether nobody is being served.
+    fn is_alone(&self) -> bool {
+        self.active.is_empty() && self.aside.is_none()
     }
 
     /// What was done so far, and what is going on.
     pub fn stats(&self) -> SchedulerStats {
         let caches = || self.active.iter().map(|active| active.sequence.cache());
-        let reading = self.active.iter().filter(|active| active.is_reading()).count();
+        let here = self.active.iter().filter(|active| active.is_reading()).count();
+        let reading = here + usize::from(self.aside.is_some());
+        let [tokens, entries, full] = self.aside.as_ref().map_or([0; 3], |aside| aside.holds);
         SchedulerStats {
             waiting: self.queue.len(),
             parked: self.queue.parked(),
             reading,
-            running: self.active.len() - reading,
+            running: self.active.len() - here,
             checkpoints: self.shelf.len(),
             shelf_hits: self.shelf.hits(),
             shelf_misses: self.shelf.misses(),
             kv_bytes: self.options.pool.live(),
             kv_bytes_mapped: self.options.pool.mapped(),
-            kv_entries: caches().map(|cache| cache.entries()).sum(),
-            kv_tokens: caches().map(|cache| cache.tokens()).sum(),
-            kv_bytes_full: caches().map(|cache| cache.full_bytes()).sum(),
+            kv_entries: entries + caches().map(|cache| cache.entries()).sum::<usize>(),
+            kv_tokens: tokens + caches().map(|cache| cache.tokens()).sum::<usize>(),
+            kv_bytes_full: full + caches().map(|cache| cache.full_bytes()).sum::<usize>(),
             ..self.stats
         }
     }

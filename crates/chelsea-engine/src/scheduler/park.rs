@@ -57,7 +57,7 @@ impl Scheduler {
                 Err(error) if is_out_of_memory(&error) && self.shelf.give_up_one() => {}
                 Err(error) => {
                     // What it generated is taken in once more, unless there is only no room for the file.
-                    let waits = is_out_of_memory(&error) && !self.active.is_empty();
+                    let waits = is_out_of_memory(&error) && !self.is_alone();
                     if waits {
                         job.parked = Some(parked);
                     } else {

@@ -17,6 +17,11 @@ impl Scheduler {
         if self.shelf.give_up_one() || self.squeeze_one() {
             return;
         }
+        if self.aside.is_some() {
+            // What its compaction gives back may be enough, and it holds what nobody else can be given.
+            let _had_room = self.take_back(true);
+            return;
+        }
         // Those that read first: nothing of theirs was heard yet.
         let least = |i: &usize| (!self.active[*i].is_reading(), self.active[*i].work(), std::cmp::Reverse(*i));
         let Some(i) = (0..self.active.len()).min_by_key(least) else { return };

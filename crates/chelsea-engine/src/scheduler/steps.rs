@@ -9,7 +9,9 @@ use crate::{EngineError, State};
 impl Scheduler {
     /// Which of those that read has its turn: the one that is done first, unless another was passed over too often.
     fn reader(&mut self) -> Option<usize> {
-        let mut readers: Vec<usize> = (0..self.active.len()).filter(|&i| self.active[i].is_reading()).collect();
+        let mut readers: Vec<usize> = (0..self.active.len())
+            .filter(|&i| self.active[i].is_reading() && !self.active[i].must_compact())
+            .collect();
         readers.sort_by_key(|&i| self.active[i].left_to_read());
         let patient = readers.iter().copied().find(|&i| self.active[i].passed_over >= PATIENCE);
         let chosen = patient.or(readers.first().copied())?;
@@ -21,11 +23,13 @@ impl Scheduler {
 
     /// One token of each running answer and one chunk of a prompt.
     pub(super) fn advance(&mut self) {
-        let mut is_short = !self.squeeze_again();
+        let mut is_short = !self.compact_readers();
+        is_short |= !self.squeeze_again();
         let reader = self.reader();
         let (mut failed, mut batch, mut members, mut unprepared) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (i, active) in self.active.iter_mut().enumerate() {
-            active.took = false;
+            // Whoever waits for a compaction leaves a checkpoint when that was made.
+            active.took &= active.must_compact();
             let has_turn = match active.stage {
                 Stage::Generating(_) => !active.squeeze_is_due(),
                 Stage::Reading if Some(i) != reader => false,
@@ -43,6 +47,12 @@ impl Scheduler {
                 });
                 members.push(i);
             }
+        }
+        if batch.is_empty() && self.aside.is_some() {
+            // There is nothing else to do.
+            drop(batch);
+            is_short |= !self.take_back(true);
+            return if is_short { self.make_room() };
         }
         // What grammars allow next is found out while the model computes.
         let threads = self.runner.pool().clone();
@@ -92,13 +102,16 @@ impl Scheduler {
 
     /// What follows the step for a request: a checkpoint at the end of a piece, a token that is sampled. Returns whether
     /// it goes on.
-    fn follow(&mut self, i: usize) -> Result<bool, EngineError> {
+    pub(super) fn follow(&mut self, i: usize) -> Result<bool, EngineError> {
         let active = &mut self.active[i];
         if !active.is_reading() {
             if !active.took {
                 return Ok(true);
             }
         } else if active.sequence.state() == State::Ready {
+            if active.must_compact() {
+                return Ok(true);
+            }
             if active.sequence.compaction_waits() {
                 self.runner.settle(&mut [&mut active.sequence]).pop().unwrap_or(Ok(()))?;
             }
@@ -116,7 +129,7 @@ impl Scheduler {
     }
 
     /// Ends requests that are complete or failed.
-    fn end(&mut self, complete: Vec<usize>, failed: Vec<(usize, EngineError)>) {
+    pub(super) fn end(&mut self, complete: Vec<usize>, failed: Vec<(usize, EngineError)>) {
         let mut ended: Vec<(usize, Option<EngineError>)> = complete.into_iter().map(|i| (i, None)).collect();
         ended.extend(failed.into_iter().map(|(i, error)| (i, Some(error))));
         ended.sort_by_key(|ended| std::cmp::Reverse(ended.0));

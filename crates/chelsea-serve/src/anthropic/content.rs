@@ -1,6 +1,7 @@
 //! From Anthropic's blocks to the turns that templates take.
 
 use crate::ApiError;
+use crate::fields::kind_of;
 use chelsea_model::chat::Message;
 use serde_json::{Map, Value, json};
 
@@ -44,7 +45,7 @@ pub(super) fn turn(i: usize, value: &Value, messages: &mut Vec<Message>) -> Resu
     };
     let (mut text, mut calls) = (String::new(), Vec::new());
     for block in blocks {
-        let kind = block.get("type").and_then(Value::as_str).unwrap_or("text");
+        let kind = kind_of(block, &format!("messages.{i}"))?.unwrap_or("text");
         let words = block.get("text").and_then(Value::as_str);
         match (kind, words) {
             ("text", Some(words)) => text.push_str(words),

@@ -5,7 +5,7 @@ mod stream;
 
 use crate::answer::{Ask, Running, Whole};
 use crate::documents;
-use crate::fields::{KvFields, OneOrMany, SamplingFields, refuse_unknown};
+use crate::fields::{KvFields, OneOrMany, SamplingFields, kind_of, refuse_unknown};
 use crate::form::{self, Form};
 use crate::guard::Caller;
 use crate::openai::chat::{PING, check_model};
@@ -92,7 +92,8 @@ impl MessagesRequest {
         };
         let tools = tools.filter(|_| with_tools).map(|tools| tools.iter().enumerate().map(content::tool).collect());
         let mut variables = Map::new();
-        match self.thinking.as_ref().and_then(|thinking| thinking.get("type")).and_then(Value::as_str) {
+        let thinking = self.thinking.as_ref().map(|thinking| kind_of(thinking, "thinking")).transpose()?.flatten();
+        match thinking {
             None => {}
             Some("disabled") => {
                 variables.insert("enable_thinking".into(), false.into());

@@ -9,7 +9,7 @@ use crate::mounts::Mount;
 use crate::router::{Body, aside, too_long, too_slow};
 use crate::{ApiError, Serving};
 use axum::extract::multipart::{Multipart, MultipartError};
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequest as _, Path, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -189,8 +189,9 @@ pub async fn list(
 pub async fn one(
     State(serving): State<Arc<Serving>>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Value>, ApiError> {
+    let Path(id) = id?;
     match serving.settings.mounts.find(&id) {
         Some(mount) => Ok(Json(mounted(mount))),
         None => Ok(Json(described(&serving.settings.files.info(caller.0, &id).map_err(of_path)?))),
@@ -201,8 +202,9 @@ pub async fn one(
 pub async fn content(
     State(serving): State<Arc<Serving>>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
+    let Path(id) = id?;
     if let Some(mount) = serving.settings.mounts.find(&id) {
         let text = format!("{} is a saved cache: it holds tokens, but not its text", mount.name);
         return Err(ApiError::field("id", text));
@@ -215,8 +217,9 @@ pub async fn content(
 pub async fn delete(
     State(serving): State<Arc<Serving>>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Value>, ApiError> {
+    let Path(id) = id?;
     if let Some(mount) = serving.settings.mounts.find(&id) {
         let text = format!("{} was mounted when the server was started, and stays as long as it runs", mount.name);
         return Err(ApiError { param: Some("id".into()), ..ApiError::new(StatusCode::FORBIDDEN, text) });

@@ -51,7 +51,10 @@ fn kv() -> Value {
             ("bytes", count(), "Bytes that it holds"),
             ("bytes_full", count(), "Bytes that a full cache of 16-bit numbers would take"),
         ],
-        &[("layout", layout, "How the entries of each head lie, where `kv.layout` asks for it")],
+        &[
+            ("squeezed_to", text(), "The budget that it was squeezed to, if it was"),
+            ("layout", layout, "How the entries of each head lie, where `kv.layout` asks for it"),
+        ],
     )
 }
 

@@ -1,6 +1,6 @@
 //! The paths: how each is asked and what it answers.
 
-use super::schema::{named, text};
+use super::schema::{any, integer, named, one_of, text};
 use serde_json::{Map, Value, json};
 
 /// What a path answers when it is asked as it should be.
@@ -50,6 +50,12 @@ fn operations() -> Vec<Operation> {
     vec![
         post("/v1/chat/completions", "chat", "OpenAI", "Answer a conversation", "ChatRequest", Stream("Chat", "ChatChunk")),
         post("/v1/completions", "complete", "OpenAI", "Go on from a prompt", "CompletionRequest", Stream("Completion", "Completion")),
+        post("/v1/responses", "respond", "OpenAI", "Answer an input, without a memory", "ResponsesRequest", Stream("Response", "ResponseEvent")),
+        get("/v1/files", "documents", "Documents", "Documents that are here", Json("Files")),
+        post("/v1/files", "putDocument", "Documents", "Put a document on the server", "DocumentRequest", Json("File")),
+        get("/v1/files/{id}", "document", "Documents", "A document", Json("File")),
+        Operation { method: "delete", ..get("/v1/files/{id}", "deleteDocument", "Documents", "Take a document away", Json("Deleted")) },
+        get("/v1/files/{id}/content", "documentText", "Documents", "A document's text", Text("text/plain")),
         post("/v1/embeddings", "embed", "OpenAI", "Refused: there are no embeddings", "EmbeddingsRequest", Json("Error")),
         get("/v1/models", "models", "OpenAI", "Which model is here", Json("Models")),
         get("/v1/models/{name}", "model", "OpenAI", "The model of this name", Json("Model")),
@@ -87,10 +93,9 @@ fn describe(operation: &Operation) -> Value {
     let (content, told) = match operation.answer {
         Json(name) => (json!({"application/json": {"schema": named(name)}}), "What was asked for"),
         Stream(whole, event) => {
-            let told = "JSON as its schema says; the last one of OpenAI's streams is `[DONE]`";
-            let data = json!({
-                "type": "string", "description": told, "contentMediaType": "application/json", "contentSchema": named(event),
-            });
+            let data = json!({"type": "string", "contentMediaType": "application/json", "contentSchema": named(event)});
+            // OpenAI's streams end with an event that is no JSON.
+            let data = if is_anthropic { data } else { any(&[data, json!({"const": "[DONE]"})]) };
             let events = json!({
                 "type": "object",
                 "description": "with `stream`, server-sent events, each with a line of `data`",
@@ -119,10 +124,23 @@ fn describe(operation: &Operation) -> Value {
     if let Some(body) = operation.body {
         value["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": named(body)}}});
     }
-    if operation.path.contains("{name}") {
-        value["parameters"] = json!([{
-            "name": "name", "in": "path", "required": true, "schema": {"type": "string", "minLength": 1},
-        }]);
+    if operation.id == "putDocument" {
+        value["requestBody"]["content"]["multipart/form-data"] = json!({"schema": named("DocumentForm")});
+    }
+    if operation.id == "documents" {
+        let of = |name: &str, schema: Value| json!({"name": name, "in": "query", "schema": schema});
+        value["parameters"] = json!([
+            of("purpose", text()),
+            of("limit", integer(1, 10_000)),
+            of("after", text()),
+            of("order", one_of(&["asc", "desc"])),
+        ]);
+    }
+    for name in ["name", "id"] {
+        if operation.path.contains(&format!("{{{name}}}")) {
+            let schema = json!({"type": "string", "minLength": 1});
+            value["parameters"] = json!([{"name": name, "in": "path", "required": true, "schema": schema}]);
+        }
     }
     // What tells nothing of requests needs no key.
     if crate::guard::is_open(operation.path) {

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 const F32: f64 = f32::MAX as f64;
 
 /// How tokens are sampled.
-fn sampling() -> Vec<Field> {
+pub(super) fn sampling() -> Vec<Field> {
     let bias = json!({
         "type": "object", "additionalProperties": number(-100.0, 100.0), "propertyNames": {"pattern": "^[0-9]{1,9}$"},
     });
@@ -28,10 +28,12 @@ fn sampling() -> Vec<Field> {
     ]
 }
 
-fn kv() -> Field {
+pub(super) fn kv() -> Field {
     let fields = [
         ("budget", text(), "As `--kv-budget` takes it: `full`, `25%`, `512MiB`, entries per head"),
         ("policy", text(), "As `--policy` takes it"),
+        ("min", text(), "A smaller budget that the cache may be squeezed to where memory runs short"),
+        ("document", text(), "The id of a document that goes before the conversation"),
         ("type", one_of(&["f32", "f16", "bf16", "q8", "k8v4"]), "In which numbers entries are kept"),
         (
             "layout",
@@ -43,21 +45,21 @@ fn kv() -> Field {
 }
 
 /// Fields that change nothing here.
-fn harmless() -> Vec<Field> {
+pub(super) fn harmless() -> Vec<Field> {
     let names = ["user", "metadata", "store", "service_tier", "prompt_cache_key", "safety_identifier"];
     names.into_iter().map(|name| (name, json!({}), "Changes nothing here")).collect()
 }
 
-fn model() -> Field {
+pub(super) fn model() -> Field {
     ("model", text(), "The model's name; empty or `default` is the one that is here")
 }
 
-fn stop(name: &'static str) -> Field {
+pub(super) fn stop(name: &'static str) -> Field {
     let several = json!({"type": "array", "items": text(), "maxItems": 16});
     (name, any(&[text(), several]), "Texts that end the answer")
 }
 
-fn stream() -> Field {
+pub(super) fn stream() -> Field {
     ("stream", boolean(), "Whether the answer comes as it is generated")
 }
 
@@ -75,7 +77,7 @@ fn stream_options() -> Field {
 }
 
 /// A part of what is said.
-fn part(kinds: &[&str]) -> Value {
+pub(super) fn part(kinds: &[&str]) -> Value {
     json!({
         "type": "object",
         "properties": {"type": one_of(kinds), "text": text()},
@@ -85,13 +87,73 @@ fn part(kinds: &[&str]) -> Value {
 
 /// A turn of a chat.
 fn turn() -> Value {
-    let parts = list(part(&["text", "input_text", "output_text"]));
-    let said = any(&[text(), parts]);
+    let file = json!({
+        "type": "object",
+        "properties": {
+            "type": {"const": "file"},
+            "file": {"type": "object", "properties": {"file_id": text()}, "required": ["file_id"]},
+        },
+        "required": ["type", "file"],
+    });
+    let parts = part(&["text", "input_text", "output_text"]);
+    let of_user = any(&[text(), list(any(&[parts.clone(), file]))]);
+    let said = any(&[text(), list(parts)]);
     let of = |roles: &[&str], content: Value, required: &[&str]| json!({"type": "object", "properties": {"role": one_of(roles), "content": content}, "required": required});
     any(&[
-        of(&["system", "developer", "user", "tool", "function"], said.clone(), &["role", "content"]),
+        of(&["user"], of_user, &["role", "content"]),
+        of(&["system", "developer", "tool", "function"], said.clone(), &["role", "content"]),
         of(&["assistant"], or_null(said), &["role"]),
     ])
+}
+
+/// Whether a model is to call, as OpenAI has it.
+pub(super) fn tool_choice() -> Value {
+    let name = || json!({"type": "object", "properties": {"name": text()}, "required": ["name"]});
+    let of = |properties: Value, required: &[&str]| json!({"type": "object", "properties": properties, "required": required});
+    any(&[
+        one_of(&["auto", "none", "required"]),
+        of(json!({"type": {"const": "function"}, "function": name()}), &["type", "function"]),
+        of(json!({"type": {"const": "function"}, "name": text()}), &["type", "name"]),
+    ])
+}
+
+/// A JSON schema, or a text that holds one.
+fn json_schema() -> Value {
+    json!({"type": ["object", "boolean", "string"]})
+}
+
+/// What OpenAI's `response_format` asks for.
+pub(super) fn format(flat: bool) -> Value {
+    let of = |kind: &str, properties: Value, required: &[&str]| {
+        let mut schema = json!({"type": "object", "properties": properties, "required": required});
+        schema["properties"]["type"] = json!({"const": kind});
+        schema
+    };
+    let named = if flat {
+        of("json_schema", json!({}), &["type"])
+    } else {
+        of("json_schema", json!({"json_schema": {"type": "object"}}), &["type", "json_schema"])
+    };
+    any(&[of("text", json!({}), &["type"]), of("json_object", json!({}), &["type"]), named])
+}
+
+/// What an answer has to look like, by the names of OpenAI, vLLM and llama.cpp: one of these.
+fn forms() -> Vec<Field> {
+    let choice = || json!({"type": "array", "items": text(), "minItems": 1});
+    let structured = [
+        ("json", json_schema(), "JSON of this schema"),
+        ("json_object", boolean(), "A JSON object"),
+        ("regex", text(), "A text that this regular expression matches"),
+        ("choice", choice(), "One of these texts"),
+    ];
+    vec![
+        ("response_format", format(false), "Text, a JSON object, or JSON of a schema"),
+        ("structured_outputs", closed(&structured), "vLLM's name of it"),
+        ("guided_json", json_schema(), "JSON of this schema"),
+        ("guided_regex", text(), "A text that this regular expression matches"),
+        ("guided_choice", choice(), "One of these texts"),
+        ("json_schema", json_schema(), "JSON of this schema, as llama.cpp calls it"),
+    ]
 }
 
 fn chat() -> Value {
@@ -109,16 +171,12 @@ fn chat() -> Value {
         ("logprobs", boolean(), "Whether it is told how likely tokens were"),
         ("top_logprobs", integer(0, 20), "How many of the likeliest tokens are told for each; needs `logprobs`"),
         ("tools", list(json!({})), "Descriptions of tools that may be called"),
-        ("tool_choice", one_of(&["auto", "none"]), "Whether tools may be called"),
-        ("parallel_tool_calls", boolean(), "`false` is refused where there are tools"),
-        (
-            "response_format",
-            json!({"type": "object", "properties": {"type": {"const": "text"}}, "required": ["type"]}),
-            "Text",
-        ),
+        ("tool_choice", tool_choice(), "Whether tools may be called, must be, or which one must"),
+        ("parallel_tool_calls", boolean(), "`false` has a forced call be the only one"),
         ("chat_template_kwargs", json!({"type": "object"}), "Further variables for the chat template"),
         kv(),
     ];
+    optional.extend(forms());
     optional.extend(sampling());
     optional.extend(harmless());
     request(&required, &optional)
@@ -129,19 +187,20 @@ fn completion(vocab: u64) -> Value {
     let several = |of: Value| json!({"type": "array", "items": of, "minItems": 1, "maxItems": 128});
     let tokens = || json!({"type": "array", "items": token(), "minItems": 1});
     let prompt = any(&[text(), tokens(), several(text()), several(tokens())]);
-    let length = any(&[json!({"const": -1}), integer(1, i64::MAX as u64)]);
+    let length = integer(-1, i64::MAX as u64);
     let mut optional = vec![
         model(),
-        ("max_tokens", length.clone(), "Most tokens of an answer, 16 by default; -1 is as many as fit"),
+        ("max_tokens", length.clone(), "Most tokens of an answer, 16 by default; 0 is none, -1 as many as fit"),
         ("n_predict", length, "llama.cpp's name of `max_tokens`"),
         ("n", integer(1, 16), "How many answers to each prompt"),
         stream(),
         stream_options(),
         stop("stop"),
         ("logprobs", integer(0, 20), "How many of the likeliest tokens are told for each"),
-        ("echo", boolean(), "Whether the prompt comes before the answer; not together with `logprobs`"),
+        ("echo", boolean(), "Whether the prompt comes before the answer, and with `logprobs` how likely it was"),
         kv(),
     ];
+    optional.extend(forms());
     optional.extend(sampling());
     optional.extend(harmless());
     request(&[("prompt", prompt, "A prompt or several, as texts or tokens")], &optional)
@@ -181,7 +240,18 @@ fn messages(needs_length: bool) -> Value {
     let tool = json!({
         "type": "object", "properties": {"name": text(), "input_schema": {}}, "required": ["name", "input_schema"],
     });
-    let choice = json!({"type": "object", "properties": {"type": one_of(&["auto", "none"])}});
+    let choice = any(&[
+        json!({"type": "object", "properties": {"type": one_of(&["auto", "none", "any"])}, "required": ["type"]}),
+        json!({"type": "object", "properties": {"type": {"const": "tool"}, "name": text()}, "required": ["type", "name"]}),
+    ]);
+    let mut choice = choice;
+    for kind in choice["anyOf"].as_array_mut().into_iter().flatten() {
+        kind["properties"]["disable_parallel_tool_use"] =
+            json!({"description": "`true` has a forced call be the only one"});
+    }
+    let format = json!({
+        "type": "object", "properties": {"type": {"const": "json_schema"}, "schema": {}}, "required": ["type", "schema"],
+    });
     let thinking = json!({"type": "object", "properties": {"type": one_of(&["enabled", "disabled", "adaptive"])}});
     let mut optional = vec![
         model(),
@@ -192,7 +262,8 @@ fn messages(needs_length: bool) -> Value {
         ("top_p", number_above(0.0, 1.0), "Choose among the tokens that make up this much probability"),
         ("top_k", integer(i64::MIN, i64::MAX as u64), "Choose among so many likeliest tokens"),
         ("tools", list(tool), "Tools that may be called"),
-        ("tool_choice", choice, "Whether tools may be called"),
+        ("tool_choice", choice, "Whether tools may be called, must be, or which one must"),
+        ("output_format", format, "JSON of a schema: `output_config.format` as it was called before"),
         ("thinking", thinking, "Whether the model is to think first"),
         kv(),
     ];
@@ -201,8 +272,13 @@ fn messages(needs_length: bool) -> Value {
     } else {
         optional.push(length);
     }
-    let further = ["cache_control", "context_management", "output_config", "container", "betas"];
+    let further = ["cache_control", "context_management", "container", "betas"];
     optional.extend(further.into_iter().map(|name| (name, json!({}), "Changes nothing here")));
+    optional.push((
+        "output_config",
+        json!({}),
+        "`format` is what the answer has to look like; the rest changes nothing",
+    ));
     optional.push(("mcp_servers", json!({"enum": [[], null, false]}), "Refused unless it is empty"));
     optional.extend(harmless());
     request(&required, &optional)

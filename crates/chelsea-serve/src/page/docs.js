@@ -67,7 +67,7 @@ function section(method, path, operation) {
     for (const [type, { schema }] of Object.entries(response.content || {})) {
       if (type === "application/json") body.append(table(schema));
       else body.append(said("p", type + (schema.description ? ": " + schema.description : "")));
-      const event = schema.properties?.data?.contentSchema;
+      const data = schema.properties?.data, event = (data?.anyOf?.[0] ?? data)?.contentSchema;
       if (event) body.append(make("h3", "Data of each event"), table(event));
     }
   }

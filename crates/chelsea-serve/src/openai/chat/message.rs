@@ -1,6 +1,7 @@
 //! Turns of a conversation, as clients of OpenAI's interface send them.
 
 use crate::ApiError;
+use crate::fields::kind_of;
 use chelsea_model::chat::Message;
 use serde_json::Value;
 
@@ -40,7 +41,7 @@ pub(super) fn message(i: usize, value: &Value) -> Result<Message, ApiError> {
 pub(crate) fn text_of_parts(field: &str, parts: &[Value]) -> Result<String, ApiError> {
     let mut text = String::new();
     for part in parts {
-        match (part.get("type").and_then(Value::as_str), part.get("text").and_then(Value::as_str)) {
+        match (kind_of(part, field)?, part.get("text").and_then(Value::as_str)) {
             (Some("text" | "input_text" | "output_text") | None, Some(words)) => text.push_str(words),
             (kind, _) => {
                 let kind = kind.unwrap_or("unknown");
