@@ -65,6 +65,8 @@ pub struct Sequence {
     lost: bool,
     /// Time spent clustering.
     clustering: Duration,
+    /// Compactions.
+    compactions: u64,
 }
 
 impl Sequence {
@@ -116,6 +118,7 @@ impl Sequence {
             pending: None,
             lost: false,
             clustering: Duration::ZERO,
+            compactions: 0,
         })
     }
 
@@ -137,6 +140,7 @@ impl Sequence {
             pending: self.pending,
             lost: self.lost,
             clustering: Duration::ZERO,
+            compactions: 0,
         })
     }
 
@@ -305,6 +309,12 @@ impl Sequence {
 
     pub(crate) fn count_clustering(&mut self, time: Duration) {
         self.clustering += time;
+        self.compactions += 1;
+    }
+
+    /// Compactions so far.
+    pub fn compactions(&self) -> u64 {
+        self.compactions
     }
 
     /// Time spent clustering, so far or since [`Sequence::forget_clustering`].

@@ -32,7 +32,7 @@ fn clustered(i: usize, ear: &Ear) -> Request {
 fn in_folder(limit: usize, folder: &Path, bytes: u64) -> SchedulerOptions {
     let disk = DiskOptions { folder: folder.to_owned(), bytes };
     let pool = Pool::with_limit(limit);
-    SchedulerOptions { pool, ahead: 1, checkpoints: 0, disk: Some(disk), ..SchedulerOptions::default() }
+    SchedulerOptions { pool, ahead: 1, checkpoints: 0, aside: false, disk: Some(disk), ..SchedulerOptions::default() }
 }
 
 /// The bytes that one request takes at most when it is served alone.
@@ -232,7 +232,8 @@ fn a_squeezed_cache_is_the_same_again_after_its_request_made_room() {
     };
     let serve = |disk: Option<DiskOptions>| {
         let pool = Pool::with_limit(tight(asked));
-        let options = SchedulerOptions { pool, ahead: 1, checkpoints: 0, disk, ..SchedulerOptions::default() };
+        let options =
+            SchedulerOptions { pool, ahead: 1, checkpoints: 0, aside: false, disk, ..SchedulerOptions::default() };
         let mut scheduler = scheduler(options);
         let ears: Vec<Ear> = (0..4).map(|_| Ear::default()).collect();
         for (i, ear) in ears.iter().enumerate() {

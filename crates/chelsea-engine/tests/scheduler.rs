@@ -294,3 +294,23 @@ fn those_who_watch_are_told_what_their_cache_holds_and_nobody_else_is() {
     assert!(other.held.is_empty() && other.outcome.as_ref().unwrap().layout.is_none());
     assert_eq!(seldom.told.lock().unwrap().held.len(), 1);
 }
+
+#[test]
+fn answers_go_on_while_the_cache_of_a_prompt_is_compacted() {
+    let mut scheduler = scheduler(with_pool(64 << 20));
+    let (running, reading, after) = (Ear::default(), Ear::default(), Ear::default());
+    scheduler.submit(request(&prompt(1, 40), 600, 1, &running));
+    while running.tokens().is_empty() {
+        scheduler.step();
+    }
+    scheduler.submit(request(&prompt(2, 3000), 5, 2, &reading));
+    scheduler.submit(request(&prompt(3, 3000), 5, 3, &after));
+    run(&mut scheduler);
+    let stats = scheduler.stats();
+    assert!(stats.compactions_aside >= 2, "{stats:?}");
+    assert!(stats.compactions >= stats.compactions_aside, "{stats:?}");
+    assert_eq!(running.tokens(), alone(&prompt(1, 40), 600, 1));
+    assert_eq!(reading.tokens(), alone(&prompt(2, 3000), 5, 2));
+    assert_eq!(after.tokens(), alone(&prompt(3, 3000), 5, 3));
+    assert_eq!(stats.running + stats.reading + stats.waiting, 0);
+}

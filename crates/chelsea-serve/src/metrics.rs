@@ -209,6 +209,8 @@ fn rows(stats: &SchedulerStats, observed: &Observed) -> Vec<Row> {
         counter(Own("requests_cancelled_total"), stats.cancelled, "Requests whose client went away."),
         counter(Own("requests_refused_total"), observed.refused, "Requests that were refused."),
         counter(Own("requests_failed_total"), observed.failed, "Requests that failed."),
+        counter(Own("compactions_total"), stats.compactions, "Compactions of the caches of ended requests."),
+        counter(Own("compactions_aside_total"), stats.compactions_aside, "Compactions of prompts that were made beside the answers of others."),
         seconds(Own("clustering_seconds_total"), stats.clustering, "Time spent clustering for ended requests."),
         seconds(Own("step_seconds_total"), stats.busy, "Time spent in steps."),
         counter(Own("steps_total"), stats.steps, "Steps."),

@@ -33,7 +33,11 @@ pub fn read_rate(model: &Arc<Model>, threads: &Arc<ThreadPool>, step: usize) -> 
     Ok(1.0 / best)
 }
 
-/// The longest step that takes no longer than `stall`, at the speed of short texts.
+/// Share of a pause that reading may take where a text begins: attention to a long one, and the tokens of others that go
+/// along, take the rest.
+const SHARE: f64 = 0.6;
+
+/// The longest step that takes no longer than `stall`, with what long texts take beyond short ones.
 ///
 /// # Errors
 /// If the model cannot read at all.
@@ -41,7 +45,7 @@ pub fn step_for(model: &Arc<Model>, threads: &Arc<ThreadPool>, stall: Duration) 
     let mut chosen = STEPS[0];
     for step in STEPS {
         let rate = read_rate(model, threads, step)?;
-        if step as f64 / rate > stall.as_secs_f64() {
+        if step as f64 / rate > SHARE * stall.as_secs_f64() {
             break;
         }
         chosen = step;

@@ -42,11 +42,11 @@ pub use shelf::Shelf;
 
 use crate::runner::Runner;
 use crate::{Sequence, SessionOptions, cache_config};
+use aside::Aside;
 use chelsea_kv::snapshot::SnapshotError;
 use chelsea_kv::{CacheConfig, Pool};
 use chelsea_model::Model;
 use chelsea_model::tokenizer::Tokenizer;
-use aside::Aside;
 use disk::Disk;
 use job::{Active, Job, Promise, Refused};
 use mount::Mount;

@@ -1,6 +1,7 @@
 //! What a scheduler is started with, and what it tells of itself.
 
 use super::DiskOptions;
+use crate::Sequence;
 use chelsea_kv::Pool;
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ pub struct SchedulerOptions {
     pub ahead: usize,
     /// Most checkpoints on the shelf.
     pub checkpoints: usize,
+    /// Whether the caches of prompts are compacted while others are answered. Where they are not, it takes longer steps, and the
+    /// same requests are served in the same steps each time.
+    pub aside: bool,
     /// Where checkpoints are kept in files, too, and the caches of requests that make room for others.
     pub disk: Option<DiskOptions>,
 }
@@ -32,6 +36,7 @@ impl Default for SchedulerOptions {
             waiting: 256,
             ahead: 512,
             checkpoints: 256,
+            aside: true,
             disk: None,
         }
     }
@@ -86,8 +91,20 @@ pub struct SchedulerStats {
     pub kv_bytes_full: usize,
     /// Time spent clustering.
     pub clustering: Duration,
+    /// Compactions of ended requests.
+    pub compactions: u64,
+    /// Compactions of prompts that were made while others were answered.
+    pub compactions_aside: u64,
     /// Time spent in steps.
     pub busy: Duration,
     /// Steps.
     pub steps: u64,
+}
+
+impl SchedulerStats {
+    /// Counts what the cache of a request took that is given up.
+    pub(super) fn count(&mut self, sequence: &Sequence) {
+        self.clustering += sequence.clustering();
+        self.compactions += sequence.compactions();
+    }
 }

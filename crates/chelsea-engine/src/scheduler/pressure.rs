@@ -26,7 +26,7 @@ impl Scheduler {
         let least = |i: &usize| (!self.active[*i].is_reading(), self.active[*i].work(), std::cmp::Reverse(*i));
         let Some(i) = (0..self.active.len()).min_by_key(least) else { return };
         let active = self.active.remove(i);
-        self.stats.clustering += active.sequence.clustering();
+        self.stats.count(&active.sequence);
         if self.active.is_empty() {
             // It was the only one left, so there is nothing that could make room for it.
             self.stats.failed += 1;

@@ -9,9 +9,8 @@ use crate::{EngineError, State};
 impl Scheduler {
     /// Which of those that read has its turn: the one that is done first, unless another was passed over too often.
     fn reader(&mut self) -> Option<usize> {
-        let mut readers: Vec<usize> = (0..self.active.len())
-            .filter(|&i| self.active[i].is_reading() && !self.active[i].must_compact())
-            .collect();
+        let mut readers: Vec<usize> =
+            (0..self.active.len()).filter(|&i| self.active[i].is_reading() && !self.active[i].must_compact()).collect();
         readers.sort_by_key(|&i| self.active[i].left_to_read());
         let patient = readers.iter().copied().find(|&i| self.active[i].passed_over >= PATIENCE);
         let chosen = patient.or(readers.first().copied())?;
@@ -52,7 +51,9 @@ impl Scheduler {
             // There is nothing else to do.
             drop(batch);
             is_short |= !self.take_back(true);
-            return if is_short { self.make_room() };
+            return if is_short {
+                self.make_room()
+            };
         }
         // What grammars allow next is found out while the model computes.
         let threads = self.runner.pool().clone();
@@ -136,7 +137,7 @@ impl Scheduler {
         ended.dedup_by_key(|ended| ended.0);
         for (i, error) in ended {
             let active = self.active.remove(i);
-            self.stats.clustering += active.sequence.clustering();
+            self.stats.count(&active.sequence);
             match error {
                 None => {
                     self.stats.finished += 1;
