@@ -6,7 +6,7 @@
 mod support;
 
 use chelsea_engine::scheduler::{DiskOptions, Request};
-use chelsea_engine::{Scheduler, SchedulerOptions, SchedulerStats, SessionOptions};
+use chelsea_engine::{GenerateOptions, Scheduler, SchedulerOptions, SchedulerStats, SessionOptions};
 use chelsea_kv::{Budget, Pool};
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -181,6 +181,65 @@ fn a_folder_belongs_to_one_server_and_what_a_killed_one_parked_is_removed() {
     assert!(second.err().unwrap().to_string().contains("another server"));
     drop(first);
     scheduler(in_folder(1 << 20, folder.path(), 1 << 30));
+}
+
+/// Serves a prompt that is scored beside answers that outgrow what was promised for them. Returns the scores, and whether it
+/// made room for them in the middle of its prompt.
+fn score_beside_growing(scored: impl Fn(&Ear) -> Request, options: SchedulerOptions) -> (Ear, bool, SchedulerStats) {
+    let mut scheduler = scheduler(options);
+    for i in 0..6 {
+        let growing = asked(i, &Ear::default());
+        let generate = GenerateOptions { max_tokens: Some(150), ..growing.generate };
+        scheduler.submit(Request { generate, ..growing });
+    }
+    while scheduler.stats().running < 6 {
+        assert!(scheduler.step(), "{:?}", scheduler.stats());
+    }
+    let (ear, mut made_room) = (Ear::default(), false);
+    scheduler.submit(scored(&ear));
+    let times = |stats: SchedulerStats| stats.parks + stats.stepped_aside;
+    loop {
+        let before = times(scheduler.stats());
+        let goes_on = scheduler.step();
+        let (read, all) = ear.told.lock().unwrap().read;
+        // Those that read are the first to make room.
+        made_room |= times(scheduler.stats()) > before && 0 < read && read < all;
+        if !goes_on {
+            return (ear, made_room, scheduler.stats());
+        }
+    }
+}
+
+#[test]
+fn a_prompt_that_made_room_in_the_middle_has_the_same_scores() {
+    for (share, policy) in [(1.0, "full"), (0.5, "chelsea")] {
+        let scored = |ear: &Ear| {
+            let session = support::options(Budget::EntryFraction(share), policy);
+            let session = SessionOptions { step: Some(16), ..session };
+            Request { session, prompt_logprobs: Some(2), ..request(&prompt(9, 900), 3, 9, ear) }
+        };
+        let (alone, mut single) = (Ear::default(), scheduler(SchedulerOptions::default()));
+        single.submit(scored(&alone));
+        run(&mut single);
+        let expected = std::mem::take(&mut alone.told.lock().unwrap().scores);
+        assert_eq!((expected.len(), expected[0].len()), (1, 899));
+        // In a file, or given up and made again.
+        for bytes in [1 << 30, 1 << 10] {
+            let (mut in_the_middle, needed) = (0, alone_bytes(scored));
+            // Just enough to let it in, and a little more each time.
+            for more in 1..=8 {
+                let folder = tempfile::tempdir().unwrap();
+                let limit = needed + needed * more / 8 + (300 << 10);
+                let (ear, made_room, stats) = score_beside_growing(scored, in_folder(limit, folder.path(), bytes));
+                assert!(ear.is_done(), "{:?}", ear.error());
+                assert!(ear.told.lock().unwrap().scores == expected, "{policy}, {more}: {stats:?}");
+                assert_eq!((ear.tokens(), parked_files(folder.path())), (alone.tokens(), 0));
+                assert!(if bytes > 1 << 20 { stats.stepped_aside == 0 } else { stats.parks == 0 }, "{stats:?}");
+                in_the_middle += usize::from(made_room);
+            }
+            assert!(in_the_middle > 0, "{policy}, {bytes}: it never made room while it was read");
+        }
+    }
 }
 
 fn may_be_squeezed(i: usize, ear: &Ear) -> Request {

@@ -58,17 +58,25 @@ impl From<FileError> for ApiError {
     }
 }
 
-/// Takes the parts that name files out of a message in OpenAI's shape, and gives their ids.
+/// How a part of a message names a file: its type, and where its id stands.
+pub type FilePart = (&'static str, &'static str);
+/// A part of a chat's.
+pub const OF_CHAT: FilePart = ("file", "/file/file_id");
+/// A part of a response's input.
+pub const OF_RESPONSE: FilePart = ("input_file", "/file_id");
+
+/// Takes the parts that name files out of a message in OpenAI's shape, the content of which is this field, and gives their
+/// ids.
 ///
 /// # Errors
 /// If such a part holds no id, or the message is not the user's.
-pub fn take_file_ids(i: usize, message: &mut Value) -> Result<Vec<String>, ApiError> {
-    let wrong = |what: &str| ApiError::field(format!("messages[{i}].content"), format!("message {i} {what}"));
+pub fn take_file_ids(field: &str, message: &mut Value, (kind, at): FilePart) -> Result<Vec<String>, ApiError> {
+    let wrong = |what: &str| ApiError::field(field, format!("{field} {what}"));
     let is_user = message.get("role").and_then(Value::as_str) == Some("user");
     let Some(Value::Array(parts)) = message.get_mut("content") else { return Ok(Vec::new()) };
     let mut ids = Vec::new();
-    for part in parts.iter().filter(|part| part["type"] == "file") {
-        let id = part.pointer("/file/file_id").and_then(Value::as_str);
+    for part in parts.iter().filter(|part| part["type"] == kind) {
+        let id = part.pointer(at).and_then(Value::as_str);
         ids.push(id.map(str::to_owned).ok_or_else(|| {
             wrong("holds a file without a `file_id`: put its text on the server with POST /v1/files first")
         })?);
@@ -76,7 +84,7 @@ pub fn take_file_ids(i: usize, message: &mut Value) -> Result<Vec<String>, ApiEr
     if !ids.is_empty() && !is_user {
         return Err(wrong("holds a file: only messages of the user's may"));
     }
-    parts.retain(|part| part["type"] != "file");
+    parts.retain(|part| part["type"] != kind);
     Ok(ids)
 }
 
@@ -170,12 +178,15 @@ mod tests {
             {"type": "file", "file": {"file_id": "file-1"}}, {"type": "text", "text": "Why?"},
             {"type": "file", "file": {"file_id": "file-2"}},
         ]});
-        assert_eq!(take_file_ids(0, &mut message).unwrap(), ["file-1", "file-2"]);
+        let take = |message: &mut Value| take_file_ids("messages[3].content", message, OF_CHAT);
+        assert_eq!(take(&mut message).unwrap(), ["file-1", "file-2"]);
         assert_eq!(message["content"], json!([{"type": "text", "text": "Why?"}]));
-        assert!(take_file_ids(0, &mut message).unwrap().is_empty());
+        assert!(take(&mut message).unwrap().is_empty());
         let mut data = json!({"role": "user", "content": [{"type": "file", "file": {"file_data": "aGk="}}]});
-        assert!(take_file_ids(3, &mut data).unwrap_err().message.contains("message 3"));
+        assert!(take(&mut data).unwrap_err().message.contains("messages[3].content"));
         let mut system = json!({"role": "system", "content": [{"type": "file", "file": {"file_id": "file-1"}}]});
-        assert!(take_file_ids(0, &mut system).is_err());
+        assert!(take(&mut system).is_err());
+        let mut input = json!({"role": "user", "content": [{"type": "input_file", "file_id": "file-1"}]});
+        assert_eq!(take_file_ids("input[0].content", &mut input, OF_RESPONSE).unwrap(), ["file-1"]);
     }
 }

@@ -142,13 +142,13 @@ pub fn response_format(value: &Value) -> Result<Option<Form>, ApiError> {
         Some("text") => Ok(None),
         // With a schema, as llama.cpp has it.
         Some("json_object") => Ok(Some(Form::Json(match value.get("schema") {
+            None | Some(Value::Null) => Schema::object(),
             Some(schema) => Schema { value: schema.clone(), strict: false },
-            None => Schema::object(),
         }))),
         Some("json_schema") => {
             let named = value.get("json_schema").filter(|named| named.is_object());
             let named = named.ok_or_else(|| wrong("response_format has no `json_schema` object".into()))?;
-            Ok(Some(json_schema(named)))
+            json_schema("response_format.json_schema", named).map(Some)
         }
         other => Err(wrong(format!(
             "response_format has the type `{}`: it must be text, json_object or json_schema",
@@ -157,10 +157,21 @@ pub fn response_format(value: &Value) -> Result<Option<Form>, ApiError> {
     }
 }
 
-/// A schema with its name, as OpenAI's interfaces send it. Without a schema any JSON will do.
-pub fn json_schema(named: &Value) -> Form {
-    let value = named.get("schema").filter(|schema| !schema.is_null()).cloned().unwrap_or_else(|| json!({}));
-    Form::Json(Schema { value, strict: named.get("strict").and_then(Value::as_bool).unwrap_or(false) })
+/// A schema and what is said about it.
+#[derive(Debug, Deserialize)]
+struct Named {
+    schema: Option<Value>,
+    strict: Option<bool>,
+}
+
+/// A schema with its name, as OpenAI's interfaces send it in this field. Without a schema any JSON will do.
+///
+/// # Errors
+/// If what is said about it is of a wrong type.
+pub fn json_schema(field: &str, named: &Value) -> Result<Form, ApiError> {
+    let Named { schema, strict } =
+        Named::deserialize(named).map_err(|error| ApiError::field(field, format!("{field}: {error}")))?;
+    Ok(Form::Json(Schema { value: schema.unwrap_or_else(|| json!({})), strict: strict.unwrap_or(false) }))
 }
 
 /// The grammar of an answer, if it is held to anything. Where calls are only allowed, it may be either of the two.

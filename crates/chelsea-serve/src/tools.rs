@@ -7,6 +7,7 @@
 use crate::form::{Form, Schema, literal};
 use crate::reply::CALL;
 use crate::{ApiError, Serving};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// Whether a model is to call.
@@ -52,7 +53,7 @@ impl Choice {
     /// # Errors
     /// If it is of no known kind.
     pub fn anthropic(value: Option<&Value>) -> Result<Choice, ApiError> {
-        let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(Choice::Auto) };
+        let Some(value) = value else { return Ok(Choice::Auto) };
         match (value.get("type").and_then(Value::as_str), value.get("name").and_then(Value::as_str)) {
             (Some("auto"), _) => Ok(Choice::Auto),
             (Some("none"), _) => Ok(Choice::None),
@@ -110,6 +111,7 @@ impl Calls {
         parallel: bool,
     ) -> Result<Option<Calls>, ApiError> {
         let tools = tools.unwrap_or_default();
+        let mut known = tools.iter().enumerate().map(tool).collect::<Result<Vec<Tool>, _>>()?;
         let forced = matches!(choice, Choice::Any | Choice::One(_));
         if *choice == Choice::None || tools.is_empty() && !forced {
             return Ok(None);
@@ -117,7 +119,6 @@ impl Calls {
         if tools.is_empty() {
             return Err(ApiError::field("tool_choice", "tool_choice forces a call, and there are no tools"));
         }
-        let mut known = tools.iter().enumerate().map(tool).collect::<Result<Vec<Tool>, _>>()?;
         if let Choice::One(name) = choice {
             known.retain(|tool| tool.name == *name);
             if known.is_empty() {
@@ -132,17 +133,19 @@ impl Calls {
         Ok(Some(Calls { tools: known, forced, format, most }))
     }
 
-    /// Checks that an answer can be held to one call, where that is asked for.
+    /// Checks that an answer can be held to one call, where that is asked for in this field.
     ///
     /// # Errors
     /// If a model may call of its own accord, in whatever number it likes.
-    pub fn check_parallel(&self, parallel: bool, form: Option<&Form>) -> Result<(), ApiError> {
+    pub fn check_parallel(&self, field: &str, parallel: bool, form: Option<&Form>) -> Result<(), ApiError> {
         if parallel || self.forced || form.is_some() {
             return Ok(());
         }
-        let text = "parallel_tool_calls can be false only where a call is forced (tool_choice): how many calls a model \
-                    makes of its own accord is its own choice";
-        Err(ApiError::field("parallel_tool_calls", text))
+        let text = format!(
+            "{field}: a single call can be asked for only where a call is forced (by tool_choice) or a form is given: how \
+             many calls a model makes of its own accord is its own choice"
+        );
+        Err(ApiError::field(field, text))
     }
 
     /// The rule `calls` and those that it needs; the parameters of tool `i` are a part named `tool_i`.
@@ -173,17 +176,30 @@ fn format_of(template: Option<&str>) -> Format {
     }
 }
 
+/// A function as it is described.
+#[derive(Debug, Deserialize)]
+struct Function {
+    name: String,
+    /// For the template alone.
+    #[serde(rename = "description")]
+    _description: Option<String>,
+    parameters: Option<Value>,
+    strict: Option<bool>,
+}
+
 fn tool((i, value): (usize, &Value)) -> Result<Tool, ApiError> {
     let wrong = |what: &str| ApiError::field(format!("tools[{i}]"), format!("tool {i} {what}"));
-    let function = value.get("function").filter(|function| function.is_object());
+    let is_function = value.get("type").is_none_or(|kind| kind == "function");
+    let function = value.get("function").filter(|function| function.is_object() && is_function);
     let function = function.ok_or_else(|| wrong("has no `function`: functions are the only tools here"))?;
-    let name = function.get("name").and_then(Value::as_str).ok_or_else(|| wrong("has no `name`"))?;
-    let strict = function.get("strict").and_then(Value::as_bool).unwrap_or(false);
-    let value = match function.get("parameters") {
-        None | Some(Value::Null) => json!({"type": "object", "properties": {}, "additionalProperties": false}),
-        Some(parameters) => parameters.clone(),
-    };
-    Ok(Tool { name: name.to_owned(), parameters: Schema { value, strict } })
+    let Function { name, parameters, strict, .. } =
+        Function::deserialize(function).map_err(|error| wrong(&format!("is no function: {error}")))?;
+    let value =
+        parameters.unwrap_or_else(|| json!({"type": "object", "properties": {}, "additionalProperties": false}));
+    if !value.is_object() && !value.is_boolean() {
+        return Err(wrong("has `parameters` that are no JSON schema: it must be an object"));
+    }
+    Ok(Tool { name, parameters: Schema { value, strict: strict.unwrap_or(false) } })
 }
 
 #[cfg(test)]

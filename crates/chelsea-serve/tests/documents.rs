@@ -56,6 +56,11 @@ fn a_document_is_read_once_and_goes_before_the_question_as_a_text_of_the_users()
     ]}], "max_tokens": 8, "temperature": 0});
     let (_, third) = server.post("/v1/chat/completions", &part);
     assert_eq!((cached(&third), &third["choices"]), (before + after - 5 + "Which colour?".len(), &second["choices"]));
+    let input = json!({"input": [{"role": "user", "content": [
+        {"type": "input_text", "text": "Which colour?"}, {"type": "input_file", "file_id": id},
+    ]}], "max_output_tokens": 8, "temperature": 0});
+    let (_, response) = server.post("/v1/responses", &input);
+    assert_eq!(response["output"][0]["content"][0]["text"], second["choices"][0]["message"]["content"], "{response}");
     let fresh = start();
     let id = put(&fresh, &[], "tower.txt", &document())["id"].as_str().unwrap().to_owned();
     let (_, alone) = fresh.post("/v1/chat/completions", &asked(&id, "Which colour?"));

@@ -1,7 +1,7 @@
 //! What tests of the scheduler share: who listens, requests, and steps until nothing is left to do.
 
 use super::{model, options, pool, tokens};
-use chelsea_engine::scheduler::{Event, Held, Listener, Outcome, Request, RequestError};
+use chelsea_engine::scheduler::{Event, Held, Listener, Logprobs, Outcome, Request, RequestError};
 use chelsea_engine::{GenerateOptions, Sampling, Scheduler, SchedulerOptions, SessionOptions};
 use chelsea_kv::{Budget, Pool};
 use chelsea_linear::Products;
@@ -18,6 +18,10 @@ pub struct Told {
     pub outcome: Option<Outcome>,
     pub held: Vec<Held>,
     pub error: Option<RequestError>,
+    /// Tokens of the prompt that were read, and all of them.
+    pub read: (usize, usize),
+    /// How likely the tokens of the prompt were: told once, if at all.
+    pub scores: Vec<Vec<Logprobs>>,
 }
 
 #[derive(Clone, Default)]
@@ -31,7 +35,9 @@ impl Listener for Ear {
     fn hear(&mut self, event: Event) {
         let mut told = self.told.lock().unwrap();
         match event {
-            Event::Waiting | Event::Read { .. } | Event::Scored(_) => {}
+            Event::Waiting => {}
+            Event::Read { done, total } => told.read = (done, total),
+            Event::Scored(scores) => told.scores.push(scores),
             Event::Held(held) => told.held.push(*held),
             Event::Started { cached } => told.cached = Some(cached),
             Event::Token(sampled) => told.tokens.push(sampled.token),

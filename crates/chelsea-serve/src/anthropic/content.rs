@@ -55,7 +55,9 @@ pub(super) fn turn(i: usize, value: &Value, messages: &mut Vec<Message>) -> Resu
                 "id": block.get("id"),
                 "type": "function",
                 "function": {
-                    "name": block.get("name").ok_or_else(|| wrong("a tool_use has no `name`".into()))?,
+                    "name": block.get("name").and_then(Value::as_str).ok_or_else(|| {
+                        wrong("a tool_use has no `name`".into())
+                    })?,
                     "arguments": block.get("input").cloned().unwrap_or_else(|| json!({})),
                 },
             })),
@@ -105,6 +107,12 @@ pub(super) fn tool((i, value): (usize, &Value)) -> Result<Value, ApiError> {
     let Some(schema) = value.get("input_schema") else {
         return Err(wrong("only tools of one's own, with an `input_schema`, are supported"));
     };
+    if !(schema.is_object() || schema.is_boolean() || schema.is_null()) {
+        return Err(wrong("`input_schema` must be a JSON schema: an object"));
+    }
+    if value.get("description").is_some_and(|text| !text.is_string() && !text.is_null()) {
+        return Err(wrong("`description` must be a text"));
+    }
     Ok(json!({"type": "function", "function": {
         "name": name,
         "description": value.get("description").cloned().unwrap_or_default(),

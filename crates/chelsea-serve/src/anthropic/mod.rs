@@ -39,15 +39,21 @@ pub struct MessagesRequest {
     tools: Option<Vec<Value>>,
     tool_choice: Option<Value>,
     thinking: Option<Value>,
+    output_config: Option<OutputConfig>,
     output_format: Option<Value>,
     kv: Option<KvFields>,
     #[serde(flatten)]
     rest: Map<String, Value>,
 }
 
-/// Fields that only say where a cache may be kept, how much effort is wanted, or what is switched on for others.
-const HARMLESS: &[&str] =
-    &["cache_control", "context_management", "output_config", "container", "mcp_servers", "betas"];
+/// What an answer is to be like. How much effort is to be made changes nothing here.
+#[derive(Debug, Deserialize)]
+struct OutputConfig {
+    format: Option<Value>,
+}
+
+/// Fields that only say where a cache may be kept, or what is switched on for others.
+const HARMLESS: &[&str] = &["cache_control", "context_management", "container", "mcp_servers", "betas"];
 
 const TOO_SHORT: &str = "max_tokens: a number of at least 1 is required";
 
@@ -90,31 +96,32 @@ impl MessagesRequest {
             }
             _ => None,
         };
-        let tools = tools.filter(|_| with_tools).map(|tools| tools.iter().enumerate().map(content::tool).collect());
+        let tools = tools.map(|tools| tools.iter().enumerate().map(content::tool).collect());
         let mut variables = Map::new();
-        let thinking = self.thinking.as_ref().map(|thinking| kind_of(thinking, "thinking")).transpose()?.flatten();
-        match thinking {
-            None => {}
-            Some("disabled") => {
-                variables.insert("enable_thinking".into(), false.into());
-            }
-            Some("enabled" | "adaptive") => {
-                variables.insert("enable_thinking".into(), true.into());
-            }
-            Some(other) => return Err(ApiError::field("thinking", format!("thinking: unknown type `{other}`"))),
+        if let Some(thinking) = &self.thinking {
+            let thinks = match kind_of(thinking, "thinking")? {
+                Some("disabled") => false,
+                Some("enabled" | "adaptive") => true,
+                _ => {
+                    let text = "thinking: its type must be `enabled`, `adaptive` or `disabled`";
+                    return Err(ApiError::field("thinking", text));
+                }
+            };
+            variables.insert("enable_thinking".into(), thinks.into());
         }
-        let tools = tools.transpose()?;
+        let tools: Option<Vec<Value>> = tools.transpose()?;
+        let tools = tools.filter(|_| with_tools).map(Value::Array);
         Ok((Conversation { messages, tools, variables, prefill, documents: Vec::new() }, choice))
     }
 
     /// What the answer has to look like: `output_config.format`, or `output_format` as it was called before.
     fn form(&self) -> Result<Option<Form>, ApiError> {
-        let config = self.rest.get("output_config").and_then(|config| config.get("format"));
-        let Some(format) = config.or(self.output_format.as_ref()).filter(|format| !format.is_null()) else {
-            return Ok(None);
-        };
+        let config = self.output_config.as_ref().and_then(|config| config.format.as_ref());
+        let Some(format) = config.or(self.output_format.as_ref()) else { return Ok(None) };
         match format.get("type").and_then(Value::as_str) {
-            Some("json_schema") if format.get("schema").is_some() => Ok(Some(form::json_schema(format))),
+            Some("json_schema") if format.get("schema").is_some() => {
+                form::json_schema("output_config.format", format).map(Some)
+            }
             _ => {
                 Err(ApiError::field("output_config", "output_config.format: it must be a json_schema with a `schema`"))
             }
@@ -122,16 +129,14 @@ impl MessagesRequest {
     }
 
     /// Whether an answer may hold several calls.
-    fn parallel_calls(&self, choice: &Choice) -> Result<bool, ApiError> {
-        let one = self.tool_choice.as_ref().and_then(|choice| choice.get("disable_parallel_tool_use"));
-        let one = one.and_then(Value::as_bool).unwrap_or(false);
-        if one && *choice == Choice::Auto && self.tools.as_ref().is_some_and(|tools| !tools.is_empty()) {
-            return Err(ApiError::field(
-                "tool_choice",
-                "tool_choice: disable_parallel_tool_use is supported only where a call is forced (`any` or `tool`)",
-            ));
+    fn parallel_calls(&self) -> Result<bool, ApiError> {
+        match self.tool_choice.as_ref().and_then(|choice| choice.get("disable_parallel_tool_use")) {
+            None | Some(Value::Null) => Ok(true),
+            Some(Value::Bool(one)) => Ok(!one),
+            Some(_) => {
+                Err(ApiError::field("tool_choice", "tool_choice: disable_parallel_tool_use must be `true` or `false`"))
+            }
         }
-        Ok(!one)
     }
 
     /// How the answer is generated.
@@ -151,9 +156,10 @@ impl MessagesRequest {
         }
         let (mut conversation, choice) = self.conversation()?;
         let form = self.form()?;
-        let parallel = self.parallel_calls(&choice)?;
+        let parallel = self.parallel_calls()?;
         let tools = conversation.tools.as_ref().and_then(Value::as_array).map(Vec::as_slice);
         let calls = Calls::new(serving, tools, &choice, parallel)?;
+        calls.as_ref().map_or(Ok(()), |calls| calls.check_parallel("tool_choice", parallel, form.as_ref()))?;
         let with_tools = calls.is_some();
         let kv = self.kv.clone().unwrap_or_default();
         conversation.put_first(serving, caller, &kv)?;
@@ -290,6 +296,8 @@ pub async fn count(
         check_model(&counting, request.model.as_deref())?;
         let (mut conversation, _) = request.conversation()?;
         request.generation()?;
+        request.form()?;
+        request.parallel_calls()?;
         let kv = request.kv.clone().unwrap_or_default();
         kv.session(&counting, None)?;
         conversation.put_first(&counting, caller, &kv)?;

@@ -6,10 +6,8 @@
 //! tables of docs/api.md.
 
 mod answers;
-mod files;
 mod paths;
 mod requests;
-mod responses;
 mod schema;
 
 use crate::Serving;
@@ -29,8 +27,6 @@ fn document(with_keys: bool, vocab: u64) -> Value {
     let mut schemas = Map::new();
     schemas.extend(requests::schemas(vocab));
     schemas.extend(answers::schemas());
-    schemas.extend(responses::schemas());
-    schemas.extend(files::schemas());
     let security = if with_keys { json!([{"bearer": []}, {"header": []}]) } else { json!([]) };
     json!({
         "openapi": "3.1.0",
@@ -46,7 +42,6 @@ fn document(with_keys: bool, vocab: u64) -> Value {
         "tags": [
             {"name": "OpenAI", "description": "Chats and completions, as vLLM and llama.cpp extend them"},
             {"name": "Anthropic", "description": "Messages"},
-            {"name": "Documents", "description": "Put on the server once, and asked about by their ids"},
             {"name": "Tokens", "description": "From text to tokens and back"},
             {"name": "Server", "description": "Limits, health and figures"},
             {"name": "Pages", "description": "To be read by people"},
@@ -106,30 +101,6 @@ mod tests {
         assert_eq!(found, there);
     }
 
-    /// Every list of types in a schema.
-    fn types<'v>(value: &'v Value, found: &mut Vec<&'v [Value]>) {
-        match value {
-            Value::Object(object) => {
-                found.extend(object.get("type").and_then(Value::as_array).map(Vec::as_slice));
-                object.values().for_each(|value| types(value, found));
-            }
-            Value::Array(list) => list.iter().for_each(|value| types(value, found)),
-            _ => {}
-        }
-    }
-
-    #[test]
-    fn what_may_be_null_names_each_type_once() {
-        let document = document(false, 256);
-        let mut found = Vec::new();
-        types(&document["components"]["schemas"], &mut found);
-        assert!(found.len() > 50);
-        for types in found {
-            let names: BTreeSet<&str> = types.iter().map(|name| name.as_str().unwrap()).collect();
-            assert_eq!(names.len(), types.len(), "{types:?}");
-        }
-    }
-
     #[test]
     fn names_of_operations_are_unique() {
         let document = document(false, 256);
@@ -142,49 +113,117 @@ mod tests {
         }
     }
 
-    /// Names of fields at any depth, and the texts that they may be.
+    /// The tables of docs/api.md, and what the columns of the greater one are about.
+    const PAGE: &str = include_str!("../../../../docs/api.md");
+    const COLUMNS: [&str; 4] = ["ChatRequest", "CompletionRequest", "ResponseRequest", "MessagesRequest"];
+
+    fn section<'p>(page: &'p str, title: &str) -> &'p str {
+        let (_, section) = page.split_once(&format!("\n## {title}\n")).unwrap();
+        section.split_once("\n## ").map_or(section, |(section, _)| section)
+    }
+
+    /// Every name and every value that may stand somewhere below.
     fn words(value: &Value, found: &mut BTreeSet<String>) {
         match value {
             Value::Object(object) => {
-                found.extend(object.keys().cloned());
+                found.extend(
+                    object.get("properties").and_then(Value::as_object).into_iter().flat_map(|p| p.keys().cloned()),
+                );
+                found.extend(object.get("const").and_then(Value::as_str).map(str::to_owned));
+                let values = object.get("enum").and_then(Value::as_array).into_iter().flatten();
+                found.extend(values.filter_map(Value::as_str).map(str::to_owned));
                 object.values().for_each(|value| words(value, found));
             }
             Value::Array(list) => list.iter().for_each(|value| words(value, found)),
-            Value::String(text) => drop(found.insert(text.clone())),
             _ => {}
         }
     }
 
-    #[test]
-    fn every_field_of_the_documentation_is_described() {
-        let page = include_str!("../../../../docs/api.md");
-        let (_, table) = page.split_once("## What is honoured").unwrap();
-        let (table, _) = table.split_once("\n## ").unwrap();
-        let document = document(false, 256);
-        let columns = ["ChatRequest", "CompletionRequest", "MessagesRequest"].map(|name| {
-            let mut known = BTreeSet::new();
-            words(&document["components"]["schemas"][name]["properties"], &mut known);
-            assert!(known.len() > 10, "{name}");
-            known
-        });
-        let mut before: Vec<Vec<String>> = vec![Vec::new(); 3];
-        let mut seen = 0;
-        for row in table.lines().filter(|line| line.starts_with("| ") && line.contains('`')) {
-            let cells: Vec<&str> = row.trim_matches('|').split('|').collect();
-            for (i, cell) in cells[1..].iter().enumerate() {
-                let mut names: Vec<String> = cell.split('`').skip(1).step_by(2).map(str::to_owned).collect();
-                // "the same" is the cell to the left.
-                if cell.contains("the same") {
-                    names.extend(before[i - 1].clone());
-                }
-                for name in &names {
-                    seen += 1;
-                    let name = name.split('.').next().unwrap();
-                    assert!(columns[i].contains(name), "`{name}` of {row}");
-                }
-                before[i] = names;
+    /// The fields of a request, and all words that are known below each.
+    fn fields(document: &Value, request: &str) -> std::collections::BTreeMap<String, BTreeSet<String>> {
+        let properties = document["components"]["schemas"][request]["properties"].as_object().unwrap();
+        let below = |value: &Value| {
+            let mut found = BTreeSet::new();
+            words(value, &mut found);
+            found
+        };
+        properties.iter().map(|(name, value)| (name.clone(), below(value))).collect()
+    }
+
+    /// What stands between backticks in a cell: fields, each with what is named in the brackets that follow it.
+    fn named_in(cell: &str) -> Vec<(String, Vec<String>)> {
+        let mut named: Vec<(String, Vec<String>)> = Vec::new();
+        let mut depth = 0;
+        for (i, piece) in cell.split('`').enumerate() {
+            if i % 2 == 0 {
+                depth += piece.matches('(').count();
+                depth -= piece.matches(')').count();
+            } else if depth == 0 {
+                named.push((piece.to_owned(), Vec::new()));
+            } else {
+                named.last_mut().unwrap().1.push(piece.to_owned());
             }
         }
-        assert!(seen > 60, "{seen}");
+        named
+    }
+
+    #[test]
+    fn every_field_of_the_documentation_is_described_and_no_other() {
+        let document = document(false, 256);
+        let table = section(PAGE, "What is honoured");
+        let mut told: [BTreeSet<String>; 4] = Default::default();
+        let mut before: [Vec<(String, Vec<String>)>; 4] = Default::default();
+        for row in table.lines().filter(|line| line.starts_with("| ") && line.contains('`')) {
+            let cells: Vec<&str> = row.trim_matches('|').split('|').collect();
+            assert_eq!(cells.len(), 5, "{row}");
+            for (i, cell) in cells[1..].iter().enumerate() {
+                let mut named = named_in(cell);
+                // "the same" is the cell to the left.
+                if cell.contains("the same") {
+                    named.extend(before[i - 1].clone());
+                }
+                let fields = fields(&document, COLUMNS[i]);
+                for (name, inner) in &named {
+                    let (outer, path) = name.split_once('.').unwrap_or((name, ""));
+                    let known = fields.get(outer).unwrap_or_else(|| panic!("`{name}` of {row}"));
+                    let mut below = inner.iter().map(String::as_str).chain(path.split('.').filter(|p| !p.is_empty()));
+                    assert!(below.all(|word| known.contains(word)), "`{name}` with {inner:?} of {row}");
+                    told[i].insert(outer.to_owned());
+                }
+                before[i] = named;
+            }
+        }
+        for (i, request) in COLUMNS.iter().enumerate() {
+            let described: BTreeSet<String> = fields(&document, request).into_keys().collect();
+            assert_eq!(told[i], described, "{request}");
+        }
+    }
+
+    #[test]
+    fn every_field_of_kv_is_told() {
+        let document = document(false, 256);
+        let described = document["components"]["schemas"]["ChatRequest"]["properties"]["kv"]["properties"].clone();
+        let memory = section(PAGE, "Memory");
+        for name in described.as_object().unwrap().keys() {
+            assert!(memory.contains(&format!("`{name}`")) || memory.contains(&format!("\"{name}\": ")), "{name}");
+        }
+        let (_, table) = memory.split_once("| field of `kv` |").unwrap();
+        let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+        let names = rows.flat_map(|row| named_in(row.split('|').nth(1).unwrap()));
+        let unknown: Vec<_> = names.filter(|(name, _)| described.get(name).is_none()).collect();
+        assert!(unknown.is_empty(), "{unknown:?}");
+    }
+
+    #[test]
+    fn every_path_of_the_documentation_is_described_and_no_other() {
+        let (_, table) = PAGE.split_once("| path | does |").unwrap();
+        let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+        let told: BTreeSet<String> = rows
+            .flat_map(|row| named_in(row.split('|').nth(1).unwrap()))
+            .map(|(name, _)| name.rsplit(' ').next().unwrap().replace("ID", "{id}").replace("NAME", "{name}"))
+            .collect();
+        let document = document(false, 256);
+        let described = document["paths"].as_object().unwrap().keys().cloned();
+        assert_eq!(told, described.filter(|path| path != "/assets/{name}").collect());
     }
 }

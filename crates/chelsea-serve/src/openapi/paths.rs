@@ -1,6 +1,6 @@
 //! The paths: how each is asked and what it answers.
 
-use super::schema::{any, integer, named, one_of, text};
+use super::schema::{Field, integer, named, one_of, text};
 use serde_json::{Map, Value, json};
 
 /// What a path answers when it is asked as it should be.
@@ -20,9 +20,12 @@ struct Operation {
     id: &'static str,
     tag: &'static str,
     summary: &'static str,
-    body: Option<&'static str>,
+    /// What is sent: kinds of content, with the schema of each.
+    bodies: &'static [(&'static str, &'static str)],
     answer: Answer,
 }
+
+const JSON: &str = "application/json";
 
 const fn get(
     path: &'static str,
@@ -31,7 +34,17 @@ const fn get(
     summary: &'static str,
     answer: Answer,
 ) -> Operation {
-    Operation { method: "get", path, id, tag, summary, body: None, answer }
+    Operation { method: "get", path, id, tag, summary, bodies: &[], answer }
+}
+
+const fn delete(
+    path: &'static str,
+    id: &'static str,
+    tag: &'static str,
+    summary: &'static str,
+    answer: Answer,
+) -> Operation {
+    Operation { method: "delete", path, id, tag, summary, bodies: &[], answer }
 }
 
 const fn post(
@@ -39,30 +52,30 @@ const fn post(
     id: &'static str,
     tag: &'static str,
     summary: &'static str,
-    body: &'static str,
+    bodies: &'static [(&'static str, &'static str)],
     answer: Answer,
 ) -> Operation {
-    Operation { method: "post", path, id, tag, summary, body: Some(body), answer }
+    Operation { method: "post", path, id, tag, summary, bodies, answer }
 }
 
 #[rustfmt::skip] // one line for each path
 fn operations() -> Vec<Operation> {
     vec![
-        post("/v1/chat/completions", "chat", "OpenAI", "Answer a conversation", "ChatRequest", Stream("Chat", "ChatChunk")),
-        post("/v1/completions", "complete", "OpenAI", "Go on from a prompt", "CompletionRequest", Stream("Completion", "Completion")),
-        post("/v1/responses", "respond", "OpenAI", "Answer an input, without a memory", "ResponsesRequest", Stream("Response", "ResponseEvent")),
-        get("/v1/files", "documents", "Documents", "Documents that are here", Json("Files")),
-        post("/v1/files", "putDocument", "Documents", "Put a document on the server", "DocumentRequest", Json("File")),
-        get("/v1/files/{id}", "document", "Documents", "A document", Json("File")),
-        Operation { method: "delete", ..get("/v1/files/{id}", "deleteDocument", "Documents", "Take a document away", Json("Deleted")) },
-        get("/v1/files/{id}/content", "documentText", "Documents", "A document's text", Text("text/plain")),
-        post("/v1/embeddings", "embed", "OpenAI", "Refused: there are no embeddings", "EmbeddingsRequest", Json("Error")),
+        post("/v1/chat/completions", "chat", "OpenAI", "Answer a conversation", &[(JSON, "ChatRequest")], Stream("Chat", "ChatChunk")),
+        post("/v1/completions", "complete", "OpenAI", "Go on from a prompt", &[(JSON, "CompletionRequest")], Stream("Completion", "Completion")),
+        post("/v1/responses", "respond", "OpenAI", "Answer a conversation that is not stored", &[(JSON, "ResponseRequest")], Stream("Response", "ResponseEvent")),
+        get("/v1/files", "files", "OpenAI", "The documents that are here", Json("Files")),
+        post("/v1/files", "bring", "OpenAI", "Put a document on the server", &[("multipart/form-data", "FileForm"), (JSON, "FileText")], Json("File")),
+        get("/v1/files/{id}", "file", "OpenAI", "What is known of a document", Json("File")),
+        delete("/v1/files/{id}", "delete", "OpenAI", "Delete a document", Json("Deleted")),
+        get("/v1/files/{id}/content", "content", "OpenAI", "The text of a document", Text("text/plain")),
+        post("/v1/embeddings", "embed", "OpenAI", "Refused: there are no embeddings", &[(JSON, "EmbeddingsRequest")], Json("Error")),
         get("/v1/models", "models", "OpenAI", "Which model is here", Json("Models")),
         get("/v1/models/{name}", "model", "OpenAI", "The model of this name", Json("Model")),
-        post("/v1/messages", "message", "Anthropic", "Answer a conversation", "MessagesRequest", Stream("Message", "MessageEvent")),
-        post("/v1/messages/count_tokens", "countTokens", "Anthropic", "Count the tokens of a conversation", "CountRequest", Json("TokenCount")),
-        post("/tokenize", "tokenize", "Tokens", "The tokens of a text", "TokenizeRequest", Json("Tokens")),
-        post("/detokenize", "detokenize", "Tokens", "The text of tokens", "DetokenizeRequest", Json("Detokenized")),
+        post("/v1/messages", "message", "Anthropic", "Answer a conversation", &[(JSON, "MessagesRequest")], Stream("Message", "MessageEvent")),
+        post("/v1/messages/count_tokens", "countTokens", "Anthropic", "Count the tokens of a conversation", &[(JSON, "CountRequest")], Json("TokenCount")),
+        post("/tokenize", "tokenize", "Tokens", "The tokens of a text", &[(JSON, "TokenizeRequest")], Json("Tokens")),
+        post("/detokenize", "detokenize", "Tokens", "The text of tokens", &[(JSON, "DetokenizeRequest")], Json("Detokenized")),
         get("/tokenizer_info", "tokenizer", "Tokens", "What is known of the tokenizer", Json("Tokenizer")),
         get("/health", "health", "Server", "Whether the engine lives", Json("Status")),
         get("/ready", "ready", "Server", "Whether new requests are taken", Json("Status")),
@@ -93,9 +106,10 @@ fn describe(operation: &Operation) -> Value {
     let (content, told) = match operation.answer {
         Json(name) => (json!({"application/json": {"schema": named(name)}}), "What was asked for"),
         Stream(whole, event) => {
-            let data = json!({"type": "string", "contentMediaType": "application/json", "contentSchema": named(event)});
-            // OpenAI's streams end with an event that is no JSON.
-            let data = if is_anthropic { data } else { any(&[data, json!({"const": "[DONE]"})]) };
+            let told = "JSON as its schema says; the last one of chats and completions is `[DONE]`";
+            let data = json!({
+                "type": "string", "description": told, "contentMediaType": "application/json", "contentSchema": named(event),
+            });
             let events = json!({
                 "type": "object",
                 "description": "with `stream`, server-sent events, each with a line of `data`",
@@ -121,30 +135,41 @@ fn describe(operation: &Operation) -> Value {
         "summary": operation.summary,
         "responses": responses,
     });
-    if let Some(body) = operation.body {
-        value["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": named(body)}}});
+    if !operation.bodies.is_empty() {
+        let of_body = |&(kind, name): &(&str, &str)| (kind.to_owned(), json!({"schema": named(name)}));
+        let content: Map<String, Value> = operation.bodies.iter().map(of_body).collect();
+        value["requestBody"] = json!({"required": true, "content": content});
     }
-    if operation.id == "putDocument" {
-        value["requestBody"]["content"]["multipart/form-data"] = json!({"schema": named("DocumentForm")});
-    }
-    if operation.id == "documents" {
-        let of = |name: &str, schema: Value| json!({"name": name, "in": "query", "schema": schema});
-        value["parameters"] = json!([
-            of("purpose", text()),
-            of("limit", integer(1, 10_000)),
-            of("after", text()),
-            of("order", one_of(&["asc", "desc"])),
-        ]);
-    }
-    for name in ["name", "id"] {
-        if operation.path.contains(&format!("{{{name}}}")) {
-            let schema = json!({"type": "string", "minLength": 1});
-            value["parameters"] = json!([{"name": name, "in": "path", "required": true, "schema": schema}]);
-        }
+    let parameters = parameters(operation);
+    if !parameters.is_empty() {
+        value["parameters"] = parameters.into();
     }
     // What tells nothing of requests needs no key.
     if crate::guard::is_open(operation.path) {
         value["security"] = json!([]);
     }
     value
+}
+
+/// What stands in the path, or behind it.
+fn parameters(operation: &Operation) -> Vec<Value> {
+    let mut all = Vec::new();
+    for name in ["name", "id"] {
+        if operation.path.contains(&format!("{{{name}}}")) {
+            let schema = json!({"type": "string", "minLength": 1});
+            all.push(json!({"name": name, "in": "path", "required": true, "schema": schema}));
+        }
+    }
+    if operation.id == "files" {
+        let of_query =
+            |(name, schema, text): Field| json!({"name": name, "in": "query", "schema": schema, "description": text});
+        let which = [
+            ("purpose", text(), "Those that are for this alone"),
+            ("limit", integer(1, 10_000), "So many at most"),
+            ("after", text(), "Those after the one of this id"),
+            ("order", one_of(&["asc", "desc"]), "The oldest first, or the newest, as by default"),
+        ];
+        all.extend(which.map(of_query));
+    }
+    all
 }

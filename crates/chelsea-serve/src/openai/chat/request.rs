@@ -78,14 +78,15 @@ impl ChatRequest {
         let parallel = self.parallel_tool_calls.unwrap_or(true);
         let calls = Calls::new(serving, tools.as_deref(), &choice, parallel)?;
         let with_tools = calls.is_some();
-        calls.as_ref().map_or(Ok(()), |calls| calls.check_parallel(parallel, form.as_ref()))?;
+        calls.as_ref().map_or(Ok(()), |calls| calls.check_parallel("parallel_tool_calls", parallel, form.as_ref()))?;
         if self.messages.is_empty() {
             return Err(ApiError::field("messages", "messages is empty: give at least one"));
         }
         let mut documents = Vec::new();
         for (i, value) in self.messages.iter_mut().enumerate() {
-            for id in documents::take_file_ids(i, value)? {
-                let source = documents::find(serving, caller, &format!("messages[{i}].content"), &id)?;
+            let field = format!("messages[{i}].content");
+            for id in documents::take_file_ids(&field, value, documents::OF_CHAT)? {
+                let source = documents::find(serving, caller, &field, &id)?;
                 documents.push(Document { message: i, source });
             }
         }

@@ -1,13 +1,24 @@
 //! From the items of a response's input to the turns that templates take.
 
-use crate::ApiError;
+use crate::fields::kind_of;
 use crate::openai::chat::text_of_parts;
+use crate::{ApiError, documents};
 use chelsea_model::chat::Message;
 use serde_json::{Map, Value, json};
 
-/// The turns of a conversation: instructions, and then what was said, called and returned, in order.
-pub(super) fn messages(instructions: Option<&str>, input: &Value) -> Result<Vec<Message>, ApiError> {
-    let mut messages = Vec::new();
+/// The turns of a conversation.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    /// Instructions, and then what was said, called and returned, in order.
+    pub(super) messages: Vec<Message>,
+    /// Documents that are named: the message that each belongs to, the field that names it, and its id.
+    pub(super) files: Vec<(usize, String, String)>,
+}
+
+/// The turns of a conversation.
+pub(super) fn turns(instructions: Option<&str>, input: &Value) -> Result<Turns, ApiError> {
+    let mut turns = Turns::default();
+    let messages = &mut turns.messages;
     if let Some(instructions) = instructions.filter(|text| !text.is_empty()) {
         messages.push(Message::new("system", instructions));
     }
@@ -15,64 +26,69 @@ pub(super) fn messages(instructions: Option<&str>, input: &Value) -> Result<Vec<
         Value::String(text) => messages.push(Message::new("user", text.as_str())),
         Value::Array(items) => {
             for (i, item) in items.iter().enumerate() {
-                push(&format!("input[{i}]"), item, &mut messages)?;
+                turns.push(&format!("input[{i}]"), item)?;
             }
         }
         _ => return Err(ApiError::field("input", "input must be a text or a list of items")),
     }
-    if messages.iter().all(|message| message.role == "system") {
+    if turns.messages.iter().all(|message| message.role == "system") {
         return Err(ApiError::field("input", "input says nothing: give at least one message"));
     }
-    Ok(messages)
+    Ok(turns)
 }
 
-fn push(field: &str, item: &Value, messages: &mut Vec<Message>) -> Result<(), ApiError> {
-    let wrong = |what: &str| ApiError::field(field, format!("{field} {what}"));
-    let text = |name: &str| {
-        let text = item.get(name).and_then(Value::as_str);
-        text.ok_or_else(|| wrong(&format!("has no `{name}`")))
-    };
-    match item.get("type").and_then(Value::as_str) {
-        None | Some("message") => {
-            let role = match text("role")? {
-                "developer" => "system",
-                role @ ("system" | "user" | "assistant") => role,
-                role => return Err(wrong(&format!("has the role `{role}`: it must be system, user or assistant"))),
-            };
-            let content = content(&format!("{field}.content"), item.get("content"))?;
-            messages.push(Message::new(role, content));
-        }
-        Some("function_call") => {
-            let given = text("arguments")?;
-            // Templates take arguments as what they say.
-            let arguments = serde_json::from_str(given).unwrap_or_else(|_| Value::from(given));
-            let function = json!({"name": text("name")?, "arguments": arguments});
-            let call = json!({"id": text("call_id")?, "type": "function", "function": function});
-            // Calls belong to the turn in which they were made.
-            if messages.last().is_none_or(|last| last.role != "assistant") {
-                messages.push(Message::new("assistant", ""));
+impl Turns {
+    fn push(&mut self, field: &str, item: &Value) -> Result<(), ApiError> {
+        let messages = &mut self.messages;
+        let wrong = |what: &str| ApiError::field(field, format!("{field} {what}"));
+        let text = |name: &str| {
+            let text = item.get(name).and_then(Value::as_str);
+            text.ok_or_else(|| wrong(&format!("has no `{name}`")))
+        };
+        match kind_of(item, field)?.unwrap_or("message") {
+            "message" => {
+                let role = match text("role")? {
+                    "developer" => "system",
+                    role @ ("system" | "user" | "assistant") => role,
+                    role => return Err(wrong(&format!("has the role `{role}`: it must be system, user or assistant"))),
+                };
+                let (field, mut item) = (format!("{field}.content"), item.clone());
+                let ids = documents::take_file_ids(&field, &mut item, documents::OF_RESPONSE)?;
+                self.files.extend(ids.into_iter().map(|id| (messages.len(), field.clone(), id)));
+                messages.push(Message::new(role, content(&field, item.get("content"))?));
             }
-            if let Some(turn) = messages.last_mut() {
-                let calls = turn.extra.entry("tool_calls").or_insert_with(|| json!([]));
-                if let Value::Array(calls) = calls {
-                    calls.push(call);
+            "function_call" => {
+                let given = text("arguments")?;
+                // Templates take arguments as what they say.
+                let arguments = serde_json::from_str(given).unwrap_or_else(|_| Value::from(given));
+                let function = json!({"name": text("name")?, "arguments": arguments});
+                let call = json!({"id": text("call_id")?, "type": "function", "function": function});
+                // Calls belong to the turn in which they were made.
+                if messages.last().is_none_or(|last| last.role != "assistant") {
+                    messages.push(Message::new("assistant", ""));
+                }
+                if let Some(turn) = messages.last_mut() {
+                    let calls = turn.extra.entry("tool_calls").or_insert_with(|| json!([]));
+                    if let Value::Array(calls) = calls {
+                        calls.push(call);
+                    }
                 }
             }
+            "function_call_output" => {
+                let mut extra = Map::new();
+                extra.insert("tool_call_id".into(), text("call_id")?.into());
+                let content = content(&format!("{field}.output"), item.get("output"))?;
+                messages.push(Message { extra, ..Message::new("tool", content) });
+            }
+            // What a model thought before is no part of the conversation.
+            "reasoning" => {}
+            "item_reference" => {
+                return Err(wrong("refers to an item: nothing is stored here, so give the item itself"));
+            }
+            kind => return Err(wrong(&format!("has the type `{kind}`, which is not supported here"))),
         }
-        Some("function_call_output") => {
-            let mut extra = Map::new();
-            extra.insert("tool_call_id".into(), text("call_id")?.into());
-            let content = content(&format!("{field}.output"), item.get("output"))?;
-            messages.push(Message { extra, ..Message::new("tool", content) });
-        }
-        // What a model thought before is no part of the conversation.
-        Some("reasoning") => {}
-        Some("item_reference") => {
-            return Err(wrong("refers to an item: nothing is stored here, so give the item itself"));
-        }
-        Some(kind) => return Err(wrong(&format!("has the type `{kind}`, which is not supported here"))),
+        Ok(())
     }
-    Ok(())
 }
 
 fn content(field: &str, value: Option<&Value>) -> Result<String, ApiError> {
@@ -119,7 +135,7 @@ mod tests {
             {"type": "function_call_output", "call_id": "c1", "output": "21"},
             {"type": "function_call_output", "call_id": "c2", "output": [{"type": "input_text", "text": "25"}]},
         ]);
-        let messages = messages(Some("Be brief."), &input).unwrap();
+        let messages = turns(Some("Be brief."), &input).unwrap().messages;
         let said: Vec<_> = messages.iter().map(|m| (m.role.as_str(), m.content.as_str().unwrap())).collect();
         assert_eq!(
             said,
@@ -132,7 +148,7 @@ mod tests {
 
     #[test]
     fn what_would_need_a_store_or_eyes_is_refused_by_name() {
-        let refused = |item: Value| messages(None, &json!([item])).unwrap_err().message;
+        let refused = |item: Value| turns(None, &json!([item])).unwrap_err().message;
         assert!(refused(json!({"type": "item_reference", "id": "x"})).contains("input[0] refers to an item"));
         let image = json!({"role": "user", "content": [{"type": "input_image", "image_url": "x"}]});
         assert!(refused(image).contains("input[0].content holds a part of type `input_image`"));

@@ -1,8 +1,8 @@
 //! The body of a request for a response, understood or refused.
 
-use super::input;
+use super::input::{self, Turns};
 use crate::answer::Ask;
-use crate::documents;
+use crate::documents::{self, Document};
 use crate::fields::{KvFields, OneOrMany, SamplingFields, refuse_unknown, without_flattened};
 use crate::form::{self, Form};
 use crate::guard::Caller;
@@ -122,7 +122,7 @@ impl ResponsesRequest {
     fn form(&self) -> Result<Option<Form>, ApiError> {
         let format = self.text.as_ref().and_then(|text| text.format.as_ref());
         match format.and_then(|format| format.get("type")).and_then(Value::as_str) {
-            Some("json_schema") => Ok(format.map(form::json_schema)),
+            Some("json_schema") => format.map(|format| form::json_schema("text.format", format)).transpose(),
             _ => format.map_or(Ok(None), form::response_format),
         }
     }
@@ -144,15 +144,20 @@ impl ResponsesRequest {
         let parallel = self.parallel_tool_calls.unwrap_or(true);
         let tools = input::tools(self.tools.as_deref().unwrap_or_default())?;
         let calls = Calls::new(serving, Some(&tools), &choice, parallel)?;
-        calls.as_ref().map_or(Ok(()), |calls| calls.check_parallel(parallel, form.as_ref()))?;
+        calls.as_ref().map_or(Ok(()), |calls| calls.check_parallel("parallel_tool_calls", parallel, form.as_ref()))?;
         let with_tools = calls.is_some();
         let kv = self.kv.clone().unwrap_or_default();
+        let Turns { messages, files } = input::turns(self.instructions.as_deref(), &self.input)?;
+        let document = |(message, field, id): &(usize, String, String)| {
+            documents::find(serving, caller, field, id).map(|source| Document { message: *message, source })
+        };
+        let documents = files.iter().map(document).collect::<Result<_, _>>()?;
         let mut conversation = Conversation {
-            messages: input::messages(self.instructions.as_deref(), &self.input)?,
+            messages,
             tools: Some(Value::Array(tools)).filter(|_| with_tools),
             variables: self.variables(),
             prefill: None,
-            documents: Vec::new(),
+            documents,
         };
         conversation.put_first(serving, caller, &kv)?;
         let pieces = conversation.pieces(&serving.tokenizer, serving.template.as_ref())?;

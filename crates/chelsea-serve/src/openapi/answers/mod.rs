@@ -1,6 +1,9 @@
 //! What the server answers.
 
-use super::schema::{Field, answer, count, integer, list, named, one_of, or_null, text};
+mod chats;
+mod responses;
+
+use super::schema::{Field, answer, boolean, count, list, named, one_of, or_null, text};
 use serde_json::{Map, Value, json};
 
 /// A number of seconds, of tokens a second, and the like.
@@ -52,7 +55,7 @@ fn kv() -> Value {
             ("bytes_full", count(), "Bytes that a full cache of 16-bit numbers would take"),
         ],
         &[
-            ("squeezed_to", text(), "The budget that it was squeezed to, if it was"),
+            ("squeezed_to", text(), "The budget that it was squeezed to, if it was, as `kv.min` allows"),
             ("layout", layout, "How the entries of each head lie, where `kv.layout` asks for it"),
         ],
     )
@@ -87,85 +90,42 @@ fn figures() -> [Field; 2] {
     [("timings", named("Timings"), "Where time went"), ("kv", named("Kv"), "What the cache holds")]
 }
 
-fn chat(is_chunk: bool) -> Value {
-    let call = json!({"type": "object", "properties": {
-        "index": count(), "id": text(), "type": {"const": "function"},
-        "function": answer(&[("name", text(), "The tool"), ("arguments", text(), "What it is given, as JSON")], &[]),
-    }, "required": ["id", "type", "function"]});
-    let said: Vec<Field> = vec![
-        ("role", json!({"const": "assistant"}), "Whose turn it is"),
-        ("content", or_null(text()), "What the model says"),
-        ("refusal", json!({"type": "null"}), "Always null"),
-        ("reasoning_content", text(), "What it thinks"),
-        ("tool_calls", list(call), "Tools that it calls"),
-    ];
-    let (message, said) =
-        if is_chunk { ("delta", answer(&[], &said)) } else { ("message", answer(&said[..3], &said[3..])) };
-    let reasons = one_of(&["stop", "length", "tool_calls"]);
-    let choice = answer(
+/// A document, or a cache that was mounted.
+fn file() -> Value {
+    let mounted = answer(
         &[
-            ("index", integer(0, 15), "Which of the answers"),
-            (message, said, "What is said"),
-            ("logprobs", or_null(json!({"type": "object"})), "How likely tokens were"),
-            ("finish_reason", if is_chunk { or_null(reasons) } else { reasons }, "Why it ended"),
+            ("sha256", text(), "SHA-256 of the file"),
+            ("tokens", count(), "Tokens of its text"),
+            ("system", or_null(text()), "The system message that it was read with"),
         ],
         &[],
     );
-    let mut required = opening(if is_chunk { "chat.completion.chunk" } else { "chat.completion" });
-    required.push(("choices", list(choice), "The answers"));
-    let usage = ("usage", named("Usage"), "The tokens");
-    if is_chunk {
-        let progress = answer(&[("processed", count(), "Tokens read"), ("total", count(), "Tokens to read")], &[]);
-        let mut optional = vec![usage, ("prompt_progress", progress, "How far the prompt was read")];
-        optional.extend(figures());
-        return answer(&required, &optional);
-    }
-    required.push(usage);
-    required.extend(figures());
-    answer(&required, &[])
+    answer(
+        &[
+            ("id", text(), "What `kv.document` and parts of type `file` name it by"),
+            ("object", json!({"const": "file"}), "What this is"),
+            ("bytes", count(), "Bytes of its text, or of the mounted file"),
+            ("created_at", count(), "Seconds since 1970"),
+            ("expires_at", json!({"type": "null"}), "Always null"),
+            ("filename", text(), "The name that it was brought under"),
+            ("purpose", one_of(&["user_data", "assistants"]), "What it is for"),
+            ("status", json!({"const": "processed"}), "Always `processed`"),
+        ],
+        &[("mounted", mounted, "Of a cache that the server was started with")],
+    )
 }
 
-fn completion() -> Value {
-    let choice = answer(
+fn files() -> Value {
+    answer(
         &[
-            ("index", count(), "Which of the answers"),
-            ("text", text(), "What is said"),
-            ("logprobs", or_null(json!({"type": "object"})), "How likely tokens were"),
-            ("finish_reason", or_null(one_of(&["stop", "length"])), "Why it ended"),
+            ("object", json!({"const": "list"}), "What this is"),
+            ("data", list(named("File")), "The files"),
+            ("has_more", boolean(), "Whether there are more after these"),
+            ("first_id", or_null(text()), "The first one's id"),
+            ("last_id", or_null(text()), "The last one's id, to go on after"),
         ],
         &[],
-    );
-    let mut required = opening("text_completion");
-    required.push(("choices", list(choice), "The answers"));
-    let mut optional = vec![("usage", named("Usage"), "The tokens")];
-    optional.extend(figures());
-    answer(&required, &optional)
-}
-
-fn message() -> Value {
-    let kinds = one_of(&["text", "thinking", "tool_use"]);
-    let reasons = one_of(&["end_turn", "max_tokens", "stop_sequence", "tool_use"]);
-    let usage = answer(
-        &[
-            ("input_tokens", count(), "Tokens of the prompt that were read"),
-            ("cache_read_input_tokens", count(), "Tokens of the prompt that were found in a checkpoint"),
-            ("cache_creation_input_tokens", count(), "Always 0: what is kept costs nothing"),
-            ("output_tokens", count(), "Tokens that were generated"),
-        ],
-        &[],
-    );
-    let mut required = vec![
-        ("id", text(), "A name that no other answer has"),
-        ("type", json!({"const": "message"}), "What this is"),
-        ("role", json!({"const": "assistant"}), "Whose turn it is"),
-        ("model", text(), "The model's name"),
-        ("content", list(answer(&[("type", kinds, "What the block holds")], &[])), "What is said, thought and called"),
-        ("stop_reason", reasons, "Why it ended"),
-        ("stop_sequence", or_null(text()), "The text that ended it, if one did"),
-        ("usage", usage, "The tokens"),
-    ];
-    required.extend(figures());
-    answer(&required, &[])
+    )
 }
 
 fn model() -> Value {
@@ -247,15 +207,28 @@ pub(super) fn schemas() -> Map<String, Value> {
         &[],
     );
     let tokenizer = ["eos_token", "bos_token", "chat_template"].map(|name| (name, or_null(text()), "If there is one"));
+    let deleted = answer(
+        &[
+            ("id", text(), "What was deleted"),
+            ("object", json!({"const": "file"}), "What it was"),
+            ("deleted", json!({"const": true}), "Always true"),
+        ],
+        &[],
+    );
     let vocabulary = [("vocab_size", count(), "Tokens of the vocabulary")];
     let all = [
         ("Usage", usage()),
         ("Kv", kv()),
         ("Timings", timings()),
-        ("Chat", chat(false)),
-        ("ChatChunk", chat(true)),
-        ("Completion", completion()),
-        ("Message", message()),
+        ("Chat", chats::chat(false)),
+        ("ChatChunk", chats::chat(true)),
+        ("Completion", chats::completion()),
+        ("Response", responses::response()),
+        ("ResponseEvent", responses::event()),
+        ("File", file()),
+        ("Files", files()),
+        ("Deleted", deleted),
+        ("Message", chats::message()),
         ("MessageEvent", answer(&[("type", text(), "`message_start`, `content_block_delta`, `ping` and so on")], &[])),
         ("TokenCount", answer(&[("input_tokens", count(), "Tokens of the conversation")], &[])),
         ("Model", model()),
