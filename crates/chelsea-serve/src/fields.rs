@@ -82,6 +82,16 @@ impl SamplingFields {
         self.top_p.unwrap_or(1.0)
     }
 
+    /// What is taken off the logits of tokens that were generated.
+    pub fn presence_penalty(&self) -> f32 {
+        self.presence_penalty.unwrap_or(0.0)
+    }
+
+    /// The same for each time that they were.
+    pub fn frequency_penalty(&self) -> f32 {
+        self.frequency_penalty.unwrap_or(0.0)
+    }
+
     /// The same as what is to be generated, with a seed drawn where none is given.
     pub fn options(&self, stop: Option<OneOrMany>, max_tokens: Option<usize>) -> Result<GenerateOptions, ApiError> {
         let mut bias = Vec::new();
@@ -97,8 +107,8 @@ impl SamplingFields {
             top_p: self.top_p(),
             min_p: self.min_p.unwrap_or(0.0),
             repeat_penalty: self.repetition_penalty.unwrap_or(1.0),
-            presence_penalty: self.presence_penalty.unwrap_or(0.0),
-            frequency_penalty: self.frequency_penalty.unwrap_or(0.0),
+            presence_penalty: self.presence_penalty(),
+            frequency_penalty: self.frequency_penalty(),
             bias: Arc::from(bias),
             seed: match self.seed {
                 Some(seed) if seed != -1 => seed as u64,

@@ -97,7 +97,9 @@ fn calls_are_items_and_their_results_go_back_in() {
     assert_eq!((call["type"].as_str(), call["name"].as_str()), (Some("function_call"), Some("count")));
     let arguments: Value = serde_json::from_str(call["arguments"].as_str().unwrap()).unwrap();
     assert!([1, 2].contains(&arguments["n"].as_u64().unwrap()));
-    assert_eq!((response["tools"].clone(), &response["tool_choice"]["name"]), (tools, &json!("count")));
+    let mut in_full = tools.clone();
+    in_full[0]["description"] = Value::Null;
+    assert_eq!((&response["tools"], &response["tool_choice"]["name"]), (&in_full, &json!("count")));
     // The next request holds all of it.
     let input = body["input"].as_array_mut().unwrap();
     input.push(call.clone());

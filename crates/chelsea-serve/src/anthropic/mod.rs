@@ -229,7 +229,7 @@ fn body(serving: &Serving, id: &str, mut parser: Parser, whole: &Whole) -> Value
                     let joined = format!("{}{text}", last["text"].as_str().unwrap_or_default());
                     last["text"] = joined.into();
                 }
-                _ => content.push(json!({"type": "text", "text": text})),
+                _ => content.push(text_block(&text)),
             },
             Said::Reasoning(text) => match content.last_mut() {
                 Some(last) if last["type"] == "thinking" => {
@@ -240,9 +240,7 @@ fn body(serving: &Serving, id: &str, mut parser: Parser, whole: &Whole) -> Value
             },
             Said::Call { name, arguments } => {
                 calls += 1;
-                content.push(json!({
-                    "type": "tool_use", "id": serving.id("toolu_"), "name": name, "input": input(&arguments),
-                }));
+                content.push(tool_use(serving.id("toolu_"), &name, input(&arguments)));
             }
         }
     }
@@ -254,10 +252,20 @@ fn body(serving: &Serving, id: &str, mut parser: Parser, whole: &Whole) -> Value
         "content": content,
         "stop_reason": stop_reason(&whole.outcome, calls),
         "stop_sequence": whole.outcome.stop,
+        "stop_details": null,
+        "container": null,
         "usage": usage(&whole.outcome),
     });
     crate::openai::chat::add_figures(&mut value, &[&whole.outcome]);
     value
+}
+
+fn text_block(text: &str) -> Value {
+    json!({"type": "text", "text": text, "citations": null})
+}
+
+fn tool_use(id: String, name: &str, input: Value) -> Value {
+    json!({"type": "tool_use", "id": id, "name": name, "input": input, "caller": {"type": "direct"}})
 }
 
 /// What a tool is given, as an object.
@@ -277,11 +285,22 @@ fn stop_reason(outcome: &Outcome, calls: usize) -> &'static str {
 
 /// The tokens of a request: those that were found in a checkpoint are told apart and are no part of the input.
 fn usage(outcome: &Outcome) -> Value {
+    let read = outcome.prompt_tokens - outcome.cached_tokens;
+    usage_of(read, outcome.cached_tokens, outcome.generated_tokens)
+}
+
+/// What is kept costs nothing, nothing is searched, and there is one tier and one place.
+fn usage_of(read: usize, cached: usize, generated: usize) -> Value {
     json!({
-        "input_tokens": outcome.prompt_tokens - outcome.cached_tokens,
-        "cache_read_input_tokens": outcome.cached_tokens,
+        "input_tokens": read,
+        "cache_read_input_tokens": cached,
         "cache_creation_input_tokens": 0,
-        "output_tokens": outcome.generated_tokens,
+        "cache_creation": null,
+        "output_tokens": generated,
+        "output_tokens_details": null,
+        "server_tool_use": null,
+        "service_tier": "standard",
+        "inference_geo": null,
     })
 }
 

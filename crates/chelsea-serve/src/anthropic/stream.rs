@@ -1,6 +1,6 @@
 //! A message as a stream of events: blocks begin, grow and end one after the other.
 
-use super::{stop_reason, usage};
+use super::{stop_reason, text_block, tool_use, usage, usage_of};
 use crate::answer::{Heard, Running, kv, kv_now};
 use crate::reply::{Parser, Said};
 use crate::{ApiError, Serving, Style};
@@ -53,7 +53,7 @@ impl Line {
     fn say(&mut self, said: Said) {
         match said {
             Said::Text(text) => {
-                self.open("text", json!({"type": "text", "text": ""}));
+                self.open("text", text_block(""));
                 self.grow(json!({"type": "text_delta", "text": text}));
             }
             Said::Reasoning(text) => {
@@ -63,7 +63,7 @@ impl Line {
             Said::Call { name, arguments } => {
                 self.calls += 1;
                 let id = self.serving.id("toolu_");
-                self.open("tool_use", json!({"type": "tool_use", "id": id, "name": name, "input": {}}));
+                self.open("tool_use", tool_use(id, &name, json!({})));
                 self.grow(json!({"type": "input_json_delta", "partial_json": arguments}));
             }
         }
@@ -93,7 +93,10 @@ impl Line {
 
     fn finish(&mut self, outcome: &Outcome) {
         self.close();
-        let delta = json!({"stop_reason": stop_reason(outcome, self.calls), "stop_sequence": outcome.stop});
+        let delta = json!({
+            "stop_reason": stop_reason(outcome, self.calls), "stop_sequence": outcome.stop, "stop_details": null,
+            "container": null,
+        });
         let mut last = json!({"type": "message_delta", "delta": delta, "usage": usage(outcome)});
         if outcome.layout.is_some() {
             last["kv"] = kv(outcome);
@@ -113,8 +116,8 @@ pub(super) fn events(
 ) -> impl Stream<Item = Result<Event, Infallible>> {
     let start = json!({"type": "message_start", "message": {
         "id": id, "type": "message", "role": "assistant", "model": serving.settings.model_name, "content": [],
-        "stop_reason": null, "stop_sequence": null,
-        "usage": {"input_tokens": prompt, "output_tokens": 0},
+        "stop_reason": null, "stop_sequence": null, "stop_details": null, "container": null,
+        "usage": usage_of(prompt, 0, 0),
     }});
     let line = Line {
         serving,

@@ -101,6 +101,32 @@ mod tests {
         assert_eq!(found, there);
     }
 
+    /// Every schema below a value that says of what types it is.
+    fn types<'v>(value: &'v Value, found: &mut Vec<&'v Value>) {
+        match value {
+            Value::Object(object) => {
+                // Fields may be called so.
+                found.extend(object.get("type").filter(|kind| !kind.is_object()));
+                object.values().for_each(|value| types(value, found));
+            }
+            Value::Array(list) => list.iter().for_each(|value| types(value, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn types_are_names_or_lists_of_different_names() {
+        let document = document(true, 256);
+        let mut found = Vec::new();
+        types(&document, &mut found);
+        assert!(found.len() > 300, "{}", found.len());
+        for kind in found {
+            let names = kind.as_array().cloned().unwrap_or_else(|| vec![kind.clone()]);
+            let different: BTreeSet<&str> = names.iter().map(|name| name.as_str().unwrap()).collect();
+            assert_eq!(different.len(), names.len(), "{kind}");
+        }
+    }
+
     #[test]
     fn names_of_operations_are_unique() {
         let document = document(false, 256);

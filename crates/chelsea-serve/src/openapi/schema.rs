@@ -51,11 +51,12 @@ pub(super) fn any(of: &[Value]) -> Value {
 /// The same, or `null`.
 pub(super) fn or_null(mut schema: Value) -> Value {
     let Some(kind) = schema.get("type").cloned() else { return any(&[schema, json!({"type": "null"})]) };
-    schema["type"] = match kind {
-        Value::String(kind) if kind == "null" => kind.into(),
-        Value::Array(kinds) => kinds.into_iter().chain([Value::from("null")]).collect(),
-        kind => json!([kind, "null"]),
+    let kinds = match kind {
+        Value::Array(kinds) => kinds,
+        kind => vec![kind],
     };
+    let others = kinds.into_iter().filter(|kind| kind != "null");
+    schema["type"] = others.chain(["null".into()]).collect();
     if let Some(values) = schema.get_mut("enum").and_then(Value::as_array_mut) {
         values.push(Value::Null);
     }

@@ -93,7 +93,7 @@ fn whole(serving: &Serving, chat: &Chat, answers: &[Whole]) -> Value {
         }
         let reason = reason(&answer.outcome, calls.len());
         let content = if text.is_empty() && !calls.is_empty() { Value::Null } else { text.into() };
-        let mut message = json!({"role": "assistant", "content": content, "refusal": null});
+        let mut message = json!({"role": "assistant", "content": content, "refusal": null, "annotations": []});
         if !reasoning.is_empty() {
             message["reasoning_content"] = reasoning.into();
         }

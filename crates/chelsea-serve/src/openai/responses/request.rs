@@ -187,21 +187,38 @@ impl ResponsesRequest {
             "incomplete_details": null,
             "instructions": self.instructions,
             "max_output_tokens": self.max_output_tokens,
+            "max_tool_calls": self.rest.get("max_tool_calls"),
             "model": serving.settings.model_name,
             "output": [],
             "parallel_tool_calls": parallel,
             "previous_response_id": null,
             "reasoning": {"effort": reasoning.and_then(|reasoning| reasoning.effort.clone()), "summary": summary},
+            "prompt_cache_key": self.rest.get("prompt_cache_key"),
+            "safety_identifier": self.rest.get("safety_identifier"),
+            "service_tier": "default",
             "store": false,
             "temperature": self.sampling.temperature(),
             "top_p": self.sampling.top_p(),
+            "presence_penalty": self.sampling.presence_penalty(),
+            "frequency_penalty": self.sampling.frequency_penalty(),
             "text": {"format": format.unwrap_or_else(|| json!({"type": "text"})), "verbosity": "medium"},
             "tool_choice": self.tool_choice.clone().unwrap_or_else(|| "auto".into()),
-            "tools": self.tools.clone().unwrap_or_default(),
+            "tools": self.tools.iter().flatten().map(in_full).collect::<Vec<_>>(),
             "top_logprobs": self.top_logprobs.unwrap_or(0),
             "truncation": "disabled",
             "usage": null,
             "metadata": self.metadata.clone().unwrap_or_else(|| json!({})),
         })
     }
+}
+
+/// A tool as it was described, with what was not said of it.
+fn in_full(tool: &Value) -> Value {
+    let mut tool = tool.clone();
+    if let Value::Object(tool) = &mut tool {
+        for name in ["description", "parameters", "strict"] {
+            tool.entry(name).or_insert(Value::Null);
+        }
+    }
+    tool
 }

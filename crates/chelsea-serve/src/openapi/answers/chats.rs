@@ -26,11 +26,12 @@ pub(super) fn chat(is_chunk: bool) -> Value {
         ("role", json!({"const": "assistant"}), "Whose turn it is"),
         ("content", or_null(text()), "What the model says"),
         ("refusal", json!({"type": "null"}), "Always null"),
+        ("annotations", list(json!({})), "None"),
         ("reasoning_content", text(), "What it thinks"),
         ("tool_calls", list(call), "Tools that it calls"),
     ];
     let (message, said) =
-        if is_chunk { ("delta", answer(&[], &said)) } else { ("message", answer(&said[..3], &said[3..])) };
+        if is_chunk { ("delta", answer(&[], &said)) } else { ("message", answer(&said[..4], &said[4..])) };
     let reasons = one_of(&["stop", "length", "tool_calls"]);
     let choice = answer(
         &[
@@ -83,6 +84,7 @@ pub(super) fn completion() -> Value {
 }
 
 pub(super) fn message() -> Value {
+    let nothing = || json!({"type": "null"});
     let kinds = one_of(&["text", "thinking", "tool_use"]);
     let reasons = one_of(&["end_turn", "max_tokens", "stop_sequence", "tool_use"]);
     let usage = answer(
@@ -90,7 +92,12 @@ pub(super) fn message() -> Value {
             ("input_tokens", count(), "Tokens of the prompt that were read"),
             ("cache_read_input_tokens", count(), "Tokens of the prompt that were found in a checkpoint"),
             ("cache_creation_input_tokens", count(), "Always 0: what is kept costs nothing"),
+            ("cache_creation", nothing(), "Always null"),
             ("output_tokens", count(), "Tokens that were generated"),
+            ("output_tokens_details", nothing(), "Always null"),
+            ("server_tool_use", nothing(), "Always null"),
+            ("service_tier", json!({"const": "standard"}), "Always `standard`"),
+            ("inference_geo", nothing(), "Always null"),
         ],
         &[],
     );
@@ -102,6 +109,8 @@ pub(super) fn message() -> Value {
         ("content", list(answer(&[("type", kinds, "What the block holds")], &[])), "What is said, thought and called"),
         ("stop_reason", reasons, "Why it ended"),
         ("stop_sequence", or_null(text()), "The text that ended it, if one did"),
+        ("stop_details", nothing(), "Always null"),
+        ("container", nothing(), "Always null"),
         ("usage", usage, "The tokens"),
     ];
     required.extend(figures());
