@@ -118,7 +118,7 @@ impl Scheduler {
         let done =
             if waits { aside.back.recv().map_err(|_| TryRecvError::Disconnected) } else { aside.back.try_recv() };
         match done {
-            Err(TryRecvError::Empty) => return true,
+            Err(TryRecvError::Empty) => true,
             // Its thread gave up, and the request with it.
             Err(TryRecvError::Disconnected) => {
                 self.aside = None;
