@@ -40,8 +40,9 @@ fn document(with_keys: bool, vocab: u64) -> Value {
         },
         "servers": [{"url": "/", "description": "this server"}],
         "tags": [
-            {"name": "OpenAI", "description": "Chats and completions, as vLLM and llama.cpp extend them"},
+            {"name": "OpenAI", "description": "Chats, completions and responses, as vLLM and llama.cpp extend them"},
             {"name": "Anthropic", "description": "Messages"},
+            {"name": "Documents", "description": "Put on the server once, and asked about by their ids"},
             {"name": "Tokens", "description": "From text to tokens and back"},
             {"name": "Server", "description": "Limits, health and figures"},
             {"name": "Pages", "description": "To be read by people"},

@@ -1,6 +1,6 @@
 //! The paths: how each is asked and what it answers.
 
-use super::schema::{Field, integer, named, one_of, text};
+use super::schema::{Field, any, integer, named, one_of, text};
 use serde_json::{Map, Value, json};
 
 /// What a path answers when it is asked as it should be.
@@ -64,11 +64,11 @@ fn operations() -> Vec<Operation> {
         post("/v1/chat/completions", "chat", "OpenAI", "Answer a conversation", &[(JSON, "ChatRequest")], Stream("Chat", "ChatChunk")),
         post("/v1/completions", "complete", "OpenAI", "Go on from a prompt", &[(JSON, "CompletionRequest")], Stream("Completion", "Completion")),
         post("/v1/responses", "respond", "OpenAI", "Answer a conversation that is not stored", &[(JSON, "ResponseRequest")], Stream("Response", "ResponseEvent")),
-        get("/v1/files", "files", "OpenAI", "The documents that are here", Json("Files")),
-        post("/v1/files", "bring", "OpenAI", "Put a document on the server", &[("multipart/form-data", "FileForm"), (JSON, "FileText")], Json("File")),
-        get("/v1/files/{id}", "file", "OpenAI", "What is known of a document", Json("File")),
-        delete("/v1/files/{id}", "delete", "OpenAI", "Delete a document", Json("Deleted")),
-        get("/v1/files/{id}/content", "content", "OpenAI", "The text of a document", Text("text/plain")),
+        get("/v1/files", "files", "Documents", "The documents that are here", Json("Files")),
+        post("/v1/files", "bring", "Documents", "Put a document on the server", &[("multipart/form-data", "FileForm"), (JSON, "FileText")], Json("File")),
+        get("/v1/files/{id}", "file", "Documents", "What is known of a document", Json("File")),
+        delete("/v1/files/{id}", "delete", "Documents", "Delete a document", Json("Deleted")),
+        get("/v1/files/{id}/content", "content", "Documents", "The text of a document", Text("text/plain")),
         post("/v1/embeddings", "embed", "OpenAI", "Refused: there are no embeddings", &[(JSON, "EmbeddingsRequest")], Json("Error")),
         get("/v1/models", "models", "OpenAI", "Which model is here", Json("Models")),
         get("/v1/models/{name}", "model", "OpenAI", "The model of this name", Json("Model")),
@@ -106,10 +106,10 @@ fn describe(operation: &Operation) -> Value {
     let (content, told) = match operation.answer {
         Json(name) => (json!({"application/json": {"schema": named(name)}}), "What was asked for"),
         Stream(whole, event) => {
-            let told = "JSON as its schema says; the last one of chats and completions is `[DONE]`";
-            let data = json!({
-                "type": "string", "description": told, "contentMediaType": "application/json", "contentSchema": named(event),
-            });
+            let data = json!({"type": "string", "contentMediaType": "application/json", "contentSchema": named(event)});
+            // Streams of chats and completions end with an event that is no JSON.
+            let is_open_ended = ["chat", "complete"].contains(&operation.id);
+            let data = if is_open_ended { any(&[data, json!({"const": "[DONE]"})]) } else { data };
             let events = json!({
                 "type": "object",
                 "description": "with `stream`, server-sent events, each with a line of `data`",

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 pub(super) fn said() -> Value {
     let part = json!({
         "type": "object",
-        "properties": {"type": or_null(one_of(&["text", "input_text", "output_text"])), "text": text()},
+        "properties": {"type": one_of(&["text", "input_text", "output_text"]), "text": text()},
         "required": ["text"],
     });
     any(&[text(), list(part)])
@@ -25,7 +25,7 @@ fn said_by_users() -> Value {
 pub(super) fn said_with(other: Value) -> Value {
     let part = json!({
         "type": "object",
-        "properties": {"type": or_null(one_of(&["text", "input_text", "output_text"])), "text": text()},
+        "properties": {"type": one_of(&["text", "input_text", "output_text"]), "text": text()},
         "required": ["text"],
     });
     any(&[text(), list(any(&[part, other]))])

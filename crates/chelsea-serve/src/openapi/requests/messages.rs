@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 fn blocks() -> Value {
     let result =
         any(&[or_null(text()), list(json!({"type": "object", "required": ["text"], "properties": {"text": text()}}))]);
-    let kind = or_null(json!({"type": "string", "enum": ["text"]}));
+    let kind = one_of(&["text"]);
     let words = json!({"type": "object", "properties": {"type": kind, "text": text()}, "required": ["text"]});
     let block = any(&[
         words,

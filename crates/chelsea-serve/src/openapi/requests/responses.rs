@@ -1,6 +1,6 @@
 //! Responses.
 
-use super::super::schema::{any, boolean, closed, count, integer, list, one_of, or_null, request, text};
+use super::super::schema::{any, boolean, closed, count, integer, list, one_of, request, text};
 use super::chats::{said, said_with};
 use super::forms::{response_tools, text_format, tool_choice, typed};
 use super::{harmless, kv, model, sampling, stop, stream};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 /// What was said, called and returned.
 fn item() -> Value {
     let message = |roles: &[&str], content: Value| {
-        let kind = or_null(json!({"type": "string", "enum": ["message"]}));
+        let kind = one_of(&["message"]);
         let properties = json!({"type": kind, "role": one_of(roles), "content": content});
         json!({"type": "object", "properties": properties, "required": ["role", "content"]})
     };
