@@ -220,7 +220,7 @@ impl Runner {
         all
     }
 
-    /// Carries out the compaction of a sequence that waits, on any threads.
+    /// Carries out the compaction of one sequence, if it waits for any, on any threads.
     ///
     /// # Errors
     /// If there is no memory for it: it waits on.

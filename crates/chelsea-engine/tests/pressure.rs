@@ -109,15 +109,21 @@ fn until_parked(scheduler: &mut Scheduler) -> SchedulerStats {
     scheduler.stats()
 }
 
-#[test]
-fn whoever_leaves_while_parked_leaves_no_file() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut scheduler = scheduler(in_folder(tight(asked), folder.path(), 1 << 30));
+/// Four requests, until one of them lies in the folder.
+fn four_of_which_one_is_parked(folder: &Path) -> (Scheduler, Vec<Ear>) {
+    let mut scheduler = scheduler(in_folder(tight(asked), folder, 1 << 30));
     let ears: Vec<Ear> = (0..4).map(|_| Ear::default()).collect();
     for (i, ear) in ears.iter().enumerate() {
         scheduler.submit(asked(i, ear));
     }
     until_parked(&mut scheduler);
+    (scheduler, ears)
+}
+
+#[test]
+fn whoever_leaves_while_parked_leaves_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut scheduler, ears) = four_of_which_one_is_parked(folder.path());
     assert_eq!(parked_files(folder.path()), 1);
     ears.iter().for_each(|ear| ear.gone.store(true, Ordering::Relaxed));
     run(&mut scheduler);
@@ -127,12 +133,7 @@ fn whoever_leaves_while_parked_leaves_no_file() {
 #[test]
 fn a_parked_file_that_is_lost_costs_time_and_no_answer() {
     let folder = tempfile::tempdir().unwrap();
-    let mut scheduler = scheduler(in_folder(tight(asked), folder.path(), 1 << 30));
-    let ears: Vec<Ear> = (0..4).map(|_| Ear::default()).collect();
-    for (i, ear) in ears.iter().enumerate() {
-        scheduler.submit(asked(i, ear));
-    }
-    until_parked(&mut scheduler);
+    let (mut scheduler, ears) = four_of_which_one_is_parked(folder.path());
     for entry in std::fs::read_dir(folder.path()).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|ending| ending == "parked") {
@@ -147,12 +148,7 @@ fn a_parked_file_that_is_lost_costs_time_and_no_answer() {
 #[test]
 fn nobody_new_enters_before_those_that_made_room() {
     let folder = tempfile::tempdir().unwrap();
-    let mut scheduler = scheduler(in_folder(tight(asked), folder.path(), 1 << 30));
-    let ears: Vec<Ear> = (0..4).map(|_| Ear::default()).collect();
-    for (i, ear) in ears.iter().enumerate() {
-        scheduler.submit(asked(i, ear));
-    }
-    until_parked(&mut scheduler);
+    let (mut scheduler, _ears) = four_of_which_one_is_parked(folder.path());
     // Small enough to fit beside the one that runs.
     let late = Ear::default();
     scheduler.submit(request(&prompt(9, 70), 2, 9, &late));

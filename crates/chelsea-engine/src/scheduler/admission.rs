@@ -60,8 +60,7 @@ impl Scheduler {
 
     /// Why a request may not read now; nothing if it may.
     fn may_read(&self, job: &Job) -> Option<Entry> {
-        let reads = self.reads();
-        let lanes = reads.len();
+        let lanes = self.lanes();
         // First: what a shelf covers takes longer to find out, and everybody who waits is asked before every step.
         if lanes >= self.options.lanes {
             return Some(Entry::NoLane);
@@ -70,6 +69,7 @@ impl Scheduler {
         // And where every token is to be scored, every token is read.
         let anew = job.parked.is_some() || job.scoring().is_some();
         let covered = if anew { 0 } else { self.shelf.covers(job.prompt(), &job.config) };
+        let reads = self.reads();
         // What another one is reading right now will be on the shelf.
         if self.options.checkpoints > 0 && !anew && reads.iter().any(|reads| reads.shares(job, covered)) {
             return Some(Entry::SamePrompt);

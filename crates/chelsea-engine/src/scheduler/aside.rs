@@ -24,6 +24,7 @@ pub(super) struct Aside {
 }
 
 /// What a request reads, for others that may wait for it.
+#[derive(Clone)]
 pub(super) struct Reads {
     /// Tokens that are left.
     pub(super) left: usize,
@@ -66,16 +67,15 @@ impl Active {
 }
 
 impl Scheduler {
+    /// Prompts that are being read, here and aside.
+    pub(super) fn lanes(&self) -> usize {
+        self.active.iter().filter(|active| active.is_reading()).count() + usize::from(self.aside.is_some())
+    }
+
     /// What is being read, here and aside.
     pub(super) fn reads(&self) -> Vec<Reads> {
         let here = self.active.iter().filter(|active| active.is_reading()).map(Reads::of);
-        let aside = self.aside.iter().map(|Aside { reads, .. }| Reads {
-            left: reads.left,
-            salt: reads.salt.clone(),
-            pieces: reads.pieces.clone(),
-            ..*reads
-        });
-        here.chain(aside).collect()
+        here.chain(self.aside.iter().map(|aside| aside.reads.clone())).collect()
     }
 
     /// Has the caches compacted that wait for it among those that read: aside, where others are answered meanwhile. Returns
@@ -89,7 +89,7 @@ impl Scheduler {
                 self.put_aside(i);
                 break;
             }
-            let result = self.runner.settle(&mut [&mut self.active[i].sequence]).pop().unwrap_or(Ok(()));
+            let result = Runner::settle_on(self.runner.pool(), &mut self.active[i].sequence);
             had_room &= self.compacted(i, result);
         }
         had_room

@@ -231,14 +231,13 @@ impl Scheduler {
     /// What was done so far, and what is going on.
     pub fn stats(&self) -> SchedulerStats {
         let caches = || self.active.iter().map(|active| active.sequence.cache());
-        let here = self.active.iter().filter(|active| active.is_reading()).count();
-        let reading = here + usize::from(self.aside.is_some());
+        let reading = self.lanes();
         let [tokens, entries, full] = self.aside.as_ref().map_or([0; 3], |aside| aside.holds);
         SchedulerStats {
             waiting: self.queue.len(),
             parked: self.queue.parked(),
             reading,
-            running: self.active.len() - here,
+            running: self.active.len() + usize::from(self.aside.is_some()) - reading,
             checkpoints: self.shelf.len(),
             shelf_hits: self.shelf.hits(),
             shelf_misses: self.shelf.misses(),

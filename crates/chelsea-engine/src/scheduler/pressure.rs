@@ -7,7 +7,7 @@
 use super::job::Stage;
 use super::request::RequestError;
 use super::{Active, Scheduler};
-use crate::EngineError;
+use crate::{EngineError, Runner};
 use chelsea_kv::CacheError;
 use chelsea_model::ModelError;
 
@@ -84,10 +84,10 @@ impl Scheduler {
 }
 
 /// Clusters a cache down to the budget that its request allows, from here on.
-fn squeeze(runner: &crate::Runner, active: &mut Active) -> Result<(), EngineError> {
+fn squeeze(runner: &Runner, active: &mut Active) -> Result<(), EngineError> {
     let Some(budget) = active.job.squeeze else { return Ok(()) };
     // What waits is of the budget so far: whether it was made yet may depend on others.
-    runner.settle(&mut [&mut active.sequence]).pop().unwrap_or(Ok(()))?;
+    Runner::settle_on(runner.pool(), &mut active.sequence)?;
     let own = active.sequence.cache().config().budget;
     active.sequence.cache_mut().set_budget(budget)?;
     if let Err(error) = runner.compress(&mut active.sequence) {

@@ -3,7 +3,7 @@
 use super::job::{Active, Stage};
 use super::pressure::is_out_of_memory;
 use super::{PATIENCE, Scheduler};
-use crate::runner::{Outcome as StepOutcome, Work};
+use crate::runner::{Outcome as StepOutcome, Runner, Work};
 use crate::{EngineError, State};
 
 impl Scheduler {
@@ -50,10 +50,12 @@ impl Scheduler {
         if batch.is_empty() && self.aside.is_some() {
             // There is nothing else to do.
             drop(batch);
+            self.end(Vec::new(), failed);
             is_short |= !self.take_back(true);
-            return if is_short {
-                self.make_room()
-            };
+            if is_short {
+                self.make_room();
+            }
+            return;
         }
         // What grammars allow next is found out while the model computes.
         let threads = self.runner.pool().clone();
@@ -113,9 +115,7 @@ impl Scheduler {
             if active.must_compact() {
                 return Ok(true);
             }
-            if active.sequence.compaction_waits() {
-                self.runner.settle(&mut [&mut active.sequence]).pop().unwrap_or(Ok(()))?;
-            }
+            Runner::settle_on(self.runner.pool(), &mut active.sequence)?;
             if active.took && active.job.scoring().is_none() {
                 self.shelf.put(active.job.checkpoint(active.piece), &active.sequence);
             }
