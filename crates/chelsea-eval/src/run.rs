@@ -8,7 +8,7 @@ use crate::error::EvalError;
 use crate::probe::{self, OpenProbe, Outcome, Prepared};
 use crate::results::{AGAINST, Record};
 use crate::sample::{Document, Sample};
-use crate::setting::ParsedSetting;
+use crate::setting::{Mode, PIECES, ParsedSetting};
 use chelsea_engine::{Compression, Layout, Session, SessionOptions, dtype_for};
 use chelsea_kv::policy::{Full, Needs, Policy};
 use chelsea_kv::{Budget, Dtype};
@@ -298,7 +298,11 @@ impl Subject<'_> {
     ) -> Result<Session, EvalError> {
         let Some(full) = full.filter(|_| !setting.mode.online()) else {
             let mut session = self.online(setting)?;
-            self.read(&mut session, &[document, cue].concat())?;
+            let text = [document, cue].concat();
+            let piece = if setting.mode == Mode::Pieces { text.len().div_ceil(PIECES) } else { text.len() };
+            for piece in text.chunks(piece.max(1)) {
+                self.read(&mut session, piece)?;
+            }
             return Ok(session);
         };
         let mut session = full.fork()?;

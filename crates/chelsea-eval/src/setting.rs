@@ -24,7 +24,13 @@ pub enum Mode {
     Turns,
     /// Block by block while reading; the questions follow each other.
     TurnsOnline,
+    /// As online, with the document in [`PIECES`], each brought down to its share before the next is read: what a server
+    /// does at the end of a message, so that another prompt with the same beginning can go on from there.
+    Pieces,
 }
+
+/// Pieces of a document that is read in pieces.
+pub const PIECES: usize = 8;
 
 /// Every mode with its name.
 pub const MODES: &[(&str, Mode)] = &[
@@ -34,12 +40,13 @@ pub const MODES: &[(&str, Mode)] = &[
     ("aware-online", Mode::AwareOnline),
     ("turns", Mode::Turns),
     ("turns-online", Mode::TurnsOnline),
+    ("pieces", Mode::Pieces),
 ];
 
 impl Mode {
     /// Whether the cache is compressed while reading.
     pub fn online(self) -> bool {
-        matches!(self, Mode::Online | Mode::AwareOnline | Mode::TurnsOnline)
+        matches!(self, Mode::Online | Mode::AwareOnline | Mode::TurnsOnline | Mode::Pieces)
     }
 
     /// Whether the question is read before compression.
@@ -55,7 +62,7 @@ impl Mode {
     /// The same with the cache compressed after reading: what the full cache, which is never compressed, is run in.
     pub fn without_online(self) -> Mode {
         match self {
-            Mode::Online => Mode::OneShot,
+            Mode::Online | Mode::Pieces => Mode::OneShot,
             Mode::AwareOnline => Mode::Aware,
             Mode::TurnsOnline => Mode::Turns,
             other => other,

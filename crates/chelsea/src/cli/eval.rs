@@ -65,7 +65,8 @@ pub struct CompareArgs {
     /// Policies to compare, or `all`; settings of one are separated by + here (chelsea:floor=0+chunk=128).
     #[arg(long, value_delimiter = ',', default_values_t = [String::from("chelsea")], value_parser = parse_policies)]
     pub policies: Vec<String>,
-    /// When the cache is compressed and asked: one-shot, online, aware, aware-online, turns, turns-online.
+    /// When the cache is compressed and asked: one-shot, online, aware, aware-online, turns, turns-online,
+    /// pieces.
     #[arg(long, value_delimiter = ',', default_values_t = [Mode::OneShot], long_help = modes_help())]
     pub modes: Vec<Mode>,
     /// File that results are added to; what it holds already is not measured again.
@@ -299,5 +300,7 @@ fn modes_help() -> &'static str {
 - aware: once after the document and the question were read, so that the policy may look at the question
 - aware-online: block by block while document and question are read
 - turns: once after the document; the questions follow each other in one conversation
-- turns-online: block by block while the document is read; the questions follow each other"
+- turns-online: block by block while the document is read; the questions follow each other
+- pieces: online, with the document in eight pieces, each brought down to its share before the next is read, as a server
+  reads the messages of a conversation"
 }
