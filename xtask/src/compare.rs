@@ -10,12 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use chelsea_hub::Options;
 use serde::Deserialize;
 
 use crate::document::{self, FACTS};
 use crate::process::{build_release, program, stdout};
-use crate::table;
+use crate::{fetch, table};
 
 /// What `compare` is given.
 #[derive(Debug, clap::Args)]
@@ -101,7 +100,7 @@ pub fn run(args: &Args) -> Result<bool> {
     // The builds run in the root, wherever this was called.
     let builds = [std::path::absolute(&this)?, std::path::absolute(&args.with)?];
     let models = models(&args.models)?;
-    let text = document::written("compare", args.chars)?;
+    let text = document::written("compare", &fetch::one(fetch::TEXTS)?, args.chars)?;
     let cells = cells(&args.budgets);
     let (mut rows, mut same) = (Vec::new(), true);
     for model in &models {
@@ -126,7 +125,7 @@ fn models(wanted: &[String]) -> Result<Vec<String>> {
     if !wanted.is_empty() {
         return Ok(wanted.to_vec());
     }
-    let folder = Options::from_env().models_dir();
+    let folder = fetch::folder("models")?;
     let there = MODELS.iter().filter(|name| folder.join(format!("{name}.gguf")).is_file());
     let there: Vec<String> = there.map(|name| (*name).to_owned()).collect();
     ensure!(!there.is_empty(), "no model was fetched yet: `cargo xtask fetch {}`", MODELS.join(" "));

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use chelsea_hub::Options;
 
+use crate::fetch;
 use crate::process::{cargo, root, shown, succeeds};
 
 /// What `data` is given.
@@ -73,13 +73,16 @@ pub fn run(args: &Args) -> Result<bool> {
         Set::Qa { common, samples } => ("qa", common, samples, [].as_slice()),
         Set::Completion { common, samples } => ("completion", common, samples, [].as_slice()),
     };
-    let options = Options::from_env();
-    let python = environment(&options)?;
-    let tokenizer = tokenizer(&options, &common.model)?;
-    let out = common.out.clone().unwrap_or_else(|| {
-        let name = format!("{}-{}-{samples}-seed{}", slug(&common.model), common.length, common.seed);
-        options.data_dir().join(script).join(name)
-    });
+    let home = fetch::folder("home")?;
+    let python = environment(&home)?;
+    let tokenizer = tokenizer(&home, &common.model)?;
+    let out = match &common.out {
+        Some(folder) => folder.clone(),
+        None => {
+            let name = format!("{}-{}-{samples}-seed{}", slug(&common.model), common.length, common.seed);
+            fetch::folder("data")?.join(script).join(name)
+        }
+    };
     let mut command = Command::new(python);
     command.current_dir(root()).arg(scripts().join(format!("{script}.py")));
     command.arg("--tokenizer").arg(tokenizer).arg("--out").arg(std::path::absolute(&out)?);
@@ -102,9 +105,9 @@ fn slug(model: &str) -> String {
 }
 
 /// The model's tokenizer as `tokenizer.json`.
-fn tokenizer(options: &Options, model: &str) -> Result<PathBuf> {
-    let path = crate::fetch::one(model)?;
-    let folder = options.home.join("tokenizers");
+fn tokenizer(home: &Path, model: &str) -> Result<PathBuf> {
+    let path = fetch::one(model)?;
+    let folder = home.join("tokenizers");
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let out = folder.join(format!("{}.json", slug(model)));
     let mut command = cargo(&["run", "--quiet", "--package", "chelsea-model", "--example", "tokenizer_json", "--"]);
@@ -113,21 +116,21 @@ fn tokenizer(options: &Options, model: &str) -> Result<PathBuf> {
 }
 
 /// The Python of an environment with all that `packages.txt` and `requirements.txt` ask for.
-fn environment(options: &Options) -> Result<PathBuf> {
+fn environment(home: &Path) -> Result<PathBuf> {
     let lists = [("packages.txt", true), ("requirements.txt", false)];
     let mut wanted = String::new();
     for (list, _) in lists {
         let path = scripts().join(list);
         wanted += &fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     }
-    let folder = options.home.join("python").join("data");
+    let folder = home.join("python").join("data");
     let python = folder.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
     let stamp = folder.join("installed.txt");
     // Written last: an environment without it was left half made.
     if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) && python.exists() {
         return Ok(python);
     }
-    let base = options.python.clone().unwrap_or_else(|| "python3".into());
+    let base = crate::process::python();
     run_or_say(
         Command::new(&base).args(["-m", "venv", "--clear"]).arg(&folder),
         "a Python of version 3.11 or later with the module `venv` is needed: install one, or name one in CHELSEA_PYTHON",
@@ -168,7 +171,8 @@ mod tests {
         assert!(!packages.is_empty());
         for package in packages {
             let hash = package.split_once(" --hash=sha256:").map_or("", |(_, hash)| hash);
-            assert!(package.contains("==") && chelsea_hub::digest::is_sha256(hash), "{package}");
+            let is_hash = hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit());
+            assert!(package.contains("==") && is_hash, "{package}");
         }
     }
 }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use crate::document::{FACTS, Fact};
 use crate::peers::median;
-use crate::process::{build_release, program, stdout};
+use crate::process::{build_demo, program, stdout};
 use crate::{document, fetch, table};
 
 /// What `demo` is given.
@@ -56,13 +56,10 @@ struct Answer {
 
 /// Runs the demonstration; it fails only if a run fails, not if an answer is wrong.
 pub fn run(args: &Args) -> Result<bool> {
-    if !build_release()? {
+    if !build_demo()? {
         return Ok(false);
     }
-    let path = document::written("demo", args.chars)?;
-    if chelsea_hub::catalog::model(&args.model).is_some() {
-        fetch::one(&args.model)?;
-    }
+    let path = document::written("demo", &fetch::one_by_demo(fetch::TEXTS)?, args.chars)?;
     let reports = SETTINGS.iter().map(|s| ask(&args.model, &path, s)).collect::<Result<Vec<_>>>()?;
     print(&reports);
     Ok(true)
@@ -110,4 +107,26 @@ fn row(name: &str, report: &Report, full: u64) -> Vec<String> {
         format!("{:.0}", report.prefill_tokens as f64 / report.prefill_s.max(1e-9)),
         format!("{:.1}", median(&speeds)),
     ]
+}
+
+// Elsewhere the features differ by a few, and some crates are compiled twice.
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use crate::process::{cargo, stdout};
+    use std::collections::BTreeSet;
+
+    /// What is compiled for a package, each with its features.
+    fn compiled(package: &str) -> BTreeSet<String> {
+        let mut tree = cargo(&["tree", "--locked", "--no-default-features", "--edges", "normal,build"]);
+        tree.args(["--prefix", "none", "--format", "{p} {f}", "--package", package]);
+        let text = String::from_utf8(stdout(&mut tree).expect("a tree")).expect("it is text");
+        text.lines().map(|line| line.trim_end_matches(" (*)").to_owned()).collect()
+    }
+
+    #[test]
+    fn nothing_is_compiled_twice_for_the_demonstration() {
+        let command = compiled("chelsea");
+        let twice: Vec<String> = compiled("xtask").into_iter().filter(|line| !command.contains(line)).collect();
+        assert!(matches!(twice.as_slice(), [itself] if itself.starts_with("xtask ")), "{twice:#?}");
+    }
 }

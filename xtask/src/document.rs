@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::fetch;
 use crate::process::target_dir;
 
 /// A fact to plant, the question for it, and the word that a right answer holds.
@@ -44,14 +43,13 @@ pub const FACTS: &[Fact] = &[
     },
 ];
 
-/// Writes a text of about `chars` characters to `NAME/document.txt` below the folder that cargo builds into, and returns
+/// Writes a text of about `chars` characters of `essays` to `NAME/document.txt` below the folder that cargo builds into, and returns
 /// its path.
-pub fn written(name: &str, chars: usize) -> Result<PathBuf> {
-    let essays = fetch::one(fetch::TEXTS)?;
+pub fn written(name: &str, essays: &Path, chars: usize) -> Result<PathBuf> {
     let folder = target_dir().join(name);
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let path = folder.join("document.txt");
-    fs::write(&path, document(&essays, chars)?).with_context(|| path.display().to_string())?;
+    fs::write(&path, document(essays, chars)?).with_context(|| path.display().to_string())?;
     eprintln!("\nThe text with {} facts planted in it: {}", FACTS.len(), path.display());
     Ok(path)
 }

@@ -1,13 +1,14 @@
-//! `cargo xtask fetch`: models and data sets into the cache, with a line of progress.
+//! `cargo xtask fetch`: models and data sets into the cache.
+//!
+//! The example `fetch` of `chelsea-hub` does the work. It is a program apart because what downloads takes longer to
+//! compile than all chores together, and only some of them download.
 
-use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
-use anyhow::Result;
-use chelsea_hub::{Options, Progress, catalog};
+use anyhow::{Context, Result, ensure};
 
-use crate::table;
+use crate::process::{cargo, root, shown, target_dir};
 
 /// What `fetch` is given.
 #[derive(Debug, clap::Args)]
@@ -24,55 +25,37 @@ pub const TEXTS: &str = "essays";
 /// Downloads each name and prints its path on stdout.
 pub fn run(args: &Args) -> Result<bool> {
     let default: Vec<String> = TEST_MODELS.iter().chain([&TEXTS]).map(|n| n.to_string()).collect();
-    for name in if args.names.is_empty() { &default } else { &args.names } {
-        println!("{}", one(name)?.display());
-    }
-    Ok(true)
+    let mut fetch = program();
+    fetch.args(if args.names.is_empty() { &default } else { &args.names });
+    Ok(fetch.status().with_context(|| format!("cannot start `{}`", shown(&fetch)))?.success())
 }
 
 /// Brings one model or data set into the cache and returns its path.
 pub fn one(name: &str) -> Result<PathBuf> {
-    let (options, mut line) = (Options::from_env(), Line::default());
-    if catalog::data(name).is_some() {
-        return Ok(chelsea_hub::fetch_data(name, &options, &mut line)?);
-    }
-    Ok(chelsea_hub::resolve(name, &options, &mut line)?.path)
+    path(program().arg(name))
 }
 
-/// One line on stderr: rewritten on a terminal, repeated now and then in a log.
-#[derive(Debug, Default)]
-struct Line {
-    what: String,
-    total: Option<u64>,
-    last: Option<Instant>,
+/// [`one`], with the program that `build_demo` has built.
+pub fn one_by_demo(name: &str) -> Result<PathBuf> {
+    let folder = target_dir().join("release").join("examples");
+    path(Command::new(folder.join(format!("fetch{}", std::env::consts::EXE_SUFFIX))).arg(name))
 }
 
-impl Progress for Line {
-    fn begin(&mut self, what: &str, total: Option<u64>) {
-        *self = Line { what: what.to_owned(), total, last: None };
-    }
+/// Where Chelsea keeps its files: `home`, or the `models` or `data` in it.
+pub fn folder(name: &str) -> Result<PathBuf> {
+    path(program().args(["--folder", name]))
+}
 
-    fn advance(&mut self, done: u64) {
-        let on_terminal = std::io::stderr().is_terminal();
-        let pace = Duration::from_millis(if on_terminal { 200 } else { 10_000 });
-        if self.last.is_some_and(|last| last.elapsed() < pace) {
-            return;
-        }
-        self.last = Some(Instant::now());
-        let total = self.total.map(|t| format!(" of {}", table::bytes(t))).unwrap_or_default();
-        let (start, end) = if on_terminal { ("\r\x1b[K", "") } else { ("", "\n") };
-        eprint!("{start}{}: {}{total}{end}", self.what, table::bytes(done));
-        // Progress that cannot be shown is no reason to stop.
-        let _ = std::io::stderr().flush();
-    }
+/// The example, built first if need be. It runs where this program was called, as relative paths are meant.
+fn program() -> Command {
+    let mut command = cargo(&["run", "--quiet", "--package", "chelsea-hub", "--example", "fetch", "--manifest-path"]);
+    command.arg(root().join("Cargo.toml")).arg("--").current_dir(".");
+    command
+}
 
-    fn end(&mut self) {
-        if std::io::stderr().is_terminal() {
-            eprintln!();
-        }
-    }
-
-    fn note(&mut self, message: &str) {
-        eprintln!("{message}");
-    }
+fn path(fetch: &mut Command) -> Result<PathBuf> {
+    let output = fetch.stderr(Stdio::inherit()).output().with_context(|| format!("cannot start `{}`", shown(fetch)))?;
+    ensure!(output.status.success(), "`{}` failed: {}", shown(fetch), output.status);
+    let text = String::from_utf8(output.stdout).context("the path is no UTF-8")?;
+    Ok(text.trim_end_matches(['\r', '\n']).into())
 }

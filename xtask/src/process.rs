@@ -54,7 +54,19 @@ pub fn build_release() -> Result<bool> {
     succeeds(&mut cargo(&["build", "--release", "--package", "chelsea"]))
 }
 
-/// What [`build_release`] builds.
+/// Builds what the demonstration runs: the command, without the server, and what fetches. Together, so that a dependency
+/// which both have is compiled once.
+pub fn build_demo() -> Result<bool> {
+    let command = ["build", "--release", "--no-default-features", "--package", "chelsea", "--bin", "chelsea"];
+    succeeds(cargo(&command).args(["--package", "chelsea-hub", "--example", "fetch"]))
+}
+
+/// The Python that was asked for, or the system's.
+pub fn python() -> PathBuf {
+    std::env::var_os("CHELSEA_PYTHON").filter(|path| !path.is_empty()).unwrap_or_else(|| "python3".into()).into()
+}
+
+/// What [`build_release`] and [`build_demo`] build.
 pub fn program() -> PathBuf {
     target_dir().join("release").join(format!("chelsea{}", std::env::consts::EXE_SUFFIX))
 }

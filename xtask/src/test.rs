@@ -8,7 +8,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use chelsea_hub::Options;
 
 use crate::process::{cargo, succeeds};
 use crate::{fetch, fuzz, table, wheel};
@@ -77,7 +76,7 @@ pub fn run(args: &Args) -> Result<bool> {
             essays = Some(fetch::one(fetch::TEXTS)?);
             Ok(true)
         });
-        let models = Options::from_env().models_dir();
+        let models = fetch::folder("models")?;
         tests.extend(["--", "--include-ignored", "--skip", LONG]);
         for (name, tests_with) in OPTIONAL {
             if !models.join(format!("{name}.gguf")).is_file() {

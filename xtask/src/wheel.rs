@@ -12,12 +12,11 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use chelsea_hub::Options;
 use sha2::{Digest as _, Sha256};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
-use crate::process::{build_release, program, root, stdout, succeeds, target_dir};
+use crate::process::{build_release, program, python, root, stdout, succeeds, target_dir};
 use crate::{dist, table};
 
 /// What `wheel` is given.
@@ -55,7 +54,7 @@ pub fn check() -> Result<bool> {
     let folder = tempfile::tempdir()?;
     // Uncompressed: it is large, and thrown away.
     let wheel = pack(&built, folder.path(), CompressionMethod::Stored)?;
-    let base = Options::from_env().python.unwrap_or_else(|| "python3".into());
+    let base = python();
     let environment = folder.path().join("environment");
     let scripts = environment.join(if cfg!(windows) { "Scripts" } else { "bin" });
     // Without a pip of its own, which some systems package apart: the one that is there installs into it.

@@ -8,6 +8,7 @@
 
 mod error;
 mod generate;
+#[cfg_attr(not(feature = "grammar"), path = "no_grammar.rs")]
 pub mod grammar;
 mod kv;
 mod layout;
@@ -23,7 +24,9 @@ pub mod stop;
 
 pub use error::EngineError;
 pub use generate::{Answer, Finish, GenerateOptions, Generation, generate, generate_many};
-pub use grammar::{Grammar, GrammarError, Grammars};
+#[cfg(feature = "grammar")]
+pub use grammar::Grammars;
+pub use grammar::{Grammar, GrammarError};
 pub use layout::Layout;
 pub use options::{Compression, SessionOptions, cache_config, dtype_for};
 pub use reading::Reading;

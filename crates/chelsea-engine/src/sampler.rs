@@ -318,6 +318,7 @@ mod tests {
         assert_eq!(Sampler::new(wrong).unwrap_err().to_string(), "logit bias is 101, but must be from -100 to 100");
     }
 
+    #[cfg(feature = "grammar")]
     #[test]
     fn only_what_is_allowed_is_chosen_and_truncation_counts_nothing_else() {
         let allowed = Allowed::only(&[1, 3, 99]);

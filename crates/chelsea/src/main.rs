@@ -15,12 +15,14 @@ mod files;
 mod holding;
 mod inspect;
 mod models;
+#[cfg(feature = "serve")]
 mod mounts;
 mod output;
 mod policies;
 mod reading;
 mod run;
 mod saved;
+#[cfg(feature = "serve")]
 mod serve;
 mod setup;
 mod signals;
@@ -50,7 +52,12 @@ fn main() -> std::process::ExitCode {
         .init();
     let result = chelsea_simd::check().map_err(anyhow::Error::from).and_then(|_| match &cli.command {
         Command::Run(args) => run::run(args),
+        #[cfg(feature = "serve")]
         Command::Serve(args) => serve::run(args),
+        #[cfg(not(feature = "serve"))]
+        Command::Serve { .. } => Err(anyhow::anyhow!(
+            "this build of chelsea is without the server: build one that has it with `cargo install --path crates/chelsea`"
+        )),
         Command::Bench(args) => bench::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Inspect(args) => inspect::run(args),

@@ -7,8 +7,6 @@ use crate::signals;
 use anyhow::{Context as _, Result, bail};
 use chelsea_engine::Session;
 use chelsea_kv::snapshot::{self, Expected, MAX_NOTE, SnapshotInfo};
-use chelsea_model::chat::ChatTemplate;
-use chelsea_model::tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::Arc;
@@ -91,7 +89,12 @@ impl Note {
 ///
 /// # Errors
 /// If it was laid out with another tokenizer or chat template than the model has now.
-pub fn layout_of(note: &str, tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> Result<(bool, Option<String>)> {
+#[cfg(feature = "serve")]
+pub fn layout_of(
+    note: &str,
+    tokenizer: &chelsea_model::tokenizer::Tokenizer,
+    template: Option<&chelsea_model::chat::ChatTemplate>,
+) -> Result<(bool, Option<String>)> {
     let note: Note = serde_json::from_str(note).context("the cache file was not written by `chelsea cache build`")?;
     if note.tokenizer != Some(fingerprint_text(&tokenizer.fingerprint())) {
         bail!(

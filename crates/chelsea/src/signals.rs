@@ -65,6 +65,7 @@ pub fn note_mapped(path: &Path) {
 }
 
 /// Watches for SIGBUS alone: for verbs that see to the other signals themselves.
+#[cfg(feature = "serve")]
 pub fn watch_maps() -> Result<()> {
     system::watch_maps().context("cannot watch for signals")
 }

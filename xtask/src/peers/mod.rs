@@ -12,7 +12,7 @@ mod measure;
 mod table;
 
 use crate::fetch;
-use crate::process::{build_release, root, succeeds, target_dir};
+use crate::process::{self, build_release, root, succeeds, target_dir};
 use anyhow::{Context as _, Result, ensure};
 pub(crate) use measure::median;
 use measure::{Comparison, Plan};
@@ -101,7 +101,7 @@ fn environment(folder: &Path) -> Result<PathBuf> {
         return Ok(python);
     }
     eprintln!("making a Python environment with {PACKAGE} in {}: llama.cpp is compiled once", folder.display());
-    let system = std::env::var_os("CHELSEA_PYTHON").unwrap_or_else(|| "python3".into());
+    let system = process::python();
     let made = succeeds(Command::new(&system).args(["-m", "venv"]).arg(folder.join("venv")))?;
     ensure!(made, "Python cannot make an environment (its package may be called python3-venv)");
     let installed = succeeds(Command::new(&python).args(["-m", "pip", "install", "--quiet", PACKAGE]))?;

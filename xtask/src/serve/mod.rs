@@ -13,6 +13,7 @@ mod report;
 mod server;
 mod waits;
 
+use crate::fetch;
 use crate::process::{build_release, program, target_dir};
 use anyhow::{Context as _, Result, ensure};
 use load::{Arriving, AtOnce, Measured};
@@ -117,7 +118,7 @@ fn kinds(args: &Args) -> Result<Vec<Kind>> {
     if let Some(llama) = &args.llama_server {
         let gguf = match &args.gguf {
             Some(file) => file.clone(),
-            None => chelsea_hub::Options::from_env().models_dir().join(format!("{}.gguf", args.model)),
+            None => fetch::folder("models")?.join(format!("{}.gguf", args.model)),
         };
         ensure!(gguf.is_file(), "{} is no file: --gguf names the model for llama-server", gguf.display());
         for cache in ["f16", "q8_0"] {

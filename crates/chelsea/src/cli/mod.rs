@@ -2,22 +2,26 @@
 //! share in `shared`, and each verb's own flags in a file of its name.
 
 mod bench;
+#[cfg(feature = "serve")]
 mod config;
 #[cfg(test)]
 mod documented;
 mod eval;
 mod run;
+#[cfg(feature = "serve")]
 mod serve;
 mod shared;
 mod stored;
 
 pub use bench::{BenchArgs, What};
+#[cfg(feature = "serve")]
 pub use config::parse;
 pub use eval::{
     CompareArgs, ContinuationArgs, CopyingArgs, EvalAction, EvalArgs, GenerateArgs, KindArg, NeedlesArgs, OnError,
     ReportArgs, RunFilesArgs, ValuesArg, VariablesArgs, WordsArgs,
 };
 pub use run::RunArgs;
+#[cfg(feature = "serve")]
 pub use serve::ServeArgs;
 pub use shared::{CacheArgs, DtypeArg, LayoutArgs, ModelArgs, ProductsArg, QualityArg, SampleArgs};
 pub use stored::{BuildArgs, CacheAction, CacheCmdArgs, InspectArgs, ModelsAction, ModelsArgs};
@@ -50,6 +54,7 @@ pub enum Command {
         after_help = "--help shows all flags, and examples."
     )]
     Run(RunArgs),
+    #[cfg(feature = "serve")]
     /// Serve a model over HTTP, to clients of OpenAI's and Anthropic's interfaces.
     #[command(
         help_template = EXAMPLES_FIRST,
@@ -57,6 +62,14 @@ pub enum Command {
         after_help = "--help shows all flags, and examples."
     )]
     Serve(ServeArgs),
+    /// Says that this build cannot.
+    #[cfg(not(feature = "serve"))]
+    #[command(hide = true, disable_help_flag = true)]
+    Serve {
+        /// Whatever a server is told.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        told: Vec<std::ffi::OsString>,
+    },
     /// Measure speed and memory: prefill, decode and whole answers at given depths and keep ratios.
     #[command(help_template = EXAMPLES_FIRST, after_long_help = bench::BENCH_EXAMPLES)]
     Bench(BenchArgs),
@@ -83,6 +96,12 @@ pub enum Command {
         /// An existing folder.
         folder: std::path::PathBuf,
     },
+}
+
+/// The command line. Ends the program where clap does: for help, and for what makes no sense.
+#[cfg(not(feature = "serve"))]
+pub fn parse() -> Cli {
+    Cli::parse()
 }
 
 #[cfg(test)]

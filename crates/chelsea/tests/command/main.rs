@@ -12,6 +12,7 @@ mod interruptions;
 #[cfg(unix)]
 mod pages;
 mod run;
+#[cfg(feature = "serve")]
 mod serve;
 mod small;
 mod support;
