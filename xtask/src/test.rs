@@ -89,6 +89,8 @@ pub fn run(args: &Args) -> Result<bool> {
     }
     steps.cargo("format", &["fmt", "--all", "--", "--check"], &[]);
     steps.cargo("clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[]);
+    let without = ["clippy", "--package", "chelsea", "--no-default-features", "--all-targets", "--", "-D", "warnings"];
+    steps.cargo("clippy without features", &without, &[]);
     let strict = [("RUSTDOCFLAGS", "-D warnings".to_owned())];
     steps.cargo("documentation", &["doc", "--workspace", "--no-deps"], &strict);
     steps.cargo("tests", &tests, &env);

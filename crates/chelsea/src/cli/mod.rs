@@ -113,4 +113,14 @@ mod tests {
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
+
+    #[cfg(not(feature = "serve"))]
+    #[test]
+    fn whatever_a_server_is_told_is_read_without_one() {
+        for line in [&["chelsea", "serve"][..], &["chelsea", "serve", "-m", "x", "--port", "1", "--help"]] {
+            let cli = Cli::try_parse_from(line).expect("it is read");
+            assert!(matches!(cli.command, Command::Serve { .. }));
+        }
+        assert!(!Cli::command().render_help().to_string().contains("serve"));
+    }
 }
