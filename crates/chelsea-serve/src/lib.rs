@@ -12,6 +12,7 @@ pub mod engine;
 mod error;
 pub mod fields;
 pub mod files;
+mod foreign;
 pub mod form;
 pub mod guard;
 mod metrics;
