@@ -26,6 +26,7 @@ pub mod reply;
 mod router;
 mod settings;
 pub mod tools;
+mod unread;
 
 pub use engine::Engine;
 pub use error::{ApiError, Style};
