@@ -4,7 +4,7 @@
 
 mod support;
 
-use chelsea_engine::scheduler::{DiskOptions, Request};
+use chelsea_engine::scheduler::{DiskOptions, Request, RequestError};
 use chelsea_engine::{Sampling, Scheduler, SchedulerOptions, SessionOptions};
 use chelsea_kv::{Budget, Pool};
 use std::sync::atomic::Ordering;
@@ -207,6 +207,27 @@ fn what_cannot_be_served_is_refused_at_once() {
     assert!(told(&mut scheduler, request(&prompt(1, 10), 5, 0, &ear), &ear).contains("ending"));
     run(&mut scheduler);
     assert!(waits.is_done());
+}
+
+#[test]
+fn room_is_kept_for_every_thread_that_compacts() {
+    // In a pool this small the threads' own memory is what is kept back, not a share of the pool.
+    let limit = 1 << 20;
+    let room = |aside| {
+        let ear = Ear::default();
+        let mut scheduler = scheduler(SchedulerOptions { aside, ..with_pool(limit) });
+        let session = support::options(Budget::EntryFraction(1.0), "full");
+        let context = scheduler.model().config().context_length;
+        scheduler.submit(Request { session, ..request(&prompt(1, context - 10), 5, 0, &ear) });
+        match ear.told.lock().unwrap().error {
+            Some(RequestError::Memory { limit, .. }) => limit,
+            ref error => panic!("it fits: {error:?}"),
+        }
+    };
+    // Two threads compute, and beside them one compacts.
+    let (kept, kept_aside) = (limit - room(false), limit - room(true));
+    assert!(kept > limit / 16, "{kept}");
+    assert_eq!(kept_aside, kept / 2 * 3);
 }
 
 #[test]

@@ -12,6 +12,7 @@ pub mod engine;
 mod error;
 pub mod fields;
 pub mod files;
+mod foreign;
 pub mod form;
 pub mod guard;
 mod metrics;
@@ -25,6 +26,7 @@ pub mod reply;
 mod router;
 mod settings;
 pub mod tools;
+mod unread;
 
 pub use engine::Engine;
 pub use error::{ApiError, Style};

@@ -1,18 +1,18 @@
 //! From a conversation to the tokens of a prompt, cut where a checkpoint may be kept.
 //!
-//! What users, documents and tools say is data: it is rendered as a stand-in and encoded apart, so that no text of theirs
-//! becomes a control token. A prompt is cut after the system message, after every document and after every turn of the
-//! user's, wherever what comes before is rendered the same whatever follows; pieces shorter than 64 tokens are joined to the
-//! next one.
+//! What users, documents and tools say is data: no text of theirs becomes a control token ([`foreign`](crate::foreign)).
+//! A prompt is cut after the system message, after every document and after every turn of the user's, wherever what comes
+//! before is rendered the same whatever follows; pieces shorter than 64 tokens are joined to the next one.
 //!
 //! Documents go before the words of their message, each followed by an empty line, as `chelsea run` puts them. One that was
 //! mounted stands for the tokens that were read when its cache was made: the head of the conversation has to be what it was
 //! then.
 
-use crate::ApiError;
 use crate::documents::{Document, Source};
+use crate::foreign::{self, Content, Foreign, stand_in};
 use crate::mounts::Mount;
 use crate::reply::THINK;
+use crate::{ApiError, Serving};
 use chelsea_engine::Layout;
 use chelsea_model::chat::{ChatError, ChatTemplate, Message, RenderOptions};
 use chelsea_model::tokenizer::{Before, Part, Tokenizer};
@@ -22,8 +22,8 @@ use std::sync::Arc;
 /// Tokens of a piece at least: compressing fewer would gain nothing, and a checkpoint would save nothing.
 const LEAST: usize = 64;
 
-/// Around the number of a message whose words are to stand there: private-use characters that no template has.
-const STAND_IN: (char, char) = ('\u{F5E0}', '\u{F5E1}');
+/// Where a message holds calls of tools.
+const CALLS: &str = "tool_calls";
 
 /// A conversation to be rendered.
 #[derive(Debug, Default)]
@@ -87,21 +87,101 @@ pub(crate) fn with_prefix(tokenizer: &Tokenizer, mut tokens: Vec<u32>) -> Vec<u3
     tokens
 }
 
+/// A conversation as its template takes it.
+struct Laid<'a> {
+    template: &'a ChatTemplate,
+    foreign: &'a Foreign,
+    messages: Vec<Message>,
+    tools: Option<Value>,
+    variables: Map<String, Value>,
+}
+
+impl Laid<'_> {
+    fn render(&self) -> Result<String, ApiError> {
+        self.beginning(self.messages.len(), true).map_err(|error| match error {
+            ChatError::Refused(_) => ApiError::field("messages", error.to_string()),
+            error => ApiError::bad(error.to_string()),
+        })
+    }
+
+    /// The first messages, and the opening of an answer to them.
+    fn beginning(&self, messages: usize, answer: bool) -> Result<String, ChatError> {
+        let options = RenderOptions {
+            add_generation_prompt: answer,
+            tools: self.tools.clone(),
+            variables: self.variables.clone(),
+            now: None,
+        };
+        self.template.render(&self.messages[..messages], &options).map(|text| self.foreign.tidy(text))
+    }
+
+    /// Refuses tools, and calls in earlier turns, that the template does not show to the model: `whole` would be the same
+    /// without them.
+    fn check_tools(&self, whole: &str) -> Result<(), ApiError> {
+        // What cannot be rendered without them has shown them.
+        let is_shown = |without: Laid<'_>| {
+            without.beginning(without.messages.len(), true).map_or(true, |without| without != whole)
+        };
+        let plain =
+            || Laid { messages: self.messages.clone(), variables: self.variables.clone(), tools: None, ..*self };
+        if self.tools.is_some() && !is_shown(plain()) {
+            let text = "the chat template of this model shows it no tools: leave `tools` out, or choose a model that was \
+                        trained to call tools";
+            return Err(ApiError::field("tools", text));
+        }
+        let calls =
+            |message: &Message| message.extra.get(CALLS).is_some_and(|calls| *calls != Value::Array(Vec::new()));
+        if self.messages.iter().any(calls) {
+            let mut without = Laid { tools: self.tools.clone(), ..plain() };
+            without.messages.iter_mut().for_each(|message| drop(message.extra.remove(CALLS)));
+            if !is_shown(without) {
+                let text = "an earlier turn calls a tool, and the chat template of this model shows it no calls: leave them \
+                            out, or choose a model that was trained to call tools";
+                return Err(ApiError::field("messages", text));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the rendered conversation may be cut after messages, in bytes.
+    fn cuts(&self, whole: &str) -> Vec<usize> {
+        let mut cuts = Vec::new();
+        for (i, message) in self.messages.iter().enumerate() {
+            let next = self.messages.get(i + 1);
+            // The opening of the answer belongs to the turn before it.
+            let answer = match message.role.as_str() {
+                "system" | "developer" if next.is_some_and(|next| next.role == "user") => false,
+                "user" | "tool" if next.is_some_and(|next| next.role == "assistant") => true,
+                _ => continue,
+            };
+            if let Ok(beginning) = self.beginning(i + 1, answer)
+                && beginning.len() < whole.len()
+                && whole.starts_with(&beginning)
+            {
+                cuts.push(beginning.len());
+            }
+        }
+        cuts
+    }
+}
+
 impl Conversation {
     /// The pieces of the prompt.
     ///
     /// # Errors
     /// If the model has no template, or its template refuses the conversation or leaves a part of it out.
-    pub fn pieces(&self, tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> Result<Vec<Arc<[u32]>>, ApiError> {
-        let Some(template) = template else {
+    pub fn pieces(&self, serving: &Serving) -> Result<Vec<Arc<[u32]>>, ApiError> {
+        let tokenizer = &*serving.tokenizer;
+        let Some(template) = &serving.template else {
             return Err(ApiError::bad(
                 "this model has no chat template: give a prompt to /v1/completions instead of messages",
             ));
         };
-        let (contents, messages) = self.stand_ins(tokenizer, template);
-        let whole = self.render(template, &messages)?;
+        let contents = self.contents();
+        let laid = self.lay(tokenizer, template, &serving.foreign, &contents);
+        let whole = laid.render()?;
         for (i, _) in contents.iter().enumerate().filter(|(_, content)| !content.is_empty()) {
-            if !whole.contains(&stand_in(i)) {
+            if foreign::find(&whole, i).is_none() {
                 let i = self.message_of(i);
                 return Err(ApiError::field(
                     format!("messages[{i}]"),
@@ -109,11 +189,14 @@ impl Conversation {
                 ));
             }
         }
-        let mut cuts = self.cuts(template, &messages, &whole);
+        laid.check_tools(&whole)?;
+        let mut cuts = laid.cuts(&whole);
+        cuts.extend((0..self.documents.len()).filter_map(|k| self.end_of_document(k, &whole)));
         cuts.push(whole.len());
+        cuts.sort_unstable();
         let mut pieces: Vec<Vec<u32>> = vec![Vec::new()];
         let (mut from, mut all) = (0, Vec::new());
-        if let Some((mount, end)) = self.mounted(template, &messages, &whole)? {
+        if let Some((mount, end)) = self.mounted(&laid, &whole)? {
             all.extend_from_slice(&mount.about.tokens);
             // A piece of its own, however short.
             pieces = vec![all.clone(), Vec::new()];
@@ -124,7 +207,7 @@ impl Conversation {
             if cut == from {
                 continue;
             }
-            let parts = parts(&whole[from..cut], &contents);
+            let parts = foreign::parts(&whole[from..cut], &contents);
             let before = if from == 0 { Before::Nothing } else { tokenizer.before(&all) };
             let mut tokens =
                 tokenizer.encode_parts(before, &parts).map_err(|error| ApiError::bad(error.to_string()))?;
@@ -146,16 +229,26 @@ impl Conversation {
         Ok(pieces.into_iter().filter(|piece| !piece.is_empty()).map(Arc::from).collect())
     }
 
-    /// What each message says, and the messages with stand-ins for it. A system message that the template does not know
-    /// goes before what the user says first.
-    fn stand_ins(&self, tokenizer: &Tokenizer, template: &ChatTemplate) -> (Vec<&str>, Vec<Message>) {
+    /// What each message says, and then each document.
+    fn contents(&self) -> Vec<Content<'_>> {
         let texts = self.messages.iter().map(|message| message.content.as_str().unwrap_or_default());
         let documents = self.documents.iter().map(|document| match &document.source {
             Source::Text(text) => &**text,
             // Never encoded: its tokens are known. It has to be rendered all the same.
             Source::Mounted(mount) => &*mount.name,
         });
-        let contents: Vec<&str> = texts.chain(documents).collect();
+        texts.chain(documents).map(Content::new).collect()
+    }
+
+    /// The messages with stand-ins for what they say. A system message that the template does not know goes before what the
+    /// user says first.
+    fn lay<'a>(
+        &self,
+        tokenizer: &Tokenizer,
+        template: &'a ChatTemplate,
+        foreign: &'a Foreign,
+        contents: &[Content<'_>],
+    ) -> Laid<'a> {
         let stand_in_of = |(i, message): (usize, &Message)| {
             let own = if contents[i].is_empty() { None } else { Some(stand_in(i)) };
             let documents = self.documents.iter().enumerate().filter(|(_, document)| document.message == i);
@@ -164,68 +257,31 @@ impl Conversation {
                 None if before.is_empty() => message.content.clone(),
                 own => (before + &own.unwrap_or_default()).into(),
             };
-            Message { content, ..message.clone() }
+            Message { role: message.role.clone(), content, extra: foreign.fields(&message.extra) }
         };
-        let messages: Vec<Message> = self.messages.iter().enumerate().map(stand_in_of).collect();
-        let folds = || Layout::new(tokenizer, Some(template), Some(&stand_in(0))).folds_system();
-        let folded = match messages.as_slice() {
-            [system, user, rest @ ..] if system.role == "system" && user.role == "user" && folds() => {
-                let words = user.content.as_str().unwrap_or_default();
-                let content = format!("{}\n\n{words}", stand_in(0));
-                let user = Message { content: content.into(), ..user.clone() };
-                Some(std::iter::once(user).chain(rest.iter().cloned()).collect())
-            }
-            _ => None,
-        };
-        (contents, folded.unwrap_or(messages))
-    }
-
-    fn render(&self, template: &ChatTemplate, messages: &[Message]) -> Result<String, ApiError> {
-        self.try_render(template, messages, true).map_err(|error| match error {
-            ChatError::Refused(_) => ApiError::field("messages", error.to_string()),
-            error => ApiError::bad(error.to_string()),
-        })
-    }
-
-    fn try_render(&self, template: &ChatTemplate, messages: &[Message], answer: bool) -> Result<String, ChatError> {
-        let options = RenderOptions {
-            add_generation_prompt: answer,
-            tools: self.tools.clone(),
-            variables: self.variables.clone(),
-            now: None,
-        };
-        template.render(messages, &options)
-    }
-
-    /// Where the rendered conversation may be cut, in bytes, ascending.
-    fn cuts(&self, template: &ChatTemplate, messages: &[Message], whole: &str) -> Vec<usize> {
-        let mut cuts = Vec::new();
-        for (i, message) in messages.iter().enumerate() {
-            let next = messages.get(i + 1);
-            // The opening of the answer belongs to the turn before it.
-            let answer = match message.role.as_str() {
-                "system" | "developer" if next.is_some_and(|next| next.role == "user") => false,
-                "user" | "tool" if next.is_some_and(|next| next.role == "assistant") => true,
-                _ => continue,
-            };
-            if let Ok(beginning) = self.try_render(template, &messages[..=i], answer)
-                && beginning.len() < whole.len()
-                && whole.starts_with(&beginning)
-            {
-                cuts.push(beginning.len());
-            }
+        let mut messages: Vec<Message> = self.messages.iter().enumerate().map(stand_in_of).collect();
+        if let [system, user, ..] = messages.as_mut_slice()
+            && system.role == "system"
+            && user.role == "user"
+            && Layout::new(tokenizer, Some(template), Some(&stand_in(0))).folds_system()
+        {
+            let words = user.content.as_str().unwrap_or_default();
+            user.content = format!("{}\n\n{words}", stand_in(0)).into();
+            messages.remove(0);
         }
-        cuts.extend((0..self.documents.len()).filter_map(|k| self.end_of_document(k, whole)));
-        cuts.sort_unstable();
-        cuts.dedup();
-        cuts
+        Laid {
+            template,
+            foreign,
+            messages,
+            tools: self.tools.as_ref().map(|tools| foreign.value(tools)),
+            variables: foreign.fields(&self.variables),
+        }
     }
 
     /// Where document `k` ends in the rendered conversation, with the empty line that follows it.
     fn end_of_document(&self, k: usize, whole: &str) -> Option<usize> {
-        let (before, after) = whole.split_once(&stand_in(self.messages.len() + k))?;
-        let between = if after.starts_with(AFTER_DOCUMENT) { AFTER_DOCUMENT.len() } else { 0 };
-        Some(before.len() + stand_in(self.messages.len() + k).len() + between)
+        let (_, end) = foreign::find(whole, self.messages.len() + k)?;
+        Some(if whole[end..].starts_with(AFTER_DOCUMENT) { end + AFTER_DOCUMENT.len() } else { end })
     }
 
     /// The message that content `i` belongs to.
@@ -237,12 +293,7 @@ impl Conversation {
     ///
     /// # Errors
     /// If a mounted document does not come first, or what stands before it is not what was read before it.
-    fn mounted(
-        &self,
-        template: &ChatTemplate,
-        messages: &[Message],
-        whole: &str,
-    ) -> Result<Option<(&Mount, usize)>, ApiError> {
+    fn mounted(&self, laid: &Laid<'_>, whole: &str) -> Result<Option<(&Mount, usize)>, ApiError> {
         let is_mounted = |document: &&Document| matches!(document.source, Source::Mounted(_));
         let wrong = |what: &str| Err(ApiError::field("kv.document", format!("a mounted document {what}")));
         let Some(Document { message, source: Source::Mounted(mount) }) = self.documents.iter().find(is_mounted) else {
@@ -263,16 +314,15 @@ impl Conversation {
                 None => "was read without a system message: leave yours out",
             });
         }
-        let plain = Conversation::default();
         // Where the template folds a system message, there is one message fewer.
-        let last = messages.iter().position(|message| message.role == "user").unwrap_or(0);
-        let (here, there) = (
-            self.end_of_document(0, whole),
-            plain.render(template, &messages[..=last]).ok().and_then(|plain| {
-                let end = self.end_of_document(0, &plain)?;
-                Some(plain[..end].to_owned())
-            }),
-        );
+        let last = laid.messages.iter().position(|message| message.role == "user").unwrap_or(0);
+        let messages = laid.messages[..=last].to_vec();
+        let plain = Laid { messages, tools: None, variables: Map::new(), ..*laid };
+        let there = plain.render().ok().and_then(|plain| {
+            let end = self.end_of_document(0, &plain)?;
+            Some(plain[..end].to_owned())
+        });
+        let here = self.end_of_document(0, whole);
         match (here, there) {
             (Some(end), Some(there)) if whole[..end] == there => Ok(Some((mount, end))),
             _ => wrong(
@@ -280,24 +330,4 @@ impl Conversation {
             ),
         }
     }
-}
-
-fn stand_in(i: usize) -> String {
-    format!("{}{i}{}", STAND_IN.0, STAND_IN.1)
-}
-
-/// Rendered words with the messages' own in their places.
-fn parts<'t>(rendered: &'t str, contents: &[&'t str]) -> Vec<Part<'t>> {
-    let mut parts = Vec::new();
-    let mut rest = rendered;
-    while let Some((own, after)) = rest.split_once(STAND_IN.0) {
-        let Some((number, after)) = after.split_once(STAND_IN.1) else { break };
-        parts.push(Part::Own(own));
-        if let Some(content) = number.parse().ok().and_then(|i: usize| contents.get(i).copied()) {
-            parts.push(Part::Foreign(content));
-        }
-        rest = after;
-    }
-    parts.push(Part::Own(rest));
-    parts
 }

@@ -1,6 +1,6 @@
 //! Paths, limits, and the life of the server.
 
-use crate::{ApiError, Serving, Style, anthropic, guard, openai, openapi, page};
+use crate::{ApiError, Serving, Style, anthropic, guard, openai, openapi, page, unread};
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, OriginalUri, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -116,6 +116,7 @@ pub fn router(serving: Arc<Serving>) -> Router {
         .layer(limit)
         .layer(middleware::from_fn_with_state(serving.clone(), guard::check))
         .layer(middleware::from_fn_with_state(serving.clone(), note))
+        .layer(middleware::from_fn(unread::take_in))
         .with_state(serving)
 }
 
@@ -135,28 +136,17 @@ async fn note(State(serving): State<Arc<Serving>>, request: Request, next: Next)
     response
 }
 
-/// Takes in what came with a request that is refused unread, so that a client can go on with its connection.
-async fn take_in(request: Request) {
-    /// Longer bodies than this are not worth a connection.
-    const MOST: usize = 1 << 20;
-    const PATIENCE: Duration = Duration::from_secs(1);
-    let _refused = tokio::time::timeout(PATIENCE, axum::body::to_bytes(request.into_body(), MOST)).await;
-}
-
-async fn unknown(OriginalUri(uri): OriginalUri, request: Request) -> ApiError {
-    take_in(request).await;
+async fn unknown(OriginalUri(uri): OriginalUri) -> ApiError {
     let text = format!("there is nothing at {}: `GET /` shows what there is", uri.path());
     ApiError::new(StatusCode::NOT_FOUND, text).in_style(style_of(uri.path()))
 }
 
-async fn wrong_method(OriginalUri(uri): OriginalUri, request: Request) -> ApiError {
-    take_in(request).await;
+async fn wrong_method(OriginalUri(uri): OriginalUri) -> ApiError {
     let text = format!("{} is not asked by this method", uri.path());
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, text).in_style(style_of(uri.path()))
 }
 
-async fn no_embeddings(request: Request) -> ApiError {
-    take_in(request).await;
+async fn no_embeddings() -> ApiError {
     ApiError::new(StatusCode::NOT_IMPLEMENTED, "this server generates text and makes no embeddings")
 }
 

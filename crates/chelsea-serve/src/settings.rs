@@ -1,6 +1,7 @@
 //! What a server is started with, and what every request needs.
 
 use crate::files::Files;
+use crate::foreign::Foreign;
 use crate::metrics::Metrics;
 use crate::mounts::Mounts;
 use crate::{ApiError, Engine};
@@ -64,6 +65,8 @@ pub struct Serving {
     pub tokenizer: Arc<Tokenizer>,
     /// Its chat template.
     pub template: Option<ChatTemplate>,
+    /// Keeps what clients say text on its way through the template.
+    pub(crate) foreign: Foreign,
     /// The thread that computes.
     pub engine: Engine,
     pub(crate) metrics: Metrics,
@@ -83,11 +86,13 @@ impl Serving {
     ) -> Arc<Serving> {
         let ids = AtomicU64::new(rand::random::<u64>() >> 8);
         let metrics = Metrics::new(&settings.model_name);
+        let foreign = Foreign::of(&tokenizer, template.as_ref());
         Arc::new(Serving {
             settings,
             model,
             tokenizer,
             template,
+            foreign,
             engine,
             metrics,
             started: now(),

@@ -5,7 +5,7 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::{Server, TEMPLATE, start, tokenizer_with};
+use support::{Server, TEMPLATE, TOOLS, start, start_with_tools, tokenizer_with};
 
 /// Short, so that even a model of random weights comes to an end.
 fn schema() -> Value {
@@ -102,7 +102,7 @@ fn forms_go_by_the_names_of_several_servers() {
 
 #[test]
 fn a_call_is_made_where_one_is_forced() {
-    let server = start();
+    let server = start_with_tools();
     for (choice, parallel) in [(json!("required"), true), (json!("required"), false)] {
         for seed in 0..4 {
             let body = ask(json!({
@@ -132,7 +132,7 @@ fn a_call_is_made_where_one_is_forced() {
 
 #[test]
 fn a_call_is_written_as_the_models_own_template_has_it() {
-    let template = format!("{{# '\"parameters\": ' #}}{TEMPLATE}");
+    let template = format!("{{# '\"parameters\": ' #}}{TOOLS}");
     let server = Server::start_with(support::tokenizer(), &template, |_, _| ());
     let body = ask(json!({"tools": tools(), "tool_choice": "required", "logprobs": true}));
     let (_, answer) = server.post("/v1/chat/completions", &body);
@@ -144,7 +144,7 @@ fn a_call_is_written_as_the_models_own_template_has_it() {
 
 #[test]
 fn anthropics_clients_force_calls_and_forms_too() {
-    let server = start();
+    let server = start_with_tools();
     let tools: Vec<Value> =
         ["find", "other"].iter().map(|name| json!({"name": name, "input_schema": schema()})).collect();
     let ask = |more: Value| {
@@ -217,7 +217,7 @@ fn a_model_that_may_think_first_is_let_to() {
 
 #[test]
 fn what_cannot_be_held_to_is_refused_with_the_reason() {
-    let server = start();
+    let server = start_with_tools();
     let strict = |schema: Value| named(&schema);
     let unknown = json!({"type": "string", "format": "no-such-format"});
     let find = json!([{"type": "function", "function": {"name": "find", "parameters": {"type": "wizard"}}}]);

@@ -5,7 +5,7 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::start;
+use support::{start, start_with_tools};
 
 fn kinds(events: &[Value]) -> Vec<&str> {
     events.iter().map(|event| event["type"].as_str().unwrap()).collect()
@@ -72,7 +72,7 @@ fn a_response_is_the_same_whole_and_streamed_and_its_events_build_it_up() {
 
 #[test]
 fn calls_are_items_and_their_results_go_back_in() {
-    let server = start();
+    let server = start_with_tools();
     let parameters = json!({"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": false});
     let tools = json!([{"type": "function", "name": "count", "parameters": parameters, "strict": true}]);
     let mut body = json!({
@@ -109,8 +109,10 @@ fn calls_are_items_and_their_results_go_back_in() {
     body["stream"] = false.into();
     let (status, answer) = server.post("/v1/responses", &body);
     assert_eq!(status, 200, "{answer}");
-    let prompt = "<user>Count.</user><assistant></assistant><tool>two</tool><assistant>".len();
-    assert_eq!(answer["usage"]["input_tokens"], prompt);
+    let given: Value = serde_json::from_str(call["arguments"].as_str().unwrap()).unwrap();
+    let told = format!("<call>{{\"name\": \"count\", \"arguments\": {{\"n\": {}}}}}</call>", given["n"]);
+    let prompt = format!("<user>Count.</user><assistant>{told}</assistant><tool>two</tool><assistant>");
+    assert_eq!(answer["usage"]["input_tokens"], prompt.len());
 }
 
 #[test]

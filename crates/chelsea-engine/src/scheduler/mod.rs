@@ -198,13 +198,15 @@ impl Scheduler {
         Ok((config, promise, fits))
     }
 
-    /// Bytes that requests may be promised: but for mounted caches, and for what a compaction takes at least, in a pool
-    /// however small.
+    /// Bytes that requests may be promised: but for mounted caches, and for what compactions take at least, in a pool
+    /// however small. Those aside go on while an answer's cache is compacted here, so the threads of both count.
     fn room(&self) -> usize {
         let limit = self.options.pool.limit().unwrap_or(usize::MAX);
         let shape = self.runner.model().cache_shape();
         let widest = shape.layers().iter().map(|layer| layer.key_dim + layer.value_dim).max().unwrap_or(0);
-        let least = self.runner.pool().current_num_threads() * SCRATCH_ROWS * widest * size_of::<f32>();
+        let aside = if self.options.aside { self.compacting.current_num_threads() } else { 0 };
+        let threads = self.runner.pool().current_num_threads() + aside;
+        let least = threads * SCRATCH_ROWS * widest * size_of::<f32>();
         limit.saturating_sub((limit / SCRATCH_SHARE).max(least)).saturating_sub(self.mounted)
     }
 

@@ -163,7 +163,7 @@ impl MessagesRequest {
         let with_tools = calls.is_some();
         let kv = self.kv.clone().unwrap_or_default();
         conversation.put_first(serving, caller, &kv)?;
-        let pieces = conversation.pieces(&serving.tokenizer, serving.template.as_ref())?;
+        let pieces = conversation.pieces(serving)?;
         let mut generate = self.generation()?;
         let thought = prompt::thought(&serving.tokenizer, &pieces);
         let (pieces, session) = documents::lay_out(serving, &kv, pieces)?;
@@ -320,7 +320,7 @@ pub async fn count(
         let kv = request.kv.clone().unwrap_or_default();
         kv.session(&counting, None)?;
         conversation.put_first(&counting, caller, &kv)?;
-        conversation.pieces(&counting.tokenizer, counting.template.as_ref())
+        conversation.pieces(&counting)
     });
     match counted.await {
         Ok(pieces) => {

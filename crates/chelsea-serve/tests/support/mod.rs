@@ -18,6 +18,11 @@ use std::time::Duration;
 pub const TEMPLATE: &str = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}\
                         {% if add_generation_prompt %}<assistant>{% endif %}";
 
+/// As [`TEMPLATE`], with tools in front and calls in their turns.
+pub const TOOLS: &str = "{% for t in tools or [] %}<tool>{{ t | tojson }}</tool>{% endfor %}{% for m in messages %}\
+                         <{{ m.role }}>{{ m.content }}{% for c in m.tool_calls or [] %}<call>{{ c.function | tojson }}\
+                         </call>{% endfor %}</{{ m.role }}>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
+
 /// A server on a port of its own, for as long as the test lives.
 pub struct Server {
     pub address: SocketAddr,
@@ -33,6 +38,15 @@ pub fn tokenizer() -> Tokenizer {
 
 /// Every byte is a token of its own, and so are these texts, from id 256 on.
 pub fn tokenizer_with(texts: &[&str]) -> Tokenizer {
+    tokenizer_of(texts, false)
+}
+
+/// Every byte is a token of its own, and these are control tokens, from id 256 on.
+pub fn tokenizer_with_control(texts: &[&str]) -> Tokenizer {
+    tokenizer_of(texts, true)
+}
+
+fn tokenizer_of(texts: &[&str], special: bool) -> Tokenizer {
     // The printable stand-ins for bytes that byte-level vocabularies use.
     let printable = |b: u32| (33..=126).contains(&b) || (161..=172).contains(&b) || (174..=255).contains(&b);
     let mut others = 0;
@@ -49,7 +63,7 @@ pub fn tokenizer_with(texts: &[&str]) -> Tokenizer {
         .collect();
     let added = |(id, text): (u32, &&str)| {
         json!({
-            "id": id, "content": text, "special": false, "single_word": false, "lstrip": false, "rstrip": false,
+            "id": id, "content": text, "special": special, "single_word": false, "lstrip": false, "rstrip": false,
             "normalized": false,
         })
     };
@@ -174,6 +188,11 @@ pub fn unchunk(mut rest: &str) -> String {
         rest = &after[size + 2..];
     }
     out
+}
+
+/// With a template that shows tools.
+pub fn start_with_tools() -> Server {
+    Server::start_with(tokenizer(), TOOLS, |_, _| ())
 }
 
 pub fn start() -> Server {

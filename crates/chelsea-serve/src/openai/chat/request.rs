@@ -101,7 +101,7 @@ impl ChatRequest {
             prefill: None,
         };
         conversation.put_first(serving, caller, &kv)?;
-        let pieces = conversation.pieces(&serving.tokenizer, serving.template.as_ref())?;
+        let pieces = conversation.pieces(serving)?;
         let thought = prompt::thought(&serving.tokenizer, &pieces);
         let (pieces, session) = documents::lay_out(serving, &kv, pieces)?;
         let mut generate = self.sampling.options(self.stop, self.max_completion_tokens.or(self.max_tokens))?;

@@ -160,7 +160,7 @@ impl ResponsesRequest {
             documents,
         };
         conversation.put_first(serving, caller, &kv)?;
-        let pieces = conversation.pieces(&serving.tokenizer, serving.template.as_ref())?;
+        let pieces = conversation.pieces(serving)?;
         let thought = prompt::thought(&serving.tokenizer, &pieces);
         let response = self.response(serving, parallel);
         let (pieces, session) = documents::lay_out(serving, &kv, pieces)?;
