@@ -7,13 +7,17 @@
 
 pub mod answer;
 pub mod anthropic;
+pub mod cut;
 pub mod documents;
 pub mod engine;
 mod error;
 pub mod fields;
 pub mod files;
 pub mod form;
+#[cfg(feature = "grpc")]
+pub mod grpc;
 pub mod guard;
+mod loads;
 mod metrics;
 pub mod mounts;
 pub mod openai;
@@ -25,6 +29,7 @@ pub mod reply;
 mod router;
 mod settings;
 pub mod tools;
+pub mod transfer;
 
 pub use engine::Engine;
 pub use error::{ApiError, Style};
@@ -33,3 +38,4 @@ pub use mounts::{Mount, Mounts};
 pub use pace::{read_rate, step_for};
 pub use router::{router, serve};
 pub use settings::{Serving, Settings};
+pub use transfer::TransferOptions;

@@ -3,6 +3,7 @@
 use crate::files::Files;
 use crate::metrics::Metrics;
 use crate::mounts::Mounts;
+use crate::transfer::{Transfer, TransferOptions};
 use crate::{ApiError, Engine};
 use chelsea_engine::{GrammarError, Grammars, SessionOptions};
 use chelsea_model::Model;
@@ -35,6 +36,12 @@ pub struct Settings {
     pub files: Arc<Files>,
     /// Documents that it was started with.
     pub mounts: Mounts,
+    /// Most answers that are generated together.
+    pub running: usize,
+    /// Most requests that wait.
+    pub waiting: usize,
+    /// How caches are handed to other servers.
+    pub transfer: TransferOptions,
 }
 
 impl Default for Settings {
@@ -50,6 +57,9 @@ impl Default for Settings {
             max_stall: Duration::from_millis(150),
             files: Arc::default(),
             mounts: Mounts::default(),
+            running: 64,
+            waiting: 256,
+            transfer: TransferOptions::default(),
         }
     }
 }
@@ -67,6 +77,7 @@ pub struct Serving {
     /// The thread that computes.
     pub engine: Engine,
     pub(crate) metrics: Metrics,
+    pub(crate) transfer: Transfer,
     pub(crate) started: u64,
     ids: AtomicU64,
     grammars: OnceLock<Result<Grammars, GrammarError>>,
@@ -83,6 +94,7 @@ impl Serving {
     ) -> Arc<Serving> {
         let ids = AtomicU64::new(rand::random::<u64>() >> 8);
         let metrics = Metrics::new(&settings.model_name);
+        let transfer = Transfer::new(settings.transfer.clone());
         Arc::new(Serving {
             settings,
             model,
@@ -90,6 +102,7 @@ impl Serving {
             template,
             engine,
             metrics,
+            transfer,
             started: now(),
             ids,
             grammars: OnceLock::new(),

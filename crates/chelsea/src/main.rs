@@ -9,6 +9,7 @@ mod bench;
 mod cache;
 mod chat;
 mod cli;
+mod cluster;
 mod documents;
 mod eval;
 mod files;

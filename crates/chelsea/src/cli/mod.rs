@@ -2,6 +2,7 @@
 //! share in `shared`, and each verb's own flags in a file of its name.
 
 mod bench;
+mod cluster;
 mod config;
 #[cfg(test)]
 mod documented;
@@ -12,6 +13,7 @@ mod shared;
 mod stored;
 
 pub use bench::{BenchArgs, What};
+pub use cluster::ClusterArgs;
 pub use config::parse;
 pub use eval::{
     CompareArgs, ContinuationArgs, CopyingArgs, EvalAction, EvalArgs, GenerateArgs, KindArg, NeedlesArgs, OnError,
