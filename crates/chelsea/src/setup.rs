@@ -21,6 +21,7 @@ pub struct Loaded {
     pub threads: usize,
     pub name: String,
     /// Where its files lie.
+    #[cfg_attr(not(feature = "serve"), allow(dead_code))]
     pub path: PathBuf,
 }
 
