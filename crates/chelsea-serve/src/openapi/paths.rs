@@ -81,6 +81,7 @@ fn operations() -> Vec<Operation> {
         get("/ready", "ready", "Server", "Whether new requests are taken", Json("Status")),
         get("/props", "properties", "Server", "Limits as they hold, and what caches take now", Json("Properties")),
         get("/version", "version", "Server", "The version", Json("Version")),
+        post("/reset_prefix_cache", "reset", "Server", "Give up the prompts that are kept in memory", &[], Json("Status")),
         get("/metrics", "metrics", "Server", "Figures in the text format of Prometheus", Text("text/plain")),
         get("/openapi.json", "openapi", "Server", "This description", Json("Description")),
         get("/", "page", "Pages", "A page to ask questions about documents", Text("text/html")),
