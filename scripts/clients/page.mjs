@@ -1,5 +1,6 @@
 // Drives the page of a running server in a headless browser, at the sizes of a telephone and of a desk, light and dark: a
-// document is dropped, questions are asked, the page is left and come back to. Screenshots go to a folder to be looked at.
+// document is dropped, questions are asked, the page is left and come back to, and documents fail to arrive or are lost.
+// Screenshots go to a folder to be looked at.
 //
 //   npm install playwright-core
 //   node scripts/clients/page.mjs http://127.0.0.1:8080 OUT [CHROMIUM]
@@ -46,6 +47,14 @@ async function answered(page) {
   await page.waitForFunction(() => document.getElementById("stop").hidden, null, { timeout: 300_000 });
 }
 
+/** The document that comes with the next question, once it is on the server. */
+async function brought(page, name) {
+  const chip = page.locator("#documents .chip", { hasText: name });
+  await chip.waitFor();
+  await page.waitForFunction(() => !document.querySelector("#documents [aria-busy]"));
+  assert.doesNotMatch(await chip.textContent(), /not on the server/);
+}
+
 /** Names of controls that have none for those who do not see them. */
 const nameless = page => page.evaluate(() => [...document.querySelectorAll("button, input, select, textarea, canvas, a, progress")]
   .filter(e => !(e.textContent.trim() || e.getAttribute("aria-label") || e.getAttribute("aria-labelledby") || e.labels?.length || e.title))
@@ -61,8 +70,17 @@ async function visit(browser, size, scheme) {
   await page.waitForFunction(() => document.getElementById("model").textContent.includes("tokens"));
   await shot("1-empty");
 
-  await drop(page, "tower.md", text(label + " at " + Date.now()));
-  await page.locator("#documents").getByText("tower.md").waitFor();
+  // It is put on the server once, and asked about by its id.
+  const uploads = [], asked = [];
+  page.on("request", request => {
+    if (request.method() !== "POST") return;
+    if (request.url().endsWith("/v1/files")) uploads.push(request);
+    if (request.url().endsWith("/v1/chat/completions")) asked.push(request.postDataJSON());
+  });
+  const tower = text(label + " at " + Date.now());
+  await drop(page, "tower.md", tower);
+  await brought(page, "tower.md");
+  await shot("1-dropped");
   await page.getByLabel(/^Your question/).fill("Who lives in the tower?");
   await page.keyboard.press("Enter");
   await page.locator(".turn.assistant progress").waitFor({ state: "visible", timeout: 60_000 });
@@ -81,21 +99,34 @@ async function visit(browser, size, scheme) {
   await page.locator("#rows tr").nth(2).waitFor();
   await shot("4-answered");
 
-  // Another conversation while the first stays, then back after the page was left.
+  // Another conversation while the first stays, about the same document: from the list, and dropped once more.
   await page.getByRole("button", { name: "New conversation", exact: true }).first().click();
-  await page.getByLabel(/^Your question/).fill("Say hello.");
-  await page.getByRole("button", { name: "Ask" }).click();
+  await page.getByText("On the server", { exact: true }).click();
+  await page.getByRole("button", { name: "Ask about tower.md" }).first().waitFor();
+  await shot("4-on-the-server");
+  await page.getByRole("button", { name: "Ask about tower.md" }).first().click();
+  await brought(page, "tower.md");
+  await page.getByRole("button", { name: "Leave out tower.md" }).click();
+  await drop(page, "tower.md", tower);
+  await brought(page, "tower.md");
+  await page.getByLabel(/^Your question/).fill("Which colour has it?");
+  await page.getByRole("button", { name: "Ask", exact: true }).click();
   await answered(page);
+  assert.match(await page.locator(".turn.assistant .note").last().textContent(), /of them remembered/, "it is read once for both");
   assert.equal(await page.locator("#list li").count(), 2);
   await page.reload();
   assert.equal(await page.locator("#list li").count(), 2);
-  await page.getByRole("button", { name: /^tower\.md/ }).click();
+  await page.getByRole("button", { name: /^tower\.md: Who/ }).click();
   assert.match(await page.locator(".turn.user").first().textContent(), /Who lives in the tower/);
   await page.getByLabel(/^Your question/).fill("When was it built?");
   await page.keyboard.press("Enter");
   await answered(page);
   assert.match(await page.locator(".turn.assistant .note").last().textContent(), /of them remembered/, "the document is not read again");
   await shot("5-went-on");
+  assert.equal(uploads.length, 1, "the document is brought once");
+  assert.equal(asked.length, 3);
+  assert.ok(asked.every(body => body.kv.document === asked[0].kv.document && /^file-/.test(body.kv.document)));
+  assert.ok(asked.every(body => !JSON.stringify(body.messages).includes("Note 100 was kept")), "its text is not sent again");
 
   // Stopping.
   await page.getByLabel(/^Your question/).fill("Tell me everything about the tower, at length.");
@@ -103,6 +134,38 @@ async function visit(browser, size, scheme) {
   await page.getByRole("button", { name: "Stop" }).click();
   await answered(page);
   assert.equal(await page.locator(".turn.assistant .note").last().textContent(), "stopped");
+
+  // What cannot be put on the server says so, and is not asked about until it is there.
+  const told = wrong.length;
+  const refuse = route => route.request().method() === "POST"
+    ? route.fulfill({ status: 413, json: { error: { message: "delete one first" } } }) : route.continue();
+  await page.route("**/v1/files", refuse);
+  await drop(page, "other.md", text("another " + label + Date.now()));
+  await page.locator("#documents .chip.wrong", { hasText: "not on the server: delete one first" }).waitFor();
+  await page.getByLabel(/^Your question/).fill("What now?");
+  await page.keyboard.press("Enter");
+  await page.locator("#complaint").getByText("other.md is not on the server").waitFor();
+  await shot("5-not-on-the-server");
+  await page.unroute("**/v1/files", refuse);
+  await page.getByRole("button", { name: "Try again to put other.md on the server" }).click();
+  await brought(page, "other.md");
+  await page.getByRole("button", { name: "Leave out other.md" }).click();
+  assert.equal(wrong.splice(told).filter(text => !text.includes("413")).length, 0);
+
+  // One that the server has lost, as after a start without a folder.
+  const { document } = asked[0].kv;
+  await page.evaluate(id => fetch("/v1/files/" + id, { method: "DELETE" }), document);
+  await page.getByLabel(/^Your question/).fill("Is it still there?");
+  await page.keyboard.press("Enter");
+  await answered(page);
+  assert.match(await page.locator(".turn.assistant .note").last().textContent(), /Drop the same file here and ask again/);
+  await drop(page, "tower.md", tower);
+  await page.locator("#status").getByText("is on the server again").waitFor({ state: "attached" });
+  await page.getByLabel(/^Your question/).fill("And now?");
+  await page.keyboard.press("Enter");
+  await answered(page);
+  assert.doesNotMatch(await page.locator(".turn.assistant .note").last().textContent(), /no longer/);
+  assert.equal(wrong.splice(told).filter(text => !text.includes("404")).length, 0);
 
   // What is no text is refused.
   await drop(page, "picture.png", "\u0000\u0001");

@@ -19,6 +19,7 @@ const ASSETS: &[(&str, &str, &str)] = &[
     ("app.js", SCRIPT, include_str!("page/app.js")),
     ("cache.js", SCRIPT, include_str!("page/cache.js")),
     ("client.js", SCRIPT, include_str!("page/client.js")),
+    ("documents.js", SCRIPT, include_str!("page/documents.js")),
     ("store.js", SCRIPT, include_str!("page/store.js")),
     ("docs.css", CSS, include_str!("page/docs.css")),
     ("docs.js", SCRIPT, include_str!("page/docs.js")),

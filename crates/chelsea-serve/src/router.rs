@@ -89,6 +89,7 @@ pub(crate) fn routes() -> Vec<(&'static str, &'static str, MethodRouter<Arc<Serv
         ("GET", "/version", get(version)),
         ("GET", "/server_info", get(loads::server_info)),
         ("GET", "/v1/loads", get(loads::loads)),
+        ("POST", "/reset_prefix_cache", post(reset)),
         ("GET", "/v1/models", get(openai::models::list)),
         ("GET", "/v1/models/{*name}", get(openai::models::one)),
         ("POST", "/v1/chat/completions", post(openai::chat::create)),
@@ -166,6 +167,16 @@ async fn ready(State(serving): State<Arc<Serving>>) -> Response {
         return Json(json!({"status": "ready"})).into_response();
     }
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the server is ending").into_response()
+}
+
+/// Gives up the prompts that are kept in memory, as vLLM's path of this name does.
+async fn reset(State(serving): State<Arc<Serving>>) -> Result<Json<Value>, ApiError> {
+    if serving.settings.api_keys.len() > 1 {
+        let text = "the prompts of all keys would be given up, and this server has several";
+        return Err(ApiError::new(StatusCode::FORBIDDEN, text));
+    }
+    serving.engine.flush();
+    Ok(Json(json!({"status": "ok"})))
 }
 
 async fn metrics(State(serving): State<Arc<Serving>>) -> Response {

@@ -6,7 +6,7 @@ use crate::metrics::Metrics;
 use crate::mounts::Mounts;
 use crate::transfer::{Transfer, TransferOptions};
 use crate::{ApiError, Engine};
-use chelsea_engine::{GrammarError, Grammars, SessionOptions};
+use chelsea_engine::{GrammarError, Grammars, SchedulerOptions, SessionOptions};
 use chelsea_model::Model;
 use chelsea_model::chat::ChatTemplate;
 use chelsea_model::tokenizer::Tokenizer;
@@ -27,6 +27,10 @@ pub struct Settings {
     pub origins: Vec<String>,
     /// Names by which the server may be called, beside those of this machine: any where the list holds `*`.
     pub hosts: Vec<String>,
+    /// Most answers that are generated together, and most requests that wait: the scheduler's own limits, to be told.
+    pub running: usize,
+    /// See `running`.
+    pub waiting: usize,
     /// Most bytes of a request.
     pub body: usize,
     /// How long a client may take to send its request.
@@ -53,6 +57,8 @@ impl Default for Settings {
             api_keys: Vec::new(),
             origins: Vec::new(),
             hosts: Vec::new(),
+            running: SchedulerOptions::default().running,
+            waiting: SchedulerOptions::default().waiting,
             body: 32 << 20,
             patience: Duration::from_secs(30),
             max_stall: Duration::from_millis(150),

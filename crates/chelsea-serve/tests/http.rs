@@ -156,6 +156,26 @@ fn a_body_that_is_too_long_is_refused() {
 }
 
 #[test]
+fn kept_prompts_are_given_up_when_that_is_asked_for() {
+    let server = start();
+    assert_eq!(server.post("/v1/chat/completions", &chat(&"The tower is green. ".repeat(20))).0, 200);
+    let bytes = || {
+        let props: Value = serde_json::from_str(&server.ask("GET", "/props", &[], "").1).unwrap();
+        props["kv"]["bytes"].as_u64().unwrap()
+    };
+    assert!(bytes() > 0);
+    assert_eq!(server.ask("POST", "/reset_prefix_cache", &[], "").0, 200);
+    let start = std::time::Instant::now();
+    while bytes() > 0 {
+        assert!(start.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // With several keys, nobody gives up what others had read.
+    let shared = Server::start(|settings, _| settings.api_keys = vec!["mine".into(), "yours".into()]);
+    assert_eq!(shared.ask("POST", "/reset_prefix_cache", &[("x-api-key", "mine")], "").0, 403);
+}
+
+#[test]
 fn a_client_that_goes_away_frees_its_memory() {
     let server = Server::start(|_, scheduling| scheduling.checkpoints = 0);
     let mut body = chat("tell me");

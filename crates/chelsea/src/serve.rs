@@ -72,6 +72,8 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         api_keys,
         origins: args.allow_origin.clone(),
         hosts: args.allow_host.clone(),
+        running: args.max_running as usize,
+        waiting: args.max_waiting as usize,
         body: args.max_body,
         max_stall,
         running: args.max_running as usize,

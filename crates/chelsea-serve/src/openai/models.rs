@@ -4,6 +4,8 @@ use crate::{ApiError, Serving};
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
+use chelsea_engine::SessionOptions;
+use chelsea_kv::Budget;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -48,6 +50,11 @@ pub async fn one(
 pub async fn props(State(serving): State<Arc<Serving>>) -> Json<Value> {
     let stats = serving.engine.stats();
     let session = &serving.settings.session;
+    let settled = |session: &SessionOptions| {
+        let config = chelsea_engine::cache_config(&serving.model, session);
+        config.map_or(0, |config| config.forecast(4096, &session.plan()).settled)
+    };
+    let full = SessionOptions { budget: Budget::EntryFraction(1.0), dtype: None, ..session.clone() };
     Json(json!({
         "model": serving.settings.model_name,
         "context": serving.context(),
@@ -57,8 +64,13 @@ pub async fn props(State(serving): State<Arc<Serving>>) -> Json<Value> {
             "type": session.dtype.map(|dtype| dtype.name()),
             "bytes_limit": stats.kv_limit,
             "bytes": stats.kv_bytes,
-            "bytes_for_4096": chelsea_engine::cache_config(&serving.model, session)
-                .map_or(0, |config| config.forecast(4096, &session.plan()).settled),
+            "bytes_for_4096": settled(session),
+            "bytes_full_for_4096": settled(&full),
+        },
+        "limits": {
+            "running": serving.settings.running,
+            "waiting": serving.settings.waiting,
+            "body": serving.settings.body,
         },
         "read_step": session.step,
         "max_stall_ms": serving.settings.max_stall.as_millis() as u64,

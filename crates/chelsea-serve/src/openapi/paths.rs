@@ -85,6 +85,7 @@ fn operations() -> Vec<Operation> {
         get("/v1/loads", "loads", "Server", "How much there is to do, for routers", Json("Loads")),
         get("/v1/kv/{id}", "handedOver", "Server", "A cache that waits for another server, for who knows their token", Text("application/octet-stream")),
         delete("/v1/kv/{id}", "arrived", "Server", "The cache has arrived", Text("text/plain")),
+        post("/reset_prefix_cache", "reset", "Server", "Give up the prompts that are kept in memory", &[], Json("Status")),
         get("/metrics", "metrics", "Server", "Figures in the text format of Prometheus", Text("text/plain")),
         get("/openapi.json", "openapi", "Server", "This description", Json("Description")),
         get("/", "page", "Pages", "A page to ask questions about documents", Text("text/html")),

@@ -2,13 +2,16 @@
 
 import { begin, show, showAll } from "./cache.js";
 import { bytes, call, events } from "./client.js";
-import { load, save, words } from "./store.js";
+import { listed, remove, upload } from "./documents.js";
+import { load, save, told } from "./store.js";
 
 const $ = id => document.getElementById(id);
 const number = n => n.toLocaleString();
 const LARGEST = 30e6;
 
-let all = load(), current = all[0] || null, waiting = [];
+let all = load(), current = all[0] || null;
+/** Documents that come with the next question, and whether it waits for them. */
+let waiting = [], waits = false;
 /** What is asked right now, by conversation. */
 const running = new Map();
 /** The elements of the turns that are shown. */
@@ -72,7 +75,7 @@ function draw() {
 function buttons() {
   const busy = running.has(current);
   $("stop").hidden = !busy;
-  $("send").disabled = busy;
+  $("send").disabled = busy || waits;
 }
 
 function view(turn) {
@@ -88,7 +91,15 @@ function view(turn) {
 }
 
 function chip(document) {
-  return make("span", "chip", document.name + " · " + bytes(document.text.length));
+  return make("span", "chip", document.name + " · " + bytes(document.bytes));
+}
+
+function button(text, label, act) {
+  const element = make("button", "", text);
+  element.type = "button";
+  element.setAttribute("aria-label", label);
+  element.onclick = act;
+  return element;
 }
 
 /** Brings the elements of a turn up to date, if it is shown. */
@@ -108,16 +119,50 @@ function update(turn) {
 
 function drawDocuments() {
   $("documents").replaceChildren(...waiting.map(document => {
-    const item = chip(document), drop = make("button", "", "×");
-    drop.type = "button";
-    drop.setAttribute("aria-label", "Leave out " + document.name);
-    drop.onclick = () => { waiting = waiting.filter(other => other !== document); drawDocuments(); $("question").focus(); };
-    item.append(drop);
-    const place = make("li");
-    place.style.display = "inline";
+    const item = chip(document), place = make("li");
+    if (document.error) {
+      item.classList.add("wrong");
+      item.append(" · not on the server: " + document.error, button("Try again", "Try again to put " + document.name + " on the server", () => put(document)));
+    } else if (!document.id) {
+      item.append(" · on its way");
+      item.setAttribute("aria-busy", "true");
+    }
+    item.append(button("×", "Leave out " + document.name, () => { leaveOut(document); $("question").focus(); }));
     place.append(item);
     return place;
   }));
+}
+
+function leaveOut(document) {
+  waiting = waiting.filter(other => other !== document);
+  drawDocuments();
+}
+
+/** The documents of the server, to be asked about in any conversation. */
+async function drawThere() {
+  const list = $("thereList");
+  try {
+    const documents = await listed();
+    list.replaceChildren(...documents.map(document => {
+      const item = make("li"), name = document.name + " · " + bytes(document.bytes);
+      item.append(button(name, "Ask about " + document.name, () => {
+        if (!waiting.some(other => other.id === document.id)) waiting.push(document);
+        $("there").open = false;
+        drawDocuments();
+        $("question").focus();
+      }));
+      if (!document.mounted) {
+        item.append(button("×", "Delete " + document.name + " from the server", async () => {
+          try { await remove(document.id); } catch (error) { complain(error.message); }
+          drawThere();
+        }));
+      }
+      return item;
+    }));
+    if (!documents.length) list.append(make("li", "soft", "There are none yet."));
+  } catch (error) {
+    list.replaceChildren(make("li", "wrong", error.message));
+  }
 }
 
 async function properties() {
@@ -139,25 +184,34 @@ async function take(files) {
     try {
       const text = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
       if (text.includes("\0")) throw new Error("it holds bytes that no text has");
-      waiting.push({ name: file.name, text });
-      tell(file.name + " comes with the next question.");
+      const document = { name: file.name, text, bytes: file.size };
+      waiting.push(document);
+      put(document);
     } catch {
       complain(file.name + " is no text in UTF-8.");
     }
   }
-  drawDocuments();
   $("question").focus();
 }
 
-/** The turns of a conversation as the server takes them: answers that failed are left out with their questions. */
-function messages(turns) {
-  const told = [];
-  turns.forEach((turn, i) => {
-    const answer = turn.role === "user" ? turns[i + 1] : turn;
-    if (answer && (answer.wrong || (!answer.content && !answer.pending))) return;
-    if (turn.role === "user" || !turn.pending) told.push({ role: turn.role, content: turn.role === "user" ? words(turn) : turn.content });
-  });
-  return told;
+/** Puts a document on the server. What comes of it is shown beside its name. */
+function put(document) {
+  document.error = "";
+  document.done = upload(document.name, document.text).then(there => {
+    Object.assign(document, there);
+    delete document.text;
+    // The same text may have had another id, on a server that has forgotten it.
+    const same = all.flatMap(conversation => conversation.turns.flatMap(turn => turn.documents || [])).filter(other => other.mark === there.mark);
+    same.forEach(other => { other.id = there.id; });
+    keep();
+    const known = current?.turns.some(turn => turn.documents?.some(other => other.mark === there.mark));
+    if (known) leaveOut(document);
+    tell(document.name + (known ? " is on the server again." : " is on the server and comes with the next question."));
+  }, error => {
+    document.error = error.message;
+    tell("Error: " + document.name + " is not on the server: " + error.message);
+  }).finally(() => { drawDocuments(); if ($("there").open) drawThere(); });
+  drawDocuments();
 }
 
 function note(answer, usage, timings) {
@@ -187,9 +241,12 @@ function hear(conversation, answer, event) {
   update(answer);
 }
 
+/** What is kept of a document in a turn. */
+const kept = ({ id, name, bytes, mark }) => ({ id, name, bytes, mark });
+
 async function ask(question) {
   if (!current) start();
-  const conversation = current, documents = waiting;
+  const conversation = current, documents = waiting.map(kept);
   if (!conversation.turns.length) conversation.name = (documents.length ? documents[0].name + ": " : "") + question.slice(0, 40);
   conversation.budget = $("budget").value;
   conversation.turns.push({ role: "user", content: question, documents });
@@ -204,10 +261,10 @@ async function ask(question) {
   draw();
   tell("Asked.");
   try {
-    const kv = { layout: true, ...(conversation.budget ? { budget: conversation.budget } : {}) };
+    const { messages, document } = told(conversation.turns);
+    const kv = { layout: true, ...(conversation.budget ? { budget: conversation.budget } : {}), ...(document ? { document } : {}) };
     const body = JSON.stringify({
-      messages: messages(conversation.turns), stream: true, return_progress: true, temperature: 0, kv,
-      stream_options: { include_usage: true },
+      messages, stream: true, return_progress: true, temperature: 0, kv, stream_options: { include_usage: true },
     });
     const busy = () => { answer.note = "the server is busy: trying again"; update(answer); };
     const response = await call("/v1/chat/completions", { method: "POST", body, signal: asked.signal }, busy);
@@ -222,7 +279,12 @@ async function ask(question) {
     tell("Answer: " + answer.content);
   } catch (error) {
     if (asked.signal.aborted) { answer.note = "stopped"; answer.stopped = true; tell("Stopped."); }
-    else { answer.note = error.message; answer.wrong = true; tell("Error: " + error.message); }
+    else {
+      const lost = error.status === 404 && conversation.turns.some(turn => turn.documents?.length);
+      answer.note = error.message + (lost ? ": a document is no longer on the server. Drop the same file here and ask again." : "");
+      answer.wrong = true;
+      tell("Error: " + answer.note);
+    }
   }
   answer.pending = false;
   answer.reading = null;
@@ -236,19 +298,28 @@ async function ask(question) {
 
 // What people do.
 
-$("ask").onsubmit = event => {
+$("ask").onsubmit = async event => {
   event.preventDefault();
   const question = $("question").value.trim();
-  if (running.has(current) || !question) return;
+  if (running.has(current) || waits || !question) return;
   complain("");
-  $("question").value = "";
-  ask(question);
+  waits = true;
+  buttons();
+  // Documents may still be on their way.
+  await Promise.all(waiting.map(document => document.done));
+  waits = false;
+  const failed = waiting.find(document => document.error);
+  if (failed) complain(failed.name + " is not on the server: try again, or leave it out.");
+  else { $("question").value = ""; ask(question); }
+  buttons();
 };
 $("question").onkeydown = event => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); $("ask").requestSubmit(); }
 };
 $("stop").onclick = () => { running.get(current)?.abort(); $("question").focus(); };
 $("new").onclick = start;
+addEventListener("click", event => { if (!event.target.closest("#there")) $("there").open = false; });
+$("there").ontoggle = () => { if ($("there").open) drawThere(); };
 $("file").onchange = event => { take([...event.target.files]); event.target.value = ""; };
 addEventListener("dragover", event => { event.preventDefault(); document.body.classList.add("over"); });
 addEventListener("dragleave", event => { if (!event.relatedTarget) document.body.classList.remove("over"); });

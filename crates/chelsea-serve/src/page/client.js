@@ -36,7 +36,7 @@ export async function call(path, options = {}, onBusy = () => {}) {
     }
     let text = response.status + " " + response.statusText;
     try { text = (await response.json()).error.message; } catch { /* it is no JSON: the status says what is known */ }
-    throw new Error(text);
+    throw Object.assign(new Error(text), { status: response.status });
   }
 }
 

@@ -213,15 +213,22 @@ fn properties() -> Value {
             ("bytes_limit", count(), "Bytes that all caches together may take"),
             ("bytes", count(), "Bytes that they take now"),
             ("bytes_for_4096", count(), "Bytes that a conversation of 4096 tokens takes"),
+            ("bytes_full_for_4096", count(), "Bytes that it takes with the whole cache"),
         ],
         &[],
     );
+    let limits = [
+        ("running", count(), "Answers that are generated together"),
+        ("waiting", count(), "Requests that wait"),
+        ("body", count(), "Bytes of a request"),
+    ];
     let requests = ["waiting", "reading", "running"].map(|name| (name, count(), "Requests"));
     answer(
         &[
             ("model", text(), "The model's name"),
             ("context", count(), "Tokens of prompt and answer together, at most"),
             ("kv", kv, "The caches"),
+            ("limits", answer(&limits, &[]), "The most that there may be"),
             ("read_step", or_null(count()), "Tokens of a prompt that are read at once"),
             ("max_stall_ms", count(), "Longest pause that a prompt makes in the answers of others"),
             ("requests", answer(&requests, &[]), "What is going on"),
