@@ -3,6 +3,7 @@
 //! `test` is what continuous integration runs; `demo` is what a newcomer runs. Both fetch what they need and say in
 //! a table what they did.
 
+mod cluster;
 mod compare;
 mod data;
 mod demo;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use crate::cluster::{self, Checked};
 use crate::process::{cargo, succeeds};
 use crate::{fetch, fuzz, table, wheel};
 
@@ -23,8 +24,17 @@ pub struct Args {
     fuzz_runs: u64,
 }
 
+/// How a step ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Well,
+    Badly,
+    /// It was not run: this machine lacks what it takes.
+    Skipped,
+}
+
 struct Steps {
-    rows: Vec<(String, Duration, bool)>,
+    rows: Vec<(String, Duration, Ended)>,
 }
 
 impl Steps {
@@ -36,8 +46,26 @@ impl Steps {
             eprintln!("error: {error:#}");
             false
         });
-        self.rows.push((name.to_owned(), start.elapsed(), passed));
+        self.rows.push((name.to_owned(), start.elapsed(), if passed { Ended::Well } else { Ended::Badly }));
         passed
+    }
+
+    /// Has servers of this build killed behind a router, where that can be installed.
+    fn behind(&mut self, router: &str) {
+        let mut skipped = None;
+        let name = format!("behind {router}");
+        let ran = self.step(&name, || match cluster::check(router)? {
+            Checked::Held => Ok(true),
+            Checked::Failed => Ok(false),
+            Checked::Skipped(why) => {
+                skipped = Some(why);
+                Ok(true)
+            }
+        });
+        if let (true, Some(why), Some(row)) = (ran, skipped, self.rows.last_mut()) {
+            let first = why.lines().next().unwrap_or_default();
+            *row = (format!("{name}: {first}"), row.1, Ended::Skipped);
+        }
     }
 
     fn cargo(&mut self, name: &str, args: &[&str], env: &[(&str, String)]) {
@@ -46,18 +74,26 @@ impl Steps {
 
     /// Prints the table; true if every step passed.
     fn finish(self) -> bool {
-        let row = |(name, time, passed): &(String, Duration, bool)| {
-            vec![name.clone(), format!("{:.0} s", time.as_secs_f64()), if *passed { "ok" } else { "FAILED" }.to_owned()]
+        let row = |(name, time, ended): &(String, Duration, Ended)| {
+            let said = match ended {
+                Ended::Well => "ok",
+                Ended::Badly => "FAILED",
+                Ended::Skipped => "SKIPPED",
+            };
+            vec![name.clone(), format!("{:.0} s", time.as_secs_f64()), said.to_owned()]
         };
         let rows: Vec<_> = self.rows.iter().map(row).collect();
         println!("\n{}", table::render(&["step", "time", "result"], &rows));
-        self.rows.iter().all(|(_, _, passed)| *passed)
+        self.rows.iter().all(|(_, _, ended)| *ended != Ended::Badly)
     }
 }
 
 /// Models whose tests run where they were fetched before, and what those tests have in their names: one is too large to be
 /// fetched for them, the other comes under terms that only its user can accept.
 const OPTIONAL: [(&str, &str); 2] = [("qwen2.5-coder-1.5b", "qwen_15b"), ("gemma3-270m", "gemma3_270m")];
+
+/// What is left out of a plain build for the libraries that it takes: tests are of all there is.
+const FEATURES: &str = "chelsea/grpc";
 
 /// In the names of tests that take longer than all others together; they are run by name.
 const LONG: &str = "ten_thousand_operations";
@@ -66,7 +102,7 @@ const LONG: &str = "ten_thousand_operations";
 pub fn run(args: &Args) -> Result<bool> {
     let mut steps = Steps { rows: Vec::new() };
     let mut env = Vec::new();
-    let mut tests = vec!["test", "--workspace", "--no-fail-fast"];
+    let mut tests = vec!["test", "--workspace", "--no-fail-fast", "--features", FEATURES];
     if !args.quick {
         for name in fetch::TEST_MODELS {
             steps.step(&format!("fetch {name}"), || fetch::one(name).map(|_| true));
@@ -88,17 +124,20 @@ pub fn run(args: &Args) -> Result<bool> {
         env.extend(essays.map(|path| ("CHELSEA_TEST_ESSAYS", path.display().to_string())));
     }
     steps.cargo("format", &["fmt", "--all", "--", "--check"], &[]);
-    steps.cargo("clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[]);
+    steps.cargo("clippy", &["clippy", "--workspace", "--all-targets", "--features", FEATURES, "--", "-D", "warnings"], &[]);
     let without = ["clippy", "--package", "chelsea", "--no-default-features", "--all-targets", "--", "-D", "warnings"];
     steps.cargo("clippy without features", &without, &[]);
     let strict = [("RUSTDOCFLAGS", "-D warnings".to_owned())];
-    steps.cargo("documentation", &["doc", "--workspace", "--no-deps"], &strict);
+    steps.cargo("documentation", &["doc", "--workspace", "--no-deps", "--features", FEATURES], &strict);
+    // As it is built where nobody asks for more.
+    steps.cargo("clippy with default features", &["clippy", "--package", "chelsea", "--", "-D", "warnings"], &[]);
     steps.cargo("tests", &tests, &env);
     let fuzz = fuzz::Args { runs: args.fuzz_runs, seed: 0, target: None };
     steps.step("fuzz", || fuzz::run_built(&fuzz));
     if !args.quick {
         // Of the program that the tests have built.
         steps.step("wheel", wheel::check);
+        ["dynamo", "smg"].iter().for_each(|router| steps.behind(router));
         // It asks the registry for what users of the crate would get. What is committed or not is another question.
         steps.cargo("package", &["publish", "--dry-run", "--allow-dirty", "--quiet", "--package", "chelsea-kv"], &[]);
     }

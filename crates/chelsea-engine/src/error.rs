@@ -83,6 +83,14 @@ pub enum EngineError {
         /// Tokens that the cache has seen.
         cached: usize,
     },
+    /// Logits of another vocabulary.
+    #[error("{given} logits were given for a vocabulary of {vocab} tokens")]
+    Logits {
+        /// Logits given.
+        given: usize,
+        /// Tokens of the vocabulary.
+        vocab: usize,
+    },
     /// A policy that needs the whole text was asked to compress while reading.
     #[error(
         "policy `{0}` reads the text a second time and cannot compress it while reading: have it done once, after \

@@ -21,6 +21,10 @@ pub struct GenerateOptions {
     pub stop: Vec<String>,
     /// Go on past end-of-turn tokens (for benchmarks of a fixed length).
     pub ignore_eos: bool,
+    /// Tokens that end the answer as one that ends the turn does, whether or not those are ignored.
+    pub stop_tokens: Vec<u32>,
+    /// Tokens before which the answer is not ended by a token: the ones that would are not sampled until then.
+    pub min_tokens: usize,
     /// What the text must keep to. It ends as soon as nothing may follow.
     pub grammar: Option<Grammar>,
 }
@@ -214,7 +218,14 @@ impl Answer {
             },
         };
         let (logits, history) = sequence.logits_and_history();
+        let banned = if self.out.tokens.len() < self.options.min_tokens {
+            ban(logits, tokenizer.turn_ends().iter().chain(&self.options.stop_tokens))
+        } else {
+            Vec::new()
+        };
         let token = self.sampler.sample_among(logits, history, allowed);
+        // How likely a token was is told without regard to what was banned.
+        banned.into_iter().rev().for_each(|(token, logit)| logits[token] = logit);
         if let Some(path) = &mut self.path {
             path.take(token)?;
         }
@@ -224,7 +235,8 @@ impl Answer {
             out.first_token = self.start.elapsed();
         }
         out.decode = self.start.elapsed() - out.first_token;
-        if !self.options.ignore_eos && tokenizer.ends_turn(token) {
+        let ends_turn = !self.options.ignore_eos && tokenizer.ends_turn(token);
+        if ends_turn || self.options.stop_tokens.contains(&token) {
             return Ok(self.end(Finish::EndOfTurn, show));
         }
         let passed = self.stops.push(&self.decoder.push(tokenizer, token));
@@ -256,6 +268,13 @@ impl Answer {
         }
         None
     }
+}
+
+/// Makes it impossible that one of these tokens is sampled. Returns them with the logits that they had, in the order in
+/// which they were banned.
+fn ban<'t>(logits: &mut [f32], tokens: impl Iterator<Item = &'t u32>) -> Vec<(usize, f32)> {
+    let known = tokens.map(|&token| token as usize).filter(|&token| token < logits.len()).collect::<Vec<_>>();
+    known.into_iter().map(|token| (token, std::mem::replace(&mut logits[token], f32::NEG_INFINITY))).collect()
 }
 
 fn emit(out: &mut Generation, text: &str, show: &mut dyn FnMut(&str) -> ControlFlow<()>) -> ControlFlow<()> {

@@ -144,6 +144,18 @@ impl Sequence {
         })
     }
 
+    /// The same with the logits of the next token, which whoever made the cache had.
+    ///
+    /// # Errors
+    /// If there are not as many as the vocabulary has tokens.
+    pub fn with_logits(self, logits: Vec<f32>) -> Result<Self, EngineError> {
+        let vocab = self.model.config().vocab;
+        if logits.len() != vocab {
+            return Err(EngineError::Logits { given: logits.len(), vocab });
+        }
+        Ok(Sequence { logits, ..self })
+    }
+
     /// Gives up the cache and keeps what else it takes to go on, without the logits where they were used.
     pub(crate) fn into_beside(self, with_logits: bool) -> Beside {
         let logits = if with_logits { self.logits } else { Vec::new() };

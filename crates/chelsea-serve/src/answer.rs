@@ -4,11 +4,12 @@ use crate::engine::{self, Events};
 use crate::{ApiError, Serving};
 use axum::http::StatusCode;
 use chelsea_engine::scheduler::{Event, Held, Logprobs, Outcome, Request, Sampled};
-use chelsea_engine::{Finish, GenerateOptions, SessionOptions};
+use chelsea_engine::{Finish, GenerateOptions, Sequence, SessionOptions};
 use chelsea_kv::{HeadLayout, LAYOUT_CLASSES};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::oneshot;
 
 /// A request of any interface, as far as the engine is concerned.
 pub struct Ask {
@@ -68,9 +69,23 @@ impl Running {
     /// # Errors
     /// If it was refused.
     pub async fn start(serving: &Arc<Serving>, ask: Ask) -> Result<Running, ApiError> {
+        Running::start_with(serving, ask, None, None).await
+    }
+
+    /// The same of a prompt that may have been read elsewhere (`given`), and whose cache somebody may want.
+    ///
+    /// # Errors
+    /// As [`Running::start`].
+    pub(crate) async fn start_with(
+        serving: &Arc<Serving>,
+        ask: Ask,
+        given: Option<Sequence>,
+        cache: Option<oneshot::Sender<Sequence>>,
+    ) -> Result<Running, ApiError> {
         let Ask { pieces, generate, session, key, logprobs, prompt_logprobs, layout } = ask;
-        let (listener, mut events) = engine::listener(layout);
-        serving.engine.submit(Request { pieces, generate, session, key, logprobs, prompt_logprobs, listener })?;
+        let (listener, mut events) = engine::listener(layout, cache);
+        let request = Request { pieces, generate, session, key, logprobs, prompt_logprobs, listener };
+        serving.engine.submit_with(request, given)?;
         match events.recv().await {
             Some(Event::Failed(error)) => Err(serving.metrics.refused(error)),
             Some(_) => Ok(Running { events, asked: Instant::now(), first: None, serving: serving.clone() }),

@@ -3,17 +3,17 @@
 //! Requests arrive over a channel and hear of what becomes of them over one of their own. The HTTP side never waits for
 //! the thread: what `/health` and `/metrics` tell is what the thread published after its last step.
 
-use chelsea_engine::SchedulerStats;
+use chelsea_engine::{SchedulerStats, Sequence};
 use chelsea_engine::scheduler::{Event, Listener, Request, RequestError, Scheduler};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::mpsc as channel;
+use tokio::sync::{mpsc as channel, oneshot};
 
 /// What the thread is told.
 enum Command {
-    Submit(Box<Request>),
+    Submit(Box<Request>, Option<Box<Sequence>>),
     Flush,
     Drain,
 }
@@ -39,6 +39,8 @@ pub type Events = channel::UnboundedReceiver<Event>;
 struct Sender {
     channel: channel::UnboundedSender<Event>,
     watches: Option<Duration>,
+    /// Whoever is to have the cache of the prompt.
+    cache: Option<oneshot::Sender<Sequence>>,
 }
 
 impl Listener for Sender {
@@ -54,16 +56,27 @@ impl Listener for Sender {
     fn watches(&self) -> Option<Duration> {
         self.watches
     }
+
+    fn takes_cache(&self) -> bool {
+        self.cache.is_some()
+    }
+
+    fn take_cache(&mut self, sequence: Sequence) {
+        if let Some(cache) = self.cache.take() {
+            // Nobody wants it any more.
+            let _gone = cache.send(sequence);
+        }
+    }
 }
 
 /// How often, at most, those who watch a cache are told what it holds.
 const WATCHED: Duration = Duration::from_millis(250);
 
 /// A channel for a request: as many events lie in it as the answer has tokens, at most, and a few a second where the cache
-/// is watched.
-pub fn listener(watches: bool) -> (Box<dyn Listener>, Events) {
+/// is watched. The cache of the prompt goes to `cache`, if that is given.
+pub fn listener(watches: bool, cache: Option<oneshot::Sender<Sequence>>) -> (Box<dyn Listener>, Events) {
     let (channel, events) = channel::unbounded_channel();
-    (Box::new(Sender { channel, watches: watches.then_some(WATCHED) }), events)
+    (Box::new(Sender { channel, watches: watches.then_some(WATCHED), cache }), events)
 }
 
 impl Engine {
@@ -86,7 +99,16 @@ impl Engine {
     /// # Errors
     /// [`RequestError::Draining`] if the thread has ended.
     pub fn submit(&self, request: Request) -> Result<(), RequestError> {
-        self.commands.send(Command::Submit(Box::new(request))).map_err(|_| RequestError::Draining)
+        self.submit_with(request, None)
+    }
+
+    /// The same with what was made of its prompt elsewhere.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`].
+    pub fn submit_with(&self, request: Request, given: Option<Sequence>) -> Result<(), RequestError> {
+        let command = Command::Submit(Box::new(request), given.map(Box::new));
+        self.commands.send(command).map_err(|_| RequestError::Draining)
     }
 
     /// Gives up all checkpoints.
@@ -150,7 +172,8 @@ fn compute(mut scheduler: Scheduler, received: &mpsc::Receiver<Command>, shared:
 /// Carries a command out. Returns whether it was the one to drain.
 fn obey(scheduler: &mut Scheduler, command: Command) -> bool {
     match command {
-        Command::Submit(request) => scheduler.submit(*request),
+        Command::Submit(request, None) => scheduler.submit(*request),
+        Command::Submit(request, Some(given)) => scheduler.submit_with(*request, *given),
         Command::Flush => scheduler.flush(),
         Command::Drain => {
             scheduler.drain();

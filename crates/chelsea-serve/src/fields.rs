@@ -125,7 +125,7 @@ impl SamplingFields {
             ));
         }
         let ignore_eos = self.ignore_eos.unwrap_or(false);
-        Ok(GenerateOptions { max_tokens, sampling, stop, ignore_eos, grammar: None })
+        Ok(GenerateOptions { max_tokens, sampling, stop, ignore_eos, ..GenerateOptions::default() })
     }
 }
 

@@ -7,6 +7,7 @@
 
 pub mod answer;
 pub mod anthropic;
+pub mod cut;
 pub mod documents;
 pub mod engine;
 mod error;
@@ -14,7 +15,10 @@ pub mod fields;
 pub mod files;
 mod foreign;
 pub mod form;
+#[cfg(feature = "grpc")]
+pub mod grpc;
 pub mod guard;
+mod loads;
 mod metrics;
 pub mod mounts;
 pub mod openai;
@@ -26,6 +30,7 @@ pub mod reply;
 mod router;
 mod settings;
 pub mod tools;
+pub mod transfer;
 mod unread;
 
 pub use engine::Engine;
@@ -35,3 +40,4 @@ pub use mounts::{Mount, Mounts};
 pub use pace::{read_rate, step_for};
 pub use router::{router, serve};
 pub use settings::{Serving, Settings};
+pub use transfer::TransferOptions;

@@ -70,6 +70,11 @@ impl Metrics {
         Metrics { labels: format!("model_name=\"{name}\""), observed: Mutex::default() }
     }
 
+    /// What every figure is labelled with.
+    pub(crate) fn labels(&self) -> &str {
+        &self.labels
+    }
+
     fn change(&self, change: impl FnOnce(&mut Observed)) {
         change(&mut self.observed.lock().unwrap_or_else(PoisonError::into_inner));
     }

@@ -1,6 +1,6 @@
 //! Paths, limits, and the life of the server.
 
-use crate::{ApiError, Serving, Style, anthropic, guard, openai, openapi, page, unread};
+use crate::{ApiError, Serving, Style, anthropic, guard, loads, openai, openapi, page, transfer, unread};
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, OriginalUri, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -87,6 +87,8 @@ pub(crate) fn routes() -> Vec<(&'static str, &'static str, MethodRouter<Arc<Serv
         ("GET", "/metrics", get(metrics)),
         ("GET", "/props", get(openai::models::props)),
         ("GET", "/version", get(version)),
+        ("GET", "/server_info", get(loads::server_info)),
+        ("GET", "/v1/loads", get(loads::loads)),
         ("GET", "/v1/models", get(openai::models::list)),
         ("GET", "/v1/models/{*name}", get(openai::models::one)),
         ("POST", "/v1/chat/completions", post(openai::chat::create)),
@@ -97,6 +99,8 @@ pub(crate) fn routes() -> Vec<(&'static str, &'static str, MethodRouter<Arc<Serv
         ("GET", "/v1/files/{id}", get(openai::files::one)),
         ("DELETE", "/v1/files/{id}", delete(openai::files::delete)),
         ("GET", "/v1/files/{id}/content", get(openai::files::content)),
+        ("GET", "/v1/kv/{id}", get(transfer::route::send)),
+        ("DELETE", "/v1/kv/{id}", delete(transfer::route::arrived)),
         ("POST", "/v1/embeddings", post(no_embeddings)),
         ("POST", "/v1/messages", post(anthropic::create)),
         ("POST", "/v1/messages/count_tokens", post(anthropic::count)),
@@ -167,7 +171,8 @@ async fn ready(State(serving): State<Arc<Serving>>) -> Response {
 async fn metrics(State(serving): State<Arc<Serving>>) -> Response {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
-    (headers, serving.metrics.text(&serving.engine.stats())).into_response()
+    let figures = serving.transfer.figures(serving.metrics.labels());
+    (headers, serving.metrics.text(&serving.engine.stats()) + &figures).into_response()
 }
 
 async fn version() -> Json<Value> {

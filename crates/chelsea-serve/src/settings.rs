@@ -4,6 +4,7 @@ use crate::files::Files;
 use crate::foreign::Foreign;
 use crate::metrics::Metrics;
 use crate::mounts::Mounts;
+use crate::transfer::{Transfer, TransferOptions};
 use crate::{ApiError, Engine};
 use chelsea_engine::{GrammarError, Grammars, SessionOptions};
 use chelsea_model::Model;
@@ -36,6 +37,12 @@ pub struct Settings {
     pub files: Arc<Files>,
     /// Documents that it was started with.
     pub mounts: Mounts,
+    /// Most answers that are generated together.
+    pub running: usize,
+    /// Most requests that wait.
+    pub waiting: usize,
+    /// How caches are handed to other servers.
+    pub transfer: TransferOptions,
 }
 
 impl Default for Settings {
@@ -51,6 +58,9 @@ impl Default for Settings {
             max_stall: Duration::from_millis(150),
             files: Arc::default(),
             mounts: Mounts::default(),
+            running: 64,
+            waiting: 256,
+            transfer: TransferOptions::default(),
         }
     }
 }
@@ -70,6 +80,7 @@ pub struct Serving {
     /// The thread that computes.
     pub engine: Engine,
     pub(crate) metrics: Metrics,
+    pub(crate) transfer: Transfer,
     pub(crate) started: u64,
     ids: AtomicU64,
     grammars: OnceLock<Result<Grammars, GrammarError>>,
@@ -87,6 +98,7 @@ impl Serving {
         let ids = AtomicU64::new(rand::random::<u64>() >> 8);
         let metrics = Metrics::new(&settings.model_name);
         let foreign = Foreign::of(&tokenizer, template.as_ref());
+        let transfer = Transfer::new(settings.transfer.clone());
         Arc::new(Serving {
             settings,
             model,
@@ -95,6 +107,7 @@ impl Serving {
             foreign,
             engine,
             metrics,
+            transfer,
             started: now(),
             ids,
             grammars: OnceLock::new(),

@@ -9,6 +9,8 @@ mod bench;
 mod cache;
 mod chat;
 mod cli;
+#[cfg(feature = "serve")]
+mod cluster;
 mod documents;
 mod eval;
 mod files;

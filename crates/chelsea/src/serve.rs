@@ -2,7 +2,7 @@
 
 use crate::cli::ServeArgs;
 use crate::setup::{self, Loaded};
-use crate::{mounts, output, signals};
+use crate::{cluster, mounts, output, signals};
 use anyhow::{Context as _, Result, bail};
 use chelsea_engine::scheduler::DiskOptions;
 use chelsea_engine::{Scheduler, SchedulerOptions};
@@ -42,7 +42,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     let quiet = !std::io::stderr().is_terminal();
     // Of models while they are loaded, of mounted caches and of the shelf.
     signals::watch_maps()?;
-    let Loaded { model, tokenizer, template, pool: threads, name, .. } = setup::load(&args.model, quiet)?;
+    let Loaded { model, tokenizer, template, pool: threads, name, path, .. } = setup::load(&args.model, quiet)?;
     setup::warn_long_context(&model, &session);
     let max_stall = Duration::from_millis(args.max_stall);
     session.step = Some(match args.read_step {
@@ -74,16 +74,32 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         hosts: args.allow_host.clone(),
         body: args.max_body,
         max_stall,
+        running: args.max_running as usize,
+        waiting: args.max_waiting as usize,
+        transfer: cluster::transfer(&args.cluster, address)?,
         ..Settings::default()
     };
     let scheduler = Scheduler::new(model.clone(), tokenizer.clone(), threads, options);
     let mut scheduler = scheduler.context("checkpoints cannot be kept where --shelf says")?;
     settings.mounts = mounts::mount(&mut scheduler, &args.mount, &tokenizer, template.as_ref())?;
     settings.files = Arc::new(files(args).context("documents cannot be kept where --shelf says")?);
+    let routers = runtime.block_on(cluster::listen(&args.cluster, &path, &mut scheduler))?;
     let (engine, thread) = Engine::start(scheduler);
     let serving = Serving::new(settings, model, tokenizer, template, engine);
-    announce(&serving, address, kv_memory);
-    runtime.block_on(chelsea_serve::serve(listener, serving, ending())).context("the server failed")?;
+    announce(&serving, address, kv_memory, &routers);
+    runtime.block_on(async {
+        let (end, ended) = tokio::sync::watch::channel(false);
+        tokio::spawn(async move {
+            ending().await;
+            let _nobody = end.send(true);
+        });
+        let told = || {
+            let mut ended = ended.clone();
+            async move { drop(ended.wait_for(|&ended| ended).await) }
+        };
+        let http = async { chelsea_serve::serve(listener, serving.clone(), told()).await.context("the server failed") };
+        tokio::try_join!(http, routers.serve(serving.clone(), told()))
+    })?;
     if thread.join().is_err() {
         bail!("the engine failed: what it said stands above");
     }
@@ -113,7 +129,7 @@ fn keys(args: &ServeArgs) -> Result<Vec<String>> {
 }
 
 /// Says where the server is, and within what limits.
-fn announce(serving: &Serving, address: SocketAddr, kv_memory: usize) {
+fn announce(serving: &Serving, address: SocketAddr, kv_memory: usize, routers: &cluster::Routers) {
     let session = &serving.settings.session;
     let config = chelsea_engine::cache_config(&serving.model, session);
     let held = config.ok().map(|config| config.forecast(4096, &session.plan()).settled);
@@ -132,6 +148,9 @@ fn announce(serving: &Serving, address: SocketAddr, kv_memory: usize) {
         ]);
     }
     table.row(["prompts in steps of".to_owned(), format!("{} tokens", session.step.unwrap_or_default())]);
+    for row in routers.rows() {
+        table.row(row);
+    }
     eprint!("{}", table.render());
 }
 

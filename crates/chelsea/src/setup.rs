@@ -20,6 +20,8 @@ pub struct Loaded {
     pub pool: Arc<ThreadPool>,
     pub threads: usize,
     pub name: String,
+    /// Where its files lie.
+    pub path: PathBuf,
 }
 
 impl Loaded {
@@ -70,7 +72,7 @@ pub fn load(args: &ModelArgs, quiet: bool) -> Result<Loaded> {
     })?;
     bar.finish_and_clear();
     let threads = pool.current_num_threads();
-    Ok(Loaded { model: Arc::new(model), tokenizer, template, pool, threads, name: args.name().into_owned() })
+    Ok(Loaded { model: Arc::new(model), tokenizer, template, pool, threads, name: args.name().into_owned(), path })
 }
 
 /// A model's files are read from maps while it is loaded.

@@ -5,8 +5,9 @@ use super::prefix::{self, CheckpointKey, Name, Prompt};
 use super::request::{Event, Listener, Logprobs, Outcome, Request, RequestError, Sampled};
 use super::{GROWTH, logprobs};
 use crate::generate::Answer;
-use crate::{EngineError, Reading, Sequence, SessionOptions, State};
+use crate::{EngineError, Reading, Sequence, SessionOptions, State, cache_config};
 use chelsea_kv::{Budget, CacheConfig};
+use chelsea_model::Model;
 use chelsea_model::tokenizer::Tokenizer;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -138,7 +139,7 @@ impl Job {
 
     /// Its prompt, to be looked up.
     pub(super) fn prompt(&self) -> Prompt<'_> {
-        Prompt { salt: &self.salt, pieces: &self.pieces, names: &self.names }
+        Prompt { salt: &self.salt, key: self.key, pieces: &self.pieces, names: &self.names }
     }
 
     /// Whether its turn had come before: it goes on before anyone new begins.
@@ -261,6 +262,12 @@ impl Active {
             self.job.listener.hear(Event::Scored(std::mem::take(&mut self.scores)));
         }
         let before = self.job.generated();
+        if before == 0 && self.job.listener.takes_cache() {
+            match self.sequence.fork() {
+                Ok(sequence) => self.job.listener.take_cache(sequence),
+                Err(error) => tracing::warn!("a cache cannot be handed over: {error}"),
+            }
+        }
         let mut text = String::new();
         let next = self.job.answer.advance(&mut self.sequence, tokenizer, &mut |piece| {
             text.push_str(piece);
@@ -355,10 +362,30 @@ fn settled(config: &CacheConfig, session: &SessionOptions, tokens: usize) -> usi
     forecast.settled + GROWTH * forecast.growth
 }
 
+/// What the checkpoint of a request's whole prompt is found by.
+pub(super) fn key_of(request: &Request, config: &CacheConfig, fingerprint: &[u8; 16]) -> CheckpointKey {
+    let salt: Arc<str> = salt(request.key, config, &request.session).into();
+    let pieces: Vec<_> = request.pieces.iter().filter(|piece| !piece.is_empty()).cloned().collect();
+    let names = prefix::names(fingerprint, &salt, &pieces);
+    let name = names.last().copied().unwrap_or_default();
+    CheckpointKey { salt, key: request.key, pieces, name }
+}
+
 /// Names whose checkpoints they are, and everything that shapes a cache.
 fn salt(key: u64, config: &CacheConfig, options: &SessionOptions) -> String {
+    format!("{key:016x} {}", setting(config, options))
+}
+
+fn setting(config: &CacheConfig, options: &SessionOptions) -> String {
     let CacheConfig { policy, budget, dtype, sinks, window, .. } = config;
     let (plan, compression) = (options.plan(), options.compression);
-    let setting = format!("{budget:?} {} {sinks} {window} {plan:?} {compression:?}", dtype.name());
-    format!("{key:016x} {} {setting}", policy.spec())
+    format!("{} {budget:?} {} {sinks} {window} {plan:?} {compression:?}", policy.spec(), dtype.name())
+}
+
+/// Everything that shapes a cache of these options, in words: caches of the same words, tokens and pieces are the same.
+///
+/// # Errors
+/// If the options make no cache.
+pub fn settings_of(model: &Model, options: &SessionOptions) -> Result<String, EngineError> {
+    Ok(setting(&cache_config(model, options)?, options))
 }

@@ -35,10 +35,11 @@ mod steps;
 
 pub use disk::DiskOptions;
 pub use held::Held;
+pub use job::settings_of;
 pub use mount::Mounted;
 pub use options::{SchedulerOptions, SchedulerStats};
 pub use request::{Event, Listener, Logprobs, Outcome, Request, RequestError, Sampled};
-pub use shelf::Shelf;
+pub use shelf::{Shelf, ShelfWatcher};
 
 use crate::runner::Runner;
 use crate::{Sequence, SessionOptions, cache_config};
@@ -130,6 +131,26 @@ impl Scheduler {
         let about = mount.about.clone();
         self.shelf.mount(mount);
         Ok(about)
+    }
+
+    /// As [`Scheduler::submit`], of a request whose prompt was read elsewhere: `sequence` is what was made of it there, with
+    /// the logits after it ([`Sequence::with_logits`]). It becomes a checkpoint, from which the request goes on; should that
+    /// be given up before the request's turn has come, its prompt is read here.
+    ///
+    /// A sequence of other tokens than the prompt's, or without logits, is of no consequence.
+    pub fn submit_with(&mut self, request: Request, sequence: Sequence) {
+        if let Ok(config) = cache_config(self.runner.model(), &request.session) {
+            let key = job::key_of(&request, &config, &self.runner.model().fingerprint());
+            if key.is_of(sequence.history()) && !sequence.logits().is_empty() {
+                self.shelf.put(key, &sequence);
+            }
+        }
+        self.submit(request);
+    }
+
+    /// Has `watcher` told from now on which prefixes are on the shelf.
+    pub fn watch_shelf(&mut self, watcher: Box<dyn ShelfWatcher>) {
+        self.shelf.watch(watcher);
     }
 
     /// Takes a request in, or tells its listener at once why not.

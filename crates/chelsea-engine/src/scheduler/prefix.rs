@@ -15,6 +15,8 @@ pub(super) type Name = [u8; 16];
 pub(super) struct Prompt<'a> {
     /// Names whose it is and how the cache is kept.
     pub(super) salt: &'a Arc<str>,
+    /// Whose it is.
+    pub(super) key: u64,
     pub(super) pieces: &'a [Arc<[u32]>],
     /// Of the first piece, of the first two, and so on.
     pub(super) names: &'a [Name],
@@ -23,7 +25,8 @@ pub(super) struct Prompt<'a> {
 impl Prompt<'_> {
     /// The checkpoint at the end of the first `n` pieces, of which there is at least one.
     pub(super) fn checkpoint(self, n: usize) -> CheckpointKey {
-        CheckpointKey { salt: self.salt.clone(), pieces: self.pieces[..n].to_vec(), name: self.names[n - 1] }
+        let (salt, pieces) = (self.salt.clone(), self.pieces[..n].to_vec());
+        CheckpointKey { salt, key: self.key, pieces, name: self.names[n - 1] }
     }
 }
 
@@ -31,6 +34,8 @@ impl Prompt<'_> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CheckpointKey {
     pub(super) salt: Arc<str>,
+    /// Whose it is. A part of the salt, too.
+    pub(super) key: u64,
     /// The pieces, in order: the same tokens cut elsewhere were compressed elsewhere.
     pub(super) pieces: Vec<Arc<[u32]>>,
     pub(super) name: Name,
@@ -39,6 +44,11 @@ pub(super) struct CheckpointKey {
 impl CheckpointKey {
     pub(super) fn tokens(&self) -> usize {
         self.pieces.iter().map(|piece| piece.len()).sum()
+    }
+
+    /// Whether it stands for these tokens, however they were cut.
+    pub(super) fn is_of(&self, tokens: &[u32]) -> bool {
+        !tokens.is_empty() && self.pieces.iter().flat_map(|piece| piece.iter()).eq(tokens)
     }
 
     /// Whether a prompt begins with it. Names tell most others apart; tokens are compared all the same.
@@ -89,7 +99,7 @@ mod tests {
     fn a_checkpoint_begins_what_goes_on_from_it() {
         let (salt, pieces) = (Arc::<str>::from("a"), prompt(&[&[1, 2], &[3], &[4, 5]]));
         let names = names(&[7; 16], &salt, &pieces);
-        let whole = Prompt { salt: &salt, pieces: &pieces, names: &names };
+        let whole = Prompt { salt: &salt, key: 0, pieces: &pieces, names: &names };
         let key = whole.checkpoint(2);
         assert!(key.begins(whole) && key.tokens() == 3);
         let shorter = Prompt { pieces: &pieces[..1], names: &names[..1], ..whole };

@@ -2,7 +2,7 @@
 
 use super::Held;
 use crate::generate::{Finish, GenerateOptions};
-use crate::{EngineError, SessionOptions};
+use crate::{EngineError, Sequence, SessionOptions};
 use chelsea_kv::{Budget, HeadLayout};
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +47,14 @@ pub trait Listener: Send {
     fn watches(&self) -> Option<Duration> {
         None
     }
+
+    /// Whether it is to have the cache of the whole prompt, with the logits after it, before the first token is sampled.
+    fn takes_cache(&self) -> bool {
+        false
+    }
+
+    /// Takes that cache: a fork of the request's own. Not called where there was no memory for one.
+    fn take_cache(&mut self, _sequence: Sequence) {}
 }
 
 /// What happened to a request.

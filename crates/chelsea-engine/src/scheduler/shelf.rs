@@ -17,6 +17,15 @@ use chelsea_kv::CacheConfig;
 use chelsea_model::Model;
 use std::sync::Arc;
 
+/// Who is told which prefixes are on the shelf. Everything is called by the scheduler's thread and must not block.
+pub trait ShelfWatcher: Send {
+    /// A checkpoint at the end of these tokens was kept for requests of `key`.
+    fn kept(&mut self, key: u64, pieces: &[Arc<[u32]>]);
+
+    /// It was given up.
+    fn gave_up(&mut self, key: u64, pieces: &[Arc<[u32]>]);
+}
+
 /// A prefix that was read before.
 #[derive(Debug)]
 struct Checkpoint {
@@ -32,6 +41,7 @@ pub struct Shelf {
     most: usize,
     mounts: Vec<Mount>,
     disk: Option<Disk>,
+    watcher: Option<Box<dyn ShelfWatcher>>,
     clock: u64,
     hits: u64,
     misses: u64,
@@ -41,6 +51,10 @@ impl Shelf {
     /// A shelf of at most so many checkpoints, with those in files beside it.
     pub(super) fn new(most: usize, disk: Option<Disk>) -> Self {
         Shelf { most, disk, ..Shelf::default() }
+    }
+
+    pub(super) fn watch(&mut self, watcher: Box<dyn ShelfWatcher>) {
+        self.watcher = Some(watcher);
     }
 
     /// Puts a cache on the shelf that stays there.
@@ -130,6 +144,9 @@ impl Shelf {
         while self.checkpoints.len() >= self.most.max(1) {
             self.give_up_one();
         }
+        if let Some(watcher) = &mut self.watcher {
+            watcher.kept(key.key, &key.pieces);
+        }
         self.checkpoints.push(Checkpoint { key, sequence, last_used: self.clock });
     }
 
@@ -141,7 +158,11 @@ impl Shelf {
         };
         let worths: Vec<f64> = self.checkpoints.iter().map(worth).collect();
         let least = (0..worths.len()).min_by(|&a, &b| worths[a].total_cmp(&worths[b]));
-        least.map(|i| self.checkpoints.swap_remove(i)).is_some()
+        let Some(given_up) = least.map(|i| self.checkpoints.swap_remove(i)) else { return false };
+        if let Some(watcher) = &mut self.watcher {
+            watcher.gave_up(given_up.key.key, &given_up.key.pieces);
+        }
+        true
     }
 
     /// Writes the cache of a request that is to make room into a file, if there is a folder with room for it.
@@ -151,7 +172,11 @@ impl Shelf {
 
     /// Gives up all checkpoints in memory; files and mounted caches stay.
     pub(super) fn clear(&mut self) {
-        self.checkpoints.clear();
+        for checkpoint in std::mem::take(&mut self.checkpoints) {
+            if let Some(watcher) = &mut self.watcher {
+                watcher.gave_up(checkpoint.key.key, &checkpoint.key.pieces);
+            }
+        }
     }
 
     /// Checkpoints on the shelf.

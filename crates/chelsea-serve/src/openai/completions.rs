@@ -11,6 +11,7 @@ use crate::guard::Caller;
 use crate::prompt::Thought;
 use crate::router::{Body, aside};
 use crate::settings::now;
+use crate::transfer::{self, Wanted};
 use crate::{ApiError, Serving, prompt};
 use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -57,6 +58,7 @@ pub struct CompletionRequest {
     logprobs: Option<usize>,
     echo: Option<bool>,
     kv: Option<KvFields>,
+    kv_transfer_params: Option<Value>,
     #[serde(flatten)]
     form: FormFields,
     #[serde(flatten)]
@@ -80,6 +82,8 @@ struct Completion {
     echoes: Vec<String>,
     /// The tokens of each answer's prompt, where they are told.
     prompts: Vec<Arc<[u32]>>,
+    /// What is to be done with caches.
+    wanted: Wanted,
 }
 
 /// Tokens of an answer where nothing is said, as with OpenAI.
@@ -164,7 +168,8 @@ impl CompletionRequest {
         let usage = self.stream_options.unwrap_or_default().include_usage;
         let (id, created, logprobs) = (serving.id("cmpl-"), now(), self.logprobs.is_some());
         let scores = scores.is_some();
-        Ok(Completion { id, created, asks, n, logprobs, scores, usage, echoes, prompts: told })
+        let wanted = Wanted::of_field(self.kv_transfer_params.as_ref())?;
+        Ok(Completion { id, created, asks, n, logprobs, scores, usage, echoes, prompts: told, wanted })
     }
 }
 
@@ -179,13 +184,16 @@ pub async fn create(
     let understanding = serving.clone();
     let mut completion = aside(move || request.understand(&understanding, caller)).await?;
     let asks = std::mem::take(&mut completion.asks);
-    let running = try_join_all(asks.into_iter().map(|ask| Running::start(&serving, ask))).await?;
+    let wanted = std::mem::take(&mut completion.wanted);
+    let (running, handing) = transfer::start_all(&serving, asks, wanted, streams).await?;
     if streams {
         let stream = stream(serving, completion, running);
         return Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(PING).text("ping")).into_response());
     }
     let answers = try_join_all(running.into_iter().map(Running::whole)).await?;
-    Ok(Json(whole(&serving, &completion, &answers)).into_response())
+    let mut value = whole(&serving, &completion, &answers);
+    transfer::add_offer(&mut value, &serving, handing).await?;
+    Ok(Json(value).into_response())
 }
 
 fn whole(serving: &Serving, completion: &Completion, answers: &[Whole]) -> Value {

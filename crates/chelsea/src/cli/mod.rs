@@ -3,6 +3,8 @@
 
 mod bench;
 #[cfg(feature = "serve")]
+mod cluster;
+#[cfg(feature = "serve")]
 mod config;
 #[cfg(test)]
 mod documented;
@@ -14,6 +16,8 @@ mod shared;
 mod stored;
 
 pub use bench::{BenchArgs, What};
+#[cfg(feature = "serve")]
+pub use cluster::ClusterArgs;
 #[cfg(feature = "serve")]
 pub use config::parse;
 pub use eval::{

@@ -1,6 +1,6 @@
 //! Flags of `chelsea serve`.
 
-use super::{CacheArgs, ModelArgs};
+use super::{CacheArgs, ClusterArgs, ModelArgs};
 use chelsea_kv::Budget;
 use clap::Args;
 use std::net::IpAddr;
@@ -103,10 +103,12 @@ pub struct ServeArgs {
     /// Most bytes of a request.
     #[arg(long, value_name = "BYTES", default_value = "32MiB", value_parser = parse_bytes, help_heading = "Server", hide_short_help = true)]
     pub max_body: usize,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
 }
 
 /// Bytes as budgets have them, `512MiB` or `4GB`; a number alone is bytes here.
-fn parse_bytes(text: &str) -> Result<usize, String> {
+pub(super) fn parse_bytes(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(Budget::Bytes(0) | Budget::Entries(0)) => Err("give at least one byte".into()),
         Ok(Budget::Bytes(bytes) | Budget::Entries(bytes)) => Ok(bytes),

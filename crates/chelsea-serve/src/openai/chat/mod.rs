@@ -13,7 +13,7 @@ use crate::answer::{self, Heard, Running, Whole, finish_reason, usage};
 use crate::guard::Caller;
 use crate::reply::{Parser, Said};
 use crate::router::{Body, aside};
-use crate::{ApiError, Serving};
+use crate::{ApiError, Serving, transfer};
 use axum::extract::State;
 use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
@@ -56,13 +56,16 @@ pub async fn create(
     let understanding = serving.clone();
     let mut chat = aside(move || request.understand(&understanding, caller)).await?;
     let asks = std::mem::take(&mut chat.asks);
-    let running = try_join_all(asks.into_iter().map(|ask| Running::start(&serving, ask))).await?;
+    let wanted = std::mem::take(&mut chat.wanted);
+    let (running, handing) = transfer::start_all(&serving, asks, wanted, streams).await?;
     if streams {
         let stream = stream::events(serving, chat, running);
         return Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(PING).text("ping")).into_response());
     }
     let answers = try_join_all(running.into_iter().map(Running::whole)).await?;
-    Ok(Json(whole(&serving, &chat, &answers)).into_response())
+    let mut value = whole(&serving, &chat, &answers);
+    transfer::add_offer(&mut value, &serving, handing).await?;
+    Ok(Json(value).into_response())
 }
 
 /// A tool call as a message holds it.

@@ -10,6 +10,7 @@ use crate::openai::StreamOptions;
 use crate::prompt::{self, Conversation, Thought};
 use crate::settings::now;
 use crate::tools::{Calls, Choice};
+use crate::transfer::Wanted;
 use crate::{ApiError, Serving};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -37,6 +38,7 @@ pub struct ChatRequest {
     chat_template_kwargs: Option<Map<String, Value>>,
     return_progress: Option<bool>,
     kv: Option<KvFields>,
+    kv_transfer_params: Option<Value>,
     #[serde(flatten)]
     form: FormFields,
     #[serde(flatten)]
@@ -57,6 +59,8 @@ pub(super) struct Chat {
     pub(super) continuous: bool,
     /// Whether a stream tells how far its prompt was read.
     pub(super) progress: bool,
+    /// What is to be done with caches.
+    pub(super) wanted: Wanted,
 }
 
 impl ChatRequest {
@@ -124,6 +128,7 @@ impl ChatRequest {
         let (id, created) = (serving.id("chatcmpl-"), now());
         let (asks, progress) = ((0..n).map(ask).collect(), self.return_progress.unwrap_or(false));
         let thinks = thought == Thought::Begun;
-        Ok(Chat { id, created, asks, with_tools, thinks, logprobs, usage, continuous, progress })
+        let wanted = Wanted::of_field(self.kv_transfer_params.as_ref())?;
+        Ok(Chat { id, created, asks, with_tools, thinks, logprobs, usage, continuous, progress, wanted })
     }
 }

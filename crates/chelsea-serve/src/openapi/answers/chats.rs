@@ -1,7 +1,7 @@
 //! Chats, completions and messages.
 
 use super::super::schema::{Field, answer, count, integer, list, named, one_of, or_null, text};
-use super::{figures, opening};
+use super::{figures, offer, opening};
 use serde_json::{Value, json};
 
 /// How likely the tokens of a chat were.
@@ -53,7 +53,7 @@ pub(super) fn chat(is_chunk: bool) -> Value {
     }
     required.push(usage);
     required.extend(figures());
-    answer(&required, &[])
+    answer(&required, &[offer()])
 }
 
 pub(super) fn completion() -> Value {
@@ -78,7 +78,7 @@ pub(super) fn completion() -> Value {
     );
     let mut required = opening("text_completion");
     required.push(("choices", list(choice), "The answers"));
-    let mut optional = vec![("usage", named("Usage"), "The tokens")];
+    let mut optional = vec![("usage", named("Usage"), "The tokens"), offer()];
     optional.extend(figures());
     answer(&required, &optional)
 }

@@ -90,6 +90,67 @@ fn figures() -> [Field; 2] {
     [("timings", named("Timings"), "Where time went"), ("kv", named("Kv"), "What the cache holds")]
 }
 
+/// Where the cache of a prompt can be fetched by another server.
+fn offer() -> Field {
+    let fields = [
+        ("do_remote_prefill", json!({"const": true}), "What the next request is to hold"),
+        ("do_remote_decode", json!({"const": false}), "What the next request is to hold"),
+        ("url", text(), "Where the cache can be fetched"),
+        ("digest", text(), "SHA-256 of it"),
+        ("bytes", count(), "Its bytes"),
+    ];
+    ("kv_transfer_params", answer(&fields, &[]), "Where the cache can be fetched, if it is handed over")
+}
+
+fn loads() -> Value {
+    let engine = [
+        ("dp_rank", count(), "Always 0"),
+        ("num_running_reqs", count(), "Requests that are read or answered"),
+        ("num_waiting_reqs", count(), "Requests that wait for their turn"),
+        ("num_total_reqs", count(), "Both together"),
+        ("num_used_tokens", count(), "Tokens that the caches of requests have seen"),
+        ("token_usage", amount(), "Bytes of all caches, as a share of their limit"),
+        ("cache_hit_rate", amount(), "Tokens of prompts that were found in checkpoints, as a share of all"),
+        ("max_running_requests", count(), "Most answers that are generated together"),
+        ("kv_bytes", count(), "Bytes of all caches"),
+        ("kv_bytes_limit", count(), "Bytes that they may take"),
+    ];
+    let aggregate = [
+        ("total_running_reqs", count(), "Requests that are read or answered"),
+        ("total_waiting_reqs", count(), "Requests that wait"),
+        ("total_reqs", count(), "Both together"),
+        ("total_used_tokens", count(), "Tokens that their caches have seen"),
+        ("avg_token_usage", amount(), "Bytes of all caches, as a share of their limit"),
+    ];
+    answer(
+        &[
+            ("version", text(), "The server's version"),
+            ("dp_rank_count", count(), "Always 1"),
+            ("loads", list(answer(&engine, &[])), "The one engine"),
+            ("aggregate", answer(&aggregate, &[]), "The same of all engines"),
+        ],
+        &[],
+    )
+}
+
+fn server_info() -> Value {
+    let sizes = ["tp_size", "dp_size", "pp_size"].map(|name| (name, count(), "Always 1"));
+    let fields = [
+        ("version", text(), "The server's version"),
+        ("model_path", text(), "The model's name"),
+        ("served_model_name", text(), "The model's name"),
+        ("context_length", count(), "Tokens of prompt and answer together, at most"),
+        ("max_running_requests", count(), "Most answers that are generated together"),
+        ("max_queued_requests", count(), "Most requests that wait"),
+        ("is_embedding", json!({"const": false}), "Always false"),
+        ("disaggregation_mode", text(), "Always `null`: any server reads and answers"),
+        ("kv_budget", text(), "What a cache may hold where a request does not say"),
+        ("kv_policy", text(), "How it is chosen what is kept"),
+        ("status", one_of(&["ready", "ending"]), "Whether new requests are taken"),
+    ];
+    answer(&[&sizes[..], &fields[..]].concat(), &[])
+}
+
 /// A document, or a cache that was mounted.
 fn file() -> Value {
     let mounted = answer(
@@ -238,6 +299,8 @@ pub(super) fn schemas() -> Map<String, Value> {
         ("Tokenizer", answer(&[&tokenizer[..], &vocabulary[..]].concat(), &[])),
         ("Status", said("status", &["ok", "ready"])),
         ("Properties", properties()),
+        ("Loads", loads()),
+        ("ServerInfo", server_info()),
         ("Version", answer(&[("version", text(), "The server's version")], &[])),
         ("Description", json!({"type": "object", "required": ["openapi", "paths"]})),
         ("Error", error(false)),

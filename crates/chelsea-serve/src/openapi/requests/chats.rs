@@ -2,7 +2,7 @@
 
 use super::super::schema::{any, boolean, count, integer, list, named, one_of, or_null, request, text};
 use super::forms::{chat_tools, forms, tool_choice, typed};
-use super::{harmless, kv, model, sampling, stop, stream, stream_options};
+use super::{harmless, kv, model, sampling, stop, stream, stream_options, transfer};
 use serde_json::{Value, json};
 
 /// What is said: a text, or parts of it.
@@ -73,6 +73,7 @@ pub(super) fn chat() -> Value {
         ("parallel_tool_calls", boolean(), "`false`: one call at most, where a call is forced or a form is asked for"),
         ("chat_template_kwargs", json!({"type": "object"}), "Further variables for the chat template"),
         kv(),
+        transfer(),
     ];
     optional.extend(forms());
     optional.extend(sampling());
@@ -97,6 +98,7 @@ pub(super) fn completion(vocab: u64) -> Value {
         ("logprobs", integer(0, 20), "How many of the likeliest tokens are told for each"),
         ("echo", boolean(), "Whether the prompt comes before the answer; with `logprobs`, its tokens are scored"),
         kv(),
+        transfer(),
     ];
     optional.extend(forms());
     optional.extend(sampling());

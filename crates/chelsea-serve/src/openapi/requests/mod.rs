@@ -47,6 +47,23 @@ fn kv() -> Field {
     ("kv", closed(&fields), "How the cache is kept: the server's settings where nothing is said")
 }
 
+/// What is to be done with the cache of the prompt.
+fn transfer() -> Field {
+    let digest = json!({"type": "string", "pattern": "^[0-9a-fA-F]{64}$"});
+    let fields = [
+        ("do_remote_decode", boolean(), "Whether the cache is kept for another server, which is told in the answer"),
+        ("do_remote_prefill", boolean(), "Whether the prompt was read by another server"),
+        ("url", text(), "Where its cache can be fetched, as that server said"),
+        ("digest", digest, "SHA-256 of it, as that server said"),
+        ("bytes", integer(0, i64::MAX as u64), "Its bytes, as that server said"),
+        ("remote_engine_id", json!({}), "Changes nothing here"),
+        ("remote_block_ids", json!({}), "Changes nothing here"),
+        ("remote_host", json!({}), "Changes nothing here"),
+        ("remote_port", json!({}), "Changes nothing here"),
+    ];
+    ("kv_transfer_params", closed(&fields), "Hands the cache of the prompt to another server, or takes it over from one")
+}
+
 /// Fields that change nothing here.
 fn harmless() -> Vec<Field> {
     let names = ["user", "metadata", "store", "service_tier", "prompt_cache_key", "safety_identifier"];

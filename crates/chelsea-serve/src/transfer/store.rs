@@ -1,0 +1,115 @@
+//! Caches that wait for a peer to fetch them.
+//!
+//! They lie in files without names, which the system removes however the process ends. One is given up when it was not fetched
+//! in time, and earlier when there is no room for another one: whoever comes for it then reads the prompt.
+
+use super::Offer;
+use super::stream::{self, About, StreamError};
+use chelsea_engine::Sequence;
+use sha2::{Digest as _, Sha256};
+use std::fs::File;
+use std::io::{self, BufWriter, Read as _, Seek as _, SeekFrom, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A cache that waits.
+#[derive(Debug)]
+pub(super) struct Kept {
+    id: String,
+    file: Mutex<File>,
+    pub(super) bytes: u64,
+    pub(super) digest: String,
+    until: Instant,
+}
+
+impl Kept {
+    /// Bytes from `at` on, at most `most`.
+    pub(super) fn read(&self, at: u64, most: usize) -> io::Result<Vec<u8>> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(at))?;
+        let mut bytes = vec![0; most.min(usize::try_from(self.bytes.saturating_sub(at)).unwrap_or(usize::MAX))];
+        file.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Store {
+    kept: Mutex<Vec<Arc<Kept>>>,
+    keep: Duration,
+    limit: u64,
+}
+
+impl Store {
+    pub(super) fn new(keep: Duration, limit: u64) -> Store {
+        Store { kept: Mutex::default(), keep, limit }
+    }
+
+    /// Those that are still of use.
+    fn kept(&self) -> MutexGuard<'_, Vec<Arc<Kept>>> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        kept.retain(|kept| kept.until > now);
+        kept
+    }
+
+    /// Bytes of all of them.
+    pub(super) fn bytes(&self) -> u64 {
+        self.kept().iter().map(|kept| kept.bytes).sum()
+    }
+
+    /// Writes a cache into a file and keeps it.
+    pub(super) fn keep(&self, url: &str, sequence: &Sequence, about: &About) -> Result<Offer, StreamError> {
+        let mut out = Hashed { out: BufWriter::with_capacity(1 << 20, tempfile::tempfile()?), hash: Sha256::new(), bytes: 0 };
+        stream::write(&mut out, sequence, about)?;
+        let Hashed { out, hash, bytes } = out;
+        let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        if bytes > self.limit {
+            let text = format!("it has {bytes} bytes, and all that wait may have {}", self.limit);
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, text).into());
+        }
+        let digest: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let id = format!("{:032x}", rand::random::<u128>());
+        let offer = Offer { url: format!("{url}/v1/kv/{id}"), digest: digest.clone(), bytes };
+        let mut kept = self.kept();
+        while kept.iter().map(|kept| kept.bytes).sum::<u64>() + bytes > self.limit {
+            kept.remove(0);
+        }
+        kept.push(Arc::new(Kept { id, file: Mutex::new(file), bytes, digest, until: Instant::now() + self.keep }));
+        Ok(offer)
+    }
+
+    /// The one of this id.
+    pub(super) fn find(&self, id: &str) -> Option<Arc<Kept>> {
+        self.kept().iter().find(|kept| kept.id == id).cloned()
+    }
+
+    /// Gives one up. Returns whether it was there.
+    pub(super) fn give_up(&self, id: &str) -> bool {
+        let mut kept = self.kept();
+        let before = kept.len();
+        kept.retain(|kept| kept.id != id);
+        kept.len() < before
+    }
+}
+
+/// Hashes what passes through.
+struct Hashed<W> {
+    out: W,
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}

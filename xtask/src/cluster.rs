@@ -1,0 +1,69 @@
+//! Whether servers behind a router hold what docs/deploy.md says: a small form of `scripts/scale/chaos.py`.
+//!
+//! The routers come from Python packages into environments of their own. Where these cannot be installed (there is no Python
+//! of the right version, or no registry) the check is skipped, and the table of steps says so.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::process;
+
+/// What came of a check.
+pub enum Checked {
+    /// It held.
+    Held,
+    /// It did not.
+    Failed,
+    /// It could not be made here, for this reason.
+    Skipped(String),
+}
+
+/// The exit status by which the script says that something is missing here.
+const MISSING: i32 = 77;
+/// How long a check may take, the installation of its packages aside.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Kills one of two servers of the debug build behind this router, while clients ask.
+///
+/// # Errors
+/// If the script cannot be started, or does not come to an end.
+pub fn check(router: &str) -> Result<Checked> {
+    let program = process::target_dir().join("debug").join(format!("chelsea{}", std::env::consts::EXE_SUFFIX));
+    let mut command = std::process::Command::new("python3");
+    command.current_dir(process::root()).stdout(Stdio::piped());
+    command.args(["scripts/scale/chaos.py", router, "--requests", "24", "--kills", "2", "--conversations", "2"]);
+    command.args(["--clients", "4", "--tokens", "64", "--settle", "1.5"]).arg("--chelsea").arg(&program);
+    eprintln!("\n$ {}", process::shown(&command));
+    let mut child = command.spawn().context("cannot start python3")?;
+    let start = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if start.elapsed() > PATIENCE {
+            // It ends its servers when it is asked to.
+            interrupt(&mut child)?;
+            bail!("the check did not end within {} seconds", PATIENCE.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    let said = std::io::read_to_string(child.stdout.take().context("its output")?)?;
+    print!("{said}");
+    Ok(match status.code() {
+        Some(0) => Checked::Held,
+        Some(MISSING) => Checked::Skipped(said.trim().trim_start_matches("skipped: ").to_owned()),
+        _ => Checked::Failed,
+    })
+}
+
+fn interrupt(child: &mut std::process::Child) -> Result<()> {
+    let asked = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    if asked.is_ok_and(|status| status.success()) {
+        std::thread::sleep(Duration::from_secs(15));
+    }
+    let _ended = child.kill();
+    child.wait()?;
+    Ok(())
+}
