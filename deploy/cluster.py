@@ -272,7 +272,10 @@ class Dynamo(Cluster):
             # Everything stays on this machine.
             "DYN_TCP_RPC_HOST": LOOPBACK,
             "DYN_TCP_RESPONSE_STREAM_HOST": LOOPBACK,
+            "DYN_EVENT_PLANE_HOST": LOOPBACK,
             "DYN_SYSTEM_HOST": LOOPBACK,
+            # The frontend reads tokenizers from the same disk.
+            "DYN_SELF_HOST_METADATA": "0",
             "DYN_HTTP_HOST": LOOPBACK,
             "HF_HUB_OFFLINE": "1",
             "PYTHONUNBUFFERED": "1",
@@ -329,13 +332,15 @@ def parser() -> argparse.ArgumentParser:
     about.add_argument("--port", type=int, default=8000, help="where clients ask; 0 takes a free one")
     about.add_argument("--chelsea", default="chelsea", help="the program; for Dynamo built with --features grpc")
     about.add_argument("--logs", type=pathlib.Path, help="folder for logs (default: a new one)")
-    about.add_argument("--router", nargs="*", default=[], help="further flags of the router")
-    about.add_argument("serve", nargs="*", help="further flags of `chelsea serve`, after --")
+    about.add_argument("--router", action="append", default=[], metavar="FLAG", help="a further flag of the router, as --router=FLAG")
     return about
 
 
 def make(argv: list) -> Cluster:
-    args = parser().parse_args([str(word) for word in argv])
+    words = [str(word) for word in argv]
+    cut = words.index("--") if "--" in words else len(words)
+    args = parser().parse_args(words[:cut])
+    args.serve = words[cut + 1 :]
     folder = args.logs or pathlib.Path(tempfile.mkdtemp(prefix="chelsea-cluster-"))
     folder.mkdir(parents=True, exist_ok=True)
     return KINDS[args.kind](args, folder)

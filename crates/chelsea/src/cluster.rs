@@ -99,12 +99,14 @@ mod with {
         ) -> Result<()> {
             let Some(Open { listener, announcer, mut options, .. }) = self.0 else { return Ok(()) };
             tokio::spawn(announcer.run());
-            // For as long as the server lives.
-            let folder = tempfile::Builder::new().prefix("chelsea-tokenizer-").tempdir();
-            let folder = folder.context("cannot make a folder for the tokenizer")?;
             if options.source.is_empty() {
-                grpc::describe(&serving, folder.path()).context("cannot write the tokenizer down for routers")?;
-                options.source = folder.path().display().to_string();
+                let models = chelsea_hub::Options::from_env().models_dir();
+                let root = models.parent().unwrap_or(&models).join("tokenizers");
+                let folder = grpc::describe(&serving, &root).with_context(|| {
+                    let root = root.display();
+                    format!("cannot write the tokenizer down for routers in {root}: name a folder with --tokenizer-from")
+                })?;
+                options.source = folder.display().to_string();
             }
             grpc::serve(listener, serving, options, ending).await.context("the interface for routers failed")
         }

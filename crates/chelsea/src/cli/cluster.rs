@@ -20,7 +20,7 @@ pub struct ClusterArgs {
     #[arg(long, value_name = "PORT", default_value_t = 0, hide_short_help = true)]
     pub kv_events_port: u16,
     /// Folder or file from which such routers read the model's tokenizer and chat template [default: the
-    /// model's own folder, or one that is made for as long as the server lives].
+    /// model's own folder, or one that is made in the cache beside the models].
     #[arg(long, value_name = "PATH", hide_short_help = true)]
     pub tokenizer_from: Option<PathBuf>,
     /// File with the token by which servers know each other that hand caches over (`CHELSEA_TRANSFER_TOKEN` may hold it,
