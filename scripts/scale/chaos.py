@@ -23,6 +23,7 @@ import http.client
 import json
 import pathlib
 import random
+import signal
 import sys
 import threading
 import time
@@ -149,8 +150,9 @@ class Load:
             chooser.start()
         for chooser in choosers:
             chooser.join()
-        self.rows = sorted(self.rows[: args.requests])
-        random.Random(args.seed + 3).shuffle(self.rows)
+        rows = sorted(self.rows[: args.rows])
+        # Each comes again only when all others did, so that no two that are asked at a time have the same.
+        self.rows = [rows[number % len(rows)] for number in range(args.requests)]
 
     def body(self, row: tuple) -> dict:
         return {
@@ -170,7 +172,7 @@ class Load:
         worker = self.router.workers[number % len(self.router.workers)]
         while True:
             with self.lock:
-                if len(self.rows) >= self.args.requests:
+                if len(self.rows) >= self.args.rows:
                     return
                 row = tuple(self.rng.sample(WORDS, ROW))
                 if row in self.seen:
@@ -280,9 +282,10 @@ def main():
     about.add_argument("--model", default="smollm2")
     about.add_argument("--name", default="chelsea")
     about.add_argument("--requests", type=int, default=500)
+    about.add_argument("--rows", type=int, default=60, help="rows of words; each is asked for several times")
     about.add_argument("--kills", type=int, default=20)
     about.add_argument("--clients", type=int, default=6)
-    about.add_argument("--tokens", type=int, default=96)
+    about.add_argument("--tokens", type=int, default=64)
     about.add_argument("--conversations", type=int, default=6)
     about.add_argument("--tries", type=int, default=None, help="times that a client asks (Dynamo 1, SMG 4)")
     about.add_argument("--pause", type=float, default=0.6, help="seconds in which a router hears of checkpoints")
@@ -291,10 +294,13 @@ def main():
     about.add_argument("--threads", type=int, default=1, help="threads of each server")
     about.add_argument("--logs", type=pathlib.Path)
     args = about.parse_args()
+    args.rows = min(args.rows, args.requests)
     args.tries = args.tries or {"dynamo": 1, "smg": 4}[args.kind]
     serve = ["--threads", args.threads, "--kv-memory", "512MiB", "--kv-budget", "100%", "--read-step", 64]
     line = [args.kind, "--chelsea", args.chelsea, "--model", args.model, "--name", args.name, "--port", 0]
     line += ["--logs", args.logs] if args.logs else []
+    # Whoever ends this ends what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         with cluster.make([*line, "--", *serve]) as router:
             print(f"logs are in {router.folder}", file=sys.stderr)

@@ -59,7 +59,7 @@ pub fn check(router: &str) -> Result<Checked> {
 }
 
 fn interrupt(child: &mut std::process::Child) -> Result<()> {
-    let asked = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    let asked = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
     if asked.is_ok_and(|status| status.success()) {
         std::thread::sleep(Duration::from_secs(15));
     }
