@@ -161,7 +161,7 @@ pub async fn serve(
         .serve_with_incoming_shutdown(incoming(listener), signal);
     let engine = serving.engine.clone();
     let idle = async move {
-        let _gone = told.wait_for(|&ended| ended).await;
+        drop(told.wait_for(|&ended| ended).await);
         while engine.is_alive() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
