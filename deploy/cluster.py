@@ -15,6 +15,7 @@ Tests import this file; it needs nothing but Python 3.9 or later. Dynamo itself 
 """
 
 import argparse
+import json
 import os
 import pathlib
 import shutil
@@ -250,6 +251,10 @@ class Cluster:
     def prepare(self):
         pass
 
+    def sees_all(self) -> bool:
+        """Whether the router sends requests to every server, as far as it tells."""
+        return True
+
     def end(self):
         if self.router:
             self.router.end()
@@ -312,12 +317,23 @@ class Smg(Cluster):
     def start_router(self) -> Process:
         argv = [self.python, "-m", "smg.launch_router", "--host", LOOPBACK, "--port", self.port]
         argv += ["--worker-urls", *[worker.url for worker in self.workers], "--policy", "cache_aware"]
-        # Workers come back within seconds: they are asked often, and given up quickly.
+        # A server that is gone is given up at once, and one that is back is taken within seconds: by default both take a
+        # minute. `/ready` fails from the moment a server begins to end.
+        argv += ["--health-check-endpoint", "/ready", "--health-check-interval-secs", 1, "--health-check-timeout-secs", 2]
+        argv += ["--health-failure-threshold", 1, "--health-success-threshold", 1]
+        argv += ["--cb-failure-threshold", 1, "--cb-success-threshold", 1, "--cb-timeout-duration-secs", 1]
         argv += ["--prometheus-host", LOOPBACK, "--prometheus-port", free_port(), *self.args.router]
         return Process(argv, self.folder / "router.log")
 
     def is_ready(self) -> bool:
-        return get(f"{self.url}/readiness")[0] == 200
+        return self.sees_all()
+
+    def sees_all(self) -> bool:
+        status, body = get(f"{self.url}/workers")
+        if status != 200:
+            return False
+        workers = json.loads(body).get("workers", [])
+        return sum(bool(worker.get("is_healthy")) for worker in workers) == len(self.workers)
 
 
 KINDS = {"dynamo": Dynamo, "smg": Smg}

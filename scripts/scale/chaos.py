@@ -242,7 +242,9 @@ class Load:
                 continue
             # In the middle of streams, and only while another server is there to go on.
             started = [number for number, seen in list(self.active.items()) if seen > 20]
-            if len(started) < 2 or not all(worker.is_ready() for worker in self.router.workers):
+            if len(started) < 2 or not (
+                all(worker.is_ready() for worker in self.router.workers) and self.router.sees_all()
+            ):
                 continue
             victim = rng.choice(self.router.workers)
             if victim.figure("vllm:num_requests_running") == 0:
