@@ -3,8 +3,8 @@
 //! Requests arrive over a channel and hear of what becomes of them over one of their own. The HTTP side never waits for
 //! the thread: what `/health` and `/metrics` tell is what the thread published after its last step.
 
-use chelsea_engine::{SchedulerStats, Sequence};
 use chelsea_engine::scheduler::{Event, Listener, Request, RequestError, Scheduler};
+use chelsea_engine::{SchedulerStats, Sequence};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;

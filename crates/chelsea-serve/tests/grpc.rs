@@ -112,7 +112,8 @@ fn finish(response: &GenerateResponse) -> &FinishInfo {
     response.outputs.as_ref().unwrap().finish_info.as_ref().unwrap()
 }
 
-const TEXT: &str = "Once upon a time there was a cache that was clustered while it was read, and nobody had to wait for it.";
+const TEXT: &str =
+    "Once upon a time there was a cache that was clustered while it was read, and nobody had to wait for it.";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_go_in_and_tokens_and_text_come_out() {
@@ -125,13 +126,12 @@ async fn tokens_go_in_and_tokens_and_text_come_out() {
     assert_eq!(finish(&whole).num_output_tokens, 20);
     // What HTTP answers to the same.
     let http = support::start();
-    let (_, answer) = http.post(
-        "/v1/completions",
-        &json!({"prompt": TEXT, "max_tokens": 20, "temperature": 0, "ignore_eos": true}),
-    );
+    let (_, answer) =
+        http.post("/v1/completions", &json!({"prompt": TEXT, "max_tokens": 20, "temperature": 0, "ignore_eos": true}));
     assert_eq!(answer["choices"][0]["text"], output.text.as_str());
     // A stream tells the same, piece by piece.
-    let mut stream = worker.inference.generate_stream(request(Prompt::Text(TEXT.into()), 20)).await.unwrap().into_inner();
+    let mut stream =
+        worker.inference.generate_stream(request(Prompt::Text(TEXT.into()), 20)).await.unwrap().into_inner();
     let (mut ids, mut text, mut messages, mut last) = (Vec::new(), String::new(), 0, None);
     while let Some(response) = stream.message().await.unwrap() {
         messages += 1;

@@ -65,7 +65,8 @@ mod with {
         }
         let address = SocketAddr::new(args.grpc_host, port);
         let listener = TcpListener::bind(address).await;
-        let listener = listener.with_context(|| format!("cannot listen on {address}: choose another with --grpc-port"))?;
+        let listener =
+            listener.with_context(|| format!("cannot listen on {address}: choose another with --grpc-port"))?;
         let address = listener.local_addr().context("the listener has no address")?;
         let opened = Announcer::open(args.grpc_host, args.kv_events_port).await;
         let (announcer, announced, watcher) = opened.with_context(|| {
@@ -84,7 +85,8 @@ mod with {
         /// Where they find the server.
         pub fn rows(&self) -> Vec<[String; 2]> {
             let Some(open) = &self.0 else { return Vec::new() };
-            let events = open.options.events.iter().map(|events| ["checkpoints told on".into(), events.endpoint.clone()]);
+            let events =
+                open.options.events.iter().map(|events| ["checkpoints told on".into(), events.endpoint.clone()]);
             std::iter::once(["gRPC on".into(), open.address.to_string()]).chain(events).collect()
         }
 
@@ -104,7 +106,9 @@ mod with {
                 let root = models.parent().unwrap_or(&models).join("tokenizers");
                 let folder = grpc::describe(&serving, &root).with_context(|| {
                     let root = root.display();
-                    format!("cannot write the tokenizer down for routers in {root}: name a folder with --tokenizer-from")
+                    format!(
+                        "cannot write the tokenizer down for routers in {root}: name a folder with --tokenizer-from"
+                    )
                 })?;
                 options.source = folder.display().to_string();
             }

@@ -113,7 +113,17 @@ mod tests {
 
     fn text(lengths: &[usize], last: u32) -> Vec<Arc<[u32]>> {
         let mut next = 0;
-        let mut pieces: Vec<Vec<u32>> = lengths.iter().map(|n| (0..*n).map(|_| { next += 1; next }).collect()).collect();
+        let mut pieces: Vec<Vec<u32>> = lengths
+            .iter()
+            .map(|n| {
+                (0..*n)
+                    .map(|_| {
+                        next += 1;
+                        next
+                    })
+                    .collect()
+            })
+            .collect();
         *pieces.last_mut().unwrap().last_mut().unwrap() = last;
         pieces.into_iter().map(Arc::from).collect()
     }

@@ -182,8 +182,13 @@ mod tests {
         let mut expected = vec![0x93, 0xcb];
         expected.extend(1.5f64.to_be_bytes());
         expected.push(0x93);
-        expected.extend([&[0x97, 0xab][..], b"BlockStored", &[0x92, 1, 0xcd, 1, 44, 0xc0, 0x92, 7, 7, 16, 0xc0, 0xa3], b"GPU"].concat());
-        expected.extend([&[0x97, 0xab][..], b"BlockStored", &[0x91, 2, 0xcd, 1, 44, 0x90, 16, 0xc0, 0xa3], b"GPU"].concat());
+        expected.extend(
+            [&[0x97, 0xab][..], b"BlockStored", &[0x92, 1, 0xcd, 1, 44, 0xc0, 0x92, 7, 7, 16, 0xc0, 0xa3], b"GPU"]
+                .concat(),
+        );
+        expected.extend(
+            [&[0x97, 0xab][..], b"BlockStored", &[0x91, 2, 0xcd, 1, 44, 0x90, 16, 0xc0, 0xa3], b"GPU"].concat(),
+        );
         expected.extend([&[0x93, 0xac][..], b"BlockRemoved", &[0x91, 0xcd, 1, 44, 0xa3], b"GPU"].concat());
         expected.push(0);
         assert_eq!(encode(1.5, &changes), expected);

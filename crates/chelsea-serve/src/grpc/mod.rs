@@ -132,7 +132,13 @@ pub async fn serve(
 ) -> io::Result<()> {
     let GrpcOptions { source, events } = options;
     let aborts = Aborts::default();
-    let service = Shared(Arc::new(Service { serving: serving.clone(), events, source, instance: format!("{:016x}", rand::random::<u64>()), aborts }));
+    let service = Shared(Arc::new(Service {
+        serving: serving.clone(),
+        events,
+        source,
+        instance: format!("{:016x}", rand::random::<u64>()),
+        aborts,
+    }));
     let (reporter, health) = tonic_health::server::health_reporter();
     for name in SERVICES {
         reporter.set_service_status(name, ServingStatus::Serving).await;

@@ -159,7 +159,10 @@ fn structured(output: Option<StructuredOutput>) -> Result<Option<Form>, Status> 
         }
         Some(StructuredOutput::Choice(choice)) => Some(Form::Choice(choice.choices)),
         Some(StructuredOutput::Grammar(_)) => {
-            return Err(refused("grammar", "is not supported here: give a JSON schema, a choice or a regular expression"));
+            return Err(refused(
+                "grammar",
+                "is not supported here: give a JSON schema, a choice or a regular expression",
+            ));
         }
         Some(StructuredOutput::StructuralTag(_)) => {
             return Err(refused("structural_tag", "is not supported here: give a JSON schema"));

@@ -34,7 +34,9 @@ pub(super) enum FetchError {
     Digest,
     #[error("it was read from another prompt, or cut elsewhere")]
     OtherPrompt,
-    #[error("it is kept in another way: `{found}`, and here `{own}` (give both servers the same --read-step and settings)")]
+    #[error(
+        "it is kept in another way: `{found}`, and here `{own}` (give both servers the same --read-step and settings)"
+    )]
     OtherSettings { found: String, own: String },
     #[error(transparent)]
     Stream(#[from] StreamError),

@@ -95,8 +95,18 @@ impl Transfer {
             ("kv_handed_over_bytes_total", "counter", count(sent_bytes), "Bytes of caches that peers were sent."),
             ("kv_taken_over_total", "counter", count(taken), "Caches that were fetched from peers and gone on from."),
             ("kv_taken_over_bytes_total", "counter", count(taken_bytes), "Bytes of these."),
-            ("kv_taken_over_seconds_total", "counter", count(taken_micros) / 1e6, "Time spent fetching and checking these."),
-            ("kv_refused_total", "counter", count(refused), "Caches of peers that were not gone on from: the prompt was read."),
+            (
+                "kv_taken_over_seconds_total",
+                "counter",
+                count(taken_micros) / 1e6,
+                "Time spent fetching and checking these.",
+            ),
+            (
+                "kv_refused_total",
+                "counter",
+                count(refused),
+                "Caches of peers that were not gone on from: the prompt was read.",
+            ),
             ("kv_kept_for_peers_bytes", "gauge", self.store.bytes() as f64, "Bytes of caches that wait for a peer."),
         ];
         let mut out = String::new();
@@ -120,7 +130,8 @@ impl Handing {
     /// # Errors
     /// If there was no room for it.
     pub(crate) async fn offer(self, serving: &Arc<Serving>) -> Result<Offer, ApiError> {
-        let none = |_| ApiError::new(axum::http::StatusCode::SERVICE_UNAVAILABLE, "there was no room to hand the cache over");
+        let none =
+            |_| ApiError::new(axum::http::StatusCode::SERVICE_UNAVAILABLE, "there was no room to hand the cache over");
         let sequence = self.cache.await.map_err(none)?;
         let (serving, about) = (serving.clone(), self.about);
         crate::router::aside(move || {
@@ -149,11 +160,13 @@ pub(crate) async fn start(
     if wanted == Wanted::default() {
         return Ok((Running::start(serving, ask).await?, None));
     }
-    let settings = scheduler::settings_of(&serving.model, &ask.session).map_err(|error| ApiError::bad(error.to_string()))?;
+    let settings =
+        scheduler::settings_of(&serving.model, &ask.session).map_err(|error| ApiError::bad(error.to_string()))?;
     let cuts = ask.pieces.iter().map(|piece| piece.len()).filter(|&length| length > 0).collect();
     let about = stream::About { settings, cuts };
     if wanted.hand_over && serving.transfer.options.token.is_none() {
-        let text = "`kv_transfer_params` asks for a cache to be handed over: start the server with --transfer-token-file";
+        let text =
+            "`kv_transfer_params` asks for a cache to be handed over: start the server with --transfer-token-file";
         return Err(ApiError::field("kv_transfer_params", text));
     }
     let given = match wanted.take_over {

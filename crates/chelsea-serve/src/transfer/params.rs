@@ -52,7 +52,9 @@ impl Wanted {
         let text = |name: &str| params.get(name).and_then(Value::as_str).map(str::to_owned);
         // Numbers that passed through gRPC are floats.
         let bytes = params.get("bytes").and_then(|bytes| {
-            bytes.as_u64().or_else(|| bytes.as_f64().filter(|x| *x >= 0.0 && x.fract() == 0.0 && *x < 1e15).map(|x| x as u64))
+            bytes
+                .as_u64()
+                .or_else(|| bytes.as_f64().filter(|x| *x >= 0.0 && x.fract() == 0.0 && *x < 1e15).map(|x| x as u64))
         });
         let take_over = match (text("url"), text("digest"), bytes) {
             (Some(url), Some(digest), Some(bytes)) => {
@@ -62,7 +64,12 @@ impl Wanted {
                 Some(Offer { url, digest: digest.to_ascii_lowercase(), bytes })
             }
             (None, None, None) if !remote_prefill => None,
-            _ => return wrong("has to hold `url`, `digest` and `bytes` together, as a server that read the prompt gave them".into()),
+            _ => {
+                return wrong(
+                    "has to hold `url`, `digest` and `bytes` together, as a server that read the prompt gave them"
+                        .into(),
+                );
+            }
         };
         Ok(Wanted { hand_over, take_over })
     }

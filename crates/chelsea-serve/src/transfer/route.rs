@@ -32,7 +32,8 @@ fn find(serving: &Serving, id: &str) -> Result<Arc<Kept>, ApiError> {
 /// Where a range begins that goes on to the end: the only kind that is asked for.
 fn from(headers: &HeaderMap, bytes: u64) -> Result<Option<u64>, ApiError> {
     let Some(range) = headers.get(header::RANGE) else { return Ok(None) };
-    let from = range.to_str().ok().and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<u64>().ok());
+    let from =
+        range.to_str().ok().and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<u64>().ok());
     match from {
         Some(from) if from < bytes => Ok(Some(from)),
         _ => Err(ApiError::new(StatusCode::RANGE_NOT_SATISFIABLE, format!("ask for `bytes=N-` with N below {bytes}"))),
@@ -75,7 +76,8 @@ pub async fn send(
         (header::ACCEPT_RANGES, "bytes".to_owned()),
         (header::ETAG, format!("\"{digest}\"")),
     ];
-    let said = said.into_iter().chain(range.map(|at| (header::CONTENT_RANGE, format!("bytes {at}-{}/{bytes}", bytes - 1))));
+    let said =
+        said.into_iter().chain(range.map(|at| (header::CONTENT_RANGE, format!("bytes {at}-{}/{bytes}", bytes - 1))));
     for (name, value) in said {
         put(name, value).map_err(|_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "a header is none"))?;
     }

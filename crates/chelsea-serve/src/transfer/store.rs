@@ -61,7 +61,8 @@ impl Store {
 
     /// Writes a cache into a file and keeps it.
     pub(super) fn keep(&self, url: &str, sequence: &Sequence, about: &About) -> Result<Offer, StreamError> {
-        let mut out = Hashed { out: BufWriter::with_capacity(1 << 20, tempfile::tempfile()?), hash: Sha256::new(), bytes: 0 };
+        let mut out =
+            Hashed { out: BufWriter::with_capacity(1 << 20, tempfile::tempfile()?), hash: Sha256::new(), bytes: 0 };
         stream::write(&mut out, sequence, about)?;
         let Hashed { out, hash, bytes } = out;
         let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;

@@ -13,8 +13,8 @@
 //! The snapshot comes first, so that it can be mapped where it was written once the rest was cut off. All of it has a digest
 //! besides, SHA-256, which reaches the one who fetches it by another way than the bytes do.
 
-use chelsea_kv::snapshot::{self, SnapshotError, SnapshotInfo};
 use chelsea_engine::Sequence;
+use chelsea_kv::snapshot::{self, SnapshotError, SnapshotInfo};
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
 use thiserror::Error;

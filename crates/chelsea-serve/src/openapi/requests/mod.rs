@@ -61,7 +61,11 @@ fn transfer() -> Field {
         ("remote_host", json!({}), "Changes nothing here"),
         ("remote_port", json!({}), "Changes nothing here"),
     ];
-    ("kv_transfer_params", closed(&fields), "Hands the cache of the prompt to another server, or takes it over from one")
+    (
+        "kv_transfer_params",
+        closed(&fields),
+        "Hands the cache of the prompt to another server, or takes it over from one",
+    )
 }
 
 /// Fields that change nothing here.
