@@ -124,7 +124,11 @@ pub fn run(args: &Args) -> Result<bool> {
         env.extend(essays.map(|path| ("CHELSEA_TEST_ESSAYS", path.display().to_string())));
     }
     steps.cargo("format", &["fmt", "--all", "--", "--check"], &[]);
-    steps.cargo("clippy", &["clippy", "--workspace", "--all-targets", "--features", FEATURES, "--", "-D", "warnings"], &[]);
+    steps.cargo(
+        "clippy",
+        &["clippy", "--workspace", "--all-targets", "--features", FEATURES, "--", "-D", "warnings"],
+        &[],
+    );
     let without = ["clippy", "--package", "chelsea", "--no-default-features", "--all-targets", "--", "-D", "warnings"];
     steps.cargo("clippy without features", &without, &[]);
     let strict = [("RUSTDOCFLAGS", "-D warnings".to_owned())];
