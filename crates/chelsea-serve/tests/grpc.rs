@@ -205,7 +205,8 @@ async fn probabilities_have_a_row_for_every_token() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_honoured_is_refused_by_its_name() {
     let mut worker = Worker::start().await;
-    let refused: [(&str, fn(&mut GenerateRequest)); 8] = [
+    type Change = fn(&mut GenerateRequest);
+    let refused: [(&str, Change); 8] = [
         ("priority", |r| r.priority = 3),
         ("lora_name", |r| r.lora_name = "x".into()),
         ("media", |r| r.media.push(MediaItem::default())),

@@ -61,10 +61,13 @@ pub(crate) struct Service {
 #[derive(Clone)]
 pub(crate) struct Shared(Arc<Service>);
 
+/// Several requests may have one name: each has a number of its own, and a way to end it.
+type ByName = HashMap<String, Vec<(u64, oneshot::Sender<()>)>>;
+
 /// Requests by the names that callers gave them, each with a way to end it.
 #[derive(Default)]
 pub(crate) struct Aborts {
-    named: Mutex<HashMap<String, Vec<(u64, oneshot::Sender<()>)>>>,
+    named: Mutex<ByName>,
     next: AtomicU64,
 }
 
@@ -76,7 +79,7 @@ pub(crate) struct Named {
 }
 
 impl Aborts {
-    fn named(&self) -> MutexGuard<'_, HashMap<String, Vec<(u64, oneshot::Sender<()>)>>> {
+    fn named(&self) -> MutexGuard<'_, ByName> {
         self.named.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

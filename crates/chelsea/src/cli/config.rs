@@ -192,7 +192,7 @@ mod tests {
         let whole = ["chelsea", "serve", "--config"].map(OsString::from).into_iter().chain([config]);
         let cli = parse_from(whole.chain(line.iter().map(OsString::from)).collect())?;
         let Verb::Serve(args) = cli.command else { panic!("another verb") };
-        Ok(args)
+        Ok(*args)
     }
 
     const WHOLE: &str = "model = \"smollm2\"  # a short name\nport = 9_000\nhost = \"127.0.0.2\"\nkv-memory = \"4GiB\"\n\

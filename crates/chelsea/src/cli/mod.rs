@@ -65,7 +65,7 @@ pub enum Command {
         after_long_help = serve::SERVE_EXAMPLES,
         after_help = "--help shows all flags, and examples."
     )]
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Says that this build cannot.
     #[cfg(not(feature = "serve"))]
     #[command(hide = true, disable_help_flag = true)]
