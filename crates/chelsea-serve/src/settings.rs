@@ -41,10 +41,6 @@ pub struct Settings {
     pub files: Arc<Files>,
     /// Documents that it was started with.
     pub mounts: Mounts,
-    /// Most answers that are generated together.
-    pub running: usize,
-    /// Most requests that wait.
-    pub waiting: usize,
     /// How caches are handed to other servers.
     pub transfer: TransferOptions,
 }
@@ -64,8 +60,6 @@ impl Default for Settings {
             max_stall: Duration::from_millis(150),
             files: Arc::default(),
             mounts: Mounts::default(),
-            running: 64,
-            waiting: 256,
             transfer: TransferOptions::default(),
         }
     }

@@ -76,8 +76,6 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         waiting: args.max_waiting as usize,
         body: args.max_body,
         max_stall,
-        running: args.max_running as usize,
-        waiting: args.max_waiting as usize,
         transfer: cluster::transfer(&args.cluster, address)?,
         ..Settings::default()
     };
