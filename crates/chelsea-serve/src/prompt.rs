@@ -1,6 +1,6 @@
 //! From a conversation to the tokens of a prompt, cut where a checkpoint may be kept.
 //!
-//! What users, documents and tools say is data: no text of theirs becomes a control token ([`foreign`](crate::foreign)).
+//! What users, documents and tools say is data: no text of theirs becomes a control token (`foreign`).
 //! A prompt is cut after the system message, after every document and after every turn of the user's, wherever what comes
 //! before is rendered the same whatever follows; pieces shorter than 64 tokens are joined to the next one.
 //!

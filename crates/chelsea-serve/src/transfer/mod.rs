@@ -1,8 +1,8 @@
 //! Caches handed from one server to another, so that one reads prompts and another answers.
 //!
 //! Who reads is asked with `kv_transfer_params: {"do_remote_decode": true}`. The cache of the whole prompt is then kept for
-//! a while ([`store`]) in the shape of a snapshot with the logits after it ([`stream`]), and its answer says where:
-//! `{url, digest, bytes}`. Whoever is asked to go on from these fetches the cache ([`fetch`]), holds it against its digest
+//! a while (`store`) in the shape of a snapshot with the logits after it (`stream`), and its answer says where:
+//! `{url, digest, bytes}`. Whoever is asked to go on from these fetches the cache (`fetch`), holds it against its digest
 //! and against the prompt and the settings of the request, and maps it; the answer is then the one it would have given had it
 //! read the prompt itself. Where anything is wrong with what came, the prompt is read here, and the answer is the same.
 //!

@@ -5,7 +5,7 @@
 //! | as its header says | the snapshot ([`chelsea_kv::snapshot`]), with a checksum of each head |
 //! | | JSON: how the cache is kept and how its prompt was cut ([`About`]) |
 //! | 4 each | the logits after the prompt, little-endian `f32` |
-//! | 8 | [`MAGIC`] |
+//! | 8 | `MAGIC` |
 //! | 8 | bytes of the JSON |
 //! | 8 | number of the logits |
 //! | 8 | XXH3 of everything after the snapshot but these eight bytes |
