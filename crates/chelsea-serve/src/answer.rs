@@ -1,9 +1,10 @@
 //! What comes of a request: the events of one or several answers, gathered for those who want them whole.
 
 use crate::engine::{self, Events};
+use crate::transfer::Arrived;
 use crate::{ApiError, Serving};
 use axum::http::StatusCode;
-use chelsea_engine::scheduler::{Event, Held, Logprobs, Outcome, Request, Sampled};
+use chelsea_engine::scheduler::{Event, Handed, Held, Logprobs, Outcome, Request, Sampled};
 use chelsea_engine::{Finish, GenerateOptions, Sequence, SessionOptions};
 use chelsea_kv::{HeadLayout, LAYOUT_CLASSES};
 use serde_json::{Value, json};
@@ -34,6 +35,8 @@ pub struct Running {
     events: Events,
     asked: Instant,
     first: Option<Instant>,
+    /// Tokens of a prompt that came with what was made of it elsewhere, and who is told whether it was gone on from.
+    arrived: Option<(usize, Arrived)>,
     serving: Arc<Serving>,
 }
 
@@ -63,32 +66,42 @@ pub struct Whole {
     pub outcome: Outcome,
 }
 
+impl Ask {
+    /// What the engine is asked, and how it is heard. The cache of the prompt goes to `cache`, if that is given.
+    pub(crate) fn into_request(self, cache: Option<oneshot::Sender<Handed>>) -> (Request, Events) {
+        let Ask { pieces, generate, session, key, logprobs, prompt_logprobs, layout } = self;
+        let (listener, events) = engine::listener(layout, cache);
+        (Request { pieces, generate, session, key, logprobs, prompt_logprobs, listener }, events)
+    }
+}
+
 impl Running {
     /// Hands a request to the engine and waits until it was taken in.
     ///
     /// # Errors
     /// If it was refused.
     pub async fn start(serving: &Arc<Serving>, ask: Ask) -> Result<Running, ApiError> {
-        Running::start_with(serving, ask, None, None).await
+        let (request, events) = ask.into_request(None);
+        Running::submit(serving, request, events, None).await
     }
 
-    /// The same of a prompt that may have been read elsewhere (`given`), and whose cache somebody may want.
+    /// Hands a request over whose prompt may have been read elsewhere, and waits until it was taken in.
     ///
     /// # Errors
     /// As [`Running::start`].
-    pub(crate) async fn start_with(
+    pub(crate) async fn submit(
         serving: &Arc<Serving>,
-        ask: Ask,
-        given: Option<Sequence>,
-        cache: Option<oneshot::Sender<Sequence>>,
+        request: Request,
+        mut events: Events,
+        given: Option<(Sequence, Arrived)>,
     ) -> Result<Running, ApiError> {
-        let Ask { pieces, generate, session, key, logprobs, prompt_logprobs, layout } = ask;
-        let (listener, mut events) = engine::listener(layout, cache);
-        let request = Request { pieces, generate, session, key, logprobs, prompt_logprobs, listener };
+        let tokens = request.prompt_tokens();
+        let (given, arrived) = given.unzip();
+        let arrived = arrived.map(|arrived| (tokens, arrived));
         serving.engine.submit_with(request, given)?;
         match events.recv().await {
             Some(Event::Failed(error)) => Err(serving.metrics.refused(error)),
-            Some(_) => Ok(Running { events, asked: Instant::now(), first: None, serving: serving.clone() }),
+            Some(_) => Ok(Running { events, asked: Instant::now(), first: None, arrived, serving: serving.clone() }),
             None => Err(gone()),
         }
     }
@@ -100,7 +113,13 @@ impl Running {
     pub async fn next(&mut self) -> Result<Heard, ApiError> {
         loop {
             return match self.events.recv().await {
-                Some(Event::Waiting | Event::Started { .. }) => continue,
+                Some(Event::Waiting) => continue,
+                Some(Event::Started { cached }) => {
+                    if let Some((tokens, arrived)) = self.arrived.take() {
+                        self.serving.transfer.went_on(arrived, cached == tokens);
+                    }
+                    continue;
+                }
                 Some(Event::Read { done, total }) => Ok(Heard::Reading(done, total)),
                 Some(Event::Scored(scores)) => Ok(Heard::Scored(scores)),
                 Some(Event::Held(held)) => Ok(Heard::Held(held)),

@@ -3,8 +3,9 @@
 //! Requests arrive over a channel and hear of what becomes of them over one of their own. The HTTP side never waits for
 //! the thread: what `/health` and `/metrics` tell is what the thread published after its last step.
 
-use chelsea_engine::scheduler::{Event, Listener, Request, RequestError, Scheduler};
+use chelsea_engine::scheduler::{Event, Handed, Listener, Request, RequestError, Scheduler};
 use chelsea_engine::{SchedulerStats, Sequence};
+use chelsea_kv::Pool;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
@@ -14,6 +15,10 @@ use tokio::sync::{mpsc as channel, oneshot};
 /// What the thread is told.
 enum Command {
     Submit(Box<Request>, Option<Box<Sequence>>),
+    /// To tell whether it would be taken in now.
+    Check(Box<Request>, oneshot::Sender<(Box<Request>, Result<(), RequestError>)>),
+    /// To make room for so many bytes, and tell whether there is.
+    Room(usize, mpsc::Sender<bool>),
     Flush,
     Drain,
 }
@@ -23,6 +28,7 @@ enum Command {
 pub struct Engine {
     commands: mpsc::Sender<Command>,
     shared: Arc<Shared>,
+    pool: Pool,
 }
 
 #[derive(Default)]
@@ -40,7 +46,7 @@ struct Sender {
     channel: channel::UnboundedSender<Event>,
     watches: Option<Duration>,
     /// Whoever is to have the cache of the prompt.
-    cache: Option<oneshot::Sender<Sequence>>,
+    cache: Option<oneshot::Sender<Handed>>,
 }
 
 impl Listener for Sender {
@@ -61,10 +67,10 @@ impl Listener for Sender {
         self.cache.is_some()
     }
 
-    fn take_cache(&mut self, sequence: Sequence) {
+    fn take_cache(&mut self, handed: Handed) {
         if let Some(cache) = self.cache.take() {
             // Nobody wants it any more.
-            let _gone = cache.send(sequence);
+            let _gone = cache.send(handed);
         }
     }
 }
@@ -74,7 +80,7 @@ const WATCHED: Duration = Duration::from_millis(250);
 
 /// A channel for a request: as many events lie in it as the answer has tokens, at most, and a few a second where the cache
 /// is watched. The cache of the prompt goes to `cache`, if that is given.
-pub fn listener(watches: bool, cache: Option<oneshot::Sender<Sequence>>) -> (Box<dyn Listener>, Events) {
+pub fn listener(watches: bool, cache: Option<oneshot::Sender<Handed>>) -> (Box<dyn Listener>, Events) {
     let (channel, events) = channel::unbounded_channel();
     (Box::new(Sender { channel, watches: watches.then_some(WATCHED), cache }), events)
 }
@@ -85,7 +91,7 @@ impl Engine {
         let (commands, received) = mpsc::channel();
         let shared = Arc::new(Shared::default());
         publish(&shared, &scheduler);
-        let engine = Engine { commands, shared: shared.clone() };
+        let engine = Engine { commands, shared: shared.clone(), pool: scheduler.pool().clone() };
         let thread = std::thread::spawn(move || {
             // However the thread ends, requests that come afterwards are told so.
             let _ended = OnDrop(&shared.ended);
@@ -109,6 +115,29 @@ impl Engine {
     pub fn submit_with(&self, request: Request, given: Option<Sequence>) -> Result<(), RequestError> {
         let command = Command::Submit(Box::new(request), given.map(Box::new));
         self.commands.send(command).map_err(|_| RequestError::Draining)
+    }
+
+    /// Asks whether a request would be taken in now, and gives it back.
+    ///
+    /// # Errors
+    /// Why it would be refused, and [`RequestError::Draining`] if the thread has ended.
+    pub async fn check(&self, request: Request) -> Result<Request, RequestError> {
+        let (tell, told) = oneshot::channel();
+        self.commands.send(Command::Check(Box::new(request), tell)).map_err(|_| RequestError::Draining)?;
+        let (request, checked) = told.await.map_err(|_| RequestError::Draining)?;
+        checked.map(|()| *request)
+    }
+
+    /// Makes room for a cache of so many bytes that comes from elsewhere. Returns whether there is, by the end of the step
+    /// that is being made. Blocks until then.
+    pub fn make_room_for(&self, bytes: usize) -> bool {
+        let (tell, told) = mpsc::channel();
+        self.commands.send(Command::Room(bytes, tell)).is_ok() && told.recv().unwrap_or(false)
+    }
+
+    /// What all caches are charged to.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// Gives up all checkpoints.
@@ -174,6 +203,14 @@ fn obey(scheduler: &mut Scheduler, command: Command) -> bool {
     match command {
         Command::Submit(request, None) => scheduler.submit(*request),
         Command::Submit(request, Some(given)) => scheduler.submit_with(*request, *given),
+        Command::Check(request, tell) => {
+            let checked = scheduler.admits(&request);
+            // Whoever asked may be gone.
+            let _gone = tell.send((request, checked));
+        }
+        Command::Room(bytes, tell) => {
+            let _gone = tell.send(scheduler.make_room_for(bytes));
+        }
         Command::Flush => scheduler.flush(),
         Command::Drain => {
             scheduler.drain();

@@ -50,9 +50,10 @@ impl Scheduler {
         {
             return entry;
         }
-        let aside = self.aside.as_ref().map_or(0, |aside| aside.promised);
-        let promised: usize = aside + self.active.iter().map(Active::promised).sum::<usize>();
-        if promised + job.to_enter() > self.room() && promised > 0 {
+        let promised = self.promised();
+        // What came with it is a part of what it is promised.
+        let beside = self.beside() - job.given_bytes();
+        if promised + beside + job.to_enter() > self.room() && promised > 0 {
             return Entry::NoRoom;
         }
         Entry::Now
@@ -89,9 +90,9 @@ impl Scheduler {
             return self.resume(job, parked);
         }
         let (sequence, piece) = loop {
-            match self.begin_sequence(&job) {
+            match self.begin_sequence(&mut job) {
                 Ok(begun) => break begun,
-                Err(error) if is_out_of_memory(&error) && self.shelf.give_up_one() => {}
+                Err(error) if is_out_of_memory(&error) && (self.shelf.give_up_one() || self.queue.give_up_given()) => {}
                 Err(error) if is_out_of_memory(&error) && !self.is_alone() => return Some(job),
                 Err(error) => {
                     self.stats.failed += 1;
@@ -117,7 +118,12 @@ impl Scheduler {
     }
 
     /// What a request begins with, and how many pieces of its prompt that covers.
-    fn begin_sequence(&mut self, job: &Job) -> Result<(Sequence, usize), EngineError> {
+    fn begin_sequence(&mut self, job: &mut Job) -> Result<(Sequence, usize), EngineError> {
+        if let Some(given) = job.given.take() {
+            let pieces = job.pieces.len();
+            self.shelf.put(job.checkpoint(pieces), &given);
+            return Ok((*given, pieces));
+        }
         let model = self.runner.model();
         let found = match job.scoring() {
             Some(_) => None,

@@ -1,5 +1,7 @@
 //! A request on its way, and what it is promised.
 
+use super::handed::HandedOut;
+use super::mount::Mounted;
 use super::park::Parked;
 use super::prefix::{self, CheckpointKey, Name, Prompt};
 use super::request::{Event, Listener, Logprobs, Outcome, Request, RequestError, Sampled};
@@ -53,6 +55,8 @@ pub(super) struct Job {
     pub(super) again: Vec<u32>,
     /// Where the cache lies, if it made room for others and need not be made again.
     pub(super) parked: Option<Box<Parked>>,
+    /// What was made of its prompt elsewhere, until its turn comes.
+    pub(super) given: Option<Box<Sequence>>,
     /// What the cache may be squeezed to for the sake of others, and the tokens it had seen when it was.
     pub(super) squeeze: Option<Budget>,
     pub(super) squeezed_at: Option<usize>,
@@ -123,6 +127,7 @@ impl Job {
             cached: 0,
             again: Vec::new(),
             parked: None,
+            given: None,
             squeeze,
             squeezed_at: None,
         })
@@ -131,10 +136,20 @@ impl Job {
     /// Takes note of what its prompt is found by: of the mounted cache that it goes on from, if it does, and of the names of
     /// its beginnings.
     pub(super) fn name_beginnings(&mut self, fingerprint: &[u8; 16], mounted: Option<&str>) {
-        if let Some(label) = mounted {
-            self.salt = format!("{} on {label}", self.salt).into();
-        }
+        self.salt = on(self.salt.to_string(), mounted).into();
         self.names = prefix::names(fingerprint, &self.salt, &self.pieces);
+    }
+
+    /// Takes what was made of its prompt elsewhere, if that is what it can go on from.
+    pub(super) fn give(&mut self, given: Option<Sequence>) {
+        let same = |given: &Sequence| self.pieces.iter().flat_map(|piece| piece.iter()).eq(given.history());
+        let fits = |given: &Sequence| !given.logits().is_empty() && same(given);
+        self.given = given.filter(|given| self.scoring().is_none() && fits(given)).map(Box::new);
+    }
+
+    /// Bytes of what was made of its prompt elsewhere.
+    pub(super) fn given_bytes(&self) -> usize {
+        self.given.as_ref().map_or(0, |given| given.memory().total())
     }
 
     /// Its prompt, to be looked up.
@@ -149,7 +164,7 @@ impl Job {
 
     /// Whether it will have to read when its turn comes.
     pub(super) fn will_read(&self) -> bool {
-        self.parked.as_ref().is_none_or(|parked| parked.is_reading())
+        self.given.is_none() && self.parked.as_ref().is_none_or(|parked| parked.is_reading())
     }
 
     /// Bytes that have to be free for it to enter.
@@ -252,7 +267,7 @@ impl Active {
     }
 
     /// Samples the next token, or takes the next one of those that are repeated. Returns whether the answer goes on.
-    pub(super) fn advance(&mut self, tokenizer: &Tokenizer) -> Result<bool, EngineError> {
+    pub(super) fn advance(&mut self, tokenizer: &Tokenizer, handed: &HandedOut) -> Result<bool, EngineError> {
         if let Some(&token) = self.job.again.get(self.repeated) {
             self.repeated += 1;
             self.stage = Stage::Generating(token);
@@ -264,7 +279,7 @@ impl Active {
         let before = self.job.generated();
         if before == 0 && self.job.listener.takes_cache() {
             match self.sequence.fork() {
-                Ok(sequence) => self.job.listener.take_cache(sequence),
+                Ok(sequence) => self.job.listener.take_cache(handed.hand(sequence)),
                 Err(error) => tracing::warn!("a cache cannot be handed over: {error}"),
             }
         }
@@ -362,15 +377,6 @@ fn settled(config: &CacheConfig, session: &SessionOptions, tokens: usize) -> usi
     forecast.settled + GROWTH * forecast.growth
 }
 
-/// What the checkpoint of a request's whole prompt is found by.
-pub(super) fn key_of(request: &Request, config: &CacheConfig, fingerprint: &[u8; 16]) -> CheckpointKey {
-    let salt: Arc<str> = salt(request.key, config, &request.session).into();
-    let pieces: Vec<_> = request.pieces.iter().filter(|piece| !piece.is_empty()).cloned().collect();
-    let names = prefix::names(fingerprint, &salt, &pieces);
-    let name = names.last().copied().unwrap_or_default();
-    CheckpointKey { salt, key: request.key, pieces, name }
-}
-
 /// Names whose checkpoints they are, and everything that shapes a cache.
 fn salt(key: u64, config: &CacheConfig, options: &SessionOptions) -> String {
     format!("{key:016x} {}", setting(config, options))
@@ -382,10 +388,27 @@ fn setting(config: &CacheConfig, options: &SessionOptions) -> String {
     format!("{} {budget:?} {} {sinks} {window} {plan:?} {compression:?}", policy.spec(), dtype.name())
 }
 
-/// Everything that shapes a cache of these options, in words: caches of the same words, tokens and pieces are the same.
+/// Everything that shapes the cache of a prompt read with these options, in words: caches of the same words, tokens and
+/// pieces are the same. `mounts` are the mounted caches with their labels: what goes on from one is another cache.
 ///
 /// # Errors
 /// If the options make no cache.
-pub fn settings_of(model: &Model, options: &SessionOptions) -> Result<String, EngineError> {
-    Ok(setting(&cache_config(model, options)?, options))
+pub fn settings_of<'m>(
+    model: &Model,
+    options: &SessionOptions,
+    pieces: &[Arc<[u32]>],
+    mut mounts: impl Iterator<Item = (&'m Mounted, &'m str)>,
+) -> Result<String, EngineError> {
+    let config = cache_config(model, options)?;
+    let pieces: Vec<_> = pieces.iter().filter(|piece| !piece.is_empty()).cloned().collect();
+    let mounted = mounts.find(|(mounted, _)| mounted.begins(&pieces, &config));
+    Ok(on(setting(&config, options), mounted.map(|(_, label)| label)))
+}
+
+/// The same for what goes on from a mounted cache.
+fn on(words: String, mounted: Option<&str>) -> String {
+    match mounted {
+        Some(label) => format!("{words} on {label}"),
+        None => words,
+    }
 }

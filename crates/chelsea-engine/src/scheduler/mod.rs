@@ -20,6 +20,7 @@
 mod admission;
 mod aside;
 mod disk;
+mod handed;
 mod held;
 mod job;
 mod logprobs;
@@ -34,6 +35,7 @@ mod shelf;
 mod steps;
 
 pub use disk::DiskOptions;
+pub use handed::Handed;
 pub use held::Held;
 pub use job::settings_of;
 pub use mount::Mounted;
@@ -49,6 +51,7 @@ use chelsea_kv::{CacheConfig, Pool};
 use chelsea_model::Model;
 use chelsea_model::tokenizer::Tokenizer;
 use disk::Disk;
+use handed::HandedOut;
 use job::{Active, Job, Promise, Refused};
 use mount::Mount;
 use queue::Queue;
@@ -80,6 +83,8 @@ pub struct Scheduler {
     shelf: Shelf,
     /// Bytes of the pool that mounted caches take for good.
     mounted: usize,
+    /// Bytes of caches that were handed to others.
+    handed: HandedOut,
     stats: SchedulerStats,
     draining: bool,
 }
@@ -105,6 +110,7 @@ impl Scheduler {
             aside: None,
             shelf: Shelf::new(options.checkpoints, disk),
             mounted: 0,
+            handed: HandedOut::default(),
             stats: SchedulerStats { kv_limit: options.pool.limit().unwrap_or(usize::MAX), ..SchedulerStats::default() },
             draining: false,
             options,
@@ -134,18 +140,42 @@ impl Scheduler {
     }
 
     /// As [`Scheduler::submit`], of a request whose prompt was read elsewhere: `sequence` is what was made of it there, with
-    /// the logits after it ([`Sequence::with_logits`]). It becomes a checkpoint, from which the request goes on; should that
-    /// be given up before the request's turn has come, its prompt is read here.
+    /// the logits after it ([`Sequence::with_logits`]). The request keeps it until its turn comes and goes on from it, and
+    /// then it is a checkpoint, too. Should memory run so short before that no checkpoint is left to be given up, it is given
+    /// up as well, and the prompt is read here. Nothing is kept of a request that is refused.
     ///
     /// A sequence of other tokens than the prompt's, or without logits, is of no consequence.
     pub fn submit_with(&mut self, request: Request, sequence: Sequence) {
-        if let Ok(config) = cache_config(self.runner.model(), &request.session) {
-            let key = job::key_of(&request, &config, &self.runner.model().fingerprint());
-            if key.is_of(sequence.history()) && !sequence.logits().is_empty() {
-                self.shelf.put(key, &sequence);
+        self.take_in(request, Some(sequence));
+    }
+
+    /// Whether a request would be taken in now.
+    ///
+    /// # Errors
+    /// Why it would be refused.
+    pub fn admits(&self, request: &Request) -> Result<(), RequestError> {
+        self.is_open()?;
+        self.check(request).map(|_| ())
+    }
+
+    /// Makes room for a cache of so many bytes that comes from elsewhere, and that was promised to nobody: checkpoints are
+    /// given up for it. Returns whether there is room.
+    pub fn make_room_for(&mut self, bytes: usize) -> bool {
+        if self.promised().saturating_add(self.beside()).saturating_add(bytes) > self.room() {
+            return false;
+        }
+        let fits = |pool: &Pool| pool.limit().is_none_or(|limit| pool.live().saturating_add(bytes) <= limit);
+        while !fits(&self.options.pool) {
+            if !self.shelf.give_up_one() {
+                return false;
             }
         }
-        self.submit(request);
+        true
+    }
+
+    /// What all caches are charged to.
+    pub fn pool(&self) -> &Pool {
+        &self.options.pool
     }
 
     /// Has `watcher` told from now on which prefixes are on the shelf.
@@ -154,16 +184,23 @@ impl Scheduler {
     }
 
     /// Takes a request in, or tells its listener at once why not.
-    pub fn submit(&mut self, mut request: Request) {
-        let refused = if self.draining {
-            Err(RequestError::Draining)
-        } else if self.queue.len() >= self.options.waiting {
-            Err(RequestError::Busy { waiting: self.queue.len() })
-        } else {
-            request.session.pool = self.options.pool.clone();
-            self.check(&request)
-        };
-        match refused {
+    pub fn submit(&mut self, request: Request) {
+        self.take_in(request, None);
+    }
+
+    fn is_open(&self) -> Result<(), RequestError> {
+        if self.draining {
+            return Err(RequestError::Draining);
+        }
+        if self.queue.len() >= self.options.waiting {
+            return Err(RequestError::Busy { waiting: self.queue.len() });
+        }
+        Ok(())
+    }
+
+    fn take_in(&mut self, mut request: Request, given: Option<Sequence>) {
+        request.session.pool = self.options.pool.clone();
+        match self.is_open().and_then(|()| self.check(&request)) {
             Err(error) => request.listener.hear(Event::Failed(error)),
             Ok((config, promise, most)) => {
                 // Only its answer's settings are left to be refused.
@@ -171,6 +208,7 @@ impl Scheduler {
                     Ok(mut job) => {
                         let mounted = self.shelf.mounted(&job.pieces, &job.config).map(|mount| mount.label.as_str());
                         job.name_beginnings(&self.runner.model().fingerprint(), mounted);
+                        job.give(given);
                         job.tell_waiting();
                         self.queue.push(job);
                     }
@@ -217,6 +255,17 @@ impl Scheduler {
         let answer = request.generate.max_tokens.unwrap_or(usize::MAX).min(self.options.ahead).min(fits);
         let promise = Promise { reading: alone.reading, settled: needed(prompt + answer).settled };
         Ok((config, promise, fits))
+    }
+
+    /// Bytes that those are promised whose turn has come.
+    fn promised(&self) -> usize {
+        let aside = self.aside.as_ref().map_or(0, |aside| aside.promised);
+        aside + self.active.iter().map(Active::promised).sum::<usize>()
+    }
+
+    /// Bytes beside those: of caches that came with requests that wait, and of those that were handed to others.
+    fn beside(&self) -> usize {
+        self.queue.given() + self.handed.bytes()
     }
 
     /// Bytes that requests may be promised: but for mounted caches, and for what compactions take at least, in a pool

@@ -24,6 +24,15 @@ pub struct Mounted {
     pub mapped: usize,
 }
 
+impl Mounted {
+    /// Whether a prompt of these pieces can go on from it. One that ends with it cannot: a file holds no logits.
+    pub(super) fn begins(&self, pieces: &[Arc<[u32]>], config: &CacheConfig) -> bool {
+        let own = &self.config;
+        let alike = (own.dtype, own.sinks, own.window) == (config.dtype, config.sinks, config.window);
+        alike && pieces.len() > 1 && pieces[0] == self.tokens
+    }
+}
+
 pub(super) struct Mount {
     pub(super) about: Mounted,
     /// Sets apart what goes on from it: another cache of the same tokens may have been compressed otherwise.
@@ -41,11 +50,8 @@ impl Mount {
         Ok(Mount { about: Mounted { tokens, config, note: info.note, mapped }, label, cache })
     }
 
-    /// Whether a prompt of these pieces can go on from it. One that ends with it cannot: a file holds no logits.
     pub(super) fn begins(&self, pieces: &[Arc<[u32]>], config: &CacheConfig) -> bool {
-        let own = &self.about.config;
-        let alike = (own.dtype, own.sinks, own.window) == (config.dtype, config.sinks, config.window);
-        alike && pieces.len() > 1 && pieces[0] == self.about.tokens
+        self.about.begins(pieces, config)
     }
 
     /// A sequence that goes on from it.

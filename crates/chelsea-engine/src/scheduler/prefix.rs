@@ -46,11 +46,6 @@ impl CheckpointKey {
         self.pieces.iter().map(|piece| piece.len()).sum()
     }
 
-    /// Whether it stands for these tokens, however they were cut.
-    pub(super) fn is_of(&self, tokens: &[u32]) -> bool {
-        !tokens.is_empty() && self.pieces.iter().flat_map(|piece| piece.iter()).eq(tokens)
-    }
-
     /// Whether a prompt begins with it. Names tell most others apart; tokens are compared all the same.
     pub(super) fn begins(&self, prompt: Prompt<'_>) -> bool {
         prompt.names.get(self.pieces.len() - 1) == Some(&self.name)

@@ -1,8 +1,9 @@
-//! What happens when memory runs short, in this order: a checkpoint is given up; a cache whose request allows it is
+//! What happens when memory runs short, in this order: a checkpoint is given up; what was made elsewhere of the prompt of a
+//! request that waits is given up, and its prompt is read here; a cache whose request allows it is
 //! clustered further; a request is parked, its cache in a file; and where there is no folder, it steps aside and takes in
 //! once more what it had generated.
 //!
-//! All but the second change no answer. That one is up to the request, and its answer says so.
+//! All but the third change no answer. That one is up to the request, and its answer says so.
 
 use super::job::Stage;
 use super::request::RequestError;
@@ -10,11 +11,15 @@ use super::{Active, Scheduler};
 use crate::{EngineError, Runner};
 use chelsea_kv::CacheError;
 use chelsea_model::ModelError;
+use std::time::Duration;
+
+/// How long the last request waits, before it tries again, for memory that was handed to others.
+const HANDED_PAUSE: Duration = Duration::from_millis(2);
 
 impl Scheduler {
     /// Frees memory for what a step had no room for.
     pub(super) fn make_room(&mut self) {
-        if self.shelf.give_up_one() || self.squeeze_one() {
+        if self.shelf.give_up_one() || self.queue.give_up_given() || self.squeeze_one() {
             return;
         }
         if self.aside.is_some() {
@@ -25,6 +30,11 @@ impl Scheduler {
         // Those that read first: nothing of theirs was heard yet.
         let least = |i: &usize| (!self.active[*i].is_reading(), self.active[*i].work(), std::cmp::Reverse(*i));
         let Some(i) = (0..self.active.len()).min_by_key(least) else { return };
+        if self.is_last() && self.handed.bytes() > 0 {
+            // What was handed to others is written into a file right now, and then its memory is free.
+            std::thread::sleep(HANDED_PAUSE);
+            return;
+        }
         let active = self.active.remove(i);
         self.stats.count(&active.sequence);
         if self.active.is_empty() {
@@ -48,12 +58,16 @@ impl Scheduler {
         self.queue.push_front(job);
     }
 
+    fn is_last(&self) -> bool {
+        self.active.len() == 1 && self.aside.is_none()
+    }
+
     /// Squeezes a cache, or gives up a checkpoint before that, once what is left for compactions is being used up: a squeeze is
     /// one itself, and finds no room any more when there is none.
     pub(super) fn relieve(&mut self) {
         let may_squeeze = self.active.iter().any(|active| active.to_squeeze_out() > 0);
         if may_squeeze && self.options.pool.live() > self.room() + self.mounted {
-            let _relieved = self.shelf.give_up_one() || self.squeeze_one();
+            let _relieved = self.shelf.give_up_one() || self.queue.give_up_given() || self.squeeze_one();
         }
     }
 

@@ -21,6 +21,16 @@ impl Queue {
         self.waiting.iter().filter(|job| job.parked.is_some()).count()
     }
 
+    /// Bytes of caches that came with requests that wait.
+    pub(super) fn given(&self) -> usize {
+        self.waiting.iter().map(Job::given_bytes).sum()
+    }
+
+    /// Gives up the cache that came with the request that came last. Returns whether there was one.
+    pub(super) fn give_up_given(&mut self) -> bool {
+        self.waiting.iter_mut().rev().any(|job| job.given.take().is_some())
+    }
+
     /// Takes a new request in. A key that was away begins level with the one that was served least.
     pub(super) fn push(&mut self, job: Job) {
         let least = self.served.values().min().copied().unwrap_or(0);

@@ -1,8 +1,8 @@
 //! What a scheduler is asked, and what it tells the one who asked.
 
-use super::Held;
+use super::{Handed, Held};
 use crate::generate::{Finish, GenerateOptions};
-use crate::{EngineError, Sequence, SessionOptions};
+use crate::{EngineError, SessionOptions};
 use chelsea_kv::{Budget, HeadLayout};
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,8 +53,8 @@ pub trait Listener: Send {
         false
     }
 
-    /// Takes that cache: a fork of the request's own. Not called where there was no memory for one.
-    fn take_cache(&mut self, _sequence: Sequence) {}
+    /// Takes that cache: a fork of the request's own. Others find no room for what it holds until it is dropped. Not called where there was no memory for one.
+    fn take_cache(&mut self, _cache: Handed) {}
 }
 
 /// What happened to a request.

@@ -124,7 +124,7 @@ impl Scheduler {
             return Ok(true);
         }
         let before = active.job.generated();
-        let goes_on = active.advance(&self.tokenizer)?;
+        let goes_on = active.advance(&self.tokenizer, &self.handed)?;
         self.stats.generated_tokens += (active.job.generated() - before) as u64;
         Ok(goes_on)
     }

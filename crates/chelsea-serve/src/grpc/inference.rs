@@ -75,10 +75,7 @@ impl Answering {
                 Ok(Heard::Done(outcome)) => {
                     let transfer = match self.handing.take() {
                         None => None,
-                        Some(handing) => match handing.offer(&self.service.serving).await {
-                            Ok(offer) => Some(transfer::to_struct(&offer)),
-                            Err(error) => return Some((Err(status(error)), None)),
-                        },
+                        Some(handing) => handing.offer().await.map(|offer| transfer::to_struct(&offer)),
                     };
                     drop(self.named.take());
                     Some((Ok(self.teller.done(&outcome, &self.service.serving.tokenizer, transfer)), None))

@@ -192,7 +192,7 @@ pub async fn create(
     }
     let answers = try_join_all(running.into_iter().map(Running::whole)).await?;
     let mut value = whole(&serving, &completion, &answers);
-    transfer::add_offer(&mut value, &serving, handing).await?;
+    transfer::add_offer(&mut value, handing).await;
     Ok(Json(value).into_response())
 }
 

@@ -1,19 +1,23 @@
-//! A cache that a peer keeps, fetched, checked and mapped.
+//! A cache that a peer keeps, fetched, checked and read into memory.
 
-use super::Offer;
 use super::stream::{self, About, StreamError};
+use super::{Offer, TransferOptions};
 use crate::Serving;
 use chelsea_engine::{EngineError, Sequence, SessionOptions};
+use chelsea_kv::CacheError;
 use chelsea_kv::snapshot::{self, Expected, SnapshotError};
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
 use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 use thiserror::Error;
 
-/// Times that a transfer is taken up again where it broke off.
-const TRIES: usize = 4;
+/// Times that a transfer may break off: the last time it is given up, and before that taken up again where it was.
+const TRIES: u32 = 4;
+/// The pause after the first time; after the second it is twice as long, and so on.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Bytes that are written at once.
 const CHUNK: usize = 1 << 18;
 
@@ -28,6 +32,10 @@ pub(super) enum FetchError {
     TooLong { bytes: u64, limit: u64 },
     #[error("it broke off after {got} of {bytes} bytes: {why}")]
     BrokeOff { got: u64, bytes: u64, why: String },
+    #[error("whoever asked for it is gone")]
+    Cancelled,
+    #[error("there is no room for its {0} bytes")]
+    NoRoom(usize),
     #[error("the peer answered with status {0}")]
     Status(u16),
     #[error("it is damaged, or another than the one that was promised: its digest is wrong")]
@@ -62,6 +70,7 @@ pub(super) fn fetch(
     pieces: &[Arc<[u32]>],
     session: &SessionOptions,
     about: &About,
+    cancelled: &AtomicBool,
 ) -> Result<Sequence, FetchError> {
     let options = &serving.transfer.options;
     let token = options.token.as_deref().ok_or(FetchError::NoToken)?;
@@ -71,35 +80,49 @@ pub(super) fn fetch(
         return Err(FetchError::NoPeer(shown));
     }
     // What all caches together may take, and what comes beside one.
-    let limit = serving.settings.session.pool.limit().map_or(u64::MAX, |limit| limit as u64 + (64 << 20));
+    let pool = serving.engine.pool();
+    let limit = pool.limit().map_or(options.bytes, |limit| limit as u64).saturating_add(stream::MOST);
     if offer.bytes > limit {
         return Err(FetchError::TooLong { bytes: offer.bytes, limit });
     }
     let mut file = tempfile::NamedTempFile::new()?;
-    download(offer, token, options.patience, file.as_file_mut())?;
-    let trailer = split(file.as_file_mut(), offer.bytes)?;
+    let mut download = Download { offer, token, patience: options.patience, cancelled, got: 0, hash: Sha256::new() };
+    download.run(file.as_file_mut())?;
+    let (trailer, bytes) = split(file.as_file_mut(), offer.bytes)?;
     if trailer.about.settings != about.settings {
         return Err(FetchError::OtherSettings { found: trailer.about.settings, own: about.settings.clone() });
     }
     let expected = Expected { fingerprint: serving.model.fingerprint(), shape: serving.model.cache_shape() };
-    let pool = serving.settings.session.pool.clone();
     let policy = Some(session.policy.clone());
-    // The map outlives the name of the file, which goes with this function.
-    let (cache, info) = snapshot::load_in(pool, file.path(), Some(&expected), policy)?;
+    // Memory is given out in pages, so that it takes somewhat more there.
+    let bytes = usize::try_from(bytes + bytes / 4).unwrap_or(usize::MAX);
+    let until = Instant::now() + options.patience;
+    let (cache, info) = loop {
+        if serving.engine.make_room_for(bytes) {
+            match snapshot::read_in(pool.clone(), file.path(), Some(&expected), policy.clone()) {
+                // Somebody else was faster.
+                Err(SnapshotError::Cache(CacheError::Pool(_))) => {}
+                read => break read?,
+            }
+        }
+        if cancelled.load(Ordering::Relaxed) {
+            return Err(FetchError::Cancelled);
+        }
+        if Instant::now() > until {
+            return Err(FetchError::NoRoom(bytes));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
     let same = pieces.iter().flat_map(|piece| piece.iter()).eq(&info.tokens);
     if !same || trailer.about.cuts != about.cuts {
         return Err(FetchError::OtherPrompt);
     }
-    let sequence = Sequence::with_cache(serving.model.clone(), session, cache, info.tokens)?;
-    let sequence = sequence.with_logits(trailer.logits)?;
-    say_arrived(offer, token, options.patience);
-    Ok(sequence)
+    let session = SessionOptions { pool: pool.clone(), ..session.clone() };
+    let sequence = Sequence::with_cache(serving.model.clone(), &session, cache, info.tokens)?;
+    Ok(sequence.with_logits(trailer.logits)?)
 }
 
-/// Bytes a second at least: a peer that sends less is given up.
-const LEAST_RATE: u64 = 1 << 20;
-
-fn agent(patience: Duration, bytes: u64) -> ureq::Agent {
+fn agent(patience: Duration) -> ureq::Agent {
     ureq::Agent::config_builder()
         // A peer that sends elsewhere is none.
         .max_redirects(0)
@@ -107,61 +130,98 @@ fn agent(patience: Duration, bytes: u64) -> ureq::Agent {
         .proxy(None)
         .timeout_connect(Some(patience))
         .timeout_recv_response(Some(patience))
-        .timeout_recv_body(Some(patience + Duration::from_secs(bytes / LEAST_RATE)))
+        // Of one part, which is short.
+        .timeout_recv_body(Some(patience))
         .build()
         .into()
 }
 
-/// Fetches all bytes, taking up again what broke off, and holds them against their digest.
-fn download(offer: &Offer, token: &str, patience: Duration, file: &mut File) -> Result<(), FetchError> {
-    let agent = agent(patience, offer.bytes);
-    let (mut got, mut hash, mut why) = (0u64, Sha256::new(), String::new());
-    for _ in 0..TRIES {
-        let request = agent.get(&offer.url).header("Authorization", format!("Bearer {token}"));
-        let request = if got > 0 { request.header("Range", format!("bytes={got}-")) } else { request };
-        let mut response = match request.call() {
-            Ok(response) => response,
-            Err(error) => {
-                why = error.to_string();
-                continue;
+/// Bytes that are asked for at once. Each part has to come in time, so a peer that falls silent is given up soon, and so is
+/// one that sends hardly anything.
+const PART: u64 = 16 << 20;
+/// Bytes a second at least, over all parts.
+const LEAST_RATE: u64 = 1 << 20;
+/// How long a transfer takes at most, however large it is.
+const LONGEST: Duration = Duration::from_secs(600);
+
+/// A transfer under way.
+struct Download<'o> {
+    offer: &'o Offer,
+    token: &'o str,
+    patience: Duration,
+    cancelled: &'o AtomicBool,
+    got: u64,
+    hash: Sha256,
+}
+
+impl Download<'_> {
+    /// Fetches all bytes, part by part, taking up again what broke off, and holds them against their digest.
+    fn run(&mut self, file: &mut File) -> Result<(), FetchError> {
+        let (agent, bytes) = (agent(self.patience), self.offer.bytes);
+        let until = Instant::now() + (self.patience * TRIES + Duration::from_secs(bytes / LEAST_RATE)).min(LONGEST);
+        let mut failures = 0;
+        while self.got < bytes {
+            self.go_on(until)?;
+            let Err(why) = self.part(&agent, file)? else { continue };
+            failures += 1;
+            if failures == TRIES {
+                return Err(FetchError::BrokeOff { got: self.got, bytes, why });
             }
+            std::thread::sleep(PAUSE.min(self.patience) * failures);
+        }
+        let digest: String = self.hash.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        if digest == self.offer.digest { Ok(()) } else { Err(FetchError::Digest) }
+    }
+
+    /// Whether it is worth to go on.
+    fn go_on(&self, until: Instant) -> Result<(), FetchError> {
+        if self.cancelled.load(Ordering::Relaxed) {
+            return Err(FetchError::Cancelled);
+        }
+        if Instant::now() > until {
+            let why = "it takes too long".into();
+            return Err(FetchError::BrokeOff { got: self.got, bytes: self.offer.bytes, why });
+        }
+        Ok(())
+    }
+
+    /// Fetches one part. Says in words why it broke off, where another try may help.
+    fn part(&mut self, agent: &ureq::Agent, file: &mut File) -> Result<Result<(), String>, FetchError> {
+        let end = self.got.saturating_add(PART).min(self.offer.bytes);
+        let request = agent.get(&self.offer.url).header("Authorization", format!("Bearer {}", self.token));
+        let mut response = match request.header("Range", format!("bytes={}-{}", self.got, end - 1)).call() {
+            Ok(response) => response,
+            Err(error) => return Ok(Err(error.to_string())),
         };
-        match (response.status().as_u16(), got) {
-            (200, 0) | (206, 1..) => {}
-            (status, _) => return Err(FetchError::Status(status)),
+        match response.status().as_u16() {
+            206 => {}
+            status => return Err(FetchError::Status(status)),
         }
-        let mut body = response.body_mut().with_config().limit(offer.bytes - got + 1).reader();
-        match copy(&mut body, file, &mut hash, &mut got, offer.bytes) {
-            Ok(()) if got == offer.bytes => break,
-            Ok(()) => "the connection was closed".clone_into(&mut why),
-            Err(error) => why = error.to_string(),
+        let mut body = response.body_mut().with_config().limit(end - self.got + 1).reader();
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            if self.cancelled.load(Ordering::Relaxed) {
+                return Err(FetchError::Cancelled);
+            }
+            let n = match body.read(&mut chunk) {
+                Ok(n) => n,
+                Err(error) => return Ok(Err(error.to_string())),
+            };
+            if n == 0 {
+                return Ok(if self.got == end { Ok(()) } else { Err("the connection was closed".into()) });
+            }
+            if self.got + n as u64 > end {
+                return Err(FetchError::Digest);
+            }
+            file.write_all(&chunk[..n])?;
+            self.hash.update(&chunk[..n]);
+            self.got += n as u64;
         }
-    }
-    if got != offer.bytes {
-        return Err(FetchError::BrokeOff { got, bytes: offer.bytes, why });
-    }
-    let digest: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    if digest == offer.digest { Ok(()) } else { Err(FetchError::Digest) }
-}
-
-fn copy(body: &mut impl Read, file: &mut File, hash: &mut Sha256, got: &mut u64, most: u64) -> io::Result<()> {
-    let mut chunk = vec![0; CHUNK];
-    loop {
-        let n = body.read(&mut chunk)?;
-        if n == 0 {
-            return Ok(());
-        }
-        if *got + n as u64 > most {
-            return Err(io::Error::other("more came than was promised"));
-        }
-        file.write_all(&chunk[..n])?;
-        hash.update(&chunk[..n]);
-        *got += n as u64;
     }
 }
 
-/// Takes off what follows the snapshot, so that the file is one.
-fn split(file: &mut File, bytes: u64) -> Result<stream::Trailer, FetchError> {
+/// Takes off what follows the snapshot, so that the file is one, and says how long it is.
+fn split(file: &mut File, bytes: u64) -> Result<(stream::Trailer, u64), FetchError> {
     file.flush()?;
     file.seek(SeekFrom::Start(0))?;
     let mut beginning = Vec::new();
@@ -172,12 +232,13 @@ fn split(file: &mut File, bytes: u64) -> Result<stream::Trailer, FetchError> {
     Read::by_ref(file).take(bytes - snapshot).read_to_end(&mut rest)?;
     let trailer = stream::parse_trailer(&rest)?;
     file.set_len(snapshot)?;
-    Ok(trailer)
+    Ok((trailer, snapshot))
 }
 
 /// Lets the peer give the cache up. It does so by itself after a while.
-fn say_arrived(offer: &Offer, token: &str, patience: Duration) {
-    let said = agent(patience, 0).delete(&offer.url).header("Authorization", format!("Bearer {token}")).call();
+pub(super) fn say_arrived(options: &TransferOptions, offer: &Offer) {
+    let Some(token) = &options.token else { return };
+    let said = agent(options.patience).delete(&offer.url).header("Authorization", format!("Bearer {token}")).call();
     if let Err(error) = said {
         tracing::debug!("a peer keeps a cache for nothing: {error}");
     }

@@ -88,6 +88,11 @@ impl Wanted {
 }
 
 impl Offer {
+    /// What it is called where it lies.
+    pub(super) fn id(&self) -> &str {
+        self.url.rsplit('/').next().unwrap_or_default()
+    }
+
     /// What the request that is to go on from the cache has to hold.
     pub fn to_json(&self) -> Value {
         json!({

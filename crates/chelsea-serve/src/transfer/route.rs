@@ -1,4 +1,4 @@
-//! `GET /v1/kv/ID`: a cache that was handed over, from any byte on; `DELETE` says that it has arrived.
+//! `GET /v1/kv/ID`: a cache that was handed over, or any part of it; `DELETE` says that it has arrived.
 
 use super::store::Kept;
 use crate::{ApiError, Serving};
@@ -7,6 +7,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use subtle::ConstantTimeEq as _;
@@ -29,14 +30,20 @@ fn find(serving: &Serving, id: &str) -> Result<Arc<Kept>, ApiError> {
     serving.transfer.store.find(id).ok_or_else(gone)
 }
 
-/// Where a range begins that goes on to the end: the only kind that is asked for.
-fn from(headers: &HeaderMap, bytes: u64) -> Result<Option<u64>, ApiError> {
+/// The bytes of one range, the end excluded: `bytes=N-` or `bytes=N-M`, the only kinds that are asked for.
+fn range_of(headers: &HeaderMap, bytes: u64) -> Result<Option<Range<u64>>, ApiError> {
     let Some(range) = headers.get(header::RANGE) else { return Ok(None) };
-    let from =
-        range.to_str().ok().and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<u64>().ok());
-    match from {
-        Some(from) if from < bytes => Ok(Some(from)),
-        _ => Err(ApiError::new(StatusCode::RANGE_NOT_SATISFIABLE, format!("ask for `bytes=N-` with N below {bytes}"))),
+    let parse = |range: &str| {
+        let (from, last) = range.strip_prefix("bytes=")?.split_once('-')?;
+        let end = if last.is_empty() { bytes } else { last.parse::<u64>().ok()?.saturating_add(1).min(bytes) };
+        Some(from.parse().ok()?..end)
+    };
+    match range.to_str().ok().and_then(parse) {
+        Some(range) if !range.is_empty() => Ok(Some(range)),
+        _ => Err(ApiError::new(
+            StatusCode::RANGE_NOT_SATISFIABLE,
+            format!("ask for `bytes=N-` or `bytes=N-M` with N below {bytes}, and M not below N"),
+        )),
     }
 }
 
@@ -48,14 +55,15 @@ pub async fn send(
 ) -> Result<Response, ApiError> {
     check(&serving, &headers)?;
     let kept = find(&serving, &id)?;
-    let range = from(&headers, kept.bytes)?;
-    let (at, bytes, digest) = (range.unwrap_or(0), kept.bytes, kept.digest.clone());
-    let chunks = futures_util::stream::unfold((serving, kept, at), |(serving, kept, at)| async move {
-        if at >= kept.bytes {
+    let range = range_of(&headers, kept.bytes)?;
+    let (bytes, digest) = (kept.bytes, kept.digest.clone());
+    let Range { start, end } = range.clone().unwrap_or(0..bytes);
+    let chunks = futures_util::stream::unfold((serving, kept, start), move |(serving, kept, at)| async move {
+        if at >= end {
             return None;
         }
         let reading = kept.clone();
-        let read = tokio::task::spawn_blocking(move || reading.read(at, CHUNK)).await;
+        let read = tokio::task::spawn_blocking(move || reading.read(at, CHUNK.min((end - at) as usize))).await;
         let read = read.unwrap_or_else(|_| Err(io::Error::other("the cache could not be read")));
         let read = read.inspect(|bytes| {
             serving.transfer.counts.sent_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
@@ -72,12 +80,12 @@ pub async fn send(
     let mut put = |name, value: String| value.parse().map(|value| headers.insert(name, value));
     let said = [
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
-        (header::CONTENT_LENGTH, (bytes - at).to_string()),
+        (header::CONTENT_LENGTH, (end - start).to_string()),
         (header::ACCEPT_RANGES, "bytes".to_owned()),
         (header::ETAG, format!("\"{digest}\"")),
     ];
     let said =
-        said.into_iter().chain(range.map(|at| (header::CONTENT_RANGE, format!("bytes {at}-{}/{bytes}", bytes - 1))));
+        said.into_iter().chain(range.map(|_| (header::CONTENT_RANGE, format!("bytes {start}-{}/{bytes}", end - 1))));
     for (name, value) in said {
         put(name, value).map_err(|_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "a header is none"))?;
     }

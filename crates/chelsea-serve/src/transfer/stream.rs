@@ -25,7 +25,7 @@ const MAGIC: [u8; 8] = *b"CHLHAND1";
 /// Bytes of the last four fields.
 const FOOT: usize = 32;
 /// Most bytes of what follows the snapshot: logits of a vocabulary of sixteen million tokens.
-const MOST: u64 = 64 << 20;
+pub(super) const MOST: u64 = 64 << 20;
 
 /// How a cache is kept, beside what its snapshot says. The cache is of use only to a request of which the same holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
