@@ -4,8 +4,8 @@
 #     deploy/worker.sh --model MODEL --grpc-port 50051 ...
 #
 # Takes the flags of `chelsea serve`, --grpc-port=PORT among them. A sidecar without its server would tell its clients of
-# errors instead of having them go on elsewhere, so when one of the two ends, the other is ended at once. On SIGTERM the
-# sidecar is told first, so that the router sends nobody any more, and the server finishes what it has.
+# errors instead of having them go on elsewhere, so when one of the two ends, the other is ended at once. On SIGTERM
+# both are told at once: the sidecar has the router send nobody any more, and the server finishes what it has.
 set -euo pipefail
 port=
 for word in "$@"; do

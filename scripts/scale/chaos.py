@@ -118,12 +118,15 @@ def conversations(router: cluster.Cluster, args) -> dict:
             asked = [
                 worker.figure("vllm:prefix_cache_queries_total") - b for worker, b in zip(router.workers, asked_before)
             ]
-            servers.add(max(range(len(asked)), key=asked.__getitem__))
+            server = max(range(len(asked)), key=asked.__getitem__)
+            servers.add(server)
             if turn == 0:
+                home = server
                 continue
             turns += 1
             found += sum(hits) / max(1, sum(asked))
-            stayed += sum(hits) > 0.5 * sum(asked)
+            # Asked of the server that had the first turn, and found there.
+            stayed += server == home and hits[home] > 0.5 * sum(asked)
             details = (usage or {}).get("prompt_tokens_details") or {}
             told += (details.get("cached_tokens") or 0) > 0
     return {
@@ -145,6 +148,8 @@ class Load:
         self.results = []
         self.rng = random.Random(args.seed + 1)
         self.rows, self.left_out, self.seen = [], 0, set()
+        # What is answered to each row when nobody is killed.
+        self.expected = {}
         choosers = [threading.Thread(target=self.choose, args=(number,)) for number in range(args.clients)]
         for chooser in choosers:
             chooser.start()
@@ -164,7 +169,7 @@ class Load:
             "stream_options": {"include_usage": True},
         }
 
-    def is_right(self, row: tuple, text: str) -> bool:
+    def goes_on(self, row: tuple, text: str) -> bool:
         return len(text) > 0 and (BETWEEN + BETWEEN.join(row * (1 + self.args.tokens))).startswith(text)
 
     def choose(self, number: int):
@@ -180,8 +185,9 @@ class Load:
                 self.seen.add(row)
             text, reason, _ = stream(worker.port, "/v1/completions", self.body(row))
             with self.lock:
-                if reason == "length" and self.is_right(row, text):
+                if reason == "length" and self.goes_on(row, text):
                     self.rows.append(row)
+                    self.expected[row] = text
                 else:
                     self.left_out += 1
 
@@ -207,9 +213,11 @@ class Load:
             finally:
                 self.active.pop(number, None)
             tokens = (usage or {}).get("completion_tokens")
+            # What the server itself said when nobody was killed, to the last letter.
+            right = text == self.expected[row] and reason == "length" and tokens == self.args.tokens
             return {
                 "number": number,
-                "right": self.is_right(row, text),
+                "right": right,
                 "text": text,
                 "reason": reason,
                 "tokens": tokens,
@@ -295,7 +303,15 @@ def main():
     about.add_argument("--seed", type=int, default=1)
     about.add_argument("--threads", type=int, default=1, help="threads of each server")
     about.add_argument("--logs", type=pathlib.Path)
+    about.add_argument("--install", action="store_true", help="install the router's packages, and do nothing else")
     args = about.parse_args()
+    if args.install:
+        try:
+            {"dynamo": cluster.dynamo_python, "smg": cluster.smg_python}[args.kind]()
+        except cluster.Missing as error:
+            print(f"skipped: {error}")
+            sys.exit(SKIPPED)
+        return
     args.rows = min(args.rows, args.requests)
     args.tries = args.tries or {"dynamo": 1, "smg": 4}[args.kind]
     serve = ["--threads", args.threads, "--kv-memory", "512MiB", "--kv-budget", "100%", "--read-step", 64]
