@@ -55,6 +55,7 @@ fn request(prompt: u32, grammar: Option<&Grammar>, most: usize, seed: u64, ear: 
         key: 0,
         logprobs: Some(0),
         prompt_logprobs: None,
+        apart: false,
         listener: Box::new(ear.clone()),
     }
 }

@@ -36,6 +36,7 @@ fn scored(pieces: &[Vec<u32>], session: SessionOptions, answer: usize, ear: &Ear
         key: 0,
         logprobs: Some(1),
         prompt_logprobs: Some(3),
+        apart: false,
         listener: Box::new(ear.clone()),
     }
 }

@@ -1,6 +1,7 @@
 //! What comes of a request: the events of one or several answers, gathered for those who want them whole.
 
 use crate::engine::{self, Events};
+use crate::live::Live;
 use crate::transfer::Arrived;
 use crate::{ApiError, Serving};
 use axum::http::StatusCode;
@@ -26,6 +27,8 @@ pub struct Ask {
     pub logprobs: Option<usize>,
     /// The same for the tokens of the prompt.
     pub prompt_logprobs: Option<usize>,
+    /// Whether it goes on from no checkpoint and leaves none.
+    pub apart: bool,
     /// Whether it is told how the cache's entries lie.
     pub layout: bool,
 }
@@ -38,6 +41,7 @@ pub struct Running {
     /// Tokens of a prompt that came with what was made of it elsewhere, and who is told whether it was gone on from.
     arrived: Option<(usize, Arrived)>,
     serving: Arc<Serving>,
+    live: Live,
 }
 
 /// What is heard of an answer.
@@ -69,9 +73,9 @@ pub struct Whole {
 impl Ask {
     /// What the engine is asked, and how it is heard. The cache of the prompt goes to `cache`, if that is given.
     pub(crate) fn into_request(self, cache: Option<oneshot::Sender<Handed>>) -> (Request, Events) {
-        let Ask { pieces, generate, session, key, logprobs, prompt_logprobs, layout } = self;
+        let Ask { pieces, generate, session, key, logprobs, prompt_logprobs, apart, layout } = self;
         let (listener, events) = engine::listener(layout, cache);
-        (Request { pieces, generate, session, key, logprobs, prompt_logprobs, listener }, events)
+        (Request { pieces, generate, session, key, logprobs, prompt_logprobs, apart, listener }, events)
     }
 }
 
@@ -101,9 +105,22 @@ impl Running {
         serving.engine.submit_with(request, given)?;
         match events.recv().await {
             Some(Event::Failed(error)) => Err(serving.metrics.refused(error)),
-            Some(_) => Ok(Running { events, asked: Instant::now(), first: None, arrived, serving: serving.clone() }),
+            Some(_) => Ok(Running {
+                events,
+                asked: Instant::now(),
+                first: None,
+                arrived,
+                live: serving.answers.begin(),
+                serving: serving.clone(),
+            }),
             None => Err(gone()),
         }
+    }
+
+    /// What the end of the server waits for, for those who hold on to it longer than to the answer.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn live(&self) -> Live {
+        self.live.clone()
     }
 
     /// The next thing that happened.

@@ -68,8 +68,8 @@ pub fn without_flattened(mut rest: Map<String, Value>) -> Map<String, Value> {
     rest
 }
 
-/// Most stop strings of a request.
-const MAX_STOPS: usize = 16;
+/// Most stop strings of a request, over whichever interface it comes.
+pub(crate) const MAX_STOPS: usize = 16;
 
 impl SamplingFields {
     /// 0 is greedy; 1 is the model's own distribution.

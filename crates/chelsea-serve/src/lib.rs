@@ -18,6 +18,7 @@ pub mod form;
 #[cfg(feature = "grpc")]
 pub mod grpc;
 pub mod guard;
+mod live;
 mod loads;
 mod metrics;
 pub mod mounts;

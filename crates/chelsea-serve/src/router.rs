@@ -13,7 +13,6 @@ use serde_json::{Value, json};
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::TcpListener;
 
 /// A body of JSON whose mistakes are told in the interface's own shape.
@@ -190,9 +189,6 @@ async fn version() -> Json<Value> {
     Json(json!({"version": env!("CARGO_PKG_VERSION")}))
 }
 
-/// How long a client that hangs may hold the end of the server up.
-const LAST_PATIENCE: Duration = Duration::from_secs(5);
-
 /// Answers until `ending` comes to pass; then no request is taken any more, those that were taken are answered, and the
 /// server ends.
 ///
@@ -203,7 +199,7 @@ pub async fn serve(
     serving: Arc<Serving>,
     ending: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let engine = serving.engine.clone();
+    let (engine, answers) = (serving.engine.clone(), serving.answers.clone());
     let (ended, mut told) = tokio::sync::watch::channel(false);
     let draining = engine.clone();
     let signal = async move {
@@ -215,10 +211,7 @@ pub async fn serve(
     let idle = async move {
         // First the signal, then every answer, then the last bytes on their way.
         let _gone = told.wait_for(|&ended| ended).await;
-        while engine.is_alive() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        tokio::time::sleep(LAST_PATIENCE).await;
+        answers.read(&engine).await;
     };
     tokio::select! {
         result = server => result,

@@ -2,6 +2,7 @@
 
 use crate::files::Files;
 use crate::foreign::Foreign;
+use crate::live::Answers;
 use crate::metrics::Metrics;
 use crate::mounts::Mounts;
 use crate::transfer::{Transfer, TransferOptions};
@@ -81,6 +82,8 @@ pub struct Serving {
     pub engine: Engine,
     pub(crate) metrics: Metrics,
     pub(crate) transfer: Transfer,
+    /// Those that somebody listens to.
+    pub(crate) answers: Answers,
     pub(crate) started: u64,
     ids: AtomicU64,
     grammars: OnceLock<Result<Grammars, GrammarError>>,
@@ -108,6 +111,7 @@ impl Serving {
             engine,
             metrics,
             transfer,
+            answers: Answers::default(),
             started: now(),
             ids,
             grammars: OnceLock::new(),

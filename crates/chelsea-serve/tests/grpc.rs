@@ -88,6 +88,18 @@ impl Worker {
         self.inference.generate(request).await.map(tonic::Response::into_inner)
     }
 
+    /// What the engine says once so many requests were answered: it says so after each step.
+    async fn stats_after(&self, finished: u64) -> chelsea_engine::SchedulerStats {
+        for _ in 0..1000 {
+            let stats = self.engine.stats();
+            if stats.finished >= finished {
+                return stats;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{:?}", self.engine.stats());
+    }
+
     async fn is(&mut self, service: &str) -> ServingStatus {
         let request = HealthCheckRequest { service: service.into() };
         self.health.check(request).await.unwrap().into_inner().status()
@@ -206,7 +218,7 @@ async fn probabilities_have_a_row_for_every_token() {
 async fn what_is_not_honoured_is_refused_by_its_name() {
     let mut worker = Worker::start().await;
     type Change = fn(&mut GenerateRequest);
-    let refused: [(&str, Change); 8] = [
+    let refused: [(&str, Change); 12] = [
         ("priority", |r| r.priority = 3),
         ("lora_name", |r| r.lora_name = "x".into()),
         ("media", |r| r.media.push(MediaItem::default())),
@@ -218,6 +230,10 @@ async fn what_is_not_honoured_is_refused_by_its_name() {
         ("skip_special_tokens", |r| {
             r.response = Some(ResponseOptions { skip_special_tokens: Some(false), ..ResponseOptions::default() })
         }),
+        ("stop_token_ids", |r| r.stopping.as_mut().unwrap().stop_token_ids = vec![7; 100_000]),
+        ("stop_token_ids", |r| r.stopping.as_mut().unwrap().stop_token_ids = vec![u32::MAX]),
+        ("stop_strings", |r| r.stopping.as_mut().unwrap().stop_strings = vec!["x".into(); 17]),
+        ("min_new_tokens", |r| r.stopping.as_mut().unwrap().min_new_tokens = 3),
         ("token_ids", |r| r.prompt = Some(Prompt::TokenIds(TokenIds { ids: vec![u32::MAX] }))),
     ];
     for (name, change) in refused {
@@ -227,10 +243,32 @@ async fn what_is_not_honoured_is_refused_by_its_name() {
         assert_eq!(status.code(), Code::InvalidArgument, "{name}");
         assert!(status.message().contains(&format!("`{name}`")), "{status}");
     }
+    let long = worker.ask(request(tokens(&"x".repeat(1 << 20)), 2)).await.unwrap_err();
+    assert_eq!(long.code(), Code::InvalidArgument);
+    assert!(long.message().contains("maximum context length"), "{long}");
+    // Shortened, it is as long as may be.
+    let short = GenerateRequest { truncate_prompt_tokens: 20, ..request(tokens(&"x".repeat(1 << 20)), 2) };
+    assert_eq!(worker.ask(short).await.unwrap().prompt_info.unwrap().num_prompt_tokens, 20);
     let other = GenerateRequest { model: "another".into(), ..request(tokens(TEXT), 2) };
     assert_eq!(worker.ask(other).await.unwrap_err().code(), Code::NotFound);
     let lora = worker.control.load_lora(LoadLoraRequest::default()).await.unwrap_err();
     assert_eq!(lora.code(), Code::Unimplemented);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_bypasses_checkpoints_leaves_none() {
+    let mut worker = Worker::start().await;
+    let mut apart = request(tokens(TEXT), 8);
+    apart.kv = Some(KvCacheParameters { bypass_prefix_cache: true, ..KvCacheParameters::default() });
+    let first = worker.ask(apart.clone()).await.unwrap().outputs.unwrap();
+    assert_eq!(worker.stats_after(1).await.checkpoints, 0);
+    let usual = worker.ask(request(tokens(TEXT), 8)).await.unwrap().outputs.unwrap();
+    let stats = worker.stats_after(2).await;
+    assert_eq!((stats.checkpoints, stats.prompt_tokens as usize), (1, 2 * TEXT.len()));
+    // There is one now, and it is not gone on from.
+    let again = worker.ask(apart).await.unwrap().outputs.unwrap();
+    assert_eq!(worker.stats_after(3).await.prompt_tokens as usize, 3 * TEXT.len());
+    assert_eq!([&first.token_ids, &again.token_ids], [&usual.token_ids; 2]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -311,6 +349,34 @@ async fn a_worker_that_drains_sends_others_away_and_finishes_what_it_has() {
         last = Some(response);
     }
     assert_eq!(finish(&last.unwrap()).num_output_tokens, 300);
+    tokio::time::timeout(Duration::from_secs(10), worker.task).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_slowly_has_its_whole_answer_when_the_worker_ends() {
+    let mut worker = Worker::start().await;
+    let mut asked = request(tokens(TEXT), 900);
+    // More than lies in buffers on the way.
+    asked.response = Some(ResponseOptions {
+        output_token_ids: true,
+        output_logprobs: true,
+        output_candidates: Some(CandidateTokens { select: Some(candidate_tokens::Select::TopN(20)) }),
+        ..ResponseOptions::default()
+    });
+    let mut stream = worker.inference.generate_stream(asked).await.unwrap().into_inner();
+    while stream.message().await.unwrap().unwrap().outputs.is_none() {}
+    worker.end.take().unwrap().send(()).unwrap();
+    while worker.engine.is_alive() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert!(!worker.task.is_finished(), "it waits for the client");
+    let (mut tokens, mut last) = (1, None);
+    while let Some(response) = stream.message().await.unwrap() {
+        tokens += response.outputs.as_ref().unwrap().num_tokens;
+        last = Some(response);
+    }
+    assert_eq!((tokens, finish(&last.unwrap()).num_output_tokens), (900, 900));
     tokio::time::timeout(Duration::from_secs(10), worker.task).await.unwrap().unwrap();
 }
 

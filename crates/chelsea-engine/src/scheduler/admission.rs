@@ -67,8 +67,8 @@ impl Scheduler {
             return Some(Entry::NoLane);
         }
         // What was read of one that made room lies in its file.
-        // And where every token is to be scored, every token is read.
-        let anew = job.parked.is_some() || job.scoring().is_some();
+        // And where every token is to be scored, or nothing is to be shared, every token is read.
+        let anew = job.parked.is_some() || job.is_apart();
         let covered = if anew { 0 } else { self.shelf.covers(job.prompt(), &job.config) };
         let reads = self.reads();
         // What another one is reading right now will be on the shelf.
@@ -121,13 +121,15 @@ impl Scheduler {
     fn begin_sequence(&mut self, job: &mut Job) -> Result<(Sequence, usize), EngineError> {
         if let Some(given) = job.given.take() {
             let pieces = job.pieces.len();
-            self.shelf.put(job.checkpoint(pieces), &given);
+            if !job.is_apart() {
+                self.shelf.put(job.checkpoint(pieces), &given);
+            }
             return Ok((*given, pieces));
         }
         let model = self.runner.model();
-        let found = match job.scoring() {
-            Some(_) => None,
-            None => self.shelf.go_on(job.prompt(), &job.config, model, &job.session)?,
+        let found = match job.is_apart() {
+            true => None,
+            false => self.shelf.go_on(job.prompt(), &job.config, model, &job.session)?,
         };
         match found {
             Some(found) => Ok(found),

@@ -43,6 +43,7 @@ pub(super) struct Job {
     logprobs: Option<usize>,
     /// How many of the likeliest tokens are told for those of the prompt, until they were told.
     prompt_logprobs: Option<usize>,
+    apart: bool,
     pub(super) listener: Box<dyn Listener>,
     /// When it was told last what its cache holds.
     pub(super) held_told: Option<Instant>,
@@ -119,6 +120,7 @@ impl Job {
             answer,
             logprobs: request.logprobs,
             prompt_logprobs: request.prompt_logprobs,
+            apart: request.apart,
             listener: request.listener,
             held_told: None,
             asked: Instant::now(),
@@ -203,6 +205,11 @@ impl Job {
     /// How many of the likeliest tokens are wanted beside those of the prompt, if these are to be scored.
     pub(super) fn scoring(&self) -> Option<usize> {
         self.prompt_logprobs
+    }
+
+    /// Whether checkpoints are neither gone on from nor left.
+    pub(super) fn is_apart(&self) -> bool {
+        self.apart || self.scoring().is_some()
     }
 
     /// The answer, if it waits for what its grammar allows next.

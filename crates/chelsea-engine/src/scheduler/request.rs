@@ -24,6 +24,8 @@ pub struct Request {
     pub logprobs: Option<usize>,
     /// The same for the tokens of the prompt. All of it is read then, and no checkpoint is gone on from or left.
     pub prompt_logprobs: Option<usize>,
+    /// Whether it stands apart from all others: no checkpoint is gone on from or left, and all of its prompt is read.
+    pub apart: bool,
     /// Who is told.
     pub listener: Box<dyn Listener>,
 }

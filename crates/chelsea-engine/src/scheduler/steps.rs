@@ -116,7 +116,7 @@ impl Scheduler {
                 return Ok(true);
             }
             Runner::settle_on(self.runner.pool(), &mut active.sequence)?;
-            if active.took && active.job.scoring().is_none() {
+            if active.took && !active.job.is_apart() {
                 self.shelf.put(active.job.checkpoint(active.piece), &active.sequence);
             }
         }

@@ -99,6 +99,7 @@ pub fn request(pieces: &[Vec<u32>], answer: usize, seed: u64, ear: &Ear) -> Requ
         key: 0,
         logprobs: None,
         prompt_logprobs: None,
+        apart: false,
         listener: Box::new(ear.clone()),
     }
 }

@@ -176,6 +176,7 @@ impl MessagesRequest {
             key: caller.0,
             logprobs: None,
             prompt_logprobs: None,
+            apart: false,
             layout: kv.layout(),
         };
         Ok(Message { id: serving.id("msg_"), ask, with_tools, thinks })

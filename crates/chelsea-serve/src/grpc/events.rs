@@ -1,5 +1,6 @@
 //! Which prefixes lie in checkpoints, told to routers as vLLM tells it: batches in MessagePack over a ZeroMQ socket that
-//! anybody may listen to.
+//! anybody may listen to. What is told are the tokens themselves of prompts that came by gRPC without a salt of their own, so
+//! the port has to be as private as these are; it may also be left closed.
 //!
 //! The scheduler's thread tells of checkpoints over a channel; a task of its own turns them into blocks and publishes. To
 //! whom connects, everything that is there is told anew, since sockets of this kind keep nothing for those who come late.
@@ -12,6 +13,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use zeromq::{PubSocket, Socket as _, SocketEvent, SocketSend as _, ZmqError, ZmqMessage};
 
 /// Where it is told.
@@ -81,7 +83,15 @@ impl Announcer {
         /// From a connection to its subscription, which comes after it.
         const SETTLES: Duration = Duration::from_millis(250);
         let mut connections = self.socket.monitor();
+        // When those that connected since will have subscribed.
+        let mut settled: Option<Instant> = None;
         loop {
+            let settles = async move {
+                match settled {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 news = self.news.recv() => {
                     let change = match news {
@@ -95,11 +105,15 @@ impl Announcer {
                 }
                 Some(event) = connections.next() => {
                     if matches!(event, SocketEvent::Accepted(..)) {
-                        tokio::time::sleep(SETTLES).await;
-                        let all = self.blocks.all();
-                        if !all.is_empty() {
-                            self.publish(&all).await;
-                        }
+                        settled = Some(Instant::now() + SETTLES);
+                    }
+                }
+                // Once for all of them: news go on meanwhile.
+                () = settles => {
+                    settled = None;
+                    let all = self.blocks.all();
+                    if !all.is_empty() {
+                        self.publish(&all).await;
                     }
                 }
             }

@@ -85,7 +85,12 @@ impl Answering {
     }
 
     fn stream(self) -> Told {
-        let step = |answering: Option<Answering>| async move { answering?.next().await };
+        // Until all of it was sent, which may be long after the last of it was computed.
+        let live = self.running.live();
+        let step = move |answering: Option<Answering>| {
+            let _live = &live;
+            async move { answering?.next().await }
+        };
         futures_util::stream::unfold(Some(self), step).boxed()
     }
 }

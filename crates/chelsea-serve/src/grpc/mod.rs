@@ -168,14 +168,11 @@ pub async fn serve(
         .add_service(inference)
         .add_service(control)
         .serve_with_incoming_shutdown(incoming(listener), signal);
-    let engine = serving.engine.clone();
+    let (engine, answers) = (serving.engine.clone(), serving.answers.clone());
     let idle = async move {
         drop(told.wait_for(|&ended| ended).await);
-        while engine.is_alive() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        // Connections that are kept open for nothing do not hold the end up.
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        // Connections that are kept open for nothing do not hold the end up for long.
+        answers.read(&engine).await;
     };
     tokio::select! {
         result = server => result.map_err(io::Error::other),

@@ -3,9 +3,11 @@
 use super::status::{refused, status};
 use super::{KEY, Service};
 use crate::answer::Ask;
+use crate::fields::MAX_STOPS;
 use crate::form::{self, Form, Schema};
 use crate::prompt;
 use crate::{cut, documents};
+use chelsea_engine::scheduler::RequestError;
 use chelsea_engine::{GenerateOptions, Sampling};
 use serde_json::Value;
 use std::sync::Arc;
@@ -13,11 +15,16 @@ use tonic::Status;
 use vllm_proto::candidate_tokens::Select;
 use vllm_proto::decoding_parameters::StructuredOutput;
 use vllm_proto::generate_request::Prompt;
-use vllm_proto::{CandidateTokens, DecodingParameters, GenerateRequest, KvCacheParameters, ResponseOptions};
+use vllm_proto::{
+    CandidateTokens, DecodingParameters, GenerateRequest, KvCacheParameters, ResponseOptions, StoppingCriteria,
+};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Most of the likeliest tokens that are told for each.
 const MAX_TOP: usize = 20;
+
+/// Most ids of tokens that end an answer.
+const MAX_STOP_IDS: usize = 256;
 
 /// A request that was understood.
 pub(super) struct Understood {
@@ -62,20 +69,29 @@ pub(super) fn understand(service: &Service, request: GenerateRequest) -> Result<
         Some(Prompt::Text(text)) => prompt::raw(&serving.tokenizer, &text).map_err(status)?,
         None => return Err(refused("prompt", "is missing: give `text` or `token_ids`")),
     };
-    let vocab = serving.model.config().vocab;
-    if let Some(token) = prompt.iter().find(|&&token| token as usize >= vocab) {
-        return Err(refused("token_ids", &format!("holds {token}, which is outside the vocabulary of {vocab} tokens")));
-    }
     let most = request.truncate_prompt_tokens as usize;
     if most > 0 && prompt.len() > most {
         // The last ones, as vLLM does.
         prompt.drain(..prompt.len() - most);
+    }
+    // Before anything is done with its tokens: what generates nothing may be as long as the context.
+    let limit = serving.context();
+    if prompt.len() > limit {
+        return Err(status(RequestError::Context { prompt: prompt.len(), limit }.into()));
+    }
+    let vocab = serving.model.config().vocab;
+    if let Some(token) = prompt.iter().find(|&&token| token as usize >= vocab) {
+        return Err(refused("token_ids", &format!("holds {token}, which is outside the vocabulary of {vocab} tokens")));
     }
     let decoding = request.decoding.unwrap_or_default();
     let stopping = request.stopping.unwrap_or_default();
     let random = request.sampling.unwrap_or_default();
     if random.num_sequences > 1 {
         return Err(refused("num_sequences", "must be 1: ask once for each answer"));
+    }
+    let stop_tokens = stops(&stopping, vocab)?;
+    if stopping.max_new_tokens > 0 && stopping.min_new_tokens > stopping.max_new_tokens {
+        return Err(refused("min_new_tokens", "is more than `max_new_tokens`"));
     }
     if stopping.min_new_tokens > 0 && !stopping.stop_strings.is_empty() {
         return Err(refused("min_new_tokens", "cannot be given together with `stop_strings`"));
@@ -100,7 +116,7 @@ pub(super) fn understand(service: &Service, request: GenerateRequest) -> Result<
         min_tokens: stopping.min_new_tokens as usize,
         sampling,
         stop: stopping.stop_strings,
-        stop_tokens: stopping.stop_token_ids,
+        stop_tokens,
         ignore_eos: stopping.ignore_eos,
         grammar: form::grammar(serving, thought, form.as_ref(), None).map_err(status)?,
     };
@@ -113,19 +129,35 @@ pub(super) fn understand(service: &Service, request: GenerateRequest) -> Result<
         documents::lay_out(serving, &crate::fields::KvFields::default(), pieces).map_err(status)?
     };
     let logprobs = told.logprobs.then_some(told.top.max(1));
-    let ask = Ask { pieces, generate, session, key, logprobs, prompt_logprobs, layout: false };
+    let ask =
+        Ask { pieces, generate, session, key, logprobs, prompt_logprobs, apart: kv.bypass_prefix_cache, layout: false };
     Ok(Understood { ask, prompt, told, transfer: kv.kv_transfer_params })
 }
 
-/// Whose request it is: those of one salt share checkpoints, and one that is not to go on from any has a key of its own.
-fn key(kv: &KvCacheParameters) -> u64 {
-    if kv.bypass_prefix_cache {
-        rand::random::<u64>() | 1
-    } else if kv.cache_salt.is_empty() {
-        KEY
-    } else {
-        xxh3_64(kv.cache_salt.as_bytes()) | 1
+/// The tokens that end an answer, each once. They are looked at for every token of it.
+fn stops(stopping: &StoppingCriteria, vocab: usize) -> Result<Vec<u32>, Status> {
+    let (strings, ids) = (&stopping.stop_strings, &stopping.stop_token_ids);
+    if strings.len() > MAX_STOPS {
+        return Err(refused("stop_strings", &format!("has {} texts, and {MAX_STOPS} may be", strings.len())));
     }
+    if ids.len() > MAX_STOP_IDS {
+        return Err(refused("stop_token_ids", &format!("has {} ids, and {MAX_STOP_IDS} may be", ids.len())));
+    }
+    if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
+        return Err(refused(
+            "stop_token_ids",
+            &format!("holds {id}, which is outside the vocabulary of {vocab} tokens"),
+        ));
+    }
+    let mut ids = ids.clone();
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(ids)
+}
+
+/// Whose request it is: those of one salt share checkpoints.
+fn key(kv: &KvCacheParameters) -> u64 {
+    if kv.cache_salt.is_empty() { KEY } else { xxh3_64(kv.cache_salt.as_bytes()) | 1 }
 }
 
 fn penalties(decoding: &DecodingParameters) -> Result<Sampling, Status> {
@@ -208,8 +240,14 @@ mod tests {
         assert_eq!(salted(""), KEY);
         assert_eq!(salted("a"), salted("a"));
         assert_ne!(salted("a"), salted("b"));
-        let alone = KvCacheParameters { bypass_prefix_cache: true, ..KvCacheParameters::default() };
-        assert_ne!(key(&alone), key(&alone));
+    }
+
+    #[test]
+    fn each_token_that_ends_an_answer_is_looked_for_once() {
+        let of = |ids: Vec<u32>| stops(&StoppingCriteria { stop_token_ids: ids, ..StoppingCriteria::default() }, 100);
+        assert_eq!(of(vec![5, 1, 5, 99, 1]).unwrap(), [1, 5, 99]);
+        assert!(of(vec![100]).unwrap_err().message().contains("`stop_token_ids`"));
+        assert!(of(vec![1; 257]).is_err() && of(vec![1; 256]).is_ok());
     }
 
     #[test]

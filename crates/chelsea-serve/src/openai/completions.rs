@@ -160,7 +160,16 @@ impl CompletionRequest {
                 generate.sampling.seed = generate.sampling.seed.wrapping_add(i as u64);
                 let (pieces, session) = (pieces.clone(), session.clone());
                 let (logprobs, prompt_logprobs) = (self.logprobs, scores);
-                asks.push(Ask { pieces, generate, session, key: caller.0, logprobs, prompt_logprobs, layout });
+                asks.push(Ask {
+                    pieces,
+                    generate,
+                    session,
+                    key: caller.0,
+                    logprobs,
+                    prompt_logprobs,
+                    apart: false,
+                    layout,
+                });
                 told.push(tokens.clone());
                 echoes.push(if echo { text.clone() } else { String::new() });
             }

@@ -120,6 +120,7 @@ impl ChatRequest {
                 key: caller.0,
                 logprobs: logprobs.then_some(top),
                 prompt_logprobs: None,
+                apart: false,
                 layout: kv.layout(),
             }
         };

@@ -166,8 +166,16 @@ impl ResponsesRequest {
         let (pieces, session) = documents::lay_out(serving, &kv, pieces)?;
         let mut generate = self.sampling.options(self.stop, self.max_output_tokens)?;
         generate.grammar = form::grammar(serving, thought, form.as_ref(), calls.as_ref())?;
-        let ask =
-            Ask { pieces, generate, session, key: caller.0, logprobs, prompt_logprobs: None, layout: kv.layout() };
+        let ask = Ask {
+            pieces,
+            generate,
+            session,
+            key: caller.0,
+            logprobs,
+            prompt_logprobs: None,
+            apart: false,
+            layout: kv.layout(),
+        };
         Ok(Asked { ask, with_tools, thinks: thought == Thought::Begun, response })
     }
 
