@@ -73,7 +73,10 @@ impl Worker {
         let task = tokio::spawn(async move {
             grpc::serve(listener, serving, options, async { drop(ending.await) }).await.unwrap();
         });
-        let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+        let channel = Channel::from_shared(format!("http://{address}")).unwrap();
+        // Little lies in buffers on the way, so that a client that does not read is one that has not got it.
+        let channel = channel.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
+        let channel = channel.connect().await.unwrap();
         Worker {
             inference: InferenceClient::new(channel.clone()),
             control: ControlClient::new(channel.clone()),
@@ -355,8 +358,8 @@ async fn a_worker_that_drains_sends_others_away_and_finishes_what_it_has() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_reads_slowly_has_its_whole_answer_when_the_worker_ends() {
     let mut worker = Worker::start().await;
-    let mut asked = request(tokens(TEXT), 900);
-    // More than lies in buffers on the way.
+    let mut asked = request(tokens(TEXT), 3000);
+    // More than the server's own buffers take.
     asked.response = Some(ResponseOptions {
         output_token_ids: true,
         output_logprobs: true,
@@ -376,7 +379,7 @@ async fn a_client_that_reads_slowly_has_its_whole_answer_when_the_worker_ends() 
         tokens += response.outputs.as_ref().unwrap().num_tokens;
         last = Some(response);
     }
-    assert_eq!((tokens, finish(&last.unwrap()).num_output_tokens), (900, 900));
+    assert_eq!((tokens, finish(&last.unwrap()).num_output_tokens), (3000, 3000));
     tokio::time::timeout(Duration::from_secs(10), worker.task).await.unwrap().unwrap();
 }
 
