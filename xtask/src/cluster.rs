@@ -22,30 +22,47 @@ pub enum Checked {
 
 /// The exit status by which the script says that something is missing here.
 const MISSING: i32 = 77;
-/// How long a check may take, the installation of its packages aside.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// How long the installation of a router may take, and after it the check.
+const INSTALLING: Duration = Duration::from_secs(1200);
+const CHECKING: Duration = Duration::from_secs(300);
 
 /// Kills one of two servers of the debug build behind this router, while clients ask.
 ///
 /// # Errors
 /// If the script cannot be started, or does not come to an end.
 pub fn check(router: &str) -> Result<Checked> {
+    match run(&[router, "--install"], INSTALLING)? {
+        Checked::Held => {}
+        other => return Ok(other),
+    }
     let program = process::target_dir().join("debug").join(format!("chelsea{}", std::env::consts::EXE_SUFFIX));
-    let mut command = std::process::Command::new("python3");
-    command.current_dir(process::root()).stdout(Stdio::piped());
-    command.args(["scripts/scale/chaos.py", router, "--requests", "24", "--kills", "2", "--conversations", "2"]);
-    command.args(["--clients", "4", "--tokens", "64", "--settle", "1.5"]).arg("--chelsea").arg(&program);
+    let program = program.display().to_string();
+    let load = ["--requests", "24", "--kills", "2", "--conversations", "2", "--clients", "4", "--tokens", "64"];
+    let settled = ["--settle", "1.5", "--chelsea", &program];
+    run(&[&[router], &load[..], &settled[..]].concat(), CHECKING)
+}
+
+/// Runs the script with these words, for so long at most.
+fn run(words: &[&str], patience: Duration) -> Result<Checked> {
+    let mut command = std::process::Command::new(process::python());
+    command.current_dir(process::root()).stdout(Stdio::piped()).arg("scripts/scale/chaos.py").args(words);
     eprintln!("\n$ {}", process::shown(&command));
-    let mut child = command.spawn().context("cannot start python3")?;
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(Checked::Skipped(format!("there is no Python at {}", process::python().display())));
+        }
+        Err(error) => return Err(error).context("cannot start Python"),
+    };
     let start = Instant::now();
     let status = loop {
         if let Some(status) = child.try_wait()? {
             break status;
         }
-        if start.elapsed() > PATIENCE {
+        if start.elapsed() > patience {
             // It ends its servers when it is asked to.
             interrupt(&mut child)?;
-            bail!("the check did not end within {} seconds", PATIENCE.as_secs());
+            bail!("the check did not end within {} seconds", patience.as_secs());
         }
         std::thread::sleep(Duration::from_millis(100));
     };

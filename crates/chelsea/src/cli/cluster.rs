@@ -14,14 +14,15 @@ pub struct ClusterArgs {
     #[arg(long, value_name = "PORT")]
     pub grpc_port: Option<u16>,
     /// Address of that port. It knows no keys: whoever reaches it may ask.
-    #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), hide_short_help = true)]
+    #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), requires = "grpc_port", hide_short_help = true)]
     pub grpc_host: IpAddr,
-    /// Port at which such routers hear which prefixes lie in checkpoints; 0 takes a free one.
-    #[arg(long, value_name = "PORT", default_value_t = 0, hide_short_help = true)]
-    pub kv_events_port: u16,
+    /// Port at which such routers hear which prefixes lie in checkpoints; 0 takes a free one, and `off` tells nobody. Whoever
+    /// reaches it hears the tokens of all prompts that came by gRPC without a salt of their own.
+    #[arg(long, value_name = "PORT", default_value = "0", value_parser = parse_events, requires = "grpc_port", hide_short_help = true)]
+    pub kv_events_port: Events,
     /// Folder or file from which such routers read the model's tokenizer and chat template [default: the
     /// model's own folder, or one that is made in the cache beside the models].
-    #[arg(long, value_name = "PATH", hide_short_help = true)]
+    #[arg(long, value_name = "PATH", requires = "grpc_port", hide_short_help = true)]
     pub tokenizer_from: Option<PathBuf>,
     /// File with the token by which servers know each other that hand caches over (`CHELSEA_TRANSFER_TOKEN` may hold it,
     /// too).
@@ -33,12 +34,24 @@ pub struct ClusterArgs {
     /// Where peers reach this server [default: http:// and the address it listens on].
     #[arg(long, value_name = "URL", value_parser = parse_url, hide_short_help = true)]
     pub transfer_url: Option<String>,
-    /// How long a cache waits for a peer to fetch it, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400), hide_short_help = true)]
-    pub transfer_keep: u64,
-    /// Most bytes of caches that wait.
-    #[arg(long, value_name = "BYTES", default_value = "4GiB", value_parser = parse_bytes, hide_short_help = true)]
-    pub transfer_bytes: usize,
+    /// How long a cache waits for a peer to fetch it, in seconds
+    /// [default: 120].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400), hide_short_help = true)]
+    pub transfer_keep: Option<u64>,
+    /// Most bytes of caches that wait [default: 4GiB].
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, hide_short_help = true)]
+    pub transfer_bytes: Option<usize>,
+}
+
+/// Where it is told which prefixes lie in checkpoints: at this port, or nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Events(pub Option<u16>);
+
+fn parse_events(text: &str) -> Result<Events, String> {
+    match text {
+        "off" => Ok(Events(None)),
+        port => port.parse().map(|port| Events(Some(port))).map_err(|_| "write a port, or `off`".into()),
+    }
 }
 
 fn parse_peer(text: &str) -> Result<String, String> {
@@ -60,6 +73,51 @@ fn parse_url(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn flags_of_routers_are_refused_without_a_port_for_them() {
+        use clap::Parser as _;
+        let parse = |words: &[&str]| {
+            crate::cli::Cli::try_parse_from(["chelsea", "serve", "--model=m"].iter().chain(words)).map(drop)
+        };
+        for flag in ["--grpc-host=127.0.0.1", "--kv-events-port=5557", "--tokenizer-from=/x"] {
+            let told = parse(&[flag]).unwrap_err().to_string();
+            assert!(told.contains("--grpc-port"), "{flag}: {told}");
+            assert!(parse(&[flag, "--grpc-port=50051"]).is_ok(), "{flag}");
+        }
+        assert!(parse(&[]).is_ok() && parse(&["--grpc-port=1", "--kv-events-port=off"]).is_ok());
+        assert_eq!(parse_events("5557"), Ok(Events(Some(5557))));
+        assert!(parse_events("on").is_err());
+    }
+
+    /// The words of a list in a manifest, of the container that is named before it.
+    fn words(manifest: &str, container: &str, list: &str) -> Vec<String> {
+        let from = manifest.find(&format!("- name: {container}\n          image:")).unwrap();
+        let lines = manifest[from..].lines().skip(1).take_while(|line| line.starts_with("          "));
+        let mut lines = lines.skip_while(|line| !line.trim_start().starts_with(&format!("{list}:")));
+        let first = lines.next().unwrap().trim().strip_prefix(&format!("{list}:")).unwrap().trim().to_owned();
+        if let Some(inline) = first.strip_prefix('[') {
+            return inline.trim_end_matches(']').split(',').map(|word| word.trim().to_owned()).collect();
+        }
+        lines.map_while(|line| line.trim().strip_prefix("- ")).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn what_the_manifests_start_is_understood() {
+        use clap::Parser as _;
+        let parse = |words: &[String]| crate::cli::Cli::try_parse_from(words).map(drop);
+        let workers = include_str!("../../../../deploy/kubernetes/workers.yaml");
+        // Their own command stands in place of the image's, which the manifest would otherwise only add to.
+        let line = [words(workers, "chelsea", "command"), words(workers, "chelsea", "args")].concat();
+        assert_eq!(line[..2], ["chelsea", "serve"]);
+        assert!(line.len() > 5 && parse(&line).is_ok(), "{line:?}: {:?}", parse(&line));
+        // Dynamo's are started by a script that puts `chelsea serve` in front.
+        let dynamo = include_str!("../../../../deploy/kubernetes/dynamo.yaml");
+        let start = dynamo.find("command: [/usr/local/bin/worker.sh]").unwrap();
+        let args = dynamo[start..].lines().skip(2).map_while(|line| line.trim().strip_prefix("- "));
+        let line: Vec<String> = ["chelsea", "serve"].into_iter().chain(args).map(str::to_owned).collect();
+        assert!(line.len() > 5 && parse(&line).is_ok(), "{line:?}: {:?}", parse(&line));
+    }
 
     #[test]
     fn peers_are_hosts_with_ports_and_nothing_else() {
