@@ -1,9 +1,9 @@
 //! The interface that routers of many machines speak: vLLM's own, over gRPC, so that NVIDIA Dynamo's sidecar drives this
 //! server as it drives vLLM.
 //!
-//! `vllm.Inference` takes tokens or text and streams tokens and text ([`inference`], [`request`], [`told`]). `vllm.Control`
+//! `vllm.Inference` takes tokens or text and streams tokens and text (`inference`, `request`, `told`). `vllm.Control`
 //! says which model is here and within what limits, ends requests, and tells where to hear which prefixes lie in checkpoints
-//! ([`control`], [`events`], [`blocks`]). The standard health service says `SERVING` until the server drains; from then on
+//! (`control`, `events`, `blocks`). The standard health service says `SERVING` until the server drains; from then on
 //! new requests are answered with `UNAVAILABLE`, which a router takes as its cue to ask another worker.
 //!
 //! The interface has no keys: it is for a sidecar on the same machine, or within a network of one's own.
