@@ -258,7 +258,8 @@ fn a_cache_is_squeezed_only_where_its_request_allows_it_and_its_answer_says_so()
     let mut all = ears.iter().map(squeezed);
     assert!(all.any(|to| to == Some(Budget::EntryFraction(0.1))));
     for (i, ear) in ears.iter().enumerate() {
-        assert_eq!(ear.tokens().len(), ANSWER, "{:?}", ear.error());
+        assert!(ear.is_done(), "{:?}", ear.error());
+        // When a cache is squeezed depends on what is compacted beside it, and so does where its answer ends.
         if squeezed(ear).is_none() {
             assert_eq!(ear.tokens(), alone_as(|ear| clustered(i, ear)), "request {i} was not squeezed");
         }
