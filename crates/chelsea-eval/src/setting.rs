@@ -24,7 +24,7 @@ pub enum Mode {
     Turns,
     /// Block by block while reading; the questions follow each other.
     TurnsOnline,
-    /// As online, with the document in [`PIECES`], each brought down to its share before the next is read: what a server
+    /// As online, with the document in eight pieces, each brought down to its share before the next is read: what a server
     /// does at the end of a message, so that another prompt with the same beginning can go on from there.
     Pieces,
 }

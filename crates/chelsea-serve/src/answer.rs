@@ -41,6 +41,7 @@ pub struct Running {
     /// Tokens of a prompt that came with what was made of it elsewhere, and who is told whether it was gone on from.
     arrived: Option<(usize, Arrived)>,
     serving: Arc<Serving>,
+    #[cfg_attr(not(feature = "grpc"), expect(dead_code, reason = "it counts for as long as it is held"))]
     live: Live,
 }
 
