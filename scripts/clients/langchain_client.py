@@ -1,7 +1,7 @@
 """LangChain's chat model for OpenAI's interface against a running `chelsea serve`.
 
     pip install langchain-openai==1.7.4
-    chelsea serve -m smollm2 --port 8099 &
+    chelsea serve -m qwen2.5-coder-0.5b --port 8099 &    # its chat template knows tools
     python scripts/clients/langchain_client.py http://127.0.0.1:8099
 
 Every check prints a line; the first that fails ends the script with an error.

@@ -203,6 +203,8 @@ fn what_cannot_be_served_is_refused_at_once() {
     let waits = Ear::default();
     scheduler.submit(request(&prompt(1, 10), 5, 0, &waits));
     assert!(told(&mut scheduler, request(&prompt(1, 10), 5, 0, &ear), &ear).contains("try again"));
+    // Coming back later would not help this one.
+    assert!(told(&mut scheduler, request(&prompt(1, context), 5, 0, &ear), &ear).contains(&context.to_string()));
     scheduler.drain();
     assert!(told(&mut scheduler, request(&prompt(1, 10), 5, 0, &ear), &ear).contains("ending"));
     run(&mut scheduler);

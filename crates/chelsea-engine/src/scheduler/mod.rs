@@ -154,8 +154,7 @@ impl Scheduler {
     /// # Errors
     /// Why it would be refused.
     pub fn admits(&self, request: &Request) -> Result<(), RequestError> {
-        self.is_open()?;
-        self.check(request).map(|_| ())
+        self.admit(request).map(|_| ())
     }
 
     /// Makes room for a cache of so many bytes that comes from elsewhere, and that was promised to nobody: checkpoints are
@@ -188,19 +187,22 @@ impl Scheduler {
         self.take_in(request, None);
     }
 
-    fn is_open(&self) -> Result<(), RequestError> {
+    /// What a request that is taken in is promised. That the queue is full is said last: who asks for what can never be
+    /// served must not be told to try again.
+    fn admit(&self, request: &Request) -> Result<(CacheConfig, Promise, usize), RequestError> {
         if self.draining {
             return Err(RequestError::Draining);
         }
+        let checked = self.check(request)?;
         if self.queue.len() >= self.options.waiting {
             return Err(RequestError::Busy { waiting: self.queue.len() });
         }
-        Ok(())
+        Ok(checked)
     }
 
     fn take_in(&mut self, mut request: Request, given: Option<Sequence>) {
         request.session.pool = self.options.pool.clone();
-        match self.is_open().and_then(|()| self.check(&request)) {
+        match self.admit(&request) {
             Err(error) => request.listener.hear(Event::Failed(error)),
             Ok((config, promise, most)) => {
                 // Only its answer's settings are left to be refused.
