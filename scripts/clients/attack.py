@@ -195,13 +195,14 @@ class Attack:
         """Goes away after a while. Returns whether the server had said before that there is no room."""
         with socket.create_connection((self.target.host, self.target.port), timeout=60) as s:
             s.sendall(payload)
-            answer = s.recv(read) if read else b""
-            time.sleep(wait)
-            s.setblocking(False)
+            answer = b""
             try:
+                answer = s.recv(read) if read else b""
+                time.sleep(wait)
+                s.setblocking(False)
                 answer += s.recv(100)
-            except BlockingIOError:
-                pass
+            except (BlockingIOError, TimeoutError):
+                pass  # It may also be patience that comes to its end.
             if abruptly:
                 s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         return b" 429 " in answer[:20]

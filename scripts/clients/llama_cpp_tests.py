@@ -58,7 +58,7 @@ def pytest_configure(config):
     url, send, ask = utils.ServerProcess.make_url, requests.Session.request, utils.ServerProcess.make_request
 
     def make_url(self, path, host=None):
-        bare = re.match(r"/(chat/completions|completions|responses|models|messages|embeddings)\b", path)
+        bare = re.match(r"/(chat/completions|responses|models|messages|embeddings)\b", path)
         return url(self, "/v1" + path if bare else path, host)
 
     def unnamed(data):

@@ -38,8 +38,11 @@ pub struct Running {
     events: Events,
     asked: Instant,
     first: Option<Instant>,
-    /// Tokens of a prompt that came with what was made of it elsewhere, and who is told whether it was gone on from.
-    arrived: Option<(usize, Arrived)>,
+    /// Tokens of the prompt, and how many of them need not be read.
+    tokens: usize,
+    cached: usize,
+    /// Who is told whether what was made of the prompt elsewhere was gone on from.
+    arrived: Option<Arrived>,
     serving: Arc<Serving>,
     #[cfg_attr(not(feature = "grpc"), expect(dead_code, reason = "it counts for as long as it is held"))]
     live: Live,
@@ -47,8 +50,8 @@ pub struct Running {
 
 /// What is heard of an answer.
 pub enum Heard {
-    /// The prompt is being read: so many tokens of so many.
-    Reading(usize, usize),
+    /// The prompt is being read.
+    Reading(Progress),
     /// How likely the tokens of the prompt were, from the second on.
     Scored(Vec<Logprobs>),
     /// What the cache holds now.
@@ -57,6 +60,17 @@ pub enum Heard {
     Token(Sampled),
     /// All of it.
     Done(Box<Outcome>),
+}
+
+/// How far a prompt was read.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    /// Its tokens.
+    pub total: usize,
+    /// Those that lie in a checkpoint.
+    pub cached: usize,
+    /// Those that need not be read any more, with those of the checkpoint.
+    pub processed: usize,
 }
 
 /// A whole answer.
@@ -102,7 +116,6 @@ impl Running {
     ) -> Result<Running, ApiError> {
         let tokens = request.prompt_tokens();
         let (given, arrived) = given.unzip();
-        let arrived = arrived.map(|arrived| (tokens, arrived));
         serving.engine.submit_with(request, given)?;
         match events.recv().await {
             Some(Event::Failed(error)) => Err(serving.metrics.refused(error)),
@@ -110,6 +123,8 @@ impl Running {
                 events,
                 asked: Instant::now(),
                 first: None,
+                tokens,
+                cached: 0,
                 arrived,
                 live: serving.answers.begin(),
                 serving: serving.clone(),
@@ -133,12 +148,13 @@ impl Running {
             return match self.events.recv().await {
                 Some(Event::Waiting) => continue,
                 Some(Event::Started { cached }) => {
-                    if let Some((tokens, arrived)) = self.arrived.take() {
-                        self.serving.transfer.went_on(arrived, cached == tokens);
+                    self.cached = cached;
+                    if let Some(arrived) = self.arrived.take() {
+                        self.serving.transfer.went_on(arrived, cached == self.tokens);
                     }
-                    continue;
+                    Ok(self.progress(cached))
                 }
-                Some(Event::Read { done, total }) => Ok(Heard::Reading(done, total)),
+                Some(Event::Read { done, .. }) => Ok(self.progress(done)),
                 Some(Event::Scored(scores)) => Ok(Heard::Scored(scores)),
                 Some(Event::Held(held)) => Ok(Heard::Held(held)),
                 Some(Event::Token(sampled)) => {
@@ -157,6 +173,10 @@ impl Running {
                 None => Err(gone()),
             };
         }
+    }
+
+    fn progress(&self, processed: usize) -> Heard {
+        Heard::Reading(Progress { total: self.tokens, cached: self.cached, processed })
     }
 
     /// The whole answer.
@@ -208,6 +228,7 @@ pub fn timings(outcome: &Outcome) -> Value {
     let (prefill, decode) = (outcome.prefill.as_secs_f64(), outcome.decode.as_secs_f64());
     json!({
         "queue_ms": outcome.waited.as_secs_f64() * 1e3,
+        "cache_n": outcome.cached_tokens,
         "prompt_n": read,
         "prompt_ms": prefill * 1e3,
         "prompt_per_second": rate(read, prefill),

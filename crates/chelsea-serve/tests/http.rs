@@ -75,6 +75,32 @@ fn a_conversation_goes_on_from_the_end_of_the_turn_before() {
 }
 
 #[test]
+fn a_stream_tells_how_far_its_prompt_was_read() {
+    let server = start();
+    let opening = "a long opening ".repeat(20);
+    let body = json!({
+        "messages": [{"role": "user", "content": opening}], "max_tokens": 3, "stream": true, "return_progress": true,
+    });
+    let told = || {
+        let events = server.stream("/v1/chat/completions", &body);
+        let cached = events.iter().find_map(|event| event["timings"]["cache_n"].as_u64()).unwrap();
+        let progress: Vec<[u64; 3]> = events
+            .iter()
+            .filter(|event| event["prompt_progress"].is_object())
+            .map(|event| ["total", "cache", "processed"].map(|name| event["prompt_progress"][name].as_u64().unwrap()))
+            .collect();
+        (cached, progress)
+    };
+    let all = format!("<user>{opening}</user><assistant>").len() as u64;
+    let (cached, progress) = told();
+    assert!(cached == 0 && progress[0] == [all, 0, 0] && progress.last() == Some(&[all, 0, all]), "{progress:?}");
+    assert!(progress.is_sorted_by(|a, b| a[2] < b[2]), "{progress:?}");
+    // The second time there is nothing to read.
+    let (cached, progress) = told();
+    assert!(cached == all && progress.last() == Some(&[all, all, all]), "{cached} {progress:?}");
+}
+
+#[test]
 fn mistakes_are_told_in_the_shape_of_the_interface() {
     let server = start();
     let message = json!([{"role": "user", "content": "x"}]);

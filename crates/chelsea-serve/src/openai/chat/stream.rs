@@ -64,11 +64,13 @@ pub(super) fn events(
                 value["kv"] = kv_now(&held);
                 out.push(Ok(event(&value)));
             }
-            Some(Ok((i, Heard::Reading(done, total)))) => {
+            Some(Ok((i, Heard::Reading(progress)))) => {
                 if chat.progress {
                     let choice = json!([{"index": i, "delta": {}, "logprobs": null, "finish_reason": null}]);
                     let mut value = chunk(choice);
-                    value["prompt_progress"] = json!({"processed": done, "total": total});
+                    value["prompt_progress"] = json!({
+                        "total": progress.total, "cache": progress.cached, "processed": progress.processed,
+                    });
                     out.push(Ok(event(&value)));
                 }
             }

@@ -46,7 +46,14 @@ pub(super) fn chat(is_chunk: bool) -> Value {
     required.push(("choices", list(choice), "The answers"));
     let usage = ("usage", named("Usage"), "The tokens");
     if is_chunk {
-        let progress = answer(&[("processed", count(), "Tokens read"), ("total", count(), "Tokens to read")], &[]);
+        let progress = answer(
+            &[
+                ("total", count(), "Tokens of the prompt"),
+                ("cache", count(), "Those of them that lay in a checkpoint"),
+                ("processed", count(), "Those that need not be read any more, with those of the checkpoint"),
+            ],
+            &[],
+        );
         let mut optional = vec![usage, ("prompt_progress", progress, "How far the prompt was read")];
         optional.extend(figures());
         return answer(&required, &optional);

@@ -65,6 +65,7 @@ fn timings() -> Value {
     answer(
         &[
             ("queue_ms", amount(), "Milliseconds until the request's turn came"),
+            ("cache_n", count(), "Tokens of the prompt that were found in a checkpoint"),
             ("prompt_n", count(), "Tokens that were read"),
             ("prompt_ms", amount(), "Milliseconds for it"),
             ("prompt_per_second", amount(), "Tokens a second"),
