@@ -24,10 +24,12 @@ def before_call(context, case, kwargs):
     length, body = LENGTHS.get(case.operation.path), case.body
     if length is None or not isinstance(body, dict):
         return
-    for name in ("max_tokens", "n_predict", "max_completion_tokens", "max_output_tokens"):
-        given = body.get(name)
-        if isinstance(given, int) and not isinstance(given, bool) and given > MOST:
+    lengths = {"n_predict", "max_tokens", "max_completion_tokens", "max_output_tokens"} & body.keys()
+    for name in lengths:
+        given = body[name]
+        endless = name == "n_predict" and given == -1 or given is None and case.operation.path != "/v1/messages"
+        if endless or isinstance(given, int) and not isinstance(given, bool) and given > MOST:
             body[name] = MOST
     # Messages have to say how long they may be, which is among what is checked.
-    if case.operation.path != "/v1/messages" and not {"n_predict", length} & body.keys():
+    if case.operation.path != "/v1/messages" and not {"n_predict", length} & lengths:
         body[length] = MOST
