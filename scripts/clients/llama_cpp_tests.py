@@ -53,7 +53,7 @@ SIGNS = [
     ("web pages of other origins are refused, also before they ask", r"web pages of \S+ may not call"),
     ("pictures are refused, with status 400", r"reads text alone|something else than text|tinygemma3"),
     ("a stream begins with an empty text, as OpenAI's do", r"assert '' is None|non empty content delta"),
-    ("there is no `system_fingerprint`", r"system_fingerprint|None is not None"),
+    ("there is no `system_fingerprint`", r"system_fingerprint|\(None is not None"),
     ("prompts are not told (`__verbose`)", r"__verbose"),
     ("another model says something else, in other tokens", r"match_regex|n_prompt\b|n_predicted\b|prompt_tokens|Expected .*, got (?!\d{3}\b)"),
 ]
