@@ -31,5 +31,6 @@ def before_call(context, case, kwargs):
         if endless or isinstance(given, int) and not isinstance(given, bool) and given > MOST:
             body[name] = MOST
     # Messages have to say how long they may be, which is among what is checked.
-    if case.operation.path != "/v1/messages" and not {"n_predict", length} & lengths:
+    says = length in body or isinstance(body.get("n_predict"), int) and not isinstance(body["n_predict"], bool)
+    if case.operation.path != "/v1/messages" and not says:
         body[length] = MOST

@@ -27,6 +27,19 @@ pub enum Form {
     Choice(Vec<String>),
 }
 
+impl Form {
+    /// Whether it is one at all, for those who do not go on to make a grammar of it.
+    ///
+    /// # Errors
+    /// If its schema is none.
+    pub fn check(&self) -> Result<(), ApiError> {
+        match self {
+            Form::Json(schema) => schema.part().map(|_| ()),
+            Form::Pattern(_) | Form::Choice(_) => Ok(()),
+        }
+    }
+}
+
 /// A JSON schema.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schema {

@@ -146,6 +146,7 @@ fn mistakes_are_told_in_the_shape_of_the_interface() {
         json!({"messages": message, "mcp_servers": {}}),
         json!({"messages": message, "max_tokens": 0}),
         json!({"messages": message, "temperature": -1}),
+        json!({"messages": message, "output_config": {"format": {"type": "json_schema", "schema": []}}}),
     ] {
         let (status, answer) = server.post("/v1/messages/count_tokens", &wrong);
         assert_eq!((status, answer["type"].as_str()), (400, Some("error")), "{wrong} {answer}");

@@ -316,7 +316,7 @@ pub async fn count(
         check_model(&counting, request.model.as_deref())?;
         let (mut conversation, _) = request.conversation()?;
         request.generation()?;
-        request.form()?;
+        request.form()?.map_or(Ok(()), |form| form.check())?;
         request.parallel_calls()?;
         let kv = request.kv.clone().unwrap_or_default();
         kv.session(&counting, None)?;
