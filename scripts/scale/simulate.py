@@ -28,6 +28,9 @@ import random
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
+# Seconds for which a cache that arrived waits for room (the server's `patience`).
+ROOM = 10.0
+
 
 @dataclass
 class Machine:
@@ -176,6 +179,8 @@ class World:
         self.done = []
         # Every turn that was asked, answered or not.
         self.turns = []
+        # Caches that came for nothing, since there was no room for them.
+        self.lost = 0
         self.new_talk(self.rng.expovariate(rate))
 
     def at(self, time: float, what: str, *more):
@@ -303,14 +308,20 @@ class World:
         reader.sending = turn.answerer.sending = ends
         self.at(ends, "arrives", turn)
 
-    def arrives(self, time: float, turn: Turn):
+    def arrives(self, time: float, turn: Turn, since=None):
         server = turn.answerer
+        since = time if since is None else since
         server.advance(time)
-        server.drop(turn.talk)
-        if server.room_for(self.machine.held(turn.tokens)):
+        if server.has_room_for(self.machine.held(turn.tokens)):
             # It lies on the shelf until its turn comes, at once as a rule.
-            server.shelf[turn.talk] = turn.tokens
-            server.shelf_bytes += self.machine.held(turn.tokens)
+            server.keep(turn.talk, turn.tokens)
+        elif time < since + ROOM:
+            self.at(min(time + 0.5, since + ROOM), "arrives", turn, since)
+            self.plan(server)
+            return
+        else:
+            # Its prompt is read here.
+            self.lost += 1
         self.admit(server, turn, None)
         self.plan(server)
 
@@ -348,6 +359,7 @@ def summary(world: World, args) -> dict:
         "first token, median": round(quantile(firsts, 0.5), 2),
         "first token, p99": round(quantile(firsts, 0.99), 2),
         "without a first token at the end": round(late / max(1, len(turns)), 3),
+        "caches moved for nothing": world.lost,
         "never answered": sum(math.isnan(turn.ended) for turn in turns),
         "found on shelves": round(sum(min(turn.cached, turn.tokens) for turn in turns) / max(1, prompt), 3),
         "GB moved a second": round(sum(turn.moved for turn in turns) / span / 1e9, 3),
