@@ -12,6 +12,9 @@ It starts two servers and the router (deploy/cluster.py) and checks, in this ord
    lost, told twice or another request's shows. Before that, rows are left out with which the model does not go on when
    nobody is killed; small models lose the thread with some.
 
+With `--readers N` so many of Dynamo's workers only read, and hand their caches to the others, which answer: the second
+check is the same there, and without kills every cache has to be gone on from.
+
 With Dynamo a stream whose server was killed has to go on on the other one as if nothing had happened. With SMG it has to
 end with an error that its client sees; the client then asks again.
 
@@ -38,6 +41,8 @@ WORDS = (
 # Words of a row, how they are told apart, and how often it is told before the model has to go on.
 ROW, BETWEEN, TOLD = 4, "\n", 8
 SKIPPED = 77
+# What servers that read for others count.
+CACHES = ("handed_over", "handed_over_bytes", "taken_over", "taken_over_seconds", "refused")
 
 
 class Broken(Exception):
@@ -294,6 +299,8 @@ def main():
     about.add_argument("--requests", type=int, default=500)
     about.add_argument("--rows", type=int, default=60, help="rows of words; each is asked for several times")
     about.add_argument("--kills", type=int, default=20)
+    about.add_argument("--workers", type=int, default=2)
+    about.add_argument("--readers", type=int, default=0, help="of Dynamo's workers, those that only read prompts")
     about.add_argument("--clients", type=int, default=6)
     about.add_argument("--tokens", type=int, default=64)
     about.add_argument("--conversations", type=int, default=6)
@@ -305,6 +312,8 @@ def main():
     about.add_argument("--logs", type=pathlib.Path)
     about.add_argument("--install", action="store_true", help="install the router's packages, and do nothing else")
     args = about.parse_args()
+    if args.readers and args.conversations:
+        sys.exit("error: a conversation has no server that knows it where others read its prompts: give --conversations 0")
     if args.install:
         try:
             {"dynamo": cluster.dynamo_python, "smg": cluster.smg_python}[args.kind]()
@@ -316,6 +325,7 @@ def main():
     args.tries = args.tries or {"dynamo": 1, "smg": 4}[args.kind]
     serve = ["--threads", args.threads, "--kv-memory", "512MiB", "--kv-budget", "100%", "--read-step", 64]
     line = [args.kind, "--chelsea", args.chelsea, "--model", args.model, "--name", args.name, "--port", 0]
+    line += ["--workers", args.workers, "--readers", args.readers]
     line += ["--logs", args.logs] if args.logs else []
     # Whoever ends this ends what it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -329,6 +339,8 @@ def main():
             start = time.monotonic()
             told["load"] = Load(router, args).run()
             told["load"]["seconds"] = round(time.monotonic() - start, 1)
+            if args.readers:
+                told["caches"] = {name: sum(w.figure(f"chelsea:kv_{name}_total") for w in router.workers) for name in CACHES}
             told["starts of servers"] = [worker.starts for worker in router.workers]
     except cluster.Missing as error:
         print(f"skipped: {error}")
@@ -343,6 +355,10 @@ def main():
         # A stream that dies with its server is asked again with SMG, and with Dynamo nobody has to.
         args.kind == "smg" or load["streams that broke and were asked again"] == 0,
     ]
+    if args.readers and not args.kills:
+        # Every prompt was read by one that reads, and its cache gone on from.
+        caches = told["caches"]
+        held += [caches["handed_over"] == caches["taken_over"] == args.requests, caches["refused"] == 0]
     if args.conversations:
         talked = told["conversations"]
         held.append(talked["on the server that knew them"] >= 0.8 * talked["turns after the first"])

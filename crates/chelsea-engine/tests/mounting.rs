@@ -132,11 +132,8 @@ impl Listener for Taker {
 /// The same cache in memory of another scheduler, by way of a file.
 fn carried(handed: &Sequence, folder: &Path, to: &Scheduler) -> Sequence {
     let path = folder.join("carried.kv");
-    let info = SnapshotInfo {
-        fingerprint: to.model().fingerprint(),
-        tokens: handed.history().to_vec(),
-        note: String::new(),
-    };
+    let info =
+        SnapshotInfo { fingerprint: to.model().fingerprint(), tokens: handed.history().to_vec(), note: String::new() };
     snapshot::save(&path, handed.cache(), &info).unwrap();
     let session = SessionOptions { pool: to.pool().clone(), ..session() };
     let (cache, info) = snapshot::read_in(to.pool().clone(), &path, None, Some(session.policy.clone())).unwrap();
