@@ -358,7 +358,7 @@ def summary(world: World, args) -> dict:
         "answer tokens a second": round(sum(turn.answer for turn in ended) / span),
         "first token, median": round(quantile(firsts, 0.5), 2),
         "first token, p99": round(quantile(firsts, 0.99), 2),
-        "without a first token at the end": round(late / max(1, len(turns)), 3),
+        "without one at the end": round(late / max(1, len(turns)), 3),
         "caches moved for nothing": world.lost,
         "never answered": sum(math.isnan(turn.ended) for turn in turns),
         "found on shelves": round(sum(min(turn.cached, turn.tokens) for turn in turns) / max(1, prompt), 3),
@@ -404,7 +404,7 @@ def main():
     measured = json.loads(args.measured.read_text())
     rows = []
     columns = ["conversations/s", "cache", "split", "requests a second", "answer tokens a second", "first token, median"]
-    columns += ["first token, p99", "without a first token at the end", "found on shelves", "GB moved a second"]
+    columns += ["first token, p99", "without one at the end", "found on shelves", "GB moved a second"]
     print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
     for rate in args.rates:
         for name, machine in machines(measured).items():
