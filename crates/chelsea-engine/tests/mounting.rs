@@ -209,7 +209,7 @@ fn a_cache_is_handed_over_under_the_label_of_the_mounted_text_that_it_went_on_fr
     // Pieces of no tokens are none. What does not go on from the mounted text has nothing to do with it.
     let spread = [vec![], text.clone(), vec![], support::tokens(70, 2)];
     assert_eq!(words(&spread, &own, Some("label")), words(&pieces, &own, Some("label")));
-    assert_eq!(words(&[text.clone()], &own, Some("label")), alone);
+    assert_eq!(words(std::slice::from_ref(&text), &own, Some("label")), alone);
     assert_eq!(words(&[support::tokens(500, 4), support::tokens(70, 2)], &own, Some("label")), alone);
     let other = SessionOptions { dtype: Some(Dtype::F32), ..session() };
     assert_eq!(words(&pieces, &other, Some("label")), words(&pieces, &other, None));
