@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import pathlib
+import secrets
 import shutil
 import signal
 import socket
@@ -219,6 +220,8 @@ class Cluster:
         self.args, self.folder = args, folder
         self.port = args.port or free_port()
         self.workers, self.router = [], None
+        # What servers that hand caches to each other show, drawn anew each time.
+        self.server_env = {"CHELSEA_TRANSFER_TOKEN": secrets.token_hex(32)} if args.readers else {}
 
     def __enter__(self):
         try:
@@ -237,7 +240,8 @@ class Cluster:
 
     def begin(self):
         self.prepare()
-        self.workers = [Worker(self, number) for number in range(self.args.workers)]
+        for number in range(self.args.workers):
+            self.workers.append(Worker(self, number))
         for worker in self.workers:
             wait_for(f"worker {worker.number} ({self.folder})", worker.is_ready, 300)
         self.router = self.start_router()
@@ -246,7 +250,7 @@ class Cluster:
     def serve(self, worker: Worker, *more) -> Process:
         argv = [self.args.chelsea, "serve", "-m", self.args.model, "--port", worker.port]
         argv += ["--served-model-name", self.args.name, *more, *self.args.serve]
-        return Process(argv, self.folder / f"worker-{worker.number}.log")
+        return Process(argv, self.folder / f"worker-{worker.number}.log", self.server_env)
 
     def prepare(self):
         pass
@@ -288,13 +292,26 @@ class Dynamo(Cluster):
 
     def start_worker(self, worker: Worker) -> list:
         grpc = free_port()
-        server = self.serve(worker, "--grpc-port", grpc)
+        flags, sidecar_flags = self.part(worker)
+        server = self.serve(worker, "--grpc-port", grpc, *flags)
         sidecar = [self.python, "-m", "dynamo.vllm.sidecar", "--grpc-endpoint", f"{LOOPBACK}:{grpc}"]
-        sidecar += ["--grpc-retry-interval-secs", 1, *self.sidecar_flags(worker)]
+        sidecar += ["--grpc-retry-interval-secs", 1, *sidecar_flags]
         return [server, Process(sidecar, self.folder / f"sidecar-{worker.number}.log", self.env)]
 
-    def sidecar_flags(self, worker: Worker) -> list:
-        return []
+    def reads(self, worker: Worker) -> bool:
+        """Whether a worker reads prompts for others: the first ones do, where reading is apart."""
+        return worker.number < self.args.readers
+
+    def part(self, worker: Worker):
+        """Flags of a server and of its sidecar for its part in the work."""
+        if not self.args.readers:
+            return [], []
+        # Caches are of use only where texts are read in the same steps.
+        steps = [] if "--read-step" in self.args.serve else ["--read-step", 128]
+        if self.reads(worker):
+            return steps, ["--disaggregation-mode", "prefill"]
+        peers = [f"{LOOPBACK}:{reader.port}" for reader in self.workers if self.reads(reader)]
+        return [*steps, *[word for peer in peers for word in ("--transfer-peer", peer)]], ["--disaggregation-mode", "decode"]
 
     def start_router(self) -> Process:
         argv = [self.python, "-m", "dynamo.frontend", "--http-host", LOOPBACK, "--http-port", self.port]
@@ -345,6 +362,7 @@ def parser() -> argparse.ArgumentParser:
     about.add_argument("--model", default="smollm2", help="as `chelsea serve -m` takes it")
     about.add_argument("--name", default="chelsea", help="the model's name for clients")
     about.add_argument("--workers", type=int, default=2)
+    about.add_argument("--readers", type=int, default=0, metavar="N", help="of Dynamo's workers, those that only read prompts")
     about.add_argument("--port", type=int, default=8000, help="where clients ask; 0 takes a free one")
     about.add_argument("--chelsea", default="chelsea", help="the program; for Dynamo built with --features grpc")
     about.add_argument("--logs", type=pathlib.Path, help="folder for logs (default: a new one)")
@@ -357,6 +375,8 @@ def make(argv: list) -> Cluster:
     cut = words.index("--") if "--" in words else len(words)
     args = parser().parse_args(words[:cut])
     args.serve = words[cut + 1 :]
+    if args.readers and (args.kind != "dynamo" or not 0 < args.readers < args.workers):
+        sys.exit("error: --readers is for Dynamo, and at least one worker has to answer")
     folder = args.logs or pathlib.Path(tempfile.mkdtemp(prefix="chelsea-cluster-"))
     folder.mkdir(parents=True, exist_ok=True)
     return KINDS[args.kind](args, folder)

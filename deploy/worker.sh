@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # A worker of NVIDIA Dynamo: `chelsea serve` and Dynamo's sidecar, of which neither outlives the other.
 #
-#     deploy/worker.sh --model MODEL --grpc-port 50051 ...
+#     deploy/worker.sh --model=MODEL --grpc-port=50051 ...
 #
-# Takes the flags of `chelsea serve`, --grpc-port=PORT among them. A sidecar without its server would tell its clients of
+# Takes the flags of `chelsea serve`; --grpc-port=PORT has to be one of them, with the sign between the two, since the sidecar
+# is told the same port. CHELSEA and PYTHON name the programs; the sidecar takes its own flags from the environment, such as
+# DYN_DISAGGREGATION_MODE. A sidecar without its server would tell its clients of
 # errors instead of having them go on elsewhere, so when one of the two ends, the other is ended at once. On SIGTERM
 # both are told at once: the sidecar has the router send nobody any more, and the server finishes what it has.
 set -euo pipefail

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use chelsea_kv::{Budget, CacheConfig, CacheShape, Dtype, Rotary, SequenceCache, policy, snapshot};
 use chelsea_linear::GgmlType;
+use chelsea_serve::transfer::stream::{self, About};
 
 use crate::mutate::Random;
 
@@ -27,6 +28,7 @@ pub fn of(name: &str) -> Seeds {
         "config" => config(),
         "tokenizer" => tokenizer(),
         "snapshot" => snapshots(),
+        "handover" => handovers(),
         "samples" => samples(),
         "results" => results(),
         "weights" => weights(),
@@ -211,6 +213,40 @@ fn snapshots() -> Seeds {
         seeds.extend([("bad-truncated.kv", cut), ("bad-version.kv", version)]);
     }
     seeds.push(("bad-text.kv", b"CHELSEA".to_vec()));
+    seeds
+}
+
+/// Caches with what is sent after them.
+fn handovers() -> Seeds {
+    let sent = |dtype, tokens: usize, logits: &[f32]| {
+        let about = About { settings: "chelsea ByteFraction(0.5) 2 8".into(), cuts: vec![64, tokens - 64] };
+        let trailer = stream::encode(&about, logits).ok()?;
+        Some((cache("chelsea", dtype, tokens, 0.5)?, trailer))
+    };
+    let logits = [0.5, -3.0, 1e9, 0.0];
+    let whole = |parts: Option<(Vec<u8>, Vec<u8>)>| parts.map(|(cache, trailer)| [cache, trailer].concat());
+    let kinds = [
+        ("ok-f16.handover", whole(sent(Dtype::F16, 70, &logits))),
+        ("ok-q8.handover", whole(sent(Dtype::Q8, 90, &logits))),
+        ("ok-no-logits.handover", whole(sent(Dtype::F16, 66, &[]))),
+        ("bad-logit.handover", whole(sent(Dtype::F16, 66, &[f32::NAN]))),
+    ];
+    let mut seeds: Seeds = kinds.into_iter().filter_map(|(name, bytes)| Some((name, bytes?))).collect();
+    if let Some((mut cache, trailer)) = sent(Dtype::F16, 66, &logits) {
+        let short = [&cache[..], &trailer[..trailer.len() - 1]].concat();
+        let mut unknown = trailer.clone();
+        // A field of another name: `cuts` begins with another letter.
+        let at = unknown.windows(4).position(|four| four == b"cuts").unwrap_or(0);
+        unknown[at] = b'n';
+        let unknown = [&cache[..], &unknown].concat();
+        cache.truncate(40);
+        let hardly = [&cache[..], &trailer].concat();
+        seeds.extend([
+            ("bad-truncated.handover", short),
+            ("bad-field.handover", unknown),
+            ("bad-no-cache.handover", hardly),
+        ]);
+    }
     seeds
 }
 

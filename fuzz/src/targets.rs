@@ -10,6 +10,8 @@ use chelsea_model::chat::{ChatTemplate, Message, RenderOptions};
 use chelsea_model::gguf::Gguf;
 use chelsea_model::tokenizer::Tokenizer;
 use chelsea_model::{Config, ModelFile};
+use chelsea_serve::transfer::stream;
+use std::io::Cursor;
 use std::sync::Once;
 
 /// A named target.
@@ -28,6 +30,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "config", run: config },
     Target { name: "tokenizer", run: tokenizer },
     Target { name: "snapshot", run: snapshot },
+    Target { name: "handover", run: handover },
     Target { name: "samples", run: samples },
     Target { name: "results", run: results },
     Target { name: "weights", run: weights },
@@ -81,6 +84,23 @@ pub fn snapshot(bytes: &[u8]) -> bool {
     let mut sealed = bytes.to_vec();
     snapshot::reseal(&mut sealed);
     load_snapshot(&sealed) || as_it_is
+}
+
+/// A cache as another server sends it: as it is, and with its lengths and checksums made right.
+pub fn handover(bytes: &[u8]) -> bool {
+    let as_it_is = take_over(bytes);
+    let mut sealed = bytes.to_vec();
+    stream::reseal(&mut sealed);
+    take_over(&sealed) || as_it_is
+}
+
+fn take_over(bytes: &[u8]) -> bool {
+    let Ok((trailer, snapshot)) = stream::split(&mut Cursor::new(bytes), bytes.len() as u64) else { return false };
+    assert!(trailer.logits.iter().all(|logit| logit.is_finite()));
+    // What was read can be sent on, and is then the same.
+    let again = stream::encode(&trailer.about, &trailer.logits).expect("JSON");
+    assert_eq!(stream::parse_trailer(&again).expect("what was written"), trailer);
+    load_snapshot(&bytes[..snapshot as usize])
 }
 
 fn use_tokenizer(tokenizer: &Tokenizer) {

@@ -41,6 +41,11 @@ fn the_snapshot_reader_stands_mutated_files() {
 }
 
 #[test]
+fn the_reader_of_caches_that_are_handed_over_stands_mutated_streams() {
+    stands("handover", 3_000);
+}
+
+#[test]
 fn every_seed_marked_ok_is_valid_and_every_other_is_refused() {
     for target in TARGETS {
         for (path, bytes) in corpus(target).expect("a corpus") {

@@ -12,6 +12,9 @@ It starts two servers and the router (deploy/cluster.py) and checks, in this ord
    lost, told twice or another request's shows. Before that, rows are left out with which the model does not go on when
    nobody is killed; small models lose the thread with some.
 
+With `--readers N` so many of Dynamo's workers only read, and hand their caches to the others, which answer. Both checks are
+the same there, the first one of those that read, and without kills every cache has to be gone on from.
+
 With Dynamo a stream whose server was killed has to go on on the other one as if nothing had happened. With SMG it has to
 end with an error that its client sees; the client then asks again.
 
@@ -38,6 +41,8 @@ WORDS = (
 # Words of a row, how they are told apart, and how often it is told before the model has to go on.
 ROW, BETWEEN, TOLD = 4, "\n", 8
 SKIPPED = 77
+# What servers that read for others count.
+CACHES = ("handed_over", "handed_over_bytes", "taken_over", "taken_over_seconds", "refused")
 
 
 class Broken(Exception):
@@ -95,14 +100,16 @@ def conversations(router: cluster.Cluster, args) -> dict:
     """Asks turn after turn, and looks where prompts were found."""
     rng = random.Random(args.seed)
     found, told, stayed, turns, servers = 0, 0, 0, 0, set()
+    # Those that read, if others answer: these find in what they were handed all of a prompt.
+    workers = router.workers[: args.readers] or router.workers
     for number in range(args.conversations):
         story = " ".join(rng.choice(WORDS) for _ in range(150))
         messages = [{"role": "system", "content": f"You are number {number}. Remember: {story}"}]
         for turn in range(3):
             words = " ".join(rng.choice(WORDS) for _ in range(70))
             messages.append({"role": "user", "content": f"Say something about {words}."})
-            before = [worker.figure("vllm:prefix_cache_hits_total") for worker in router.workers]
-            asked_before = [worker.figure("vllm:prefix_cache_queries_total") for worker in router.workers]
+            before = [worker.figure("vllm:prefix_cache_hits_total") for worker in workers]
+            asked_before = [worker.figure("vllm:prefix_cache_queries_total") for worker in workers]
             body = {
                 "model": args.name,
                 "messages": messages,
@@ -114,9 +121,9 @@ def conversations(router: cluster.Cluster, args) -> dict:
             text, _, usage = stream(router.port, "/v1/chat/completions", body)
             messages.append({"role": "assistant", "content": text})
             time.sleep(args.pause)
-            hits = [worker.figure("vllm:prefix_cache_hits_total") - b for worker, b in zip(router.workers, before)]
+            hits = [worker.figure("vllm:prefix_cache_hits_total") - b for worker, b in zip(workers, before)]
             asked = [
-                worker.figure("vllm:prefix_cache_queries_total") - b for worker, b in zip(router.workers, asked_before)
+                worker.figure("vllm:prefix_cache_queries_total") - b for worker, b in zip(workers, asked_before)
             ]
             server = max(range(len(asked)), key=asked.__getitem__)
             servers.add(server)
@@ -294,6 +301,8 @@ def main():
     about.add_argument("--requests", type=int, default=500)
     about.add_argument("--rows", type=int, default=60, help="rows of words; each is asked for several times")
     about.add_argument("--kills", type=int, default=20)
+    about.add_argument("--workers", type=int, default=2)
+    about.add_argument("--readers", type=int, default=0, help="of Dynamo's workers, those that only read prompts")
     about.add_argument("--clients", type=int, default=6)
     about.add_argument("--tokens", type=int, default=64)
     about.add_argument("--conversations", type=int, default=6)
@@ -316,6 +325,7 @@ def main():
     args.tries = args.tries or {"dynamo": 1, "smg": 4}[args.kind]
     serve = ["--threads", args.threads, "--kv-memory", "512MiB", "--kv-budget", "100%", "--read-step", 64]
     line = [args.kind, "--chelsea", args.chelsea, "--model", args.model, "--name", args.name, "--port", 0]
+    line += ["--workers", args.workers, "--readers", args.readers]
     line += ["--logs", args.logs] if args.logs else []
     # Whoever ends this ends what it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -329,6 +339,8 @@ def main():
             start = time.monotonic()
             told["load"] = Load(router, args).run()
             told["load"]["seconds"] = round(time.monotonic() - start, 1)
+            if args.readers:
+                told["caches"] = {name: sum(w.figure(f"chelsea:kv_{name}_total") for w in router.workers) for name in CACHES}
             told["starts of servers"] = [worker.starts for worker in router.workers]
     except cluster.Missing as error:
         print(f"skipped: {error}")
@@ -343,6 +355,10 @@ def main():
         # A stream that dies with its server is asked again with SMG, and with Dynamo nobody has to.
         args.kind == "smg" or load["streams that broke and were asked again"] == 0,
     ]
+    if args.readers and not args.kills:
+        # Every prompt was read by one that reads, and its cache gone on from.
+        caches = told["caches"]
+        held += [caches["handed_over"] == caches["taken_over"] >= args.requests, caches["refused"] == 0]
     if args.conversations:
         talked = told["conversations"]
         held.append(talked["on the server that knew them"] >= 0.8 * talked["turns after the first"])

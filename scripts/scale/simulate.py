@@ -28,6 +28,9 @@ import random
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
+# Seconds for which a cache that arrived waits for room (the server's `patience`).
+ROOM = 10.0
+
 
 @dataclass
 class Machine:
@@ -78,8 +81,13 @@ class Turn:
     read: float = 0.0  # seconds of reading that are left
     pause: float = 0.0  # seconds of a step of its reading
     ends: float = 0.0  # on the clock of its server
-    first: float = 0.0
+    first: float = math.nan  # seconds to the first token, once there is one
+    ended: float = math.nan
     moved: float = 0.0
+
+    def waited(self, until: float) -> float:
+        """Seconds to its first token, or those it has waited for one."""
+        return until - self.asked if math.isnan(self.first) else self.first
 
 
 @dataclass
@@ -132,9 +140,13 @@ class Server:
             times.append((self.now + max(0.0, self.answering[0][0] - self.clock) / tokens, "answered"))
         return min(times) if times else None
 
+    def has_room_for(self, bytes_: float) -> bool:
+        """Whether there is room for so many bytes if every checkpoint is given up."""
+        return self.active_bytes + bytes_ <= self.machine.memory
+
     def room_for(self, bytes_: float) -> bool:
         """Makes room by giving checkpoints up; false where answers hold too much."""
-        if self.active_bytes + bytes_ > self.machine.memory:
+        if not self.has_room_for(bytes_):
             return False
         while self.shelf and self.active_bytes + bytes_ + self.shelf_bytes > self.machine.memory:
             _, tokens = self.shelf.popitem(last=False)
@@ -165,7 +177,10 @@ class World:
         self.readers, self.answerers = (self.servers[:readers], self.servers[readers:]) if readers else (None, self.servers)
         self.talks = {}
         self.done = []
-        self.asked = 0
+        # Every turn that was asked, answered or not.
+        self.turns = []
+        # Caches that came for nothing, since there was no room for them.
+        self.lost = 0
         self.new_talk(self.rng.expovariate(rate))
 
     def at(self, time: float, what: str, *more):
@@ -201,7 +216,7 @@ class World:
         answer = max(8, int(self.rng.expovariate(1 / self.args.answer)))
         turn = Turn(number, time, talk["tokens"] + fresh, answer)
         talk["tokens"] = turn.tokens + answer
-        self.asked += 1
+        self.turns.append(turn)
         server = self.choose(self.answerers, number)
         found = min(server.shelf.get(number, 0), turn.tokens)
         if self.readers and turn.tokens - found > self.args.read_here:
@@ -226,13 +241,16 @@ class World:
         self.plan(server)
 
     def admit(self, server: Server, turn: Turn, answerer):
-        # What is gone on from is no checkpoint any more until the turn's own takes its place.
-        found = min(server.shelf.get(turn.talk, 0), turn.tokens)
         needed = self.machine.held(turn.tokens + (0 if answerer else turn.answer))
-        server.drop(turn.talk)
-        if not server.room_for(needed):
+        if not server.has_room_for(needed):
+            # What it is to go on from stays a checkpoint meanwhile, which only others may push out.
             server.waiting.append((turn, answerer))
             return
+        # What is gone on from is no checkpoint any more until the turn's own takes its place: its bytes are among those
+        # that are needed, so that others make room for the rest.
+        found = min(server.shelf.get(turn.talk, 0), turn.tokens)
+        server.drop(turn.talk)
+        server.room_for(needed)
         server.active_bytes += needed
         if not turn.moved:
             # What came over the network was read, not found.
@@ -290,14 +308,20 @@ class World:
         reader.sending = turn.answerer.sending = ends
         self.at(ends, "arrives", turn)
 
-    def arrives(self, time: float, turn: Turn):
+    def arrives(self, time: float, turn: Turn, since=None):
         server = turn.answerer
+        since = time if since is None else since
         server.advance(time)
-        server.drop(turn.talk)
-        if server.room_for(self.machine.held(turn.tokens)):
+        if server.has_room_for(self.machine.held(turn.tokens)):
             # It lies on the shelf until its turn comes, at once as a rule.
-            server.shelf[turn.talk] = turn.tokens
-            server.shelf_bytes += self.machine.held(turn.tokens)
+            server.keep(turn.talk, turn.tokens)
+        elif time < since + ROOM:
+            self.at(min(time + 0.5, since + ROOM), "arrives", turn, since)
+            self.plan(server)
+            return
+        else:
+            # Its prompt is read here.
+            self.lost += 1
         self.admit(server, turn, None)
         self.plan(server)
 
@@ -316,11 +340,17 @@ def quantile(values: list, share: float) -> float:
 
 
 def summary(world: World, args) -> dict:
-    """Of what was asked once servers were warm and before clients stopped coming."""
-    turns = [turn for turn in world.done if args.warm <= turn.asked < args.seconds]
+    """Of what was asked once servers were warm and before clients stopped coming.
+
+    Whoever still waited for a first token when clients stopped coming is counted by when it came afterwards, and by the
+    time of waiting if it never did.
+    """
+    turns = [turn for turn in world.turns if args.warm <= turn.asked < args.seconds]
     span = args.seconds - args.warm
     ended = [turn for turn in world.done if args.warm <= turn.ended < args.seconds]
-    firsts = [turn.first for turn in turns]
+    end = world_end(world)
+    firsts = [turn.waited(end) for turn in turns]
+    late = sum(not turn.asked + turn.first < args.seconds for turn in turns)
     prompt = sum(turn.tokens for turn in turns)
     return {
         "requests": len(turns),
@@ -328,9 +358,12 @@ def summary(world: World, args) -> dict:
         "answer tokens a second": round(sum(turn.answer for turn in ended) / span),
         "first token, median": round(quantile(firsts, 0.5), 2),
         "first token, p99": round(quantile(firsts, 0.99), 2),
+        "without one at the end": round(late / max(1, len(turns)), 3),
+        "caches moved for nothing": world.lost,
+        "never answered": sum(math.isnan(turn.ended) for turn in turns),
         "found on shelves": round(sum(min(turn.cached, turn.tokens) for turn in turns) / max(1, prompt), 3),
         "GB moved a second": round(sum(turn.moved for turn in turns) / span / 1e9, 3),
-        "busy": round(sum(server.busy for server in world.servers) / len(world.servers) / max(1.0, world_end(world)), 3),
+        "busy": round(sum(server.busy for server in world.servers) / len(world.servers) / max(1.0, end), 3),
     }
 
 
@@ -371,7 +404,7 @@ def main():
     measured = json.loads(args.measured.read_text())
     rows = []
     columns = ["conversations/s", "cache", "split", "requests a second", "answer tokens a second", "first token, median"]
-    columns += ["first token, p99", "found on shelves", "GB moved a second"]
+    columns += ["first token, p99", "without one at the end", "found on shelves", "GB moved a second"]
     print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
     for rate in args.rates:
         for name, machine in machines(measured).items():

@@ -2,12 +2,15 @@
 
     python3 scripts/scale/split.py --chelsea target/release/chelsea --model smollm2 --file TEXT
 
-Two servers, one that reads and one that answers, with a link between them that brings no more than 1 or 10 Gbit a second
-(link.py). For each budget and link the same prompts go both ways in turns: read by the server that answers, and read by
-the other one and handed over. The answers must be the same, token for token. Prints a table of medians in Markdown.
+For each budget two servers, one that reads and one that answers, with links between them that bring no more than 1 or 10
+Gbit a second (link.py). In every round each budget has a prompt read by the server that answers, and for each link one read
+by the other and handed over, so that what the machine does meanwhile meets all of them alike. The answers must be the
+same, token for token. Prints one table of medians in Markdown, with the smallest and the largest of what it is about, and
+with `--json` writes every round. Nothing else should run on the machine: the load before it began is told.
 """
 
 import argparse
+import itertools
 import json
 import os
 import pathlib
@@ -59,51 +62,92 @@ def figure(port: int, name: str) -> float:
     raise KeyError(name)
 
 
-def measure(args, budget: str, bits: float, text: str) -> dict:
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="chelsea-split-"))
-    reading, answering = cluster.free_port(), cluster.free_port()
-    link = Link((cluster.LOOPBACK, reading), bits)
-    processes = []
-    try:
-        processes.append(
-            server(args, folder, "reader", reading, "--kv-budget", budget, "--transfer-url", f"http://{link.address}")
-        )
-        processes.append(
-            server(args, folder, "answerer", answering, "--kv-budget", budget, "--transfer-peer", link.address)
-        )
-        rows = []
-        for trial in range(args.trials):
-            # Another beginning each time, so that nothing lies on a shelf.
-            prompts = [f"Copy {trial}{way} of the text.\n{text}" for way in "ab"]
-            body = {"max_tokens": args.answer, "temperature": 0, "ignore_eos": True}
-            local, _, usage = first_token(answering, {**body, "prompt": prompts[0]})
-            before, passed = figure(answering, "chelsea:kv_taken_over_seconds_total"), link.back.passed
-            start = time.monotonic()
-            told = post(reading, {**body, "max_tokens": 1, "prompt": prompts[1],
-                                  "kv_transfer_params": {"do_remote_decode": True}})
-            read = time.monotonic() - start
-            offer = told["kv_transfer_params"]
-            over, answer, details = first_token(answering, {**body, "prompt": prompts[1], "kv_transfer_params": offer})
-            cached = details["prompt_tokens_details"]["cached_tokens"]
-            if cached != details["prompt_tokens"]:
-                sys.exit(f"the cache was not gone on from: see {folder}")
-            alone = post(reading, {**body, "prompt": prompts[1]})["choices"][0]["text"]
-            if alone != answer:
-                sys.exit(f"another answer: {alone!r} and {answer!r}")
-            rows.append({
-                "tokens": usage["prompt_tokens"],
-                "bytes": offer["bytes"],
-                "wire": link.back.passed - passed,
-                "local": local,
-                "read": read,
-                "over": over,
-                "fetched": figure(answering, "chelsea:kv_taken_over_seconds_total") - before,
-            })
-        return {key: statistics.median(row[key] for row in rows) for key in rows[0]}
-    finally:
-        for process in processes:
+class Pair:
+    """Two servers of a budget, with links of so many bits between them."""
+
+    def __init__(self, args, folder: pathlib.Path, budget: str):
+        self.args, self.folder, self.budget, self.processes = args, folder, budget, []
+        self.reading, self.answering = cluster.free_port(), cluster.free_port()
+        self.links = {bits: Link((cluster.LOOPBACK, self.reading), bits) for bits in args.links}
+        name = budget.rstrip("%")
+        peers = [word for link in self.links.values() for word in ("--transfer-peer", link.address)]
+        try:
+            self.processes.append(server(args, folder, f"reader-{name}", self.reading, "--kv-budget", budget))
+            self.processes.append(server(args, folder, f"answerer-{name}", self.answering, "--kv-budget", budget, *peers))
+        except BaseException:
+            self.end()
+            raise
+
+    def end(self):
+        for process in self.processes:
             process.end()
-        link.close()
+        for link in self.links.values():
+            link.close()
+
+    def body(self, prompt: str) -> dict:
+        return {"prompt": prompt, "max_tokens": self.args.answer, "temperature": 0, "ignore_eos": True}
+
+    def local(self, prompt: str) -> dict:
+        """Read by the server that answers."""
+        first, _, usage = first_token(self.answering, self.body(prompt))
+        if usage["prompt_tokens_details"]["cached_tokens"]:
+            sys.exit(f"a prompt was not read, but found: see {self.folder}")
+        return {"tokens": usage["prompt_tokens"], "local": first}
+
+    def handed(self, bits: float, prompt: str) -> dict:
+        """Read by the other one, and handed over."""
+        link, body = self.links[bits], self.body(prompt)
+        before, passed = figure(self.answering, "chelsea:kv_taken_over_seconds_total"), link.back.passed
+        start = time.monotonic()
+        told = post(self.reading, {**body, "max_tokens": 1, "kv_transfer_params": {"do_remote_decode": True}})
+        read = time.monotonic() - start
+        offer = told["kv_transfer_params"]
+        # By the way of this link.
+        offer["url"] = f"http://{link.address}/v1/kv/" + offer["url"].rsplit("/", 1)[1]
+        over, answer, usage = first_token(self.answering, {**body, "kv_transfer_params": offer})
+        if usage["prompt_tokens_details"]["cached_tokens"] != usage["prompt_tokens"]:
+            sys.exit(f"the cache was not gone on from: see {self.folder}")
+        alone = post(self.reading, body)["choices"][0]["text"]
+        if alone != answer:
+            sys.exit(f"another answer: {alone!r} and {answer!r}")
+        return {
+            "bytes": offer["bytes"],
+            "wire": link.back.passed - passed,
+            "read": read,
+            "over": over,
+            "fetched": figure(self.answering, "chelsea:kv_taken_over_seconds_total") - before,
+        }
+
+    def round(self, number, text: str) -> list:
+        """One prompt read here, and one for each link, each with a beginning of its own, so that nothing lies on a shelf."""
+        here = self.local(f"Copy {number} of the text, read here.\n{text}")
+        rows = []
+        for bits in self.links:
+            row = self.handed(bits, f"Copy {number} of the text, over {bits:g} bits a second.\n{text}")
+            rows.append({"budget": self.budget, "link": bits, "round": number, **here, **row})
+        return rows
+
+
+def table(rows: list) -> str:
+    lines = [
+        "| budget | link | tokens | bytes on the wire | the link alone would take | first token on the answering server, "
+        "handed over | of these, fetched and checked | first token, read there itself | reading on the other server |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for budget, bits in itertools.product(*(dict.fromkeys(row[key] for row in rows) for key in ("budget", "link"))):
+        these = [row for row in rows if (row["budget"], row["link"]) == (budget, bits)]
+        middle = {key: statistics.median(row[key] for row in these) for key in these[0] if key not in ("budget", "link")}
+
+        def spread(key: str) -> str:
+            values = [row[key] for row in these]
+            return f"{middle[key]:.3f} s ({min(values):.3f} to {max(values):.3f})"
+
+        lines.append(
+            f"| {budget} | {bits / 1e9:g} Gbit/s | {middle['tokens']:.0f} | {middle['wire']:,.0f} | "
+            f"{middle['wire'] * 8 / bits:.3f} s | {spread('over')} | {middle['fetched']:.3f} s | {spread('local')} | "
+            f"{middle['read']:.3f} s |"
+        )
+    return "\n".join(lines)
 
 
 def main():
@@ -118,18 +162,32 @@ def main():
     about.add_argument("--trials", type=int, default=3)
     about.add_argument("--threads", type=int, default=os.cpu_count())
     about.add_argument("--read-step", type=int, default=128)
-    about.add_argument("--memory", default="3GiB")
+    about.add_argument("--memory", default="3GiB", help="for the caches of each of the four servers")
+    about.add_argument("--json", type=pathlib.Path, help="where every round goes")
     args = about.parse_args()
     text = args.file.read_text()[: args.characters]
-    print("| budget | link | tokens | bytes handed over | bytes on the wire | first token, read here | read there | "
-          "fetched, checked and mapped | first token, handed over |")
-    print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
-    for budget in args.budgets:
-        for bits in args.links:
-            row = measure(args, budget, bits, text)
-            print(f"| {budget} | {bits / 1e9:g} Gbit/s | {row['tokens']:.0f} | {row['bytes']:.0f} | {row['wire']:.0f} | "
-                  f"{row['local']:.3f} s | {row['read']:.3f} s | {row['fetched']:.3f} s | "
-                  f"{row['read'] + row['over']:.3f} s |", flush=True)
+    if len(text) < args.characters:
+        print(f"{args.file} has {len(text)} characters only", file=sys.stderr)
+    load = os.getloadavg()[0]
+    print(f"load of this machine before it began: {load:.2f}", file=sys.stderr)
+    start, folder, pairs, rows = time.monotonic(), pathlib.Path(tempfile.mkdtemp(prefix="chelsea-split-")), [], []
+    try:
+        for budget in args.budgets:
+            pairs.append(Pair(args, folder, budget))
+        for pair in pairs:
+            # What happens once only is over before anything is measured.
+            pair.round("zero", text[:2000])
+        for trial in range(1, args.trials + 1):
+            # Every other round the other way about.
+            for pair in pairs if trial % 2 else reversed(pairs):
+                rows += pair.round(trial, text)
+            print(f"round {trial} of {args.trials}: {time.monotonic() - start:.0f} s", file=sys.stderr)
+    finally:
+        for pair in pairs:
+            pair.end()
+    print(table(rows))
+    if args.json:
+        args.json.write_text(json.dumps({"load": load, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,13 +4,13 @@
 
 mod support;
 
-use chelsea_engine::scheduler::{DiskOptions, Request};
-use chelsea_engine::{Session, SessionOptions};
+use chelsea_engine::scheduler::{DiskOptions, Event, Handed, Listener, Request, settings_of};
+use chelsea_engine::{Scheduler, SchedulerOptions, Sequence, Session, SessionOptions};
 use chelsea_kv::snapshot::{self, SnapshotError, SnapshotInfo};
 use chelsea_kv::{Budget, Dtype, Pool};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use support::serving::{Ear, alone, request, run, scheduler, with_pool};
 
 /// How requests of these tests keep their caches.
@@ -91,7 +91,7 @@ fn what_went_on_from_a_mounted_text_is_not_found_without_it() {
     std::fs::create_dir(&disk.folder).unwrap();
     let pieces = [text.clone(), support::tokens(300, 2), support::tokens(70, 3)];
     let ask = |mount: bool| {
-        let options = chelsea_engine::SchedulerOptions { disk: Some(disk.clone()), ..with_pool(64 << 20) };
+        let options = SchedulerOptions { disk: Some(disk.clone()), ..with_pool(64 << 20) };
         let mut scheduler = scheduler(options);
         if mount {
             scheduler.mount(&path, "label").unwrap();
@@ -107,6 +107,114 @@ fn what_went_on_from_a_mounted_text_is_not_found_without_it() {
     assert_eq!(ask(true), (800, first.1));
 }
 
+/// Listens, and takes the cache once the prompt was read.
+#[derive(Clone, Default)]
+struct Taker(Ear, Arc<Mutex<Option<Handed>>>);
+
+impl Listener for Taker {
+    fn hear(&mut self, event: Event) {
+        self.0.hear(event);
+    }
+
+    fn is_gone(&self) -> bool {
+        self.0.is_gone()
+    }
+
+    fn takes_cache(&self) -> bool {
+        true
+    }
+
+    fn take_cache(&mut self, handed: Handed) {
+        *self.1.lock().unwrap() = Some(handed);
+    }
+}
+
+/// The same cache in memory of another scheduler, by way of a file.
+fn carried(handed: &Sequence, folder: &Path, to: &Scheduler) -> Sequence {
+    let path = folder.join("carried.kv");
+    let info =
+        SnapshotInfo { fingerprint: to.model().fingerprint(), tokens: handed.history().to_vec(), note: String::new() };
+    snapshot::save(&path, handed.cache(), &info).unwrap();
+    let session = SessionOptions { pool: to.pool().clone(), ..session() };
+    let (cache, info) = snapshot::read_in(to.pool().clone(), &path, None, Some(session.policy.clone())).unwrap();
+    let sequence = Sequence::with_cache(to.model().clone(), &session, cache, info.tokens).unwrap();
+    sequence.with_logits(handed.logits().to_vec()).unwrap()
+}
+
+#[test]
+fn what_goes_on_from_a_mounted_text_is_kept_under_one_name_whether_it_was_read_here_or_came() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = support::tokens(500, 1);
+    let path = save(folder.path(), &text, &SessionOptions { block: 256, ..session() }, None);
+    let shelf = |name: &str| {
+        let disk = DiskOptions { folder: folder.path().join(name), bytes: 1 << 30 };
+        std::fs::create_dir(&disk.folder).unwrap();
+        disk
+    };
+    let on = |disk: &DiskOptions, label: &str| {
+        let mut scheduler = scheduler(SchedulerOptions { disk: Some(disk.clone()), ..with_pool(64 << 20) });
+        scheduler.mount(&path, label).unwrap();
+        scheduler
+    };
+    let pieces = [text.clone(), support::tokens(300, 2)];
+    let (here, there) = (shelf("here"), shelf("there"));
+    // Read on one, and gone on from on another that has the same text mounted.
+    let taker = Taker::default();
+    let mut reads = on(&here, "label");
+    reads.submit(Request { listener: Box::new(taker.clone()), ..request(&pieces, 40, 9, &Ear::default()) });
+    run(&mut reads);
+    let mut goes_on = on(&there, "label");
+    let given = carried(taker.1.lock().unwrap().take().unwrap().sequence().unwrap(), folder.path(), &goes_on);
+    let ear = Ear::default();
+    goes_on.submit_with(request(&pieces, 40, 9, &ear), given);
+    run(&mut goes_on);
+    assert_eq!((taker.0.cached(), ear.cached()), (500, 800));
+    assert_eq!(taker.0.tokens(), ear.tokens());
+    drop((reads, goes_on));
+    let names = |disk: &DiskOptions| {
+        let files = std::fs::read_dir(&disk.folder).unwrap().map(|file| file.unwrap().file_name());
+        let mut names: Vec<_> = files.filter(|name| name.to_string_lossy().ends_with(".checkpoint")).collect();
+        names.sort();
+        names
+    };
+    assert!(!names(&here).is_empty());
+    assert_eq!(names(&here), names(&there));
+    // So a server finds what another one was given, and one with another file of the same text does not.
+    let again = |disk: &DiskOptions, label: &str| {
+        let (mut scheduler, ear) = (on(disk, label), Ear::default());
+        let more = [pieces.as_slice(), &[support::tokens(70, 3)]].concat();
+        scheduler.submit(request(&more, 40, 9, &ear));
+        run(&mut scheduler);
+        ear.cached()
+    };
+    assert_eq!((again(&there, "label"), again(&there, "another label")), (800, 500));
+}
+
+#[test]
+fn a_cache_is_handed_over_under_the_label_of_the_mounted_text_that_it_went_on_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = support::tokens(500, 1);
+    let path = save(folder.path(), &text, &session(), None);
+    let mut scheduler = scheduler(with_pool(64 << 20));
+    let mounted = scheduler.mount(&path, "label").unwrap();
+    let model = scheduler.model().clone();
+    let words = |pieces: &[Vec<u32>], session: &SessionOptions, label: Option<&str>| {
+        let pieces: Vec<Arc<[u32]>> = pieces.iter().map(|piece| piece.as_slice().into()).collect();
+        settings_of(&model, session, &pieces, label.map(|label| (&mounted, label)).into_iter()).unwrap()
+    };
+    let (own, pieces) = (session(), [text.clone(), support::tokens(70, 2)]);
+    let alone = words(&pieces, &own, None);
+    assert_ne!(words(&pieces, &own, Some("label")), alone);
+    assert_ne!(words(&pieces, &own, Some("label")), words(&pieces, &own, Some("another")));
+    // Pieces of no tokens are none. What does not go on from the mounted text has nothing to do with it.
+    let spread = [vec![], text.clone(), vec![], support::tokens(70, 2)];
+    assert_eq!(words(&spread, &own, Some("label")), words(&pieces, &own, Some("label")));
+    assert_eq!(words(std::slice::from_ref(&text), &own, Some("label")), alone);
+    assert_eq!(words(&[support::tokens(500, 4), support::tokens(70, 2)], &own, Some("label")), alone);
+    let other = SessionOptions { dtype: Some(Dtype::F32), ..session() };
+    assert_eq!(words(&pieces, &other, Some("label")), words(&pieces, &other, None));
+}
+
 #[test]
 fn a_cache_of_another_model_and_one_without_room_are_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -115,7 +223,7 @@ fn a_cache_of_another_model_and_one_without_room_are_refused() {
     let mut roomy = scheduler(with_pool(64 << 20));
     assert!(matches!(roomy.mount(&other, "label"), Err(SnapshotError::OtherModel { .. })));
     let path = save(folder.path(), &text, &session(), None);
-    let mut small = scheduler(chelsea_engine::SchedulerOptions { pool: Pool::with_limit(1000), ..Default::default() });
+    let mut small = scheduler(SchedulerOptions { pool: Pool::with_limit(1000), ..Default::default() });
     assert!(matches!(small.mount(&path, "label"), Err(SnapshotError::Cache(_))));
     assert_eq!((small.stats().kv_bytes, small.stats().kv_bytes_mapped), (0, 0));
 }

@@ -110,7 +110,7 @@ impl Job {
         let pieces: Vec<_> = request.pieces.into_iter().filter(|piece| !piece.is_empty()).collect();
         Ok(Job {
             prompt_tokens,
-            salt: salt(request.key, &config, &request.session).into(),
+            salt: Arc::default(),
             names: Arc::default(),
             pieces,
             session: request.session,
@@ -138,7 +138,7 @@ impl Job {
     /// Takes note of what its prompt is found by: of the mounted cache that it goes on from, if it does, and of the names of
     /// its beginnings.
     pub(super) fn name_beginnings(&mut self, fingerprint: &[u8; 16], mounted: Option<&str>) {
-        self.salt = on(self.salt.to_string(), mounted).into();
+        self.salt = format!("{:016x} {}", self.key, settings(&self.config, &self.session, mounted)).into();
         self.names = prefix::names(fingerprint, &self.salt, &self.pieces);
     }
 
@@ -384,15 +384,16 @@ fn settled(config: &CacheConfig, session: &SessionOptions, tokens: usize) -> usi
     forecast.settled + GROWTH * forecast.growth
 }
 
-/// Names whose checkpoints they are, and everything that shapes a cache.
-fn salt(key: u64, config: &CacheConfig, options: &SessionOptions) -> String {
-    format!("{key:016x} {}", setting(config, options))
-}
-
-fn setting(config: &CacheConfig, options: &SessionOptions) -> String {
+/// Everything that shapes a cache, in words: those of which checkpoints are found by, and those by which caches are handed
+/// over. `mounted` is the label of the mounted cache that it goes on from.
+fn settings(config: &CacheConfig, options: &SessionOptions, mounted: Option<&str>) -> String {
     let CacheConfig { policy, budget, dtype, sinks, window, .. } = config;
     let (plan, compression) = (options.plan(), options.compression);
-    format!("{} {budget:?} {} {sinks} {window} {plan:?} {compression:?}", policy.spec(), dtype.name())
+    let own = format!("{} {budget:?} {} {sinks} {window} {plan:?} {compression:?}", policy.spec(), dtype.name());
+    match mounted {
+        Some(label) => format!("{own} on {label}"),
+        None => own,
+    }
 }
 
 /// Everything that shapes the cache of a prompt read with these options, in words: caches of the same words, tokens and
@@ -409,13 +410,5 @@ pub fn settings_of<'m>(
     let config = cache_config(model, options)?;
     let pieces: Vec<_> = pieces.iter().filter(|piece| !piece.is_empty()).cloned().collect();
     let mounted = mounts.find(|(mounted, _)| mounted.begins(&pieces, &config));
-    Ok(on(setting(&config, options), mounted.map(|(_, label)| label)))
-}
-
-/// The same for what goes on from a mounted cache.
-fn on(words: String, mounted: Option<&str>) -> String {
-    match mounted {
-        Some(label) => format!("{words} on {label}"),
-        None => words,
-    }
+    Ok(settings(&config, options, mounted.map(|(_, label)| label)))
 }

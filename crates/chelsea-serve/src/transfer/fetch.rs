@@ -8,7 +8,7 @@ use chelsea_kv::CacheError;
 use chelsea_kv::snapshot::{self, Expected, SnapshotError};
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
-use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -223,14 +223,7 @@ impl Download<'_> {
 /// Takes off what follows the snapshot, so that the file is one, and says how long it is.
 fn split(file: &mut File, bytes: u64) -> Result<(stream::Trailer, u64), FetchError> {
     file.flush()?;
-    file.seek(SeekFrom::Start(0))?;
-    let mut beginning = Vec::new();
-    Read::by_ref(file).take(64).read_to_end(&mut beginning)?;
-    let snapshot = stream::snapshot_bytes(&beginning, bytes)?;
-    file.seek(SeekFrom::Start(snapshot))?;
-    let mut rest = Vec::new();
-    Read::by_ref(file).take(bytes - snapshot).read_to_end(&mut rest)?;
-    let trailer = stream::parse_trailer(&rest)?;
+    let (trailer, snapshot) = stream::split(file, bytes)?;
     file.set_len(snapshot)?;
     Ok((trailer, snapshot))
 }

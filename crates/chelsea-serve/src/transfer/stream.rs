@@ -16,7 +16,7 @@
 use chelsea_engine::Sequence;
 use chelsea_kv::snapshot::{self, SnapshotError, SnapshotInfo};
 use serde::{Deserialize, Serialize};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -24,6 +24,8 @@ use xxhash_rust::xxh3::xxh3_64;
 const MAGIC: [u8; 8] = *b"CHLHAND1";
 /// Bytes of the last four fields.
 const FOOT: usize = 32;
+/// Bytes at the beginning of a snapshot in which it says how long it is.
+const BEGINNING: u64 = 64;
 /// Most bytes of what follows the snapshot: logits of a vocabulary of sixteen million tokens.
 pub(super) const MOST: u64 = 64 << 20;
 
@@ -75,7 +77,11 @@ pub fn write(out: &mut impl Write, sequence: &Sequence, about: &About) -> Result
     Ok(())
 }
 
-fn encode(about: &About, logits: &[f32]) -> io::Result<Vec<u8>> {
+/// What follows a snapshot, in bytes.
+///
+/// # Errors
+/// None: JSON is made of what has a form in it.
+pub fn encode(about: &About, logits: &[f32]) -> io::Result<Vec<u8>> {
     let mut bytes = serde_json::to_vec(about)?;
     let json = bytes.len() as u64;
     bytes.extend(logits.iter().flat_map(|logit| logit.to_le_bytes()));
@@ -84,6 +90,37 @@ fn encode(about: &About, logits: &[f32]) -> io::Result<Vec<u8>> {
     bytes.extend((logits.len() as u64).to_le_bytes());
     bytes.extend(xxh3_64(&bytes).to_le_bytes());
     Ok(bytes)
+}
+
+/// Reads what follows the snapshot in `bytes` bytes, and says how long the snapshot is.
+///
+/// # Errors
+/// If it is damaged, is not as long as the snapshot says, or cannot be read.
+pub fn split(from: &mut (impl Read + Seek), bytes: u64) -> Result<(Trailer, u64), StreamError> {
+    from.seek(SeekFrom::Start(0))?;
+    let mut beginning = Vec::new();
+    Read::by_ref(from).take(BEGINNING.min(bytes)).read_to_end(&mut beginning)?;
+    let snapshot = snapshot_bytes(&beginning, bytes)?;
+    from.seek(SeekFrom::Start(snapshot))?;
+    let mut rest = Vec::new();
+    Read::by_ref(from).take(bytes - snapshot).read_to_end(&mut rest)?;
+    Ok((parse_trailer(&rest)?, snapshot))
+}
+
+/// Makes lengths and checksums right, so that what lies behind them can be tried. Leaves what is no handed-over cache as it is.
+pub fn reseal(bytes: &mut [u8]) {
+    let Some(foot) = bytes.len().checked_sub(FOOT) else { return };
+    let [json, logits] = [8, 16].map(|at| little_endian(&bytes[foot + at..foot + at + 8]));
+    let fits = logits.checked_mul(4).and_then(|logits| logits.checked_add(json));
+    let Some(cut) = fits.and_then(|rest| foot.checked_sub(usize::try_from(rest).ok()?)) else { return };
+    snapshot::reseal(&mut bytes[..cut]);
+    let hash = foot + 24;
+    let sealed = xxh3_64(&bytes[cut..hash]).to_le_bytes();
+    bytes[hash..].copy_from_slice(&sealed);
+}
+
+fn little_endian(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |n, &byte| n << 8 | u64::from(byte))
 }
 
 /// Reads what follows a snapshot: all of it, and nothing else.
@@ -96,7 +133,7 @@ pub fn parse_trailer(bytes: &[u8]) -> Result<Trailer, StreamError> {
         return Err(wrong("its length is none that it could have"));
     }
     let (rest, foot) = bytes.split_at(bytes.len() - FOOT);
-    let number = |at: usize| foot[at..at + 8].iter().rev().fold(0u64, |n, &byte| n << 8 | u64::from(byte));
+    let number = |at: usize| little_endian(&foot[at..at + 8]);
     if foot[..8] != MAGIC {
         return Err(wrong("it does not end as it should"));
     }
@@ -123,8 +160,8 @@ pub fn parse_trailer(bytes: &[u8]) -> Result<Trailer, StreamError> {
 /// If there cannot be so many, or so few.
 pub fn snapshot_bytes(beginning: &[u8], total: u64) -> Result<u64, StreamError> {
     let size = beginning.get(24..32).ok_or(StreamError::Trailer("there is nothing before it"))?;
-    let size = size.iter().rev().fold(0u64, |n, &byte| n << 8 | u64::from(byte));
-    if size < 64 || size > total.saturating_sub(FOOT as u64) || total - size > MOST {
+    let size = little_endian(size);
+    if size < BEGINNING || size > total.saturating_sub(FOOT as u64) || total - size > MOST {
         return Err(StreamError::Trailer("the cache before it is not as long as it says"));
     }
     Ok(size)

@@ -7,6 +7,8 @@ mod bench;
 mod docs;
 mod eval;
 mod field;
+#[cfg(feature = "serve")]
+mod handover;
 #[cfg(target_os = "linux")]
 mod interruptions;
 #[cfg(unix)]

@@ -13,23 +13,28 @@ const TEMPLATE: &str = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{
                         {% if add_generation_prompt %}<assistant>{% endif %}";
 
 /// The small model with a chat template.
-fn model(folder: &Path) -> String {
+pub fn model(folder: &Path) -> String {
     let model = small::model(folder);
     let config = json!({ "chat_template": TEMPLATE });
     std::fs::write(Path::new(&model).join("tokenizer_config.json"), config.to_string()).unwrap();
     model
 }
 
-struct Server {
+pub struct Server {
     child: Child,
-    address: String,
+    pub address: String,
 }
 
 impl Server {
     /// Starts a server and waits until it says where it listens.
-    fn start(model: &str, args: &[&str]) -> Server {
+    pub fn start(model: &str, args: &[&str]) -> Server {
+        Server::start_in("64MiB", model, args)
+    }
+
+    /// The same with so much memory for caches.
+    pub fn start_in(memory: &str, model: &str, args: &[&str]) -> Server {
         let mut child = Command::new(env!("CARGO_BIN_EXE_chelsea"))
-            .args(["serve", "-m", model, "--port", "0", "--kv-memory", "64MiB", "--read-step", "64", "--threads", "1"])
+            .args(["serve", "-m", model, "--port", "0", "--kv-memory", memory, "--read-step", "64", "--threads", "1"])
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -62,7 +67,7 @@ impl Server {
         stream
     }
 
-    fn ask(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+    pub fn ask(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
         let mut text = String::new();
         self.send(method, path, body).read_to_string(&mut text).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
@@ -94,7 +99,7 @@ fn said(answer: &Value) -> &Value {
     &answer["choices"][0]["message"]["content"]
 }
 
-fn cached(answer: &Value) -> u64 {
+pub fn cached(answer: &Value) -> u64 {
     answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap()
 }
 
