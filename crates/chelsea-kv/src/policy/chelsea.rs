@@ -95,10 +95,11 @@ impl Chelsea {
         })
     }
 
-    /// All settings as `key=value,key=value`.
+    /// All settings as `key=value,key=value`; `rounded` only where it is not as ever.
     pub(super) fn settings(&self) -> String {
         let Chelsea { chunk, round_share, floor, value_weight, rounded } = self;
-        format!("chunk={chunk},round_share={round_share},floor={floor},value_weight={value_weight},rounded={rounded}")
+        let exact = if *rounded { "" } else { ",rounded=false" };
+        format!("chunk={chunk},round_share={round_share},floor={floor},value_weight={value_weight}{exact}")
     }
 }
 
