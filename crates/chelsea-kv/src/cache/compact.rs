@@ -1,12 +1,12 @@
 //! When a cache is compacted, which entries are candidates, and how a plan is carried out.
 
 use super::{CacheConfig, CacheError, SequenceCache};
+use crate::Head;
 use crate::backend::Change;
 use crate::budget::{Budget, Length};
 use crate::policy::{HeadView, Plan, View};
 use crate::pool::{Reservation, ScratchLease};
 use crate::scratch::{Reserved, ScratchMeter};
-use crate::{Head, LayerSpec};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::time::{Duration, Instant};

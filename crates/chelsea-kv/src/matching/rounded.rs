@@ -344,6 +344,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
         #[test]
         fn every_processor_matches_by_definition(
             (words, chunk, rows) in (1usize..70, 2usize..300, 1usize..320)

@@ -128,14 +128,35 @@ impl Policy for Chelsea {
 /// the text, and chunks are still many times smaller.
 const STRETCH: usize = 4096;
 
+/// One stretch of so many is a pilot. No number of heads that models have: pilots are to be of all kinds.
+const PILOTS: usize = 7;
+
+/// A price above which, it seems, nothing will be carried out: twice that of merge number `wanted` of these lists.
+fn guessed(lists: &[Merges], wanted: usize) -> f32 {
+    let mut prices: Vec<f32> = lists.iter().flat_map(Merges::prices).collect();
+    if wanted >= prices.len() {
+        return f32::INFINITY;
+    }
+    2.0 * *prices.select_nth_unstable_by(wanted, f32::total_cmp).1
+}
+
 impl Chelsea {
     /// Merges until `target` clusters are left in all, not counting those that stay `apart` (`[head][candidate]`; a list
     /// may be empty).
     pub(super) fn cluster(&self, view: &View<'_>, target: usize, apart: &[Vec<bool>]) -> Result<Plan, PoolFull> {
-        if self.rounded { self.plan_of::<Word>(view, target, apart) } else { self.plan_of::<f32>(view, target, apart) }
+        let plan = if self.rounded { Self::plan_of::<Word> } else { Self::plan_of::<f32> };
+        plan(self, view, target, apart, PILOTS)
     }
 
-    fn plan_of<P: Part>(&self, view: &View<'_>, target: usize, apart: &[Vec<bool>]) -> Result<Plan, PoolFull> {
+    /// Every so many stretches one is a pilot, which guesses for the others how far they have to go. The plan does not
+    /// depend on it.
+    fn plan_of<P: Part>(
+        &self,
+        view: &View<'_>,
+        target: usize,
+        apart: &[Vec<bool>],
+        pilots: usize,
+    ) -> Result<Plan, PoolFull> {
         let steps = AllSteps::of(view);
         let features = |head| Features::of(head, steps.of_head(head), self.value_weight);
         let features: Vec<Features<'_>> = view.heads.par_iter().map(features).collect();
@@ -150,21 +171,35 @@ impl Chelsea {
             .flat_map(|(g, head)| self.stretches(head.len()).map(move |r| (g, r)))
             .collect();
         let least = head_floor(self.floor, target, view.heads.len());
-        let merges: Vec<Merges> = stretches
-            .par_iter()
-            .map_init(Working::<P>::default, |working, (g, range)| {
+        let wanted = total.saturating_sub(target);
+        let mut lists: Vec<Merges> = stretches.iter().map(|_| Merges::default()).collect();
+        let cluster = |lists: &mut [Merges], which: &(dyn Fn(usize, &Merges) -> bool + Sync), ceiling: f32| {
+            let chosen = lists.par_iter_mut().enumerate().filter(|(i, list)| which(*i, list));
+            chosen.try_for_each_init(Working::<P>::default, |working, (i, list)| {
+                let (g, range) = &stretches[i];
                 let head = &view.heads[*g];
                 // Of a head in parts, each part keeps its part.
                 let least = (least * range.len() / head.len()).max(1);
-                let rounds = Rounds { chunk: self.chunk, share: self.round_share, least };
+                let rounds = Rounds { chunk: self.chunk, share: self.round_share, least, ceiling };
                 let _held = view.scratch.reserve(Working::<P>::bytes(range.len(), features[*g].dim(), rounds))?;
-                Ok(working.cluster(head, &features[*g], range.clone(), &apart[*g], rounds))
+                *list = working.cluster(head, &features[*g], range.clone(), &apart[*g], rounds);
+                Ok(())
             })
-            .collect::<Result<_, _>>()?;
-        let mut cut = Cut::cheapest(merges.iter().flat_map(Merges::prices), total.saturating_sub(target));
+        };
+        let is_pilot = |i: usize| i.is_multiple_of(pilots);
+        cluster(&mut lists, &|i, _| is_pilot(i), f32::INFINITY)?;
+        let known: usize = stretches.iter().step_by(pilots).map(|(_, range)| range.len()).sum();
+        let ceiling = guessed(&lists, wanted * known / total.max(1));
+        cluster(&mut lists, &|i, _| !is_pilot(i), ceiling)?;
+        let within = lists.iter().flat_map(Merges::prices).filter(|&price| price <= ceiling).count();
+        if within < wanted {
+            // The guess was too low: those who stopped there go all the way.
+            cluster(&mut lists, &|_, list| list.goes_beyond(ceiling), f32::INFINITY)?;
+        }
+        let mut cut = Cut::cheapest(lists.iter().flat_map(Merges::prices), wanted);
         let mut roots: Vec<Vec<u32>> = vec![Vec::new(); view.heads.len()];
-        for ((g, _), merges) in stretches.iter().zip(merges) {
-            merges.apply(&mut cut, view.heads[*g].len(), &mut roots[*g]);
+        for ((g, _), list) in stretches.iter().zip(lists) {
+            list.apply(&mut cut, view.heads[*g].len(), &mut roots[*g]);
         }
         Ok(Plan::new(roots))
     }
@@ -173,5 +208,56 @@ impl Chelsea {
     fn stretches(&self, len: usize) -> impl Iterator<Item = Range<usize>> + use<> {
         let count = len.div_ceil(STRETCH.max(2 * self.chunk));
         (0..count).map(move |i| i * len / count..(i + 1) * len / count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scratch::ScratchMeter;
+    use crate::{Dtype, Head};
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    /// Heads whose keys differ the more the later they are, or the earlier.
+    fn heads(count: usize, len: usize, rising: bool) -> Vec<Head> {
+        const DIM: usize = 8;
+        let mut rng = StdRng::seed_from_u64(7);
+        let head = |g: usize| {
+            let spread = 1.5f32.powi(if rising { g as i32 } else { -(g as i32) });
+            let mut head = Head::new(DIM, Dtype::F32);
+            for i in 0..len {
+                let mut row = || -> Vec<f32> { (0..DIM).map(|_| spread * (rng.random::<f32>() - 0.5)).collect() };
+                let (key, value) = (row(), row());
+                head.push(&key, &value, 1, i as f32);
+            }
+            head
+        };
+        (0..count).map(head).collect()
+    }
+
+    #[test]
+    fn pilots_change_no_plan() {
+        let rotary = Rotary::plain(8, 10_000.0);
+        let scratch = ScratchMeter::default();
+        for rising in [true, false] {
+            let heads = heads(20, 150, rising);
+            let view = View {
+                heads: heads.iter().map(|head| HeadView::new(head, 0..head.len(), &rotary, Vec::new(), 1.0)).collect(),
+                tokens: 150,
+                scratch: &scratch,
+            };
+            let apart = vec![Vec::new(); heads.len()];
+            for target in [150, 700, 1500, 2900] {
+                for policy in [Chelsea::default(), Chelsea { chunk: 32, floor: 0.5, ..Chelsea::default() }] {
+                    let plan = |pilots| policy.plan_of::<Word>(&view, target, &apart, pilots).unwrap();
+                    let all = plan(1);
+                    let kept: usize = (0..heads.len()).map(|g| all.survivors(g, 150)).sum();
+                    assert_eq!(kept, target);
+                    assert_eq!(plan(PILOTS), all, "{target}");
+                    assert_eq!(plan(64), all, "{target}");
+                }
+            }
+        }
     }
 }

@@ -188,6 +188,8 @@ pub(super) struct Rounds {
     pub share: f64,
     /// Clusters that are left at least.
     pub least: usize,
+    /// Price beyond which there is no need to go on.
+    pub ceiling: f32,
 }
 
 /// What a stretch merges, in order.
@@ -208,6 +210,11 @@ impl Merges {
     /// Their prices, which never fall.
     pub(super) fn prices(&self) -> impl Iterator<Item = f32> {
         self.prices.iter().copied()
+    }
+
+    /// Whether the last of them is dearer than that.
+    pub(super) fn goes_beyond(&self, price: f32) -> bool {
+        self.prices.last().is_some_and(|&last| last > price)
     }
 
     /// Carries out those that `cut` takes, a beginning of them, on the `roots` of all `len` candidates of the head, which
@@ -289,6 +296,9 @@ impl<P: Part> Working<P> {
                 price = price.max(if cost.is_nan() { f32::INFINITY } else { cost });
                 merges.pairs.push((self.ids[edge.a as usize], self.ids[edge.b as usize]));
                 merges.prices.push(price);
+            }
+            if price > rounds.ceiling {
+                break;
             }
             self.join(parts);
         }
