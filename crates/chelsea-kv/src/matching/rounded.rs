@@ -1,9 +1,8 @@
-//! Matching of rows that are rounded to 8 bits.
+//! Matching of rows that are rounded to whole numbers of about 12 bits.
 //!
-//! Distances of such rows are whole numbers and computed exactly, on every processor alike: equal rows cost nothing, ties
-//! are ties, and there is no rounding to allow for. Four numbers are a word, as instructions for products of bytes take
-//! them. Those want one factor without a sign, so 128 is added to the numbers of A and what it adds to a product is taken
-//! out of the distance: `|a - b|^2 = |a|^2 + (|b|^2 + 256 sum b) - 2 (a + 128) . b`.
+//! Distances of such rows are whole numbers too, which fit 32 bits, and are computed exactly, on every processor alike:
+//! equal rows cost nothing, ties are ties, and there is no rounding to allow for. Two numbers are a word, as instructions
+//! for products of 16-bit numbers take them. `|a - b|^2 = |a|^2 + |b|^2 - 2 a . b`.
 #![allow(unsafe_code)]
 
 use super::Edge;
@@ -12,25 +11,28 @@ use chelsea_simd::{Level, vectorized};
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-/// Four numbers of a row, none of them -128. Rows are filled up with zeros.
-pub type Word = [i8; 4];
+/// Two numbers of a row. Rows are filled up with zeros.
+pub type Word = [i16; 2];
 
 /// Words of a row of `dim` numbers.
 pub const fn words(dim: usize) -> usize {
-    dim.div_ceil(4)
+    dim.div_ceil(2)
 }
 
-/// The largest number of a word.
-pub const LARGEST: f32 = 127.0;
+/// The largest number of rows of `dim` numbers: with it, no distance exceeds 32 bits.
+pub fn largest(dim: usize) -> f32 {
+    ((1u64 << 29) as f64 / dim.max(1) as f64).sqrt().floor().min(f64::from(i16::MAX)) as f32
+}
 
-/// Rounds `row`, each number times `factor`, which brings all of them within [`LARGEST`]; `out` holds `words(dim)`.
-/// Numbers that are no numbers become any.
+/// Rounds `row`, each number times `factor`, which is to bring all of them within [`largest`]; `out` holds `words(dim)`.
 pub fn round(row: &[f32], factor: f32, out: &mut [Word]) {
-    let out: &mut [i8] = out.as_flattened_mut();
+    let out: &mut [i16] = out.as_flattened_mut();
     assert!(row.len() <= out.len(), "a row fits its words");
+    // Where numbers are infinite, no factor helps; what is no number becomes 0.
+    let most = largest(row.len());
     vectorized(
         #[inline(always)]
-        || out.iter_mut().zip(row).for_each(|(out, &x)| *out = nearest_byte(x * factor)),
+        || out.iter_mut().zip(row).for_each(|(out, &x)| *out = nearest_whole((x * factor).clamp(-most, most))),
     );
 }
 
@@ -42,18 +44,18 @@ pub fn take_in(mean: &mut [Word], row: &[Word], share: f32) {
         || {
             for (mean, &x) in numbers {
                 let before = f32::from(*mean);
-                *mean = nearest_byte(before + share * (f32::from(x) - before));
+                *mean = nearest_whole(before + share * (f32::from(x) - before));
             }
         },
     );
 }
 
-/// The nearest whole number to one within [`LARGEST`], of two the even one: it lies in the low bits once the number is as
+/// The nearest whole number to one that fits 16 bits, of two the even one: it lies in the low bits once the number is as
 /// large as where floats are whole numbers. A cast would take several instructions.
 #[inline(always)]
-fn nearest_byte(x: f32) -> i8 {
+fn nearest_whole(x: f32) -> i16 {
     const WHOLE: f32 = 12_582_912.0; // 1.5 * 2^23
-    (x + WHOLE).to_bits() as i8
+    (x + WHOLE).to_bits() as i16
 }
 
 /// Rows of A that are taken at once.
@@ -61,7 +63,7 @@ const ROWS: usize = 8;
 /// Rows of B that lie side by side in a strip.
 const LANES: usize = 32;
 /// Further from everything than any row is.
-const FAR: i32 = i32::MAX / 2;
+const FAR: i32 = i32::MAX;
 
 /// Working memory of [`match_rounded`], to be used again.
 #[derive(Debug, Default)]
@@ -70,10 +72,10 @@ pub struct Scratch {
     packed: Vec<Word>,
     /// `|x|^2` of each row of the chunk.
     lengths: Vec<i32>,
-    /// `|b|^2 + 256 sum b` of each row of B; [`FAR`] where rows only fill up a strip.
+    /// `|b|^2` of each row of B; [`FAR`] where rows only fill up a strip.
     terms: Vec<i32>,
-    /// Some rows of A, 128 added to each number: `[word][ROWS]`.
-    sources: Vec<[u8; 4]>,
+    /// Some rows of A: `[word][ROWS]`.
+    sources: Vec<Word>,
     /// Their products with all of B: `[ROWS][width]`.
     products: Vec<i32>,
 }
@@ -134,7 +136,7 @@ impl Scratch {
             || measure(rows, words, &mut self.lengths, &mut self.terms),
         );
         self.packed.clear();
-        self.packed.resize(self.terms.len() * words, [0; 4]);
+        self.packed.resize(self.terms.len() * words, [0; 2]);
         for first in (0..len).step_by(4) {
             let strip = &mut self.packed[first / LANES * LANES * words..][..LANES * words];
             interleave(&std::array::from_fn(|i| row(first + i)), strip, LANES, first % LANES);
@@ -146,34 +148,27 @@ impl Scratch {
         let len = rows.len() / words / 2;
         let source = |i: usize| if first + i < len { first + i } else { first };
         let sources: [&[Word]; ROWS] = std::array::from_fn(|i| &rows[(2 * source(i) + 1) * words..][..words]);
-        self.sources.resize(words * ROWS, [0; 4]);
+        self.sources.resize(words * ROWS, [0; 2]);
         for first in [0, ROWS / 2] {
             let rows = std::array::from_fn(|i| sources[first + i]);
-            interleave(&rows, bytemuck::cast_slice_mut(&mut self.sources), ROWS, first);
+            interleave(&rows, &mut self.sources, ROWS, first);
         }
-        // 128 more, or less where that is too much for a sign: the same bits.
-        self.sources.as_flattened_mut().iter_mut().for_each(|x| *x ^= 0x80);
     }
 }
 
-/// Squared lengths of all rows of a chunk, and the terms of those of B.
+/// Squared lengths of all rows of a chunk, and those of B once more.
 #[inline(always)]
 fn measure(rows: &[Word], words: usize, lengths: &mut [i32], terms: &mut [i32]) {
     for (i, (row, length)) in rows.chunks_exact(words).zip(lengths).enumerate() {
-        let (mut squares, mut sum) = (0, 0);
-        for &x in row.as_flattened() {
-            squares += i32::from(x) * i32::from(x);
-            sum += i32::from(x);
-        }
-        *length = squares;
+        *length = row.as_flattened().iter().map(|&x| i32::from(x) * i32::from(x)).sum();
         if i % 2 == 0 {
-            terms[i / 2] = squares + 256 * sum;
+            terms[i / 2] = *length;
         }
     }
 }
 
 /// `out[i][b]` = inner product of row i of `a` (`[word][ROWS]`) and row b of `packed` (`[strip][word][LANES]`).
-fn multiply(level: Level, packed: &[Word], a: &[[u8; 4]], width: usize, out: &mut [i32]) {
+fn multiply(level: Level, packed: &[Word], a: &[Word], width: usize, out: &mut [i32]) {
     assert!(a.len().is_multiple_of(ROWS) && packed.len() == width * (a.len() / ROWS) && out.len() == ROWS * width);
     assert!(width.is_multiple_of(LANES));
     match level {
@@ -190,7 +185,7 @@ fn multiply(level: Level, packed: &[Word], a: &[[u8; 4]], width: usize, out: &mu
 /// All of a strip against all rows of A: 16 sums of 16 lanes stay in registers.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn multiply_vnni(packed: &[Word], a: &[[u8; 4]], width: usize, out: &mut [i32]) {
+fn multiply_vnni(packed: &[Word], a: &[Word], width: usize, out: &mut [i32]) {
     let words = a.len() / ROWS;
     for (s, strip) in packed.chunks_exact(LANES * words).enumerate() {
         let mut sums = [[_mm512_setzero_si512(); 2]; ROWS];
@@ -200,8 +195,8 @@ fn multiply_vnni(packed: &[Word], a: &[[u8; 4]], width: usize, out: &mut [i32]) 
                 (_mm512_loadu_si512(column.as_ptr().cast()), _mm512_loadu_si512(column[16..].as_ptr().cast()))
             };
             for i in 0..ROWS {
-                let x = _mm512_set1_epi32(i32::from_ne_bytes(xs[i].map(|x| x)));
-                sums[i] = [_mm512_dpbusd_epi32(sums[i][0], x, low), _mm512_dpbusd_epi32(sums[i][1], x, high)];
+                let x = _mm512_set1_epi32(bytemuck::cast(xs[i]));
+                sums[i] = [_mm512_dpwssd_epi32(sums[i][0], x, low), _mm512_dpwssd_epi32(sums[i][1], x, high)];
             }
         }
         for (i, [low, high]) in sums.into_iter().enumerate() {
@@ -215,40 +210,43 @@ fn multiply_vnni(packed: &[Word], a: &[[u8; 4]], width: usize, out: &mut [i32]) 
     }
 }
 
-/// A quarter of a strip against half of the rows of A, in 16 bits: bytes 0 and 2 of each word, and 1 and 3.
+/// Half a strip against half of the rows of A: 8 sums of 8 lanes stay in registers.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn multiply_avx2(packed: &[Word], a: &[[u8; 4]], width: usize, out: &mut [i32]) {
+fn multiply_avx2(packed: &[Word], a: &[Word], width: usize, out: &mut [i32]) {
     const HALF: usize = ROWS / 2;
     let words = a.len() / ROWS;
-    let even = |x: [u8; 4]| _mm256_set1_epi32(i32::from(x[0]) | i32::from(x[2]) << 16);
-    let odd = |x: [u8; 4]| _mm256_set1_epi32(i32::from(x[1]) | i32::from(x[3]) << 16);
     for (s, strip) in packed.chunks_exact(LANES * words).enumerate() {
-        for (lane, group) in (0..LANES).step_by(8).flat_map(|lane| [(lane, 0), (lane, HALF)]) {
-            let mut sums = [_mm256_setzero_si256(); HALF];
+        for (lane, group) in [(0, 0), (0, HALF), (16, 0), (16, HALF)] {
+            let mut sums = [[_mm256_setzero_si256(); 2]; HALF];
             for (column, xs) in strip.chunks_exact(LANES).zip(a.chunks_exact(ROWS)) {
-                let (column, xs) = (&column[lane..lane + 8], &xs[group..group + HALF]);
-                // SAFETY: `column` holds 8 words here.
-                let both = unsafe { _mm256_loadu_si256(column.as_ptr().cast()) };
-                let evens = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(both));
-                let odds = _mm256_srai_epi16::<8>(both);
+                let (column, xs) = (&column[lane..lane + 16], &xs[group..group + HALF]);
+                // SAFETY: `column` holds 16 words here.
+                let (low, high) = unsafe {
+                    (_mm256_loadu_si256(column.as_ptr().cast()), _mm256_loadu_si256(column[8..].as_ptr().cast()))
+                };
                 for i in 0..HALF {
-                    let more =
-                        _mm256_add_epi32(_mm256_madd_epi16(even(xs[i]), evens), _mm256_madd_epi16(odd(xs[i]), odds));
-                    sums[i] = _mm256_add_epi32(sums[i], more);
+                    let x = _mm256_set1_epi32(bytemuck::cast(xs[i]));
+                    sums[i] = [
+                        _mm256_add_epi32(sums[i][0], _mm256_madd_epi16(x, low)),
+                        _mm256_add_epi32(sums[i][1], _mm256_madd_epi16(x, high)),
+                    ];
                 }
             }
-            for (i, sums) in sums.into_iter().enumerate() {
-                let out = &mut out[(group + i) * width + s * LANES + lane..][..8];
-                // SAFETY: `out` holds 8 numbers here.
-                unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), sums) };
+            for (i, [low, high]) in sums.into_iter().enumerate() {
+                let out = &mut out[(group + i) * width + s * LANES + lane..][..16];
+                // SAFETY: `out` holds 16 numbers here.
+                unsafe {
+                    _mm256_storeu_si256(out.as_mut_ptr().cast(), low);
+                    _mm256_storeu_si256(out[8..].as_mut_ptr().cast(), high);
+                }
             }
         }
     }
 }
 
 /// The scalar twin: one row of A at a time.
-fn multiply_plain(packed: &[Word], a: &[[u8; 4]], width: usize, out: &mut [i32]) {
+fn multiply_plain(packed: &[Word], a: &[Word], width: usize, out: &mut [i32]) {
     let words = a.len() / ROWS;
     for (s, strip) in packed.chunks_exact(LANES * words).enumerate() {
         for i in 0..ROWS {
@@ -256,10 +254,7 @@ fn multiply_plain(packed: &[Word], a: &[[u8; 4]], width: usize, out: &mut [i32])
             for (column, xs) in strip.chunks_exact(LANES).zip(a.chunks_exact(ROWS)) {
                 let x = xs[i].map(i32::from);
                 for (sum, y) in sums.iter_mut().zip(column) {
-                    *sum += x[0] * i32::from(y[0])
-                        + x[1] * i32::from(y[1])
-                        + x[2] * i32::from(y[2])
-                        + x[3] * i32::from(y[3]);
+                    *sum += x[0] * i32::from(y[0]) + x[1] * i32::from(y[1]);
                 }
             }
             out[i * width + s * LANES..][..LANES].copy_from_slice(&sums);
@@ -339,8 +334,9 @@ mod tests {
 
     fn rows(n: usize, words: usize) -> impl Strategy<Value = Vec<Word>> {
         // Few values bring ties, the largest ones what overflows if anything does.
-        let number = prop_oneof![-2i8..=2, Just(127), Just(-127), -127i8..=127];
-        prop::collection::vec(prop::array::uniform4(number), n * words)
+        let most = largest(2 * words) as i16;
+        let number = prop_oneof![-2i16..=2, Just(most), Just(-most), -most..=most];
+        prop::collection::vec(prop::array::uniform2(number), n * words)
     }
 
     proptest! {
@@ -360,7 +356,6 @@ mod tests {
         fn all_levels_give_the_same_products(
             (words, packed, a) in (1usize..40).prop_flat_map(|words| (Just(words), rows(2 * LANES, words), rows(ROWS, words))),
         ) {
-            let a: Vec<[u8; 4]> = a.iter().map(|word| word.map(|x| x as u8 ^ 0x80)).collect();
             let mut plain = vec![0; 2 * LANES * ROWS];
             multiply_plain(&packed, &a, 2 * LANES, &mut plain);
             prop_assert_eq!(plain.len(), 2 * LANES * a.len() / words);
@@ -376,18 +371,26 @@ mod tests {
         }
 
         #[test]
-        fn rounding_is_to_the_nearest(x in -127.0f32..127.0) {
-            prop_assert_eq!(f32::from(nearest_byte(x)), x.round_ties_even());
+        fn rounding_is_to_the_nearest(x in -32767.0f32..32767.0) {
+            prop_assert_eq!(f32::from(nearest_whole(x)), x.round_ties_even());
         }
     }
 
     #[test]
+    fn what_is_no_number_or_out_of_reach_is_brought_within() {
+        let mut out = [[1; 2]; 2];
+        round(&[f32::NAN, f32::INFINITY, -1e9], 1.0, &mut out);
+        let most = largest(3) as i16;
+        assert_eq!(out, [[0, most], [-most, 1]]);
+    }
+
+    #[test]
     fn a_mean_lies_between_those_it_is_of() {
-        let mut mean = [[10, -10, 0, 127]];
-        take_in(&mut mean, &[[20, -20, 1, -127]], 0.25);
-        assert_eq!(mean, [[12, -12, 0, 64]]);
-        let mut same = [[3, -4, 5, -127]];
-        take_in(&mut same, &[[3, -4, 5, -127]], 0.3);
-        assert_eq!(same, [[3, -4, 5, -127]]);
+        let mut mean = [[10, -10], [0, 1000]];
+        take_in(&mut mean, &[[20, -20], [1, -1000]], 0.25);
+        assert_eq!(mean, [[12, -12], [0, 500]]);
+        let mut same = [[3, -4], [5, -2047]];
+        take_in(&mut same, &[[3, -4], [5, -2047]], 0.3);
+        assert_eq!(same, [[3, -4], [5, -2047]]);
     }
 }

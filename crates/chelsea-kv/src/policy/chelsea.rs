@@ -30,7 +30,7 @@ pub struct Chelsea {
     pub floor: f64,
     /// Weight of the squared distance of values in the cost.
     pub value_weight: f64,
-    /// Whether what is compared is rounded to 8 bits, which is several times faster, or taken as it is.
+    /// Whether what is compared is rounded to whole numbers of about 12 bits, which is faster, or taken as it is.
     pub rounded: bool,
 }
 
@@ -50,8 +50,11 @@ pub(super) const FLOOR: Setting =
 pub(super) const VALUE_WEIGHT: Setting =
     Setting::new("value_weight", "1", "weight of the distance of values in the cost").formerly("lam");
 
-pub(super) const ROUNDED: Setting =
-    Setting::new("rounded", "true", "compare entries in 8 bits; false: in 32, which takes longer");
+pub(super) const ROUNDED: Setting = Setting::new(
+    "rounded",
+    "true",
+    "compare entries as whole numbers of 12 bits; false: as floats, which takes longer",
+);
 
 pub(super) const INFO: PolicyInfo = PolicyInfo {
     name: "chelsea",
@@ -162,8 +165,7 @@ impl Chelsea {
         let features: Vec<Features<'_>> = view.heads.par_iter().map(features).collect();
         let left = |g: usize| view.heads[g].len() - apart[g].iter().filter(|&&apart| apart).count();
         let total: usize = (0..view.heads.len()).map(left).sum();
-        // Merges with their prices, and the prices alone while the pool is cut.
-        let _held = view.scratch.reserve(Merges::bytes(total) + total * size_of::<u32>())?;
+        let _held = view.scratch.reserve(Merges::bytes(total))?;
         let stretches: Vec<(usize, Range<usize>)> = view
             .heads
             .iter()
@@ -196,6 +198,8 @@ impl Chelsea {
             // The guess was too low: those who stopped there go all the way.
             cluster(&mut lists, &|_, list| list.goes_beyond(ceiling), f32::INFINITY)?;
         }
+        // Their prices alone.
+        let _prices = view.scratch.reserve(total * size_of::<f32>())?;
         let mut cut = Cut::cheapest(lists.iter().flat_map(Merges::prices), wanted);
         let mut roots: Vec<Vec<u32>> = vec![Vec::new(); view.heads.len()];
         for ((g, _), list) in stretches.iter().zip(lists) {

@@ -103,8 +103,8 @@ pub(super) trait Part: Copy + Default + Send + Sync {
     /// Parts of a row of `dim` numbers.
     fn parts(dim: usize) -> usize;
 
-    /// What numbers of rows are multiples of, if none is beyond `reach` from 0: costs are in units of its square.
-    fn unit(reach: f32) -> f32;
+    /// What numbers of rows of `dim` are multiples of, if none is beyond `reach` from 0: costs are in units of its square.
+    fn unit(reach: f32, dim: usize) -> f32;
 
     /// Takes a row in.
     fn round(row: &[f32], unit: f32, out: &mut [Self]);
@@ -127,7 +127,7 @@ impl Part for f32 {
         dim
     }
 
-    fn unit(_: f32) -> f32 {
+    fn unit(_: f32, _: usize) -> f32 {
         1.0
     }
 
@@ -148,7 +148,7 @@ impl Part for f32 {
     }
 }
 
-/// Numbers in 8 bits.
+/// Whole numbers.
 impl Part for Word {
     type Scratch = rounded::Scratch;
 
@@ -156,8 +156,8 @@ impl Part for Word {
         rounded::words(dim)
     }
 
-    fn unit(reach: f32) -> f32 {
-        let unit = reach / rounded::LARGEST;
+    fn unit(reach: f32, dim: usize) -> f32 {
+        let unit = reach / rounded::largest(dim);
         // Where all rows are alike, or hold what is no number, nothing is told apart.
         if unit.is_normal() { unit } else { 1.0 }
     }
@@ -263,7 +263,7 @@ impl<P: Part> Working<P> {
         apart: &[bool],
         rounds: Rounds,
     ) -> Merges {
-        let unit = P::unit(features.reach);
+        let unit = P::unit(features.reach, features.dim);
         let parts = P::parts(features.dim);
         let Working { rows, ids, weights, .. } = self;
         (rows.clear(), ids.clear(), weights.clear());
