@@ -113,8 +113,8 @@ fn partitions() {
         let r = (8192.0 * share) as usize;
         let mut sum = |rows: &[f32]| {
             matched(rows, &mut scratch, &mut edges);
-            let mut cut = Cut::cheapest(edges.iter(), r);
-            edges.iter().filter(|edge| cut.takes(edge)).map(|edge| f64::from(edge.cost)).sum::<f64>()
+            let mut cut = Cut::cheapest(edges.iter().map(|edge| edge.cost), r);
+            edges.iter().filter(|edge| cut.takes(edge.cost)).map(|edge| f64::from(edge.cost)).sum::<f64>()
         };
         let sums = [sum(&alternating), sum(&halves), sum(&random)];
         println!("{r:>8} {:>12.1} {:>12.1} {:>12.1}", sums[0], sums[1], sums[2]);

@@ -13,6 +13,7 @@
 mod kernel;
 #[cfg_attr(not(target_arch = "x86_64"), path = "matching/matrix_none.rs")]
 mod matrix;
+pub mod rounded;
 mod select;
 
 pub use select::Cut;

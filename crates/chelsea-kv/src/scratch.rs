@@ -9,24 +9,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub struct ScratchMeter {
     now: AtomicUsize,
     peak: AtomicUsize,
-    spare: usize,
     pool: Option<Pool>,
 }
 
 impl ScratchMeter {
-    /// A meter for work that may take up to `spare` bytes in all, even if it could do with fewer.
-    pub fn with_spare(spare: usize) -> Self {
-        ScratchMeter { spare, ..ScratchMeter::default() }
-    }
-
     /// The same, with every byte charged to `pool` as well.
     pub(crate) fn charged_to(self, pool: Pool) -> Self {
         ScratchMeter { pool: Some(pool), ..self }
-    }
-
-    /// Bytes that may still be taken to save time.
-    pub fn spare(&self) -> usize {
-        self.spare.saturating_sub(self.now.load(Ordering::Relaxed))
     }
 
     /// Counts `bytes` until the returned guard is dropped. To be asked before they are allocated.
@@ -80,16 +69,6 @@ mod tests {
         }
         let _c = meter.reserve(120).unwrap();
         assert_eq!(meter.peak(), 150);
-    }
-
-    #[test]
-    fn what_is_held_is_not_spare() {
-        let meter = ScratchMeter::with_spare(100);
-        assert_eq!(meter.spare(), 100);
-        let _a = meter.reserve(70).unwrap();
-        assert_eq!(meter.spare(), 30);
-        let _b = meter.reserve(70).unwrap();
-        assert_eq!(meter.spare(), 0);
     }
 
     #[test]

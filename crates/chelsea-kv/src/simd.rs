@@ -1,6 +1,7 @@
 //! Which vector instructions this processor has, found at run time, and what kernels share.
 #![allow(unsafe_code)]
 
+use bytemuck::Pod;
 #[cfg(target_arch = "x86_64")]
 use chelsea_simd::SIDE;
 #[cfg(target_arch = "x86_64")]
@@ -40,9 +41,11 @@ pub(crate) fn prefetch(bytes: &[u8]) {
     let _ = bytes;
 }
 
-/// `out[k * stride + lane + i] = rows[i][k]`; an empty row stands for zeros that are there already.
+/// `out[k * stride + lane + i] = rows[i][k]`, for items of four bytes each; an empty row stands for zeros that are there
+/// already.
 #[inline(always)]
-pub(crate) fn interleave(rows: &[&[f32]; 4], out: &mut [f32], stride: usize, lane: usize) {
+pub(crate) fn interleave<T: Pod>(rows: &[&[T]; 4], out: &mut [T], stride: usize, lane: usize) {
+    const { assert!(size_of::<T>() == 4) };
     #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut))]
     let mut done = 0;
     #[cfg(target_arch = "x86_64")]
@@ -51,16 +54,16 @@ pub(crate) fn interleave(rows: &[&[f32]; 4], out: &mut [f32], stride: usize, lan
     if rows.iter().all(|row| row.len() == dim) {
         for k in (0..dim / 4 * 4).step_by(4) {
             let part = &mut out[k * stride + lane..][..3 * stride + 4];
-            // SAFETY: every x86-64 processor has SSE; the rows hold 4 numbers from `k` on, and `part` ends
-            // 4 numbers after the last offset.
+            // SAFETY: every x86-64 processor has SSE; the rows hold 4 items from `k` on, and `part` ends
+            // 4 items after the last offset.
             unsafe {
-                let load = |i: usize| _mm_loadu_ps(rows[i].as_ptr().add(k));
+                let load = |i: usize| _mm_loadu_ps(rows[i].as_ptr().add(k).cast());
                 let (mut a, mut b, mut c, mut d) = (load(0), load(1), load(2), load(3));
                 _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut d);
-                _mm_storeu_ps(part.as_mut_ptr(), a);
-                _mm_storeu_ps(part.as_mut_ptr().add(stride), b);
-                _mm_storeu_ps(part.as_mut_ptr().add(2 * stride), c);
-                _mm_storeu_ps(part.as_mut_ptr().add(3 * stride), d);
+                _mm_storeu_ps(part.as_mut_ptr().cast(), a);
+                _mm_storeu_ps(part.as_mut_ptr().add(stride).cast(), b);
+                _mm_storeu_ps(part.as_mut_ptr().add(2 * stride).cast(), c);
+                _mm_storeu_ps(part.as_mut_ptr().add(3 * stride).cast(), d);
             }
         }
         done = dim / 4 * 4;

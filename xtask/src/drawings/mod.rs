@@ -6,7 +6,7 @@ mod recipe;
 use crate::process::root;
 use anyhow::{Context, Result};
 use chelsea_plot::{Drawing, Ink, PlotError, Side};
-use recipe::{Edge, Entry, Numbers, cheapest, cluster, match_chunks, merge, merges_of_a_round};
+use recipe::{Edge, Entry, Merge, Numbers, cheapest, cut, match_chunks, merge, merges};
 use std::fs;
 
 /// Draws them and writes them to docs/plots.
@@ -34,7 +34,7 @@ fn chunk() -> Result<String, PlotError> {
     let key = |theme: usize, numbers: &mut Numbers| CENTRES[theme].map(|x| x + 0.55 * numbers.normal()).to_vec();
     let entry = |(i, &theme): (usize, &usize)| Entry { row: key(theme, &mut numbers), members: vec![i] };
     let before: Vec<Entry> = THEMES.iter().enumerate().map(entry).collect();
-    let edges = match_chunks(0, &before, before.len());
+    let edges = match_chunks(&before, before.len());
     let taken = cheapest(edges.clone(), 4);
     let is_taken = |edge: &Edge| taken.contains(edge);
     let mut after = before.clone();
@@ -126,29 +126,32 @@ fn numbered(d: &mut Drawing, at: (i32, i32), i: usize) {
 const CANDIDATES: usize = 128;
 const DIM: usize = 8;
 const SPREADS: [f64; 6] = [0.12, 0.5, 0.25, 0.85, 0.38, 0.65];
-/// What the default policy has: entries of a chunk, and share of all entries that a round merges.
+/// What the default policy has: entries of a chunk, share of a head that a round merges, and share of the average that every
+/// head keeps.
 const CHUNK: usize = 256;
 const ROUND_SHARE: f64 = 1.0 / 16.0;
+const FLOOR: f64 = 0.05;
 
 /// One pool over the heads of a model.
 fn pool() -> Result<String, PlotError> {
     let mut numbers = Numbers(5);
-    let mut heads: Vec<Vec<Entry>> = SPREADS.iter().map(|&spread| head(spread, &mut numbers)).collect();
-    let total = heads.len() * CANDIDATES;
+    let total = SPREADS.len() * CANDIDATES;
     let target = total / 4;
-    let offered: Vec<Edge> = heads.iter().enumerate().flat_map(|(g, head)| match_chunks(g, head, CHUNK)).collect();
-    let taken = cheapest(offered.clone(), merges_of_a_round(total, target, ROUND_SHARE));
-    let farthest = offered.iter().map(|edge| edge.cost.sqrt()).fold(0.0, f64::max);
-    let cut = taken.last().map_or(0.0, |edge| edge.cost.sqrt());
-    cluster(&mut heads, target, CHUNK, ROUND_SHARE);
+    let least = (FLOOR * (target / SPREADS.len()) as f64).ceil() as usize;
+    let of_head = |&spread: &f64| merges(head(spread, &mut numbers), least, CHUNK, ROUND_SHARE);
+    let lists: Vec<Vec<Merge>> = SPREADS.iter().map(of_head).collect();
+    let taken = cut(&lists, total - target);
+    let distance = |merge: &Merge| merge.price.sqrt();
+    let farthest = lists.iter().flatten().map(distance).fold(0.0, f64::max);
+    let price = lists.iter().zip(&taken).flat_map(|(list, &taken)| &list[..taken]).map(distance).fold(0.0, f64::max);
 
     let mut d = Drawing::new(
         "One pool over all heads decides which of them keeps how much",
         format!(
-            "Six made-up heads of {CANDIDATES} entries each, of which a quarter is to stay. Left: what the heads offer in the \
-             first round; the cheapest {} of {} are merged, whichever head they are of. Right: what is left after the last round.",
-            taken.len(),
-            offered.len()
+            "Six made-up heads of {CANDIDATES} entries each, of which a quarter is to stay. Left: all that each head could \
+             merge; the cheapest {} of {} are carried out, whichever head they are of. Right: what is left then.",
+            total - target,
+            lists.iter().map(Vec::len).sum::<usize>()
         ),
         520,
     );
@@ -156,32 +159,31 @@ fn pool() -> Result<String, PlotError> {
     let bottom = top + row * SPREADS.len() as i32;
     let (left, right) = (132, 500);
     let x = |distance: f64| left + (f64::from(right - left) * distance / (1.05 * farthest)).round() as i32;
-    d.text((left, top - 24), "proposals of each head, by distance", 13.0, Ink::Faint, Side::Left);
-    d.line(&[(x(cut), top - 8), (x(cut), bottom)], Ink::Text, 2);
-    d.text((x(cut) + 6, bottom + 14), "the cut: dearer ones wait", 12.0, Ink::Text, Side::Left);
-    for g in 0..SPREADS.len() {
+    d.text((left, top - 24), "merges of each head, by price", 13.0, Ink::Faint, Side::Left);
+    d.line(&[(x(price), top - 8), (x(price), bottom)], Ink::Text, 2);
+    d.text((x(price) + 6, bottom + 14), "the cut: dearer ones are left", 12.0, Ink::Text, Side::Left);
+    for (g, (list, &taken)) in lists.iter().zip(&taken).enumerate() {
         let y = top + row * g as i32 + row / 2;
         d.text((left - 14, y), format!("layer {}, head {}", g / 2, g % 2), 12.5, Ink::Text, Side::Right);
         d.line(&[(left, y), (right, y)], Ink::Pale, 1);
-    }
-    for edge in &offered {
-        let y = top + row * edge.head as i32 + row / 2;
-        let ink = if taken.contains(edge) { MERGED } else { Ink::Pale };
-        // Neighbours above and below the line, so that dots of equal distance are seen.
-        let aside = [0, -9, 9, -4, 5][edge.a / 2 % 5];
-        d.dot((x(edge.cost.sqrt()), y + aside), 3, ink);
+        for (i, merge) in list.iter().enumerate() {
+            // Neighbours above and below the line, so that dots of equal distance are seen.
+            let aside = [0, -9, 9, -4, 5][i % 5];
+            d.dot((x(distance(merge)), y + aside), 3, if i < taken { MERGED } else { Ink::Pale });
+        }
     }
     d.line(&[(left, bottom), (right, bottom)], Ink::Pale, 1);
     d.text((right, bottom + 34), "farther apart: a merge changes attention more", 12.0, Ink::Faint, Side::Right);
 
     let (left, right) = (560, 800);
-    let most = heads.iter().map(Vec::len).max().unwrap_or(1);
+    let kept: Vec<usize> = taken.iter().map(|taken| CANDIDATES - taken).collect();
+    let most = kept.iter().copied().max().unwrap_or(1);
     let x = |n: usize| left + (right - left) * n as i32 / most as i32;
     d.text((left, top - 24), "entries that each head keeps", 13.0, Ink::Faint, Side::Left);
-    for (g, head) in heads.iter().enumerate() {
+    for (g, &kept) in kept.iter().enumerate() {
         let y = top + row * g as i32 + row / 2;
-        d.bar((left, y - 12), (x(head.len()), y + 12), B);
-        d.text((x(head.len()) + 6, y), head.len().to_string(), 12.5, Ink::Text, Side::Left);
+        d.bar((left, y - 12), (x(kept), y + 12), B);
+        d.text((x(kept) + 6, y), kept.to_string(), 12.5, Ink::Text, Side::Left);
     }
     let even = target / SPREADS.len();
     d.line(&[(x(even), top - 8), (x(even), bottom)], Ink::Text, 2);

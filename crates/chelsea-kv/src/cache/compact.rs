@@ -1,12 +1,12 @@
 //! When a cache is compacted, which entries are candidates, and how a plan is carried out.
 
 use super::{CacheConfig, CacheError, SequenceCache};
+use crate::Head;
 use crate::backend::Change;
 use crate::budget::{Budget, Length};
 use crate::policy::{HeadView, Plan, View};
 use crate::pool::{Reservation, ScratchLease};
 use crate::scratch::{Reserved, ScratchMeter};
-use crate::{Head, LayerSpec};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -167,7 +167,7 @@ impl SequenceCache {
             ranges = self.candidates(&self.sinks());
         }
         let target = (allowed + candidates(&ranges)).saturating_sub(before);
-        let scratch = ScratchMeter::with_spare(self.spare(allowed)).charged_to(self.config.pool.clone());
+        let scratch = ScratchMeter::default().charged_to(self.config.pool.clone());
         let scales = self.value_scale.clone();
         self.take_value_scales(&ranges);
         let ready = self.make_ready(&ranges, target, &scratch);
@@ -214,25 +214,6 @@ impl SequenceCache {
         let merging = bytes.iter().map(|&(_, merging)| merging).max().unwrap_or(0);
         let pool = &self.config.pool;
         Ok((pool.reserve(copies)?, pool.lease_scratch(merging * rayon::current_num_threads())?))
-    }
-
-    /// Bytes that a compaction down to `allowed` entries may take to save time. While a text is read, a block is held
-    /// beyond the budget: its latest entries, five eighths, are among those allowed. What is promised is the bytes of
-    /// keys and values alone; so counts, positions and the room in pages come off the rest.
-    fn spare(&self, allowed: usize) -> usize {
-        let CacheConfig { shape, dtype, .. } = &self.config;
-        let entries = allowed + 3 * self.recent * self.growing_heads() / 5;
-        let promised: usize = match shape
-            .layers()
-            .iter()
-            .filter(|layer| layer.grows())
-            .map(LayerSpec::dims)
-            .max_by_key(|dims| dims.key + dims.value)
-        {
-            Some(dims) => dtype.bytes(entries, dims),
-            None => 0,
-        };
-        promised.saturating_sub(self.bytes_held())
     }
 
     /// Entries that each head is going to take in, once `allowed` are left, before the next compaction can be due: no head

@@ -1,6 +1,4 @@
-//! The cheapest edges of many, without sorting them.
-
-use super::Edge;
+//! The cheapest of many, without sorting them.
 
 /// Bits whose order as integers is the order of costs; a cost that is not a number comes last.
 fn key(cost: f32) -> u32 {
@@ -12,8 +10,8 @@ fn key(cost: f32) -> u32 {
     if bits >> 31 == 1 { !bits } else { bits | 1 << 31 }
 }
 
-/// A threshold that lets exactly the `r` cheapest edges pass. Edges of equal cost pass in the order
-/// in which they are offered to [`Cut::takes`], which must be the order of (head, a).
+/// A threshold that lets exactly the `r` cheapest of some costs pass. Equal ones pass in the order in which they are
+/// offered to [`Cut::takes`].
 #[derive(Debug, Clone, Copy)]
 pub struct Cut {
     key: u32,
@@ -21,9 +19,9 @@ pub struct Cut {
 }
 
 impl Cut {
-    /// The threshold for the `r` cheapest of `edges`; all pass when there are no more than `r`.
-    pub fn cheapest<'a>(edges: impl Iterator<Item = &'a Edge>, r: usize) -> Cut {
-        let mut keys: Vec<u32> = edges.map(|e| key(e.cost)).collect();
+    /// The threshold for the `r` cheapest of `costs`; all pass when there are no more than `r`.
+    pub fn cheapest(costs: impl Iterator<Item = f32>, r: usize) -> Cut {
+        let mut keys: Vec<u32> = costs.map(key).collect();
         if r == 0 {
             return Cut { key: 0, ties: 0 };
         }
@@ -35,9 +33,9 @@ impl Cut {
         Cut { key: threshold, ties }
     }
 
-    /// Whether this edge is among the cheapest. Every edge must be offered once, in order.
-    pub fn takes(&mut self, edge: &Edge) -> bool {
-        let key = key(edge.cost);
+    /// Whether this cost is among the cheapest. Every one must be offered once, in order.
+    pub fn takes(&mut self, cost: f32) -> bool {
+        let key = key(cost);
         if key == self.key && self.ties > 0 {
             self.ties -= 1;
             return true;
@@ -51,14 +49,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn edges(costs: &[f32]) -> Vec<Edge> {
-        costs.iter().enumerate().map(|(a, &cost)| Edge { a: a as u32, b: 0, cost }).collect()
-    }
-
     fn taken(costs: &[f32], r: usize) -> Vec<u32> {
-        let edges = edges(costs);
-        let mut cut = Cut::cheapest(edges.iter(), r);
-        edges.iter().filter(|e| cut.takes(e)).map(|e| e.a).collect()
+        let mut cut = Cut::cheapest(costs.iter().copied(), r);
+        (0..costs.len() as u32).filter(|&i| cut.takes(costs[i as usize])).collect()
     }
 
     #[test]

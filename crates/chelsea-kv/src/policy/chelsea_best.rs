@@ -1,7 +1,6 @@
 //! `chelsea-best`: what repeating the text needs stays as it is, everything else is clustered.
 
-use super::chelsea::{CHUNK, FLOOR, ROUND_SHARE, VALUE_WEIGHT};
-use super::clusters::Clusters;
+use super::chelsea::{CHUNK, FLOOR, ROUND_SHARE, ROUNDED, VALUE_WEIGHT};
 use super::evict::{Evict, Heads};
 use super::kvzip::KvZip;
 use super::{Chelsea, Needs, Plan, Policy, PolicyInfo, Setting, View};
@@ -39,6 +38,7 @@ pub(super) const INFO: PolicyInfo = PolicyInfo {
         ROUND_SHARE,
         FLOOR,
         VALUE_WEIGHT,
+        ROUNDED,
     ],
     make: |s| {
         let exact = ChelseaBest::default().exact;
@@ -70,6 +70,6 @@ impl Policy for ChelseaBest {
         // Every head needs room for at least one cluster.
         let exact = ((target as f64 * self.exact) as usize).min(target.saturating_sub(view.heads.len()));
         let kept = Evict { scorer: self.score, heads: Heads::Pooled, floor: 0.0 }.keep(view, exact)?;
-        self.rest.cluster(view, target - exact, kept.into_iter().map(Clusters::around).collect())
+        self.rest.cluster(view, target - exact, &kept)
     }
 }

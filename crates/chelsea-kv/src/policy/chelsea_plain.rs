@@ -1,7 +1,7 @@
 //! `chelsea-plain`: chunked soft matching as it was published.
 
 use super::chelsea::CHUNK;
-use super::clusters::{Clusters, Rows, Source};
+use super::clusters::{Clusters, Rows};
 use super::{HeadView, Plan, Policy, PolicyInfo, View};
 use crate::PoolFull;
 use crate::budget::even_shares;
@@ -38,12 +38,12 @@ impl ChelseaPlain {
         let mut edges = Vec::new();
         while clusters.len() > target {
             let merges = (clusters.len() - target).min(clusters.len() / 2);
-            clusters.rows(head, Source::Keys, rows);
+            clusters.rows(head, rows);
             normalise(&mut rows.rows, head.key_dim());
             edges.clear();
             match_chunks(&rows.rows, head.key_dim(), self.chunk, Measure::Cosine, scratch, &mut edges);
-            let mut cut = Cut::cheapest(edges.iter(), merges);
-            edges.retain(|edge| cut.takes(edge));
+            let mut cut = Cut::cheapest(edges.iter().map(|edge| edge.cost), merges);
+            edges.retain(|edge| cut.takes(edge.cost));
             if edges.is_empty() {
                 break;
             }
@@ -70,8 +70,7 @@ impl Policy for ChelseaPlain {
         let _held = view.scratch.reserve(view.len() * 4)?;
         let plan = |(rows, scratch): &mut (Rows, Scratch), (head, &share): (&HeadView<'_>, &usize)| {
             let edges = head.len() * 6;
-            let bytes = Rows::bytes(head.len(), head.len(), head.len(), head.key_dim())
-                + Scratch::bytes(head.key_dim(), self.chunk);
+            let bytes = Rows::bytes(head.len(), head.key_dim()) + Scratch::bytes(head.key_dim(), self.chunk);
             let _held = view.scratch.reserve(bytes + edges)?;
             Ok(self.plan_head(head, share, rows, scratch))
         };

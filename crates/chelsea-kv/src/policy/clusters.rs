@@ -1,52 +1,24 @@
-//! The clusters of one head while a plan is being made.
+//! The clusters of one head while a plan is made by rounds over all of it.
 //!
-//! Nothing is merged until the plan is complete: between rounds only roots are kept, and the rows that
-//! the next round matches are means over the members of each cluster, made anew for one head at a time.
+//! Nothing is merged until the plan is complete: between rounds only roots are kept, and the rows that the next round
+//! matches are means over the members of each cluster.
 
 use super::HeadView;
-use crate::Dims;
 use crate::matching::Edge;
-use crate::rotary::Steps;
-use std::ops::Range;
 
 /// Which candidates are one by now.
 #[derive(Debug, Clone)]
 pub(super) struct Clusters {
     roots: Vec<u32>,
     alive: usize,
-    /// Which candidates stay alone.
-    apart: Vec<bool>,
-}
-
-/// No row: of candidates that stay alone.
-const NO_ROW: u32 = u32::MAX;
-
-/// What the rows of a match are made of.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Source<'a> {
-    /// Keys as stored, after RoPE.
-    Keys,
-    /// Keys before RoPE less `centre`, each dimension times `scale`; then the value times
-    /// `value_factor`, unless that is 0.
-    Features { steps: &'a Steps, centre: &'a [f32], scale: &'a [f32], value_factor: f32 },
-}
-
-impl Source<'_> {
-    /// Numbers of a row of a head with entries of these sizes.
-    pub(super) fn dim(&self, dims: Dims) -> usize {
-        match self {
-            Source::Features { value_factor, .. } if *value_factor != 0.0 => dims.key + dims.value,
-            _ => dims.key,
-        }
-    }
 }
 
 /// Rows to be matched, and the buffers to make them. To be used again for the next head.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
-    /// `[clusters][dim]`, of all clusters or of a part of them.
+    /// `[clusters][dim]`: keys as stored, after RoPE.
     pub rows: Vec<f32>,
-    /// Candidate that each cluster sits at, of all clusters.
+    /// Candidate that each cluster sits at.
     pub ids: Vec<u32>,
     slots: Vec<u32>,
     weights: Vec<u32>,
@@ -54,71 +26,21 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// Bytes for the rows of `part` of `clusters` of `len` candidates.
-    pub(super) fn bytes(part: usize, clusters: usize, len: usize, dim: usize) -> usize {
-        part * dim * 4 + clusters * 9 + len * 4
-    }
-
-    /// Bytes of the rows of all `clusters` after [`Rows::settle`].
-    pub(super) fn kept_bytes(clusters: usize, dim: usize) -> usize {
-        clusters * (dim * 4 + 8)
-    }
-
-    /// Lets go of the buffers that made the rows: from now on they [follow](Rows::follow).
-    pub(super) fn settle(&mut self) {
-        (self.slots, self.singles) = (Vec::new(), Vec::new());
-    }
-
-    /// Brings the rows up to date with what was merged since: a cluster that joined another is taken into its mean.
-    pub(super) fn follow(&mut self, clusters: &Clusters, dim: usize) {
-        let Rows { rows, ids, weights, .. } = self;
-        for slot in 0..ids.len() {
-            let root = clusters.roots[ids[slot] as usize];
-            if root != ids[slot] {
-                let into = ids.binary_search(&root).expect("a cluster joins one that survives");
-                weights[into] += weights[slot];
-                let share = weights[slot] as f32 / weights[into] as f32;
-                let (low, high) = rows.split_at_mut(slot.max(into) * dim);
-                let (low, high) = (&mut low[slot.min(into) * dim..][..dim], &mut high[..dim]);
-                let (mean, row) = if into < slot { (low, high) } else { (high, low) };
-                mean.iter_mut().zip(row).for_each(|(mean, x)| *mean += share * (*x - *mean));
-            }
-        }
-        let mut at = 0;
-        for slot in 0..ids.len() {
-            if clusters.roots[ids[slot] as usize] == ids[slot] {
-                rows.copy_within(slot * dim..(slot + 1) * dim, at * dim);
-                (ids[at], weights[at]) = (ids[slot], weights[slot]);
-                at += 1;
-            }
-        }
-        rows.truncate(at * dim);
-        rows.shrink_to_fit();
-        ids.truncate(at);
-        weights.truncate(at);
+    /// Bytes for the rows of `len` candidates.
+    pub(super) fn bytes(len: usize, dim: usize) -> usize {
+        len * (dim * 4 + 9 + 4)
     }
 }
 
 impl Clusters {
     /// Every candidate on its own.
     pub(super) fn new(len: usize) -> Self {
-        Self::around(vec![false; len])
+        Clusters { roots: (0..len as u32).collect(), alive: len }
     }
 
-    /// Every candidate on its own, those that are `apart` for good: they are not matched and count nowhere.
-    pub(super) fn around(apart: Vec<bool>) -> Self {
-        let alive = apart.iter().filter(|&&apart| !apart).count();
-        Clusters { roots: (0..apart.len() as u32).collect(), alive, apart }
-    }
-
-    /// Number of clusters that may be matched.
+    /// Number of clusters.
     pub(super) fn len(&self) -> usize {
         self.alive
-    }
-
-    /// Bytes taken.
-    pub(super) fn bytes(&self) -> usize {
-        self.roots.len() * (4 + 1)
     }
 
     /// Merges along `edges`, which name clusters by the candidates they sit at: no candidate may be
@@ -142,19 +64,39 @@ impl Clusters {
         if merged { self.roots } else { Vec::new() }
     }
 
-    /// Fills `out` with one row a cluster: the count-weighted mean of its members' rows.
-    pub(super) fn rows(&self, head: &HeadView<'_>, source: Source<'_>, out: &mut Rows) {
+    /// Fills `out` with one row a cluster: the count-weighted mean of its members' keys.
+    pub(super) fn rows(&self, head: &HeadView<'_>, out: &mut Rows) {
+        let dim = head.key_dim();
         self.number(head, out);
-        self.fill(head, source, 0..self.alive, out);
+        let Rows { rows, slots, weights, singles, .. } = out;
+        rows.clear();
+        rows.resize(self.alive * dim, 0.0);
+        // A cluster of one keeps its row bit for bit, so that equal entries stay equal.
+        head.for_each_key(|i, key| {
+            let slot = slots[self.roots[i] as usize] as usize;
+            let row = &mut rows[slot * dim..][..dim];
+            if singles[slot] {
+                row.copy_from_slice(key);
+            } else {
+                let weight = head.count(i) as f32;
+                row.iter_mut().zip(key).for_each(|(sum, &x)| *sum += weight * x);
+            }
+        });
+        for ((row, &single), &weight) in rows.chunks_exact_mut(dim).zip(&*singles).zip(&*weights) {
+            if !single {
+                let total = weight as f32;
+                row.iter_mut().for_each(|x| *x /= total);
+            }
+        }
     }
 
     /// Numbers the clusters in `out`, in the order of their candidates.
-    pub(super) fn number(&self, head: &HeadView<'_>, out: &mut Rows) {
+    fn number(&self, head: &HeadView<'_>, out: &mut Rows) {
         out.ids.clear();
         out.slots.clear();
         for (i, &root) in self.roots.iter().enumerate() {
-            out.slots.push(if self.apart[i] { NO_ROW } else { out.ids.len() as u32 });
-            if root as usize == i && !self.apart[i] {
+            out.slots.push(out.ids.len() as u32);
+            if root as usize == i {
                 out.ids.push(i as u32);
             }
         }
@@ -162,56 +104,10 @@ impl Clusters {
         out.weights.resize(self.alive, 0);
         out.singles.clear();
         out.singles.resize(self.alive, true);
-        for (i, &root) in self.roots.iter().enumerate().filter(|(i, _)| !self.apart[*i]) {
+        for (i, &root) in self.roots.iter().enumerate() {
             let slot = out.slots[root as usize] as usize;
             out.weights[slot] += head.count(i);
             out.singles[slot] &= root as usize == i;
-        }
-    }
-
-    /// Makes the rows of the clusters `part`, which were [numbered](Clusters::number).
-    pub(super) fn fill(&self, head: &HeadView<'_>, source: Source<'_>, part: Range<usize>, out: &mut Rows) {
-        let Dims { key: key_dim, value: value_dim } = head.dims();
-        let dim = source.dim(head.dims());
-        out.rows.resize(part.len() * dim, 0.0);
-        let Rows { rows, singles, slots, weights, .. } = out;
-        let (singles, weights) = (&singles[part.clone()], &weights[part.clone()]);
-        for (row, _) in rows.chunks_exact_mut(dim).zip(singles).filter(|(_, single)| !**single) {
-            row.fill(0.0);
-        }
-        // Of those that are apart and of other parts there is none.
-        let row_of = |i: usize| (slots[self.roots[i] as usize] as usize).checked_sub(part.start);
-        let row_of = |i: usize| row_of(i).filter(|&row| row < part.len());
-        let wanted = |tile: Range<usize>| tile.into_iter().any(|i| row_of(i).is_some());
-        // A cluster of one keeps its row bit for bit, so that equal entries stay equal.
-        let mut add = |i: usize, key: &[f32], at: usize, factor: f32| {
-            let Some(slot) = row_of(i) else { return };
-            let row = &mut rows[slot * dim + at..][..key.len()];
-            if singles[slot] {
-                row.iter_mut().zip(key).for_each(|(out, &x)| *out = factor * x);
-            } else {
-                let weight = factor * head.count(i) as f32;
-                row.iter_mut().zip(key).for_each(|(sum, &x)| *sum += weight * x);
-            }
-        };
-        match source {
-            Source::Keys => head.for_each_key(|i, key| add(i, key, 0, 1.0)),
-            Source::Features { steps, centre, scale, value_factor } => {
-                let mut value = vec![0.0; value_dim];
-                head.for_each_scaled(steps, centre, scale, wanted, |i, key| {
-                    add(i, key, 0, 1.0);
-                    if dim > key_dim {
-                        head.read_value(i, &mut value);
-                        add(i, &value, key_dim, value_factor);
-                    }
-                });
-            }
-        }
-        for ((row, &single), &weight) in rows.chunks_exact_mut(dim).zip(singles).zip(weights) {
-            if !single {
-                let total = weight as f32;
-                row.iter_mut().for_each(|x| *x /= total);
-            }
         }
     }
 }

@@ -18,6 +18,7 @@ mod kvzip;
 mod observed;
 mod registry;
 mod streaming;
+mod stretch;
 mod view;
 
 pub use chelsea::Chelsea;

@@ -255,6 +255,8 @@ mod tests {
             let made = policy(info.name).unwrap();
             assert_eq!(format!("{made:?}"), format!("{:?}", policy(&made.spec()).unwrap()), "{}", made.spec());
         }
+        let exact = policy("chelsea:rounded=false").unwrap();
+        assert_eq!(format!("{exact:?}"), format!("{:?}", policy(&exact.spec()).unwrap()));
     }
 
     #[test]
