@@ -242,11 +242,14 @@ fn spread(view: &View<'_>, plan: &Plan, value_weight: f64) -> f64 {
         let rows: Vec<Vec<f64>> = (0..head.len()).map(row).collect();
         for root in (0..head.len()).filter(|&i| roots[i] as usize == i) {
             let members: Vec<usize> = (0..head.len()).filter(|&i| roots[i] as usize == root).collect();
-            let total: f64 = members.iter().map(|&i| f64::from(head.count(i))).sum();
-            for k in 0..dims.key + dims.value {
-                let mean = members.iter().map(|&i| f64::from(head.count(i)) * rows[i][k]).sum::<f64>() / total;
-                sum += members.iter().map(|&i| f64::from(head.count(i)) * (rows[i][k] - mean).powi(2)).sum::<f64>();
-            }
+            let weigh = |i: usize| f64::from(head.count(i));
+            let total: f64 = members.iter().map(|&i| weigh(i)).sum();
+            sum += (0..rows[root].len())
+                .map(|k| {
+                    let mean = members.iter().map(|&i| weigh(i) * rows[i][k]).sum::<f64>() / total;
+                    members.iter().map(|&i| weigh(i) * (rows[i][k] - mean).powi(2)).sum::<f64>()
+                })
+                .sum::<f64>();
         }
     }
     sum

@@ -266,7 +266,9 @@ impl<P: Part> Working<P> {
         let unit = P::unit(features.reach, features.dim);
         let parts = P::parts(features.dim);
         let Working { rows, ids, weights, .. } = self;
-        (rows.clear(), ids.clear(), weights.clear());
+        rows.clear();
+        ids.clear();
+        weights.clear();
         features.for_each(head, range, |i, row| {
             if !apart.get(i).is_some_and(|&apart| apart) {
                 let start = rows.len();
