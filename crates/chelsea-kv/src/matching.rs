@@ -6,13 +6,11 @@
 //! entries: `chunk / 4 * dim` multiply-adds per entry.
 //!
 //! Inner products of a block of a's with all b's are taken at once from a packed panel, in the way of
-//! a matrix product, or by matrix instructions where there are any. For squared distances,
-//! `|a|^2 + |b|^2 - 2 a.b` only finds the few b's that rounding allows to be the nearest; the distance to
-//! those is then taken term by term, so that equal entries cost exactly zero and ties fall as they should.
+//! a matrix product. For squared distances, `|a|^2 + |b|^2 - 2 a.b` only finds the few b's that rounding
+//! allows to be the nearest; the distance to those is then taken term by term, so that equal entries cost
+//! exactly zero and ties fall as they should. Rows of whole numbers ([`rounded`]) need none of that.
 
 mod kernel;
-#[cfg_attr(not(target_arch = "x86_64"), path = "matching/matrix_none.rs")]
-mod matrix;
 pub mod rounded;
 mod select;
 
@@ -56,7 +54,6 @@ pub fn normalise(rows: &mut [f32], dim: usize) {
 #[derive(Debug, Default)]
 pub struct Scratch {
     panel: Panel,
-    operands: matrix::Operands,
     sources: Vec<f32>,
     /// Inner products of a few a's with all b's of their chunk.
     products: Vec<f32>,
@@ -67,10 +64,7 @@ impl Scratch {
     pub fn bytes(dim: usize, chunk: usize) -> usize {
         let rows = chunk.div_ceil(2);
         let width = rows.next_multiple_of(kernel::LANES);
-        let vectors = Panel::bytes(dim, rows) + width * (1 + kernel::ROWS) * 4;
-        let matrices = matrix::Operands::bytes(dim, rows) + width * (1 + matrix::ROWS) * 4;
-        // One of the two is used.
-        if matrix::Operands::suit(dim).is_some() { vectors.max(matrices) } else { vectors }
+        Panel::bytes(dim, rows) + width * (1 + kernel::ROWS) * 4
     }
 }
 
@@ -98,27 +92,14 @@ fn match_chunk(rows: &[f32], dim: usize, first: u32, measure: Measure, scratch: 
     if len < 2 {
         return;
     }
-    let matrices = matrix::Operands::suit(dim).filter(|_| measure == Measure::SquaredDistance);
     scratch.panel.measure(rows, dim);
+    scratch.panel.pack(rows, dim);
     // The error of an inner product of d terms is below (d + 1) units in the last place of |a| |b|.
-    let rounding = (dim + 4) as f32 * f32::EPSILON;
-    let (sources, slack) = match matrices {
-        Some(amx) => {
-            scratch.operands.pack(amx, rows, dim);
-            (matrix::ROWS, rounding + matrix::SLACK)
-        }
-        None => {
-            scratch.panel.pack(rows, dim);
-            (kernel::ROWS, rounding)
-        }
-    };
+    let slack = (dim + 4) as f32 * f32::EPSILON;
     let width = scratch.panel.width();
-    scratch.products.resize(sources * width, 0.0);
-    for block in (0..len / 2).step_by(sources) {
-        match matrices {
-            Some(amx) => scratch.operands.products(amx, rows, dim, block, &mut scratch.products),
-            None => scratch.multiply(rows, dim, block),
-        }
+    scratch.products.resize(kernel::ROWS * width, 0.0);
+    for block in (0..len / 2).step_by(kernel::ROWS) {
+        scratch.multiply(rows, dim, block);
         for (i, products) in scratch.products.chunks_exact(width).take(len / 2 - block).enumerate() {
             let a = 2 * (block + i) + 1;
             let (b, cost) = match measure {
