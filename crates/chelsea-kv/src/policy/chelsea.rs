@@ -1,13 +1,12 @@
-//! `chelsea`, the default: chunked soft matching over one pool of edges for the whole sequence.
+//! `chelsea`, the default: chunked soft matching, and one pool of merges for the whole sequence.
 
 use super::stretch::{Features, Merges, Part, Rounds, Working};
 use super::{HeadView, Needs, Plan, Policy, PolicyError, PolicyInfo, Setting, Settings, View};
-use crate::PoolFull;
-use crate::Rotary;
 use crate::budget::head_floor;
 use crate::matching::Cut;
 use crate::matching::rounded::Word;
 use crate::rotary::Steps;
+use crate::{PoolFull, Rotary};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
@@ -191,7 +190,10 @@ impl Chelsea {
         let is_pilot = |i: usize| i.is_multiple_of(pilots);
         cluster(&mut lists, &|i, _| is_pilot(i), f32::INFINITY)?;
         let known: usize = stretches.iter().step_by(pilots).map(|(_, range)| range.len()).sum();
-        let ceiling = guessed(&lists, wanted * known / total.max(1));
+        let ceiling = {
+            let _prices = view.scratch.reserve(known * size_of::<f32>())?;
+            guessed(&lists, wanted * known / total.max(1))
+        };
         cluster(&mut lists, &|i, _| !is_pilot(i), ceiling)?;
         let within = lists.iter().flat_map(Merges::prices).filter(|&price| price <= ceiling).count();
         if within < wanted {

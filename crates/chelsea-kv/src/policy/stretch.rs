@@ -269,6 +269,13 @@ impl<P: Part> Working<P> {
         rows.clear();
         ids.clear();
         weights.clear();
+        // As much as is counted: what grows by doubling would take more.
+        rows.reserve_exact(range.len() * parts);
+        ids.reserve_exact(range.len());
+        weights.reserve_exact(range.len());
+        self.edges.clear();
+        self.edges.reserve_exact(range.len().div_ceil(2));
+        let mut merges = Merges { pairs: Vec::with_capacity(range.len()), prices: Vec::with_capacity(range.len()) };
         features.for_each(head, range, |i, row| {
             if !apart.get(i).is_some_and(|&apart| apart) {
                 let start = rows.len();
@@ -278,7 +285,6 @@ impl<P: Part> Working<P> {
                 weights.push(head.count(i));
             }
         });
-        let mut merges = Merges::default();
         let mut price = f32::NEG_INFINITY;
         while self.ids.len() > rounds.least {
             let len = self.ids.len();
