@@ -1,6 +1,7 @@
 //! Stored numbers to `f32` and back, many at a time, and how they lie in rows.
 #![allow(unsafe_code)]
 
+use crate::TILE;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::Level;
 use bytemuck::Pod;
@@ -11,6 +12,8 @@ use std::arch::x86_64::*;
 
 /// A type that keys and values may be stored in.
 pub trait Number: Pod {
+    /// Numbers that lie side by side where rows run across: dimensions of a key, or values of as many entries.
+    const TOGETHER: usize = 1;
     /// Whether a row of these numbers needs a scale to mean anything; 1 serves those that need none.
     const SCALED: bool = false;
     /// The scale of a row: what it is stored with, and read with.
@@ -21,6 +24,10 @@ pub trait Number: Pod {
     fn widen(src: &[Self], scale: f32, out: &mut [f32]);
     /// `out[i] = src[i] / scale`, rounded to nearest even; both have the same length.
     fn narrow(src: &[f32], scale: f32, out: &mut [Self]);
+    /// Reads a tile of keys without their scales into `out`, `[key_dim][TILE]`.
+    fn widen_tile(src: &[Self], out: &mut [f32]) {
+        Self::widen(&src[..out.len()], 1.0, out);
+    }
 }
 
 impl Number for f32 {
@@ -76,9 +83,34 @@ impl Number for bf16 {
     }
 }
 
+/// A whole number from -127 to 127, stored with 128 added: the dot products of processors multiply bytes without a sign by
+/// such with one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(transparent)]
+pub struct Byte(u8);
+
+impl Byte {
+    /// What is added to a number.
+    pub(crate) const OFFSET: i32 = 128;
+    /// Bytes of one word: those that a dot product adds up.
+    pub(crate) const WORD: usize = 4;
+
+    fn get(self) -> f32 {
+        (i32::from(self.0) - Self::OFFSET) as f32
+    }
+
+    /// `x` rounded to nearest even.
+    fn of(x: f32) -> Self {
+        // Adding 1.5 * 2^23 rounds to a whole number and leaves it in the low bits.
+        const SHIFT: f32 = 12_582_912.0 + Byte::OFFSET as f32;
+        Byte((x.clamp(-127.0, 127.0) + SHIFT).to_bits() as u8)
+    }
+}
+
 /// Symmetric: a row's largest magnitude becomes 127. What is stored is always finite: a row with infinite
 /// numbers saturates, a NaN becomes some number.
-impl Number for i8 {
+impl Number for Byte {
+    const TOGETHER: usize = Byte::WORD;
     const SCALED: bool = true;
     fn scale(row: &[f32]) -> f32 {
         let largest = row.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
@@ -86,17 +118,22 @@ impl Number for i8 {
         // A row of subnormal numbers is taken for zeros: its scale would have no inverse.
         if scale < f32::MIN_POSITIVE { 0.0 } else { scale }
     }
-    fn widen(src: &[i8], scale: f32, out: &mut [f32]) {
+    fn widen(src: &[Byte], scale: f32, out: &mut [f32]) {
         assert_eq!(src.len(), out.len());
-        out.iter_mut().zip(src).for_each(|(out, &x)| *out = f32::from(x) * scale);
+        out.iter_mut().zip(src).for_each(|(out, x)| *out = x.get() * scale);
     }
-    fn narrow(src: &[f32], scale: f32, out: &mut [i8]) {
-        // Adding 1.5 * 2^23 rounds to a whole number and leaves it in the low bits.
-        const SHIFT: f32 = 12_582_912.0;
+    fn narrow(src: &[f32], scale: f32, out: &mut [Byte]) {
         assert_eq!(src.len(), out.len());
         let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-        let narrow = |x: f32| ((x * inverse).clamp(-127.0, 127.0) + SHIFT).to_bits() as i8;
-        out.iter_mut().zip(src).for_each(|(out, &x)| *out = narrow(x));
+        out.iter_mut().zip(src).for_each(|(out, &x)| *out = Byte::of(x * inverse));
+    }
+    fn widen_tile(src: &[Byte], out: &mut [f32]) {
+        let words: &[[Byte; TILE * Byte::WORD]] = bytemuck::cast_slice(src);
+        for (out, words) in out.chunks_mut(Byte::WORD * TILE).zip(words) {
+            for (byte, row) in out.chunks_exact_mut(TILE).enumerate() {
+                row.iter_mut().enumerate().for_each(|(lane, x)| *x = words[lane * Byte::WORD + byte].get());
+            }
+        }
     }
 }
 
@@ -118,58 +155,83 @@ impl<T: Number> Format for T {
 pub enum K8V4 {}
 
 impl Format for K8V4 {
-    type Key = i8;
+    type Key = Byte;
     type Value = Nibbles;
 }
 
-/// What rows of numbers are made of. Several rows may share their elements: row `r` is part `r % SHARED` of the
-/// elements of row `r / SHARED`.
+/// What rows of numbers are made of. [`Rows::TOGETHER`] times [`Rows::SHARED`] rows lie together: for each column as many
+/// elements as are together, each of which holds a number of every so-manieth row. Row `r` of these is in element
+/// `r % TOGETHER` of every column, as part `r / TOGETHER` of it.
 pub trait Rows: Pod {
-    /// Rows that share their elements.
+    /// Elements that lie side by side.
+    const TOGETHER: usize;
+    /// Numbers in an element.
     const SHARED: usize = 1;
+    /// Rows that lie together.
+    const GROUP: usize = Self::TOGETHER * Self::SHARED;
     /// The scale of a row: what it is stored with, and read with.
     fn row_scale(row: &[f32]) -> f32;
-    /// Reads one part of the elements `src`, times `scale`, into `out`, which is as long.
+    /// Reads one part of elements, times `scale`, into `out`: every [`Rows::TOGETHER`]th of `src`.
     fn read(src: &[Self], part: usize, scale: f32, out: &mut [f32]);
-    /// Stores `row`, divided by `scale`, as one part of the elements `out`, which are as many.
+    /// Stores `row`, divided by `scale`, as one part of elements: of every [`Rows::TOGETHER`]th of `out`.
     fn write(row: &[f32], scale: f32, out: &mut [Self], part: usize);
     /// This element with its part `part` taken from part `of` of `source`.
     fn with(self, part: usize, source: Self, of: usize) -> Self;
 }
 
 impl<T: Number> Rows for T {
+    const TOGETHER: usize = T::TOGETHER;
     fn row_scale(row: &[f32]) -> f32 {
         T::scale(row)
     }
     fn read(src: &[T], _: usize, scale: f32, out: &mut [f32]) {
-        T::widen(src, scale, out);
+        if T::TOGETHER == 1 {
+            return T::widen(&src[..out.len()], scale, out);
+        }
+        let mut some = [T::zeroed(); TILE];
+        for (out, src) in out.chunks_mut(TILE).zip(src.chunks(TILE * T::TOGETHER)) {
+            some.iter_mut().zip(src.iter().step_by(T::TOGETHER)).for_each(|(x, &y)| *x = y);
+            T::widen(&some[..out.len()], scale, out);
+        }
     }
     fn write(row: &[f32], scale: f32, out: &mut [T], _: usize) {
-        T::narrow(row, scale, out);
+        if T::TOGETHER == 1 {
+            return T::narrow(row, scale, &mut out[..row.len()]);
+        }
+        let mut some = [T::zeroed(); TILE];
+        for (row, out) in row.chunks(TILE).zip(out.chunks_mut(TILE * T::TOGETHER)) {
+            T::narrow(row, scale, &mut some[..row.len()]);
+            out.iter_mut().step_by(T::TOGETHER).zip(some).for_each(|(x, y)| *x = y);
+        }
     }
     fn with(self, _: usize, source: T, _: usize) -> T {
         source
     }
 }
 
-/// Two numbers of 4 bits, of the same column of two rows: the first in the low half. They are -8 to 7.
+/// Two numbers of 4 bits, of the same column of two rows: the first in the low half. They are -8 to 7, and stored with 8
+/// added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(transparent)]
 pub struct Nibbles(u8);
 
 impl Nibbles {
+    /// What is added to a number.
+    pub(crate) const OFFSET: i32 = 8;
+
     /// One of the two numbers.
     #[inline(always)]
     pub(crate) fn get(self, part: usize) -> i8 {
-        (self.0 << (4 - 4 * part)) as i8 >> 4
+        (self.0 >> (4 * part) & 0xf) as i8 - 8
     }
 
     fn set(&mut self, part: usize, x: i8) {
-        self.0 = self.0 & !(0xf << (4 * part)) | (x as u8 & 0xf) << (4 * part);
+        self.0 = self.0 & !(0xf << (4 * part)) | ((x + 8) as u8 & 0xf) << (4 * part);
     }
 }
 
 impl Rows for Nibbles {
+    const TOGETHER: usize = Byte::WORD;
     const SHARED: usize = 2;
 
     /// The number of largest magnitude goes to the negative end, which reaches further, so the scale has its sign turned
@@ -196,13 +258,13 @@ impl Rows for Nibbles {
         -largest / LARGEST[best]
     }
     fn read(src: &[Nibbles], part: usize, scale: f32, out: &mut [f32]) {
-        assert_eq!(src.len(), out.len());
+        let src = src.iter().step_by(Self::TOGETHER);
         out.iter_mut().zip(src).for_each(|(out, x)| *out = f32::from(x.get(part)) * scale);
     }
     fn write(row: &[f32], scale: f32, out: &mut [Nibbles], part: usize) {
-        assert_eq!(row.len(), out.len());
         let inverse = if scale == 0.0 { 0.0 } else { scale.recip() };
-        out.iter_mut().zip(row).for_each(|(out, &x)| out.set(part, whole(x * inverse) as i8));
+        let out = out.iter_mut().step_by(Self::TOGETHER);
+        out.zip(row).for_each(|(out, &x)| out.set(part, whole(x * inverse) as i8));
     }
     fn with(mut self, part: usize, source: Nibbles, of: usize) -> Nibbles {
         self.set(part, source.get(of));
@@ -284,7 +346,7 @@ macro_rules! with_format {
                 $body
             }
             $crate::Dtype::Q8 => {
-                type $T = i8;
+                type $T = $crate::convert::Byte;
                 $body
             }
             $crate::Dtype::K8V4 => {
@@ -336,16 +398,16 @@ mod tests {
     #[test]
     fn bytes_stay_within_half_a_step() {
         for row in rows() {
-            let scale = i8::scale(&row);
-            let (mut narrow, mut back) = (vec![0; row.len()], vec![0.0; row.len()]);
-            i8::narrow(&row, scale, &mut narrow);
-            i8::widen(&narrow, scale, &mut back);
+            let scale = Byte::scale(&row);
+            let (mut narrow, mut back) = (vec![Byte(0); row.len()], vec![0.0; row.len()]);
+            Byte::narrow(&row, scale, &mut narrow);
+            Byte::widen(&narrow, scale, &mut back);
             let worst = row.iter().zip(&back).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
             assert!(worst <= scale * 0.5001, "{worst} of {scale}");
-            assert!(narrow.iter().any(|&x| x.unsigned_abs() == 127), "the largest number has the largest byte");
+            assert!(narrow.iter().any(|x| x.get().abs() == 127.0), "the largest number has the largest byte");
             // What was read is stored the same again.
-            let mut again = vec![0; row.len()];
-            i8::narrow(&back, i8::scale(&back), &mut again);
+            let mut again = vec![Byte(0); row.len()];
+            Byte::narrow(&back, Byte::scale(&back), &mut again);
             assert_eq!(again, narrow);
         }
     }
@@ -354,17 +416,18 @@ mod tests {
     fn half_bytes_stay_within_half_a_step_or_at_an_end() {
         for row in rows() {
             let scale = Nibbles::row_scale(&row);
-            let (mut narrow, mut back) = (vec![Nibbles(0x5a); row.len()], vec![0.0; row.len()]);
+            let (mut narrow, mut back) = (vec![Nibbles(0x5a); 4 * row.len()], vec![0.0; row.len()]);
             for part in 0..2 {
                 Nibbles::write(&row, scale, &mut narrow, part);
                 Nibbles::read(&narrow, part, scale, &mut back);
-                for ((x, y), stored) in row.iter().zip(&back).zip(&narrow) {
+                for ((x, y), stored) in row.iter().zip(&back).zip(narrow.iter().step_by(4)) {
                     let cut = matches!(stored.get(part), -8 | 7) && x.abs() > y.abs();
                     assert!(cut || (x - y).abs() <= scale.abs() * 0.5001, "{x}: {y}, step {scale}");
                 }
             }
             // Both hold the same now; what was read is stored the same again.
-            assert!(narrow.iter().all(|x| x.get(0) == x.get(1)));
+            assert!(narrow.iter().step_by(4).all(|x| x.get(0) == x.get(1)));
+            assert!(narrow.iter().enumerate().all(|(i, &x)| i % 4 == 0 || x == Nibbles(0x5a)));
             let (mut again, scale) = (narrow.clone(), Nibbles::row_scale(&back));
             Nibbles::write(&back, scale, &mut again, 1);
             let mut twice = vec![0.0; row.len()];
@@ -376,7 +439,7 @@ mod tests {
     #[test]
     fn the_step_of_half_bytes_is_chosen_for_all_numbers_of_a_row() {
         let error = |row: &[f32], scale: f32| {
-            let (mut narrow, mut back) = (vec![Nibbles(0); row.len()], vec![0.0; row.len()]);
+            let (mut narrow, mut back) = (vec![Nibbles(0); 4 * row.len()], vec![0.0; row.len()]);
             Nibbles::write(row, scale, &mut narrow, 0);
             Nibbles::read(&narrow, 0, scale, &mut back);
             row.iter().zip(&back).map(|(x, y)| (x - y) * (x - y)).sum::<f32>()
@@ -396,7 +459,7 @@ mod tests {
     fn a_half_byte_leaves_the_other_alone() {
         for byte in 0..=u8::MAX {
             let pair = Nibbles(byte);
-            assert_eq!((pair.get(0), pair.get(1)), ((byte << 4) as i8 >> 4, byte as i8 >> 4));
+            assert_eq!((pair.get(0), pair.get(1)), ((byte & 0xf) as i8 - 8, (byte >> 4) as i8 - 8));
             for part in 0..2 {
                 for x in -8..8 {
                     let mut other = pair;
@@ -412,21 +475,21 @@ mod tests {
     #[test]
     fn bytes_of_any_row_are_finite() {
         for row in [[0.0; 4], [-0.0; 4], [1e-45; 4], [f32::INFINITY, -1.0, 0.0, 3e38], [f32::NAN, 1.0, 2.0, -3.0]] {
-            let scale = i8::scale(&row);
-            let (mut narrow, mut back) = ([1; 4], [f32::NAN; 4]);
-            i8::narrow(&row, scale, &mut narrow);
-            i8::widen(&narrow, scale, &mut back);
+            let scale = Byte::scale(&row);
+            let (mut narrow, mut back) = ([Byte(1); 4], [f32::NAN; 4]);
+            Byte::narrow(&row, scale, &mut narrow);
+            Byte::widen(&narrow, scale, &mut back);
             assert!(scale.is_finite() && back.iter().all(|x| x.is_finite()), "{row:?}: {back:?}");
             if row.iter().all(|x| x.abs() < 1e-40) {
-                assert_eq!(narrow, [0; 4]);
+                assert_eq!(narrow, [Byte(128); 4]);
             }
             let scale = Nibbles::row_scale(&row);
-            let mut narrow = [Nibbles(0xff); 4];
+            let mut narrow = [Nibbles(0xff); 16];
             Nibbles::write(&row, scale, &mut narrow, 1);
             Nibbles::read(&narrow, 1, scale, &mut back);
             assert!(scale.is_finite() && back.iter().all(|x| x.is_finite()), "{row:?}: {back:?}");
             if row.iter().all(|x| x.abs() < 1e-40) {
-                assert_eq!(narrow, [Nibbles(0x0f); 4]);
+                assert!(narrow.iter().step_by(4).all(|&x| x == Nibbles(0x8f)));
             }
         }
     }

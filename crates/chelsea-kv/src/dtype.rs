@@ -82,8 +82,9 @@ impl Dtype {
         if self.scaled() { 2 * size_of::<f32>() } else { 0 }
     }
 
-    /// Bytes of `entries` keys of `key_dim` numbers, without scales.
+    /// Bytes of `entries` keys of `key_dim` numbers, without scales. Keys in 8 bits are whole words of four bytes.
     pub const fn key_bytes(self, entries: usize, key_dim: usize) -> usize {
+        let key_dim = if self.scaled() { key_dim.next_multiple_of(4) } else { key_dim };
         entries * key_dim * self.key_bits() / 8
     }
 

@@ -3,15 +3,19 @@
 //!
 //! Inside a page, keys lie in tiles of [`TILE`] entries, transposed (`[tile][dim][TILE]`): one vector
 //! load holds the same dimension of 16 entries, so scores need no horizontal sums. Values lie row by
-//! row (`[entry][dim]`, or `[entry / 2][dim]` where two values share their bytes): a weighted sum of values walks along
-//! rows. Numbers that need a scale ([`Dtype::scaled`]) are followed by one `f32` for each key and then one for each value:
+//! row (`[entry][dim]`): a weighted sum of values walks along rows.
+//!
+//! Integers lie in words of four bytes, which the dot products of processors add up: four dimensions of a key
+//! (`[tile][dim / 4][TILE][4]`), one dimension of the values of four entries (`[entry / 4][dim][4]`), or of eight where two
+//! values of 4 bits share a byte (`[entry / 8][dim][4]`, entries 0 to 3 in the low halves and 4 to 7 in the high ones).
+//! Keys whose size is no multiple of four end in numbers that nobody reads. Numbers that need a scale ([`Dtype::scaled`]) are followed by one `f32` for each key and then one for each value:
 //! a number is what is stored times the scale of its row.
 //!
 //! Keys and values may lie in a mapped file, in the very same layout; they are copied out of it when a
 //! page is written to.
 
 use crate::convert::with_format;
-pub use crate::convert::{Format, K8V4, Nibbles, Number, Rows};
+pub use crate::convert::{Byte, Format, K8V4, Nibbles, Number, Rows};
 use crate::pool::{Lease, Reservation};
 use crate::simd::prefetch;
 use crate::{Dims, Dtype, Mapped};
@@ -220,7 +224,7 @@ impl Page {
 
     /// Where values begin in the lines, and where scales begin.
     fn split<F: Format>(dims: Dims) -> (usize, usize) {
-        let keys = PAGE * dims.key * size_of::<F::Key>();
+        let keys = PAGE * padded::<F>(dims.key) * size_of::<F::Key>();
         (keys, keys + PAGE * dims.value * size_of::<F::Value>() / F::Value::SHARED)
     }
 
@@ -229,13 +233,13 @@ impl Page {
         self.0.header.dims
     }
 
-    /// The keys, `[PAGE / TILE][key_dim][TILE]`, as stored numbers.
+    /// The keys as stored numbers, in tiles of [`TILE`].
     #[inline]
     pub fn keys<F: Format>(&self) -> &[F::Key] {
         bytemuck::cast_slice(&self.kv()[..Page::split::<F>(self.dims()).0])
     }
 
-    /// The values, `[PAGE / SHARED][value_dim]`, as stored numbers.
+    /// The values as stored numbers, in groups of [`Rows::GROUP`].
     #[inline]
     pub fn values<F: Format>(&self) -> &[F::Value] {
         let (values, scales) = Page::split::<F>(self.dims());
@@ -270,14 +274,11 @@ impl Page {
     /// Reads the key of entry `slot` into `out` (`key_dim` numbers).
     pub fn read_key(&self, slot: usize, dtype: Dtype, out: &mut [f32]) {
         fn get<F: Format>(page: &Page, slot: usize, out: &mut [f32]) {
-            let dim = out.len();
             let scale = page.scales::<F>().map_or(1.0, |scales| scales.keys[slot]);
-            let tile = &page.keys::<F>()[slot / TILE * TILE * dim..][..TILE * dim];
+            let (keys, column) = (page.keys::<F>(), Column::of::<F>(slot, out.len()));
             let mut stored = [F::Key::zeroed(); TILE];
-            for (part, columns) in out.chunks_mut(TILE).zip(tile.chunks(TILE * TILE)) {
-                for (x, column) in stored.iter_mut().zip(columns.chunks_exact(TILE)) {
-                    *x = column[slot % TILE];
-                }
+            for (part, first) in out.chunks_mut(TILE).zip((0..).step_by(TILE)) {
+                stored[..part.len()].iter_mut().enumerate().for_each(|(i, x)| *x = keys[column.at(first + i)]);
                 F::Key::widen(&stored[..part.len()], scale, part);
             }
         }
@@ -288,8 +289,8 @@ impl Page {
     /// whatever the page holds there: finite numbers that mean nothing.
     pub fn read_key_tile(&self, tile: usize, dtype: Dtype, out: &mut [f32]) {
         fn get<F: Format>(page: &Page, tile: usize, out: &mut [f32]) {
-            let len = out.len();
-            F::Key::widen(&page.keys::<F>()[tile * len..][..len], 1.0, out);
+            let len = TILE * padded::<F>(out.len() / TILE);
+            F::Key::widen_tile(&page.keys::<F>()[tile * len..][..len], out);
             if let Some(scales) = page.scales::<F>() {
                 let lanes = &scales.keys[tile * TILE..][..TILE];
                 for row in out.chunks_exact_mut(TILE) {
@@ -342,16 +343,13 @@ impl Writer<'_> {
     /// Writes entry `slot`, with a key of `key_dim` numbers and a value of `value_dim`.
     pub fn set(&mut self, slot: usize, dtype: Dtype, key: &[f32], value: &[f32], count: u32, position: f32) {
         fn put<F: Format>(page: &mut Writer<'_>, slot: usize, key: &[f32], value: &[f32]) {
-            let dim = key.len();
             let Parts { keys, values, scales } = page.parts_mut::<F>();
             let (key_scale, value_scale) = (F::Key::scale(key), F::Value::row_scale(value));
-            let tile = &mut keys[slot / TILE * TILE * dim..][..TILE * dim];
+            let column = Column::of::<F>(slot, key.len());
             let mut narrow = [F::Key::zeroed(); TILE];
-            for (columns, part) in tile.chunks_mut(TILE * TILE).zip(key.chunks(TILE)) {
+            for (part, first) in key.chunks(TILE).zip((0..).step_by(TILE)) {
                 F::Key::narrow(part, key_scale, &mut narrow[..part.len()]);
-                for (column, &x) in columns.chunks_exact_mut(TILE).zip(&narrow) {
-                    column[slot % TILE] = x;
-                }
+                narrow[..part.len()].iter().enumerate().for_each(|(i, &x)| keys[column.at(first + i)] = x);
             }
             let (row, part) = row::<F>(slot, value.len());
             F::Value::write(value, value_scale, &mut values[row], part);
@@ -376,12 +374,12 @@ impl Writer<'_> {
             let Dims { key: dim, value: value_dim } = page.dims;
             let Parts { keys, values, scales } = page.parts_mut::<F>();
             let (source_keys, source_values) = (source.keys::<F>(), source.values::<F>());
-            let (to, at) = (slot / TILE * TILE * dim + slot % TILE, from / TILE * TILE * dim + from % TILE);
-            for i in 0..dim {
-                keys[to + i * TILE] = source_keys[at + i * TILE];
-            }
+            let (to, at) = (Column::of::<F>(slot, dim), Column::of::<F>(from, dim));
+            (0..dim).for_each(|i| keys[to.at(i)] = source_keys[at.at(i)]);
             let ((to, part), (at, of)) = (row::<F>(slot, value_dim), row::<F>(from, value_dim));
-            values[to].iter_mut().zip(&source_values[at]).for_each(|(to, &x)| *to = to.with(part, x, of));
+            for (to, at) in to.zip(at).step_by(F::Value::TOGETHER) {
+                values[to] = values[to].with(part, source_values[at], of);
+            }
             if let Some(source) = source.scales::<F>() {
                 (scales[slot], scales[PAGE + slot]) = (source.keys[from], source.values[from]);
             }
@@ -395,12 +393,10 @@ impl Writer<'_> {
         fn put<F: Format>(page: &mut Writer<'_>, slot: usize, from: usize) {
             let Dims { key: dim, value: value_dim } = page.dims;
             let Parts { keys, values, scales } = page.parts_mut::<F>();
-            let (to, at) = (slot / TILE * TILE * dim + slot % TILE, from / TILE * TILE * dim + from % TILE);
-            for i in 0..dim {
-                keys[to + i * TILE] = keys[at + i * TILE];
-            }
+            let (to, at) = (Column::of::<F>(slot, dim), Column::of::<F>(from, dim));
+            (0..dim).for_each(|i| keys[to.at(i)] = keys[at.at(i)]);
             let ((to, part), (at, of)) = (row::<F>(slot, value_dim), row::<F>(from, value_dim));
-            for (to, at) in to.zip(at) {
+            for (to, at) in to.zip(at).step_by(F::Value::TOGETHER) {
                 values[to] = values[to].with(part, values[at], of);
             }
             if F::Key::SCALED {
@@ -433,9 +429,35 @@ fn line_of(bytes: &[u8], i: usize) -> Line {
     line
 }
 
-/// Where the value of entry `slot` lies in a page of values of `dim` numbers: the elements of its row, and which part
-/// of them.
+/// Numbers that a key of `dim` takes: whole groups of those that lie together.
+const fn padded<F: Format>(dim: usize) -> usize {
+    dim.next_multiple_of(<F::Key as Number>::TOGETHER)
+}
+
+/// Where the key of an entry lies in a page of keys.
+struct Column {
+    first: usize,
+    together: usize,
+}
+
+impl Column {
+    /// Of entry `slot`, with keys of `dim` numbers.
+    fn of<F: Format>(slot: usize, dim: usize) -> Self {
+        let together = <F::Key as Number>::TOGETHER;
+        Column { first: slot / TILE * TILE * padded::<F>(dim) + slot % TILE * together, together }
+    }
+
+    /// Where its number `i` is.
+    #[inline(always)]
+    fn at(&self, i: usize) -> usize {
+        self.first + i / self.together * TILE * self.together + i % self.together
+    }
+}
+
+/// Where the value of entry `slot` lies in a page of values of `dim` numbers: in every [`Rows::TOGETHER`]th of these
+/// elements, and in which part of them.
 fn row<F: Format>(slot: usize, dim: usize) -> (Range<usize>, usize) {
-    let first = slot / F::Value::SHARED * dim;
-    (first..first + dim, slot % F::Value::SHARED)
+    let together = F::Value::TOGETHER;
+    let first = slot / F::Value::GROUP * dim * together;
+    (first + slot % together..first + dim * together, slot / together % F::Value::SHARED)
 }

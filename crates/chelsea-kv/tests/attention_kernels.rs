@@ -122,8 +122,13 @@ fn check(layer: &Layer, scale: f32, tolerance: f32) {
         let request = Request { heads: &heads, q: &q, n: layer.n, out: &mut out };
         attend_with(isa, &mut [request], &attention);
         let (off, at) = difference(&out, &expected);
-        // Matrix instructions keep 16 bits of each factor, of which scores in the hundreds show the last.
-        let tolerance = if isa == Isa::Amx { 4.0 * tolerance } else { tolerance };
+        // Matrix instructions keep 16 bits of each factor, of which scores in the hundreds show the last. Beside entries in
+        // integers queries and weights have 16 bits, of which the largest of a row sets the first.
+        let tolerance = match layer.dtype {
+            Dtype::Q8 | Dtype::K8V4 => 20.0 * tolerance,
+            _ if isa == Isa::Amx => 4.0 * tolerance,
+            _ => tolerance,
+        };
         assert!(off <= tolerance, "{isa:?} is off by {off} at {at}: {} instead of {}", out[at], expected[at]);
     }
 }
@@ -169,7 +174,7 @@ fn keys_that_are_stored_divided_agree_with_the_definition() {
             let mut out = vec![f32::NAN; q.len()];
             attend_with(isa, &mut [Request { heads: &cache.heads(), q: &q, n, out: &mut out }], &attention);
             let (off, _) = difference(&out, &expected);
-            assert!(off <= if isa == Isa::Amx { 4e-5 } else { 1e-5 }, "{isa:?}, {head_dim}, {n}: off by {off}");
+            assert!(off <= 2e-4, "{isa:?}, {head_dim}, {n}: off by {off}");
         }
     }
 }

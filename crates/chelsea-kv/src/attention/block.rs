@@ -1,30 +1,37 @@
-//! Attention of a block of query rows over a range of pages, with the online softmax.
+//! Attention of a block of query rows over a range of pages, with the online softmax: what is the same for all number
+//! types. Both products of a page are a [`Multiply`]'s.
 //!
 //! A block leaves unnormalised sums behind, so that those of other pages can be merged with them.
 
 #![allow(unsafe_code)]
 
 use super::Isa;
+use super::dots::Four;
+use super::floats::Over;
+use super::integers::OverIntegers;
 use super::job::Job;
 #[cfg(target_arch = "x86_64")]
 use super::matrix::{self, Operands};
-use super::product::{PANEL, Product, Rows};
-use super::simd::{Element, Kernel, Simd, Stored};
+use super::simd::Simd;
 use super::softmax::{Softmax, add_lanes};
 use super::sums::Sums;
-use crate::balance::Balance;
-use crate::page::{K8V4, Rows as _};
+use crate::page::{Byte, Format, K8V4, Page};
 use crate::{Dtype, PAGE, TILE};
 #[cfg(target_arch = "x86_64")]
 use chelsea_simd::Amx;
-use core::marker::PhantomData;
+use core::ops::Range;
 use half::{bf16, f16};
 
 /// Buffers of a thread, kept from block to block.
 #[derive(Default)]
 pub(super) struct Scratch {
-    queries: Vec<f32>,
-    scores: Vec<f32>,
+    pub queries: Vec<f32>,
+    pub scores: Vec<f32>,
+    /// Factors of the queries' numbers, and then of a page's weights.
+    pub fours: [Vec<Four>; 2],
+    /// Of each row: scales of its factors, and what bytes that have no sign add to its sums.
+    pub scales: Vec<f32>,
+    pub less: Vec<i32>,
     pub factors: Vec<f32>,
     pub weights: Vec<f32>,
     #[cfg(target_arch = "x86_64")]
@@ -32,9 +39,9 @@ pub(super) struct Scratch {
 }
 
 /// The first `len` numbers of a buffer that grows if it must.
-pub(super) fn at_least(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+pub(super) fn at_least<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
     if buffer.len() < len {
-        buffer.resize(len, 0.0);
+        buffer.resize(len, T::default());
     }
     &mut buffer[..len]
 }
@@ -62,140 +69,117 @@ impl Block<'_> {
             Dtype::F32 => isa.run(Over::<f32>::new(self)),
             Dtype::F16 => isa.run(Over::<f16>::new(self)),
             Dtype::Bf16 => isa.run(Over::<bf16>::new(self)),
-            Dtype::Q8 => isa.run(Over::<i8>::new(self)),
-            Dtype::K8V4 => isa.run(Over::<K8V4>::new(self)),
+            Dtype::Q8 => isa.run_dots(OverIntegers::<Byte>::new(self)),
+            Dtype::K8V4 => isa.run_dots(OverIntegers::<K8V4>::new(self)),
         }
     }
 }
 
-/// A block over entries of one format. Each is compiled for itself, which takes a third of the time that one function
-/// for all formats does.
-struct Over<'a, F> {
-    block: Block<'a>,
-    format: PhantomData<F>,
+/// Some rows of a block, and the entries of a page that they are multiplied with.
+pub(super) struct Span {
+    /// The first row.
+    pub first: usize,
+    /// Rows.
+    pub len: usize,
+    /// Entries that any of the rows sees.
+    pub used: Range<usize>,
+    /// Bytes from the page's keys to those of the page that will be wanted next; 0 if none is to be asked for.
+    pub ahead: isize,
 }
 
-impl<'a, F: Stored> Over<'a, F> {
-    fn new(block: Block<'a>) -> Self {
-        Over { block, format: PhantomData }
+impl Span {
+    /// Whole tiles with the entries that are used.
+    pub fn columns(&self) -> Range<usize> {
+        self.used.start / TILE * TILE..self.used.end.next_multiple_of(TILE)
     }
 }
 
-impl<F: Stored> Kernel for Over<'_, F> {
-    #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
-        let Block { job, scratch, sums } = self.block;
-        let (key_dim, value_dim, rows) = (job.head.key_dim(), job.head.value_dim(), job.rows.len());
-        let queries = at_least(&mut scratch.queries, rows * key_dim.next_multiple_of(PANEL));
-        let scores = at_least(&mut scratch.scores, rows * PAGE);
-        let factors = at_least(&mut scratch.factors, rows.next_multiple_of(S::LANES));
-        let weights = at_least(&mut scratch.weights, rows * S::LANES);
-        assert!(sums.values.len() == rows * value_dim && sums.max.len() == rows && sums.weight.len() == rows);
+/// The two products of attention over entries of one format.
+pub(super) trait Multiply<S: Simd> {
+    /// How entries are stored.
+    type Format: Format;
 
-        // Scores are kept in powers of two: one factor here instead of one in every exponential.
-        let scale = job.scale * core::f32::consts::LOG2_E;
-        let balance = job.head.balance().map(Balance::sizes);
-        for r in 0..rows {
-            for (panel, part) in job.query(r).chunks(PANEL).enumerate() {
-                let to = &mut queries[(panel * rows + r) * PANEL..][..part.len()];
-                for (to, &x) in to.iter_mut().zip(part) {
-                    *to = x * scale;
-                }
-                if let Some(sizes) = balance {
-                    to.iter_mut().zip(&sizes[panel * PANEL..]).for_each(|(to, size)| *to *= size);
-                }
-            }
-        }
-        sums.values.fill(0.0);
-        sums.max.fill(f32::MIN);
-        weights.fill(0.0);
+    /// Scores without biases and without scales of keys, in powers of two, written to `scores`: a row every [`PAGE`] numbers,
+    /// whole tiles of which [`Span::columns`] are some.
+    ///
+    /// # Safety
+    /// `S`'s instruction set is available.
+    unsafe fn scores(&mut self, page: &Page, span: &Span, scores: &mut [f32]);
 
-        let whole = job.whole();
-        for p in job.pages.clone() {
-            let page = &job.head.pages()[p];
-            let (keys, values) = (page.keys::<F>(), page.values::<F>());
-            let shared = F::Value::SHARED;
-            assert!(
-                keys.len() >= PAGE * key_dim && values.len() * shared >= PAGE * value_dim,
-                "a page is PAGE entries"
-            );
-            let bias = page.ln_counts().map(|ln_count| ln_count * core::f32::consts::LOG2_E);
-            // SAFETY: the caller promises the instruction set.
-            let mut ahead = unsafe { prefetch_distance::<S, F>(&job, p) };
+    /// Adds values by weights, with scales of values in them, to what `factors` leaves of the sums of the span's rows, `[rows][value_dim]`.
+    ///
+    /// # Safety
+    /// `S`'s instruction set is available.
+    unsafe fn add_values(&mut self, page: &Page, span: &Span, weights: &[f32], factors: &[f32], sums: &mut [f32]);
+}
 
-            // Entries of this page that a row sees. Where all rows see all, one product does for the block; on the
-            // diagonal, and where windows begin, every few rows have their own limits.
-            let seen = |r: usize| job.seen(r, p);
-            let all = whole.contains(&p);
-            let step = if all { rows } else { S::ROWS };
-            for first in (0..rows).step_by(step) {
-                let len = step.min(rows - first);
-                let used = if all { 0..PAGE } else { seen(first).start..seen(first + len - 1).end };
-                if used.is_empty() {
-                    continue;
-                }
-                let columns = used.start / TILE * TILE..used.end.next_multiple_of(TILE);
-                let product = Product {
-                    a: queries[first * PANEL..].as_ptr(),
-                    a_panel: rows * PANEL,
-                    b: keys[columns.start * key_dim..].as_ptr(),
-                    b_row: TILE,
-                    b_tile: TILE * key_dim,
-                    depth: key_dim,
-                    c: scores[columns.start..].as_mut_ptr(),
-                    c_row: PAGE,
-                    factors: core::ptr::null(),
-                    ahead,
-                };
-                // SAFETY: queries are `rows` rows in panels of which `len` begin at `first`, keys hold
-                // PAGE / TILE tiles of key_dim x TILE, of which the columns are some, and scores have room for `len`
-                // rows of PAGE.
-                unsafe { S::run(Rows::<_, false> { product, rows: len, vectors: columns.len() / S::LANES }) };
+/// Buffers of [`walk`] that are not the products'.
+pub(super) struct Buffers<'a> {
+    /// `[rows][PAGE]`.
+    pub scores: &'a mut Vec<f32>,
+    pub factors: &'a mut Vec<f32>,
+    pub weights: &'a mut Vec<f32>,
+}
 
-                let softmax = Softmax { bias: &bias, scales: page.scales::<F>(), columns };
-                // SAFETY: the caller promises the instruction set.
-                unsafe {
-                    softmax.page::<S>(
-                        &mut scores[..len * PAGE],
-                        (!all).then_some(|r| seen(first + r)),
-                        &mut sums.max[first..],
-                        factors,
-                        &mut weights[first * S::LANES..],
-                    );
-                }
+/// Walks the pages of a job.
+///
+/// # Safety
+/// `S`'s instruction set is available.
+#[inline(always)]
+pub(super) unsafe fn walk<S: Simd, M: Multiply<S>>(
+    job: &Job<'_>,
+    mut products: M,
+    buffers: Buffers<'_>,
+    sums: Sums<'_>,
+) {
+    let (value_dim, rows) = (job.head.value_dim(), job.rows.len());
+    let scores = at_least(buffers.scores, rows * PAGE);
+    let factors = at_least(buffers.factors, rows.next_multiple_of(S::LANES));
+    let weights = at_least(buffers.weights, rows * S::LANES);
+    assert!(sums.values.len() == rows * value_dim && sums.max.len() == rows && sums.weight.len() == rows);
+    sums.values.fill(0.0);
+    sums.max.fill(f32::MIN);
+    weights.fill(0.0);
 
-                // From a whole element on: the other entry in it has no weight.
-                let used = used.start / shared * shared..used.end;
-                let product = Product {
-                    a: scores[used.start..].as_ptr(),
-                    a_panel: 0,
-                    b: values[used.start / shared * value_dim..].as_ptr(),
-                    b_row: value_dim,
-                    b_tile: TILE,
-                    depth: used.len(),
-                    c: sums.values[first * value_dim..].as_mut_ptr(),
-                    c_row: value_dim,
-                    factors: factors.as_ptr(),
-                    ahead,
-                };
-                // SAFETY: scores are `len` rows of one panel, values hold PAGE rows of value_dim, of which those used
-                // are some, and the sums have `len` rows of value_dim from `first`.
-                unsafe { S::run(Rows::<_, true> { product, rows: len, vectors: value_dim / S::LANES }) };
-                // Sizes that are no multiple of the vector: the columns left over.
-                for c in value_dim / S::LANES * S::LANES..value_dim {
-                    for r in 0..len {
-                        let value = |i: usize| values[i / shared * value_dim + c].single(i % shared);
-                        let sum: f32 = used.clone().map(|i| scores[r * PAGE + i] * value(i)).sum();
-                        let total = &mut sums.values[(first + r) * value_dim + c];
-                        *total = *total * factors[r] + sum;
-                    }
-                }
-                ahead = 0;
-            }
-        }
+    let whole = job.whole();
+    for p in job.pages.clone() {
+        let page = &job.head.pages()[p];
+        let bias = page.ln_counts().map(|ln_count| ln_count * core::f32::consts::LOG2_E);
         // SAFETY: the caller promises the instruction set.
-        unsafe { add_lanes::<S>(weights, sums.weight) };
+        let mut ahead = unsafe { prefetch_distance::<S, M::Format>(job, p) };
+
+        // Entries of this page that a row sees. Where all rows see all, one product does for the block; on the
+        // diagonal, and where windows begin, every few rows have their own limits.
+        let seen = |r: usize| job.seen(r, p);
+        let all = whole.contains(&p);
+        let step = if all { rows } else { S::ROWS };
+        for first in (0..rows).step_by(step) {
+            let len = step.min(rows - first);
+            let used = if all { 0..PAGE } else { seen(first).start..seen(first + len - 1).end };
+            if used.is_empty() {
+                continue;
+            }
+            let span = Span { first, len, used, ahead };
+            let scores = &mut scores[..len * PAGE];
+            let softmax = Softmax { bias: &bias, scales: page.scales::<M::Format>(), columns: span.columns() };
+            // SAFETY: the caller promises the instruction set.
+            unsafe {
+                products.scores(page, &span, scores);
+                softmax.page::<S>(
+                    scores,
+                    (!all).then_some(|r| seen(first + r)),
+                    &mut sums.max[first..],
+                    factors,
+                    &mut weights[first * S::LANES..],
+                );
+                let sums = &mut sums.values[first * value_dim..][..len * value_dim];
+                products.add_values(page, &span, scores, factors, sums);
+            }
+            ahead = 0;
+        }
     }
+    // SAFETY: the caller promises the instruction set.
+    unsafe { add_lanes::<S>(weights, sums.weight) };
 }
 
 /// Asks for what page `p` will be followed by, apart from its entries, and returns the distance in bytes
@@ -204,7 +188,7 @@ impl<F: Stored> Kernel for Over<'_, F> {
 /// # Safety
 /// `S`'s instruction set is available.
 #[inline(always)]
-unsafe fn prefetch_distance<S: Simd, F: Stored>(job: &Job<'_>, p: usize) -> isize {
+unsafe fn prefetch_distance<S: Simd, F: Format>(job: &Job<'_>, p: usize) -> isize {
     let pages = &job.head.pages()[..job.last_page];
     // SAFETY: the caller promises the instruction set; any address may be asked for.
     unsafe {

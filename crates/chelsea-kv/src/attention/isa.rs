@@ -2,6 +2,14 @@
 
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "aarch64")]
+use super::dots::neon::{Dotprod, Widened};
+use super::dots::{DotKernel, Dots, portable::Plain};
+#[cfg(target_arch = "x86_64")]
+use super::dots::{
+    avx2::Pairs256,
+    avx512::{Pairs512, Vnni},
+};
 #[cfg(target_arch = "x86_64")]
 use super::matrix;
 use super::plan::BlockRows;
@@ -86,6 +94,27 @@ impl Isa {
                 #[cfg(target_arch = "aarch64")]
                 Isa::Neon => Neon::run(kernel),
                 _ => Portable::run(kernel),
+            }
+        }
+    }
+
+    /// Runs a kernel of dot products compiled for this instruction set. The caller has checked that the machine has it.
+    pub(super) fn run_dots<K: DotKernel>(self, kernel: K) {
+        debug_assert!(self.is_available());
+        // SAFETY: as in `run`; dot products of bytes are looked for apart from the rest.
+        unsafe {
+            match self {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 | Isa::Amx if Level::Avx512Vnni.is_available() => Vnni::run(kernel),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 | Isa::Amx => Pairs512::run(kernel),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => Pairs256::run(kernel),
+                #[cfg(target_arch = "aarch64")]
+                Isa::Neon if Level::NeonDot.is_available() => Dotprod::run(kernel),
+                #[cfg(target_arch = "aarch64")]
+                Isa::Neon => Widened::run(kernel),
+                _ => Plain::run(kernel),
             }
         }
     }

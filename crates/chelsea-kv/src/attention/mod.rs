@@ -23,6 +23,9 @@
 //! allocates nothing once the buffers of its threads have grown to the shapes in use.
 
 mod block;
+mod dots;
+mod floats;
+mod integers;
 mod isa;
 mod job;
 #[cfg(target_arch = "x86_64")]

@@ -24,9 +24,9 @@ pub(super) struct Product<E> {
     pub a_panel: usize,
     /// Right matrix, `depth` rows of stored numbers.
     pub b: *const E,
-    /// Elements from a row of `b`, or from the rows that share them, to the next.
+    /// Numbers from a row of `b` to the next.
     pub b_row: usize,
-    /// Elements from [`TILE`] columns of `b` to the next [`TILE`].
+    /// Numbers from [`TILE`] columns of `b` to the next [`TILE`].
     pub b_tile: usize,
     /// Columns of `a`, rows of `b`.
     pub depth: usize,
@@ -100,15 +100,15 @@ impl<E: Element> Product<E> {
         // SAFETY: the caller's promise; vectors are walked in order up to `vectors`.
         unsafe {
             // One row is too few sums to hide how long each takes, unless they are many vectors wide.
-            if const { M == 1 && fits::<S, E>(1, 8) } {
+            if const { M == 1 && fits::<S>(1, 8) } {
                 at = self.blocks::<S, M, 8, ADD>(at, vectors);
             }
-            if const { fits::<S, E>(M, 4) } {
+            if const { fits::<S>(M, 4) } {
                 at = self.blocks::<S, M, 4, ADD>(at, vectors);
-            } else if const { M == 3 && fits::<S, E>(M, 3) } {
+            } else if const { M == 3 && fits::<S>(M, 3) } {
                 at = self.blocks::<S, M, 3, ADD>(at, vectors);
             }
-            if const { fits::<S, E>(M, 2) } {
+            if const { fits::<S>(M, 2) } {
                 at = self.blocks::<S, M, 2, ADD>(at, vectors);
             }
             self.blocks::<S, M, 1, ADD>(at, vectors);
@@ -153,54 +153,46 @@ impl<E: Element> Product<E> {
             }
             // These vectors' share of the next matrix: as many bytes as they read of this one. Both
             // matrices lie without gaps, so the shares of all vectors are all of it.
-            let bytes = N * S::LANES * size_of::<E>() / E::SHARED;
-            let share = at * S::LANES * self.depth * size_of::<E>() / E::SHARED;
+            let bytes = N * S::LANES * size_of::<E>();
+            let share = at * S::LANES * self.depth * size_of::<E>();
             let next = self.b.cast::<u8>().wrapping_offset(self.ahead).wrapping_add(share);
             let mut panel = self.a;
             let mut left = self.depth;
             let mut asked = 0;
             while left > 0 {
                 let end = left.min(PANEL);
-                for first in (0..end).step_by(E::SHARED) {
-                    // Rows that share their elements, one after the other; panels are whole rows of elements.
-                    const { assert!(PANEL.is_multiple_of(E::SHARED)) };
-                    for part in 0..E::SHARED {
-                        let k = first + part;
-                        if part > 0 && k >= end {
-                            break;
+                for k in 0..end {
+                    if self.ahead != 0 {
+                        // A line as soon as its turn comes: asked for several at a time, they would wait for each
+                        // other and hold up what this page needs.
+                        if asked % LINE < bytes {
+                            for line in 0..bytes.div_ceil(LINE) {
+                                S::prefetch(next.wrapping_add(asked + line * LINE));
+                            }
                         }
-                        if self.ahead != 0 {
-                            // A line as soon as its turn comes: asked for several at a time, they would wait for each
-                            // other and hold up what this page needs.
-                            if asked % LINE < bytes {
-                                for line in 0..bytes.div_ceil(LINE) {
-                                    S::prefetch(next.wrapping_add(asked + line * LINE));
-                                }
-                            }
-                            asked += bytes;
+                        asked += bytes;
+                    }
+                    // The shorter side is held in registers, the longer one passes by.
+                    if N <= M {
+                        let mut row = [S::splat(0.0); N];
+                        for n in 0..N {
+                            row[n] = E::load::<S>(b[n]);
                         }
-                        // The shorter side is held in registers, the longer one passes by.
-                        if N <= M {
-                            let mut row = [S::splat(0.0); N];
+                        for (m, sums) in sums.iter_mut().enumerate() {
+                            let a = S::splat(*panel.add(m * PANEL + k));
                             for n in 0..N {
-                                row[n] = E::load::<S>(b[n], part);
+                                sums[n] = S::mul_add(a, row[n], sums[n]);
                             }
-                            for (m, sums) in sums.iter_mut().enumerate() {
-                                let a = S::splat(*panel.add(m * PANEL + k));
-                                for n in 0..N {
-                                    sums[n] = S::mul_add(a, row[n], sums[n]);
-                                }
-                            }
-                        } else {
-                            let mut column = [S::splat(0.0); M];
-                            for (m, a) in column.iter_mut().enumerate() {
-                                *a = S::splat(*panel.add(m * PANEL + k));
-                            }
-                            for n in 0..N {
-                                let x = E::load::<S>(b[n], part);
-                                for m in 0..M {
-                                    sums[m][n] = S::mul_add(column[m], x, sums[m][n]);
-                                }
+                        }
+                    } else {
+                        let mut column = [S::splat(0.0); M];
+                        for (m, a) in column.iter_mut().enumerate() {
+                            *a = S::splat(*panel.add(m * PANEL + k));
+                        }
+                        for n in 0..N {
+                            let x = E::load::<S>(b[n]);
+                            for m in 0..M {
+                                sums[m][n] = S::mul_add(column[m], x, sums[m][n]);
                             }
                         }
                     }
@@ -228,10 +220,8 @@ impl<E: Element> Product<E> {
 }
 
 /// Whether a block of `rows` by `vectors` fits in registers: its sums, the shorter of a column of the left
-/// matrix and a row of the right one, a number of the other, what rows that share elements are taken from, and one to
-/// spare, without which the compiler moves sums to and fro.
-const fn fits<S: Simd, E: Element>(rows: usize, vectors: usize) -> bool {
+/// matrix and a row of the right one, and a number of the other.
+const fn fits<S: Simd>(rows: usize, vectors: usize) -> bool {
     let shorter = if rows < vectors { rows } else { vectors };
-    let shared = if E::SHARED > 1 { vectors + 1 } else { 0 };
-    rows * vectors + shorter + 1 + shared < S::REGISTERS
+    rows * vectors + shorter + 1 < S::REGISTERS
 }

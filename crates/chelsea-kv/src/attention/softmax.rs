@@ -54,17 +54,9 @@ impl Softmax<'_> {
         // SAFETY: the caller promises the instruction set.
         unsafe {
             for (r, (scores, max)) in scores.chunks_exact_mut(PAGE).zip(&mut *max).enumerate() {
-                let mut hide = None;
-                if let Some(seen) = &seen {
-                    let seen = seen(r);
-                    if seen.start > self.columns.start {
-                        self.hide_before::<S>(scores, seen.start);
-                    }
-                    if seen.end < self.columns.end {
-                        hide = HIDE[2 * PAGE - seen.end..].first_chunk();
-                    }
-                }
-                factors[r] = self.raise::<S>(scores, hide, max);
+                let old = *max;
+                *max = old.max(self.largest::<S>(scores, seen.as_ref().map(|seen| seen(r))));
+                factors[r] = old - *max;
             }
             exponentials::<S>(&mut factors[..rows.next_multiple_of(S::LANES)]);
             for (r, (scores, total)) in scores.chunks_exact_mut(PAGE).zip(totals.chunks_exact_mut(S::LANES)).enumerate()
@@ -88,18 +80,28 @@ impl Softmax<'_> {
         }
     }
 
-    /// Adds the bias to the scores of a row, hides some, raises `max` to the largest, and returns the old
-    /// `max` less the new.
+    /// Adds scales and bias to the scores of a row, which sees the entries `seen` or all, and returns the largest: at least
+    /// `f32::MIN`, even if none is seen.
     ///
     /// # Safety
     /// `S`'s instruction set is available.
     #[inline(always)]
-    unsafe fn raise<S: Simd>(&self, scores: &mut [f32], hide: Option<&[f32; PAGE]>, max: &mut f32) -> f32 {
+    pub unsafe fn largest<S: Simd>(&self, scores: &mut [f32], seen: Option<Range<usize>>) -> f32 {
         assert!(scores.len() == PAGE && self.columns.end <= PAGE);
+        let mut hide: Option<&[f32; PAGE]> = None;
+        if let Some(seen) = seen {
+            if seen.start > self.columns.start {
+                // SAFETY: the caller promises the instruction set.
+                unsafe { self.hide_before::<S>(scores, seen.start) };
+            }
+            if seen.end < self.columns.end {
+                hide = HIDE[2 * PAGE - seen.end..].first_chunk();
+            }
+        }
         let scores = scores.as_mut_ptr();
         // SAFETY: columns are whole vectors of PAGE numbers.
         unsafe {
-            let mut largest = S::splat(*max);
+            let mut largest = S::splat(f32::MIN);
             for v in self.columns.clone().step_by(S::LANES) {
                 let (mut score, bias) = (S::load(scores.add(v)), S::load(self.bias.as_ptr().add(v)));
                 score = match self.scales {
@@ -112,9 +114,7 @@ impl Softmax<'_> {
                 S::store(scores.add(v), score);
                 largest = S::max(largest, score);
             }
-            let old = *max;
-            *max = S::reduce_max(largest);
-            old - *max
+            S::reduce_max(largest)
         }
     }
 

@@ -16,27 +16,35 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// Bytes of a page's keys, values and scales that belong to slots `used..`, with the bits of each that do.
 fn unused(dims: Dims, dtype: Dtype, used: usize) -> impl Iterator<Item = (Range<usize>, u8)> {
-    let size = dtype.key_bytes(1, 1);
+    // Integers lie in words of four: dimensions of a key, values of four entries or of eight.
+    let (together, shared) = if dtype.scaled() { (4, 8 / dtype.value_bits()) } else { (1, 1) };
+    let size = dtype.key_bytes(1, together);
+    let words = dims.key.div_ceil(together);
     let keys = (0..PAGE / TILE).flat_map(move |tile| {
         let first = used.saturating_sub(tile * TILE).min(TILE);
-        (0..dims.key).map(move |i| {
-            let lanes = (tile * dims.key + i) * TILE;
+        (0..words).map(move |i| {
+            let lanes = (tile * words + i) * TILE;
             (lanes + first) * size..(lanes + TILE) * size
         })
     });
     let values = dtype.key_bytes(PAGE, dims.key);
     let scales = values + dtype.value_bytes(PAGE, dims.value);
-    // Two values of 4 bits share a row, and the last entry may be the first of them.
-    let shared = (8 / dtype.value_bits()).max(1);
+    let group = together * shared;
     let end = |entries: usize| values + dtype.value_bytes(entries, dims.value);
-    let (full, begun) = (end(used / shared * shared), end(used.next_multiple_of(shared)));
-    let others = begun..scales;
+    let (full, others) = (end(used / group * group), end(used.next_multiple_of(group))..scales);
+    let begun = (full..others.start).map(move |byte| {
+        let (left, at) = (used % group, (byte - full) % together);
+        let bits = |part: usize| {
+            if part * together + at >= left { 0xff >> (8 - 8 / shared) << (8 / shared * part) } else { 0 }
+        };
+        (byte..byte + 1, (0..shared).fold(0u8, |all, part| all | bits(part) as u8))
+    });
     let scales = (0..dtype.scale_bytes() / 4).map(move |of| {
         let first = scales + of * PAGE * 4;
         first + used * 4..first + PAGE * 4
     });
     let whole = keys.chain([others]).chain(scales).map(|range| (range, 0xff));
-    whole.chain([(full..begun, 0xf0)])
+    whole.chain(begun)
 }
 
 /// Keys, values and scales of a page of `used` entries, with zeros where no entry is.

@@ -27,7 +27,7 @@ use xxhash_rust::xxh3::Xxh3;
 /// How a snapshot begins; the first byte is no ASCII, so that no text is taken for one.
 pub(super) const MAGIC: [u8; 8] = *b"\x89CHELSEA";
 /// The format written, and the only one read.
-pub(super) const VERSION: u32 = 5;
+pub(super) const VERSION: u32 = 6;
 /// Says that entries of a share are clustered once. There was another way, in files of earlier versions.
 const CLUSTERED_ONCE: u32 = 0;
 /// Bytes of the prelude.

@@ -169,12 +169,12 @@ fn every_changed_byte_is_noticed() {
 
 #[test]
 fn other_formats_are_refused() {
-    for version in [0, 1, 2, 3, 4, 6] {
+    for version in [0, 1, 2, 3, 4, 5, 7] {
         let mut bytes = small();
         bytes[8] = version;
         reseal(&mut bytes);
         let error = parse(&bytes).map(|_| ()).unwrap_err();
-        assert!(matches!(error, SnapshotError::Version { found, known: 5 } if found == u32::from(version)), "{error}");
+        assert!(matches!(error, SnapshotError::Version { found, known: 6 } if found == u32::from(version)), "{error}");
         assert!(error.to_string().contains("build the cache again"), "{error}");
     }
 }
@@ -271,14 +271,22 @@ fn scales_are_finite_and_belong_to_entries() {
 
 #[test]
 fn half_a_byte_belongs_to_an_entry_or_is_zero() {
-    // 75 entries of 4 numbers: a full page, and one whose last value shares its bytes with nobody.
+    // 75 entries of 4 numbers: a full page, and one of a word of eight values and a word of three, in the low halves.
     let (cache, info) =
         example(CacheConfig { dtype: Dtype::K8V4, ..config(SMALL, "full", Budget::EntryFraction(1.0)) }, 75);
     let bytes = to_bytes(&cache, &info).unwrap();
     let header = u64::from_le_bytes(bytes[16..24].try_into().unwrap()) as usize;
     let page = 64 * 4 + 32 * 4 + 2 * 64 * 4;
-    let row = header + page + 64 * 4 + 11 / 2 * 4;
-    for (at, added, refused) in [(row, 0x10, true), (row + 3, 0x80, true), (row + 4, 0x01, true), (row, 0x01, false)] {
+    let word = header + page + 64 * 4 + 4 * 4;
+    for (at, added, refused) in [
+        (word, 0x10, true),
+        (word + 2, 0x80, true),
+        (word + 3, 0x01, true),
+        (word + 4 * 4, 0x01, true),
+        (word - 1, 0x10, false),
+        (word + 2, 0x01, false),
+        (word + 4, 0x01, false),
+    ] {
         let mut other = bytes.clone();
         other[at] ^= added;
         reseal(&mut other);

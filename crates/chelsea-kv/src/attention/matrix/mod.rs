@@ -2,19 +2,21 @@
 
 #![allow(unsafe_code)]
 
+mod opened;
 mod operands;
 
 pub(super) use operands::Operands;
 
 use super::block::{Block, Scratch, at_least};
+use super::simd::Simd;
 use super::simd::avx512::Avx512;
-use super::simd::{Simd, Stored};
 use super::softmax::{Softmax, add_lanes};
 use crate::balance::Balance;
-use crate::page::K8V4;
+use crate::page::{Byte, Format, K8V4};
 use crate::{Dtype, Head, PAGE};
 use chelsea_simd::{Amx, DEPTH, SIDE};
 use half::{bf16, f16};
+use opened::{Key, Value};
 
 /// Rows come in pairs of operands; those past the last hold anything, and nothing reads what becomes of them. Fewer
 /// rows than this are not worth opening pages for.
@@ -34,7 +36,7 @@ impl Block<'_> {
                 Dtype::F32 => unreachable!("two numbers of bf16 do not hold one of f32"),
                 Dtype::F16 => self.opened::<f16>(amx),
                 Dtype::Bf16 => self.opened::<bf16>(amx),
-                Dtype::Q8 => self.opened::<i8>(amx),
+                Dtype::Q8 => self.opened::<Byte>(amx),
                 Dtype::K8V4 => self.opened::<K8V4>(amx),
             }
         }
@@ -43,7 +45,7 @@ impl Block<'_> {
     /// # Safety
     /// The machine has the instructions of [`Avx512`] and AVX-512's BF16.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma,f16c")]
-    unsafe fn opened<F: Stored>(self, amx: Amx) {
+    unsafe fn opened<F: Format<Key: Key, Value: Value>>(self, amx: Amx) {
         type S = Avx512;
         let Block { job, scratch, sums } = self;
         let (key_dim, value_dim, rows) = (job.head.key_dim(), job.head.value_dim(), job.rows.len());

@@ -11,10 +11,9 @@
 
 #![allow(unsafe_code)]
 
-use super::super::simd::avx512::Avx512;
-use super::super::simd::{Element, Stored};
 use super::ROWS;
-use crate::page::{Line, Rows};
+use super::opened::{Key, Parts, Value};
+use crate::page::{Format, Line, Rows};
 use crate::simd::{split, squares};
 use crate::{PAGE, TILE};
 use bytemuck::Zeroable;
@@ -43,7 +42,7 @@ pub(in super::super) struct Operands {
 }
 
 /// Parts that a number is split into.
-const fn parts<E: Element>() -> usize {
+const fn parts<E: Parts>() -> usize {
     if E::IN_BF16 { 1 } else { 2 }
 }
 
@@ -74,7 +73,7 @@ fn operand(all: &[Line], i: usize, blocks: usize) -> &[u8] {
 /// # Safety
 /// As [`Amx::multiply_split`].
 #[inline(always)]
-unsafe fn multiply<E: Element>(
+unsafe fn multiply<E: Parts>(
     amx: Amx,
     left: [&[u8]; 2],
     right: [&[u8]; 2],
@@ -129,12 +128,17 @@ impl Operands {
         }
     }
 
-    /// Opens the keys of a page, `[PAGE / TILE][key_dim][TILE]`. Nobody sees entries outside `used`, whatever they are.
+    /// Opens the keys of a page. Nobody sees entries outside `used`, whatever they are.
     ///
     /// # Safety
     /// The machine has the instructions of [`Avx512`] and AVX-512's BF16.
     #[inline(always)]
-    pub unsafe fn open_keys<F: Stored>(&mut self, keys: &[F::Key], d: usize, used: Range<usize>) {
+    pub unsafe fn open_keys<F: Format<Key: Key, Value: Value>>(
+        &mut self,
+        keys: &[F::Key],
+        d: usize,
+        used: Range<usize>,
+    ) {
         assert!(keys.len() >= PAGE * d && d.is_multiple_of(DEPTH));
         let blocks = d / DEPTH;
         let deep = parts::<F::Key>() * blocks;
@@ -146,36 +150,39 @@ impl Operands {
                 continue;
             }
             for pair in 0..d / 2 {
-                let at = keys[pair * 2 * TILE..][..2 * TILE].as_ptr();
-                // SAFETY: two dimensions of 16 entries; the caller has the instructions.
+                // SAFETY: the caller has the instructions.
                 unsafe {
-                    let (even, odd) = (F::Key::load::<Avx512>(at, 0), F::Key::load::<Avx512>(at.add(TILE), 0));
+                    let (even, odd) = (F::Key::dimension(keys, 2 * pair), F::Key::dimension(keys, 2 * pair + 1));
                     split_pair::<F::Key>(even, odd, out, blocks, pair);
                 }
             }
         }
     }
 
-    /// Opens the values of a page, `[PAGE / SHARED][value_dim]`, of which nobody sees those outside `used`.
+    /// Opens the values of a page, of which nobody sees those outside `used`.
     ///
     /// # Safety
     /// The machine has the instructions of [`Avx512`] and AVX-512's BF16.
     #[inline(always)]
-    pub unsafe fn open_values<F: Stored>(&mut self, values: &[F::Value], d: usize, used: Range<usize>) {
-        let shared = F::Value::SHARED;
-        assert!(values.len() * shared >= PAGE * d && d.is_multiple_of(DEPTH));
+    pub unsafe fn open_values<F: Format<Key: Key, Value: Value>>(
+        &mut self,
+        values: &[F::Value],
+        d: usize,
+        used: Range<usize>,
+    ) {
+        assert!(values.len() * F::Value::SHARED >= PAGE * d && d.is_multiple_of(DEPTH));
         let deep = parts::<F::Value>() * PAGE_BLOCKS;
         let out = bytes(&mut self.values, d / SIDE, deep);
+        // What nobody sees is zero: a weight of zero times what is not a number would be none.
+        // SAFETY: the caller has the instructions.
+        let zero = unsafe { _mm512_setzero_ps() };
         for pair in 0..PAGE / 2 {
-            // Two rows, or both parts of one.
-            let pairs = &values[pair * 2 / shared * d..][..2 / shared * d];
             let (first, second) = (used.contains(&(2 * pair)), used.contains(&(2 * pair + 1)));
             for (c, out) in out.chunks_exact_mut(deep * BLOCK_BYTES).enumerate() {
-                let at = pairs[c * SIDE..pairs.len() - d + (c + 1) * SIDE].as_ptr();
-                // SAFETY: 16 dimensions of two entries; the caller has the instructions.
+                // SAFETY: the caller has the instructions.
                 unsafe {
-                    let even = load_if(first, at, 0);
-                    let odd = load_if(second, at.add(1 / shared * d), 1 % shared);
+                    let even = if first { F::Value::dimensions(values, d, 2 * pair, c * SIDE) } else { zero };
+                    let odd = if second { F::Value::dimensions(values, d, 2 * pair + 1, c * SIDE) } else { zero };
                     split_pair::<F::Value>(even, odd, out, PAGE_BLOCKS, pair);
                 }
             }
@@ -187,7 +194,7 @@ impl Operands {
     /// # Safety
     /// The registers are configured; queries and keys were set for `rows` and `d`.
     #[inline(always)]
-    pub unsafe fn scores<F: Stored>(&mut self, amx: Amx, rows: usize, d: usize) -> &mut [f32] {
+    pub unsafe fn scores<F: Format<Key: Key, Value: Value>>(&mut self, amx: Amx, rows: usize, d: usize) -> &mut [f32] {
         let blocks = d / DEPTH;
         let scores = numbers(&mut self.scores, rows.next_multiple_of(ROWS) * PAGE);
         for (r, scores) in scores.chunks_exact_mut(ROWS * PAGE).enumerate() {
@@ -213,7 +220,13 @@ impl Operands {
     /// # Safety
     /// The registers are configured; scores were made for `rows`, and values opened for `d`.
     #[inline(always)]
-    pub unsafe fn add_values<F: Stored>(&mut self, amx: Amx, rows: usize, d: usize, factors: &[f32]) {
+    pub unsafe fn add_values<F: Format<Key: Key, Value: Value>>(
+        &mut self,
+        amx: Amx,
+        rows: usize,
+        d: usize,
+        factors: &[f32],
+    ) {
         let weights: &[f32] = &*numbers(&mut self.scores, rows * PAGE);
         let padded = rows.next_multiple_of(ROWS);
         let sums = numbers(&mut self.sums, padded * d);
@@ -245,16 +258,6 @@ impl Operands {
     }
 }
 
-/// Loads what is seen, and zeros for the rest: a weight of zero times what is not a number would be none.
-///
-/// # Safety
-/// The machine has the instructions of [`Avx512`] and AVX-512's BF16, and there is a vector at `at`.
-#[inline(always)]
-unsafe fn load_if<E: Element>(seen: bool, at: *const E, part: usize) -> __m512 {
-    // SAFETY: the caller's promise.
-    unsafe { if seen { E::load::<Avx512>(at, part) } else { _mm512_setzero_ps() } }
-}
-
 /// Writes 32 numbers of a row to block `b` of each half of a left operand.
 ///
 /// # Safety
@@ -278,7 +281,7 @@ unsafe fn split_row(low: __m512, high: __m512, out: &mut [u8], blocks: usize, b:
 /// # Safety
 /// The machine has the instructions of [`Avx512`] and AVX-512's BF16.
 #[inline(always)]
-unsafe fn split_pair<E: Element>(even: __m512, odd: __m512, out: &mut [u8], blocks: usize, pair: usize) {
+unsafe fn split_pair<E: Parts>(even: __m512, odd: __m512, out: &mut [u8], blocks: usize, pair: usize) {
     assert!(out.len() >= parts::<E>() * blocks * BLOCK_BYTES && pair < blocks * DEPTH / 2);
     // SAFETY: 64 bytes of a pair inside each part of the operand; the caller has the instructions.
     unsafe {

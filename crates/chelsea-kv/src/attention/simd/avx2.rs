@@ -1,7 +1,6 @@
 //! AVX2 with FMA and F16C: 16 registers of 8 lanes.
 
 use super::{Kernel, Simd};
-use crate::page::Nibbles;
 use core::arch::x86_64::*;
 use half::{bf16, f16};
 
@@ -46,23 +45,6 @@ impl Simd for Avx2 {
     unsafe fn load_bf16(at: *const bf16) -> __m256 {
         // SAFETY: as above.
         unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast())))) }
-    }
-    #[inline(always)]
-    unsafe fn load_i8(at: *const i8) -> __m256 {
-        // SAFETY: as above.
-        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at.cast()))) }
-    }
-    #[inline(always)]
-    unsafe fn load_nibbles(at: *const Nibbles, part: usize) -> __m256 {
-        // SAFETY: as above.
-        unsafe {
-            // Looked up by four bits of each byte.
-            let numbers = _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
-            let bytes = _mm_loadl_epi64(at.cast());
-            let half = if part == 0 { bytes } else { _mm_srli_epi16::<4>(bytes) };
-            let half = _mm_shuffle_epi8(numbers, _mm_and_si128(half, _mm_set1_epi8(0xf)));
-            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(half))
-        }
     }
     #[inline(always)]
     unsafe fn store(at: *mut f32, v: __m256) {

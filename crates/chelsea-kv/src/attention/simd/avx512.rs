@@ -1,7 +1,6 @@
 //! AVX-512: 32 registers of 16 lanes.
 
 use super::{Kernel, Simd};
-use crate::page::Nibbles;
 use core::arch::x86_64::*;
 use half::{bf16, f16};
 
@@ -46,21 +45,6 @@ impl Simd for Avx512 {
     unsafe fn load_bf16(at: *const bf16) -> __m512 {
         // SAFETY: as above.
         unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(at.cast())))) }
-    }
-    #[inline(always)]
-    unsafe fn load_i8(at: *const i8) -> __m512 {
-        // SAFETY: as above.
-        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast()))) }
-    }
-    #[inline(always)]
-    unsafe fn load_nibbles(at: *const Nibbles, part: usize) -> __m512 {
-        // SAFETY: as above.
-        unsafe {
-            // Looked up by the lowest four bits of each lane, which saves signs and conversion.
-            let numbers = _mm512_setr_ps(0., 1., 2., 3., 4., 5., 6., 7., -8., -7., -6., -5., -4., -3., -2., -1.);
-            let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(at.cast()));
-            _mm512_permutexvar_ps(if part == 0 { bytes } else { _mm512_srli_epi32::<4>(bytes) }, numbers)
-        }
     }
     #[inline(always)]
     unsafe fn store(at: *mut f32, v: __m512) {

@@ -14,7 +14,7 @@ pub(super) mod avx512;
 pub(super) mod neon;
 pub(super) mod portable;
 
-use crate::page::{Format, Nibbles, Rows};
+use crate::page::{Format, Number};
 use half::{bf16, f16};
 
 /// A vector of [`LANES`](Self::LANES) f32 numbers and what can be done with it.
@@ -39,9 +39,6 @@ pub(super) trait Simd: Copy {
     unsafe fn load(at: *const f32) -> Self::V;
     unsafe fn load_f16(at: *const f16) -> Self::V;
     unsafe fn load_bf16(at: *const bf16) -> Self::V;
-    unsafe fn load_i8(at: *const i8) -> Self::V;
-    /// One of the two numbers in every byte: the low half for part 0, the high one for part 1.
-    unsafe fn load_nibbles(at: *const Nibbles, part: usize) -> Self::V;
     unsafe fn store(at: *mut f32, v: Self::V);
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
@@ -87,18 +84,15 @@ pub(super) trait Kernel {
     unsafe fn run<S: Simd>(self);
 }
 
-/// Stored numbers that vectors are loaded from.
-pub(super) trait Element: Rows {
-    /// Whether bf16 holds every number.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
-    const IN_BF16: bool;
-    /// One part of a vector of elements.
+/// Stored floats that vectors are loaded from.
+pub(super) trait Element: Number {
+    /// A vector of numbers.
     ///
     /// # Safety
     /// As [`Simd`]'s loads.
-    unsafe fn load<S: Simd>(at: *const Self, part: usize) -> S::V;
-    /// One part of one element.
-    fn single(self, part: usize) -> f32;
+    unsafe fn load<S: Simd>(at: *const Self) -> S::V;
+    /// One number.
+    fn single(self) -> f32;
 }
 
 /// Keys and values that vectors are loaded from.
@@ -107,62 +101,35 @@ pub(super) trait Stored: Format<Key: Element, Value: Element> {}
 impl<F: Format<Key: Element, Value: Element>> Stored for F {}
 
 impl Element for f32 {
-    const IN_BF16: bool = false;
     #[inline(always)]
-    unsafe fn load<S: Simd>(at: *const Self, _: usize) -> S::V {
+    unsafe fn load<S: Simd>(at: *const Self) -> S::V {
         // SAFETY: the caller's promise.
         unsafe { S::load(at) }
     }
-    fn single(self, _: usize) -> f32 {
+    fn single(self) -> f32 {
         self
     }
 }
 
 impl Element for f16 {
-    const IN_BF16: bool = false;
     #[inline(always)]
-    unsafe fn load<S: Simd>(at: *const Self, _: usize) -> S::V {
+    unsafe fn load<S: Simd>(at: *const Self) -> S::V {
         // SAFETY: the caller's promise.
         unsafe { S::load_f16(at) }
     }
-    fn single(self, _: usize) -> f32 {
+    fn single(self) -> f32 {
         self.to_f32()
     }
 }
 
 impl Element for bf16 {
-    const IN_BF16: bool = true;
     #[inline(always)]
-    unsafe fn load<S: Simd>(at: *const Self, _: usize) -> S::V {
+    unsafe fn load<S: Simd>(at: *const Self) -> S::V {
         // SAFETY: the caller's promise.
         unsafe { S::load_bf16(at) }
     }
-    fn single(self, _: usize) -> f32 {
+    fn single(self) -> f32 {
         self.to_f32()
-    }
-}
-
-impl Element for i8 {
-    const IN_BF16: bool = true;
-    #[inline(always)]
-    unsafe fn load<S: Simd>(at: *const Self, _: usize) -> S::V {
-        // SAFETY: the caller's promise.
-        unsafe { S::load_i8(at) }
-    }
-    fn single(self, _: usize) -> f32 {
-        f32::from(self)
-    }
-}
-
-impl Element for Nibbles {
-    const IN_BF16: bool = true;
-    #[inline(always)]
-    unsafe fn load<S: Simd>(at: *const Self, part: usize) -> S::V {
-        // SAFETY: the caller's promise.
-        unsafe { S::load_nibbles(at, part) }
-    }
-    fn single(self, part: usize) -> f32 {
-        f32::from(self.get(part))
     }
 }
 
@@ -193,7 +160,7 @@ mod tests {
         }
     }
 
-    /// Conversions of every half-precision and bfloat16 number that is not a NaN, of every byte, and of both halves of it.
+    /// Conversions of every half-precision and bfloat16 number that is not a NaN.
     struct Widening;
 
     impl Kernel for Widening {
@@ -203,25 +170,11 @@ mod tests {
             for bits in 0..=u16::MAX {
                 let (half, brain) = ([f16::from_bits(bits); 16], [bf16::from_bits(bits); 16]);
                 // SAFETY: the caller promises the instruction set; a vector has at most 16 lanes.
-                unsafe { S::store(out.as_mut_ptr(), f16::load::<S>(half.as_ptr(), 0)) };
+                unsafe { S::store(out.as_mut_ptr(), f16::load::<S>(half.as_ptr())) };
                 assert!(half[0].is_nan() || out[0].to_bits() == half[0].to_f32().to_bits(), "f16 {bits:#x}");
                 // SAFETY: as above.
-                unsafe { S::store(out.as_mut_ptr(), bf16::load::<S>(brain.as_ptr(), 0)) };
+                unsafe { S::store(out.as_mut_ptr(), bf16::load::<S>(brain.as_ptr())) };
                 assert!(brain[0].is_nan() || out[0].to_bits() == brain[0].to_f32().to_bits(), "bf16 {bits:#x}");
-            }
-            for first in i8::MIN..=i8::MAX {
-                // Different in every lane, so that lanes in another order are noticed.
-                let bytes: [i8; 16] = core::array::from_fn(|i| first.wrapping_add(i as i8 * 17));
-                // SAFETY: as above.
-                unsafe { S::store(out.as_mut_ptr(), i8::load::<S>(bytes.as_ptr(), 0)) };
-                assert!((0..S::LANES).all(|i| out[i] == f32::from(bytes[i])), "bytes from {first}");
-                let pairs: &[Nibbles] = bytemuck::cast_slice(&bytes);
-                for part in 0..2 {
-                    // SAFETY: as above.
-                    unsafe { S::store(out.as_mut_ptr(), Nibbles::load::<S>(pairs.as_ptr(), part)) };
-                    let half = |byte: i8| f32::from(if part == 0 { byte << 4 >> 4 } else { byte >> 4 });
-                    assert!((0..S::LANES).all(|i| out[i] == half(bytes[i])), "part {part} of bytes from {first}");
-                }
             }
         }
     }

@@ -1,7 +1,6 @@
 //! NEON: 32 registers of 4 lanes.
 
 use super::{Kernel, Simd};
-use crate::page::Nibbles;
 use core::arch::aarch64::*;
 use core::arch::asm;
 use half::{bf16, f16};
@@ -54,24 +53,6 @@ impl Simd for Neon {
     unsafe fn load_bf16(at: *const bf16) -> float32x4_t {
         // SAFETY: as above.
         unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(at.cast()))) }
-    }
-    #[inline(always)]
-    unsafe fn load_i8(at: *const i8) -> float32x4_t {
-        // SAFETY: as above; four bytes are read as one word, of any alignment.
-        unsafe {
-            let bytes = vreinterpret_s8_u32(vdup_n_u32(at.cast::<u32>().read_unaligned()));
-            vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(bytes))))
-        }
-    }
-    #[inline(always)]
-    unsafe fn load_nibbles(at: *const Nibbles, part: usize) -> float32x4_t {
-        // SAFETY: as above; four bytes are read as one word, of any alignment.
-        unsafe {
-            let bytes = vreinterpret_s8_u32(vdup_n_u32(at.cast::<u32>().read_unaligned()));
-            // The half that is wanted comes down from the top with its sign.
-            let half = vshr_n_s8::<4>(if part == 0 { vshl_n_s8::<4>(bytes) } else { bytes });
-            vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(half))))
-        }
     }
     #[inline(always)]
     unsafe fn store(at: *mut f32, v: float32x4_t) {

@@ -2,7 +2,6 @@
 //! instruction set has: the path of machines without a kernel of their own.
 
 use super::{Kernel, Simd};
-use crate::page::Nibbles;
 use half::{bf16, f16};
 
 #[derive(Clone, Copy)]
@@ -67,18 +66,6 @@ impl Simd for Portable {
         // SAFETY: the caller promises eight numbers at `at`.
         let narrow = unsafe { at.cast::<[bf16; 8]>().read_unaligned() };
         each(|i| f32::from_bits(u32::from(narrow[i].to_bits()) << 16))
-    }
-    #[inline(always)]
-    unsafe fn load_i8(at: *const i8) -> [f32; 8] {
-        // SAFETY: the caller promises eight numbers at `at`.
-        let narrow = unsafe { at.cast::<[i8; 8]>().read_unaligned() };
-        each(|i| f32::from(narrow[i]))
-    }
-    #[inline(always)]
-    unsafe fn load_nibbles(at: *const Nibbles, part: usize) -> [f32; 8] {
-        // SAFETY: the caller promises eight elements at `at`.
-        let narrow = unsafe { at.cast::<[Nibbles; 8]>().read_unaligned() };
-        each(|i| f32::from(narrow[i].get(part)))
     }
     #[inline(always)]
     unsafe fn store(at: *mut f32, v: [f32; 8]) {
