@@ -210,6 +210,7 @@ fn the_global_recipe_agrees_with_its_oracle() {
             floor: case.double("floor"),
             value_weight: case.double("lam"),
             rounded: false,
+            drop: false,
         };
         let view = View { heads: views, tokens, scratch: &meter };
         let plan = policy.plan(&view, case.int("total")).unwrap();

@@ -1,7 +1,7 @@
 //! `chelsea`, the default: chunked soft matching, and one pool of merges for the whole sequence.
 
 use super::stretch::{Features, Merges, Part, Rounds, Working};
-use super::{HeadView, Needs, Plan, Policy, PolicyError, PolicyInfo, Setting, Settings, View};
+use super::{EVICT, HeadView, Needs, Plan, Policy, PolicyError, PolicyInfo, Setting, Settings, View};
 use crate::budget::head_floor;
 use crate::matching::Cut;
 use crate::matching::rounded::Word;
@@ -31,11 +31,14 @@ pub struct Chelsea {
     pub value_weight: f64,
     /// Whether what is compared is rounded to whole numbers of about 12 bits, which is faster, or taken as it is.
     pub rounded: bool,
+    /// Whether what would join another entry is dropped instead: what is kept then stands for itself alone. For measuring
+    /// what merging adds.
+    pub drop: bool,
 }
 
 impl Default for Chelsea {
     fn default() -> Self {
-        Chelsea { chunk: 256, round_share: 0.0625, floor: 0.05, value_weight: 1.0, rounded: true }
+        Chelsea { chunk: 256, round_share: 0.0625, floor: 0.05, value_weight: 1.0, rounded: true, drop: false }
     }
 }
 
@@ -55,12 +58,15 @@ pub(super) const ROUNDED: Setting = Setting::new(
     "compare entries as whole numbers of 12 bits; false: as floats, which takes longer",
 );
 
+pub(super) const DROP: Setting =
+    Setting::new("drop", "false", "drop what would be merged, to tell what merging adds");
+
 pub(super) const INFO: PolicyInfo = PolicyInfo {
     name: "chelsea",
     about: "cluster similar neighbours, one pool of merges over all layers and heads (default)",
     source: "after arXiv:2506.11418, with a query-weighted cost and a global budget",
     one_shot_only: false,
-    settings: &[CHUNK, ROUND_SHARE, FLOOR, VALUE_WEIGHT, ROUNDED],
+    settings: &[CHUNK, ROUND_SHARE, FLOOR, VALUE_WEIGHT, ROUNDED, DROP],
     make: |s| Ok(Arc::new(Chelsea::from_settings(s)?)),
 };
 
@@ -94,14 +100,16 @@ impl Chelsea {
             floor: s.get("floor", default.floor, "from 0 to 1", |x| (0.0..=1.0).contains(x))?,
             value_weight: s.get("value_weight", default.value_weight, "0 or more", |&x| x >= 0.0 && x.is_finite())?,
             rounded: s.get("rounded", default.rounded, "true or false", |_| true)?,
+            drop: s.get("drop", default.drop, "true or false", |_| true)?,
         })
     }
 
-    /// All settings as `key=value,key=value`; `rounded` only where it is not as ever.
+    /// All settings as `key=value,key=value`; `rounded` and `drop` only where they are not as ever.
     pub(super) fn settings(&self) -> String {
-        let Chelsea { chunk, round_share, floor, value_weight, rounded } = self;
+        let Chelsea { chunk, round_share, floor, value_weight, rounded, drop } = self;
         let exact = if *rounded { "" } else { ",rounded=false" };
-        format!("chunk={chunk},round_share={round_share},floor={floor},value_weight={value_weight}{exact}")
+        let drop = if *drop { ",drop=true" } else { "" };
+        format!("chunk={chunk},round_share={round_share},floor={floor},value_weight={value_weight}{exact}{drop}")
     }
 }
 
@@ -207,6 +215,12 @@ impl Chelsea {
         for ((g, _), list) in stretches.iter().zip(lists) {
             list.apply(&mut cut, view.heads[*g].len(), &mut roots[*g]);
         }
+        if self.drop {
+            for roots in &mut roots {
+                let joins = |(i, root): (usize, &mut u32)| if *root as usize != i { *root = EVICT };
+                roots.iter_mut().enumerate().for_each(joins);
+            }
+        }
         Ok(Plan::new(roots))
     }
 
@@ -240,6 +254,26 @@ mod tests {
             head
         };
         (0..count).map(head).collect()
+    }
+
+    #[test]
+    fn what_would_join_another_can_be_dropped_instead() {
+        let rotary = Rotary::plain(8, 10_000.0);
+        let scratch = ScratchMeter::default();
+        let heads = heads(3, 100, true);
+        let view = View {
+            heads: heads.iter().map(|head| HeadView::new(head, 0..head.len(), &rotary, Vec::new(), 1.0)).collect(),
+            tokens: 100,
+            scratch: &scratch,
+        };
+        let plan = |spec: &str| crate::policy::policy(spec).unwrap().plan(&view, 120).unwrap();
+        let (merged, dropped) = (plan("chelsea"), plan("chelsea:drop=true"));
+        for g in 0..heads.len() {
+            assert_eq!(merged.survivors(g, 100), dropped.survivors(g, 100));
+            for (i, (&root, &kept)) in merged.roots(g).iter().zip(dropped.roots(g)).enumerate() {
+                assert_eq!(kept, if root as usize == i { root } else { EVICT });
+            }
+        }
     }
 
     #[test]
