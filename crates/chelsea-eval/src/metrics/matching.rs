@@ -33,6 +33,35 @@ pub(super) fn classification(answer: &str, expected: &str, classes: &[String]) -
     if named.contains(&expected) { 1.0 / named.len() as f64 } else { 0.0 }
 }
 
+/// The letter that a text chooses, and how many bytes it takes to say so: the first letter from A to J that stands alone,
+/// a capital, or small and followed by a bracket or a full stop.
+fn chosen(text: &str) -> Option<(char, usize)> {
+    let mut before = None;
+    let mut chars = text.char_indices().peekable();
+    while let Some((at, c)) = chars.next() {
+        let after = chars.peek().map(|&(_, c)| c);
+        let alone = !before.is_some_and(char::is_alphanumeric) && !after.is_some_and(char::is_alphanumeric);
+        let marked = matches!(after, Some(')' | '.' | ':' | ']'));
+        // "A" may be an article: then words follow.
+        let article = c == 'A' && after == Some(' ') && text[at + 2..].starts_with(char::is_lowercase);
+        if alone && (('A'..='J').contains(&c) && !article || marked && ('a'..='j').contains(&c)) {
+            return Some((c.to_ascii_uppercase(), at + 1));
+        }
+        before = Some(c);
+    }
+    None
+}
+
+/// The letter that a text chooses of several.
+pub(crate) fn choice(text: &str) -> Option<char> {
+    chosen(text).map(|(letter, _)| letter)
+}
+
+/// Whether what follows the text changes nothing of what it chooses.
+pub(super) fn has_chosen(text: &str) -> bool {
+    chosen(text).is_some_and(|(_, end)| text[end..].chars().next().is_some_and(|c| !c.is_alphanumeric() && c != ' '))
+}
+
 /// Runs of digits.
 fn numbers(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_ascii_digit()).filter(|run| !run.is_empty())
@@ -56,6 +85,24 @@ pub(super) fn count(answer: &str, expected: &str) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_choice_is_a_letter_that_stands_alone() {
+        for (text, letter) in [
+            ("B", Some('B')),
+            ("(C) They all knew", Some('C')),
+            ("The answer is D.", Some('D')),
+            ("b) because", Some('B')),
+            ("A. inaccurate", Some('A')),
+            ("A dog is meant, so (B)", Some('B')),
+            ("Because of DNA", None),
+            ("i do not know", None),
+            ("", None),
+        ] {
+            assert_eq!(choice(text), letter, "{text}");
+        }
+        assert!(has_chosen("(C) ") && has_chosen("B\n") && !has_chosen("B") && !has_chosen("A "));
+    }
 
     #[test]
     fn a_value_stands_whole_or_not_at_all() {

@@ -9,6 +9,7 @@ mod edit;
 mod matching;
 mod overlap;
 
+pub(crate) use matching::choice;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -34,6 +35,8 @@ pub enum Metric {
     RougeLZh,
     /// Whether the answer names the right class; less when it names others too (LongBench).
     Classification,
+    /// Whether the answer chooses the right letter of a multiple choice.
+    Choice,
     /// Share of the numbers in the answer that are the right paragraph's (LongBench).
     Retrieval,
     /// Share of the numbers in the answer that are right (LongBench).
@@ -54,6 +57,7 @@ pub const METRICS: &[(&str, Metric)] = &[
     ("rouge-l", Metric::RougeL),
     ("rouge-l-zh", Metric::RougeLZh),
     ("classification", Metric::Classification),
+    ("choice", Metric::Choice),
     ("retrieval", Metric::Retrieval),
     ("count", Metric::Count),
     ("edit-similarity", Metric::EditSimilarity),
@@ -70,6 +74,19 @@ pub struct UnknownMetric {
 
 fn names() -> String {
     METRICS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+}
+
+/// Whether two answers to the same question say the same: they choose the same letter where the right ones are letters, and
+/// have the same words otherwise, case and punctuation aside.
+pub fn agree(one: &str, other: &str, expected: &[String]) -> bool {
+    if !expected.is_empty() && expected.iter().all(|answer| choice(answer).is_some()) {
+        return choice(one) == choice(other);
+    }
+    let words = |text: &str| -> Vec<String> {
+        let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+        words.map(str::to_lowercase).collect()
+    };
+    words(one) == words(other)
 }
 
 impl FromStr for Metric {
@@ -101,6 +118,7 @@ impl Metric {
             Metric::RougeL => best(&|e| overlap::rouge_l(answer, e)),
             Metric::RougeLZh => best(&|e| overlap::rouge_l(&overlap::spaced(answer), &overlap::spaced(e))),
             Metric::Classification => best(&|e| matching::classification(answer, e, classes)),
+            Metric::Choice => best(&|e| f64::from(u8::from(choice(answer).is_some() && choice(answer) == choice(e)))),
             Metric::Retrieval => best(&|e| matching::retrieval(answer, e)),
             Metric::Count => best(&|e| matching::count(answer, e)),
             Metric::EditSimilarity => best(&|e| edit::similarity(answer.trim(), e.trim())),
@@ -108,12 +126,13 @@ impl Metric {
         }
     }
 
-    /// Whether the answer is right whatever may follow: a model that goes on need not be waited for.
+    /// Whether the answer has its score whatever may follow: a model that goes on need not be waited for.
     pub fn settled(self, answer: &str, expected: &[String]) -> bool {
         match self {
             Metric::MatchAll | Metric::MatchPart => self.score(answer, expected, &[]) == 1.0,
             // A digit runs on from anything that would be cut short by it.
             Metric::Exact => self.score(&format!("{answer}0"), expected, &[]) == 1.0,
+            Metric::Choice => !expected.is_empty() && matching::has_chosen(answer),
             _ => false,
         }
     }
@@ -163,6 +182,15 @@ mod tests {
             assert!(!metric.settled("1234 warm ", &[]), "{metric}: nothing was asked for");
         }
         assert!(!settled(Metric::QaF1, "1234 warm"), "more words cost precision");
+    }
+
+    #[test]
+    fn answers_agree_in_letters_or_in_words() {
+        let (letters, words) = (["(B) it was".to_owned()], ["in 1914".to_owned()]);
+        assert!(agree("(C)", "C. because", &letters) && !agree("B", "C", &letters));
+        assert!(agree("In 1914.", "in 1914", &words) && !agree("in 1914", "in 1915", &words));
+        assert_eq!(score(Metric::Choice, "The answer is (B).", &["(B) it was"]), 1.0);
+        assert_eq!(score(Metric::Choice, "it was", &["(B) it was"]), 0.0);
     }
 
     #[test]

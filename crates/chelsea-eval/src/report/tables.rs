@@ -52,14 +52,23 @@ pub(super) fn scores(section: &Section<'_>) -> Option<Block> {
             cell.samples(Figure::Score).to_string(),
             points(Some(score)),
             full.map_or("–".into(), |f| difference(cell.difference(f, Figure::Score))),
+            full.and_then(|f| cell.agreement(f)).map_or("–".into(), percent),
             ours.filter(|c| c.setting.keep < 1.0)
                 .map_or("–".into(), |c| difference(cell.difference(c, Figure::Score))),
             mean(cell.interval(Figure::Nll, &|r| Figure::Score.of(r).is_some())),
         ])
     };
     let rows: Vec<_> = section.cells.iter().filter_map(row).collect();
-    let head =
-        ["cache", "bytes", "samples", "score", "less the full cache's", "less chelsea's at the same keep", "loss"];
+    let head = [
+        "cache",
+        "bytes",
+        "samples",
+        "score",
+        "less the full cache's",
+        "same answers",
+        "less chelsea's at the same keep",
+        "loss",
+    ];
     (!rows.is_empty()).then(|| table(&head, rows))
 }
 

@@ -58,8 +58,7 @@ pub(super) const ROUNDED: Setting = Setting::new(
     "compare entries as whole numbers of 12 bits; false: as floats, which takes longer",
 );
 
-pub(super) const DROP: Setting =
-    Setting::new("drop", "false", "drop what would be merged, to tell what merging adds");
+pub(super) const DROP: Setting = Setting::new("drop", "false", "drop what would be merged, to tell what merging adds");
 
 pub(super) const INFO: PolicyInfo = PolicyInfo {
     name: "chelsea",
@@ -217,7 +216,11 @@ impl Chelsea {
         }
         if self.drop {
             for roots in &mut roots {
-                let joins = |(i, root): (usize, &mut u32)| if *root as usize != i { *root = EVICT };
+                let joins = |(i, root): (usize, &mut u32)| {
+                    if *root as usize != i {
+                        *root = EVICT
+                    }
+                };
                 roots.iter_mut().enumerate().for_each(joins);
             }
         }

@@ -44,7 +44,7 @@ pub enum EvalAction {
     Words(WordsArgs),
     /// The text that follows: how far do predictions stray from the full cache's?
     Continuation(ContinuationArgs),
-    /// Samples of files in the format of RULER or LongBench.
+    /// Samples of files in the format of RULER or LongBench, or documents with many questions each.
     Run(RunFilesArgs),
     /// Tables and plots of results.
     Report(ReportArgs),

@@ -2,10 +2,11 @@
 
 use super::Shown;
 use crate::output::{self, Table};
+use chelsea_eval::metrics::agree;
 use chelsea_eval::results::{Asked, Record};
 use chelsea_eval::{Basis, Mode, ParsedSetting, Sample, Setting};
 use serde_json::json;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 /// What was run, in a line.
 pub fn heading(model: &str, samples: &[Sample], skipped: usize, shown: Shown) -> String {
@@ -62,6 +63,8 @@ pub fn needles(settings: &[ParsedSetting], records: &[Record]) -> String {
 /// Scores of every task under every setting, and their mean over tasks.
 pub fn tasks(settings: &[ParsedSetting], records: &[Record]) -> String {
     let names: BTreeSet<&str> = records.iter().map(|r| r.task.as_str()).collect();
+    let whole = records.iter().filter(|r| r.setting.keep >= 1.0);
+    let full: HashMap<(&str, &str), &Record> = whole.map(|r| ((r.task.as_str(), r.sample.as_str()), r)).collect();
     let mut table = Table::with_heading([
         "task",
         "policy",
@@ -69,6 +72,7 @@ pub fn tasks(settings: &[ParsedSetting], records: &[Record]) -> String {
         "mode",
         "samples",
         "score",
+        "as full",
         "NLL",
         "KL",
         "exact",
@@ -86,6 +90,7 @@ pub fn tasks(settings: &[ParsedSetting], records: &[Record]) -> String {
             mode,
             rows.len().to_string(),
             format!("{:.1}", 100.0 * score),
+            agreement(setting, rows, &full),
             mean(asked.iter().map(|a| a.nll)),
             mean(asked.iter().map(|a| a.kl)),
             exact,
@@ -112,6 +117,19 @@ pub fn tasks(settings: &[ParsedSetting], records: &[Record]) -> String {
         }
     }
     table.render()
+}
+
+/// Share of the questions that are answered as the full cache answers them, where it was asked, too.
+fn agreement(setting: &Setting, rows: &[&Record], full: &HashMap<(&str, &str), &Record>) -> String {
+    let of_full = |r: &Record| full.get(&(r.task.as_str(), r.sample.as_str())).copied();
+    let pairs = rows.iter().filter_map(|r| Some((r, of_full(r)?)));
+    let asked = pairs.flat_map(|(r, full)| r.asked.iter().zip(&full.asked));
+    let answered = asked.filter(|(own, _)| !own.expected.is_empty() && own.kl.is_none());
+    let agree: Vec<bool> = answered.map(|(own, full)| agree(&own.answer, &full.answer, &own.expected)).collect();
+    if agree.is_empty() || setting.keep >= 1.0 {
+        return "-".into();
+    }
+    output::percent(agree.iter().filter(|&&agree| agree).count(), agree.len())
 }
 
 /// The mean of figures that all have, or a dash.

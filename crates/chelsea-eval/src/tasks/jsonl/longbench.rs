@@ -90,13 +90,18 @@ pub(super) fn sample(line: Line, common: Common) -> Result<Sample, LineError> {
     Ok(common.sample(&line.context, question))
 }
 
+/// A question that is to be answered in a few words.
+pub(super) fn short_answer(question: &str) -> String {
+    format!(
+        "Answer the following question from the text above, in as few words as possible and without any \
+         explanation.\n\nQuestion: {question}"
+    )
+}
+
 impl Wanted {
     fn question(self, input: &str) -> String {
         match self {
-            Wanted::Answer => format!(
-                "Answer the following question from the text above, in as few words as possible and without any \
-                 explanation.\n\nQuestion: {input}"
-            ),
+            Wanted::Answer => short_answer(input),
             Wanted::Summary if input.is_empty() => "Write a summary of the text above, of one page at most.".to_owned(),
             Wanted::Summary => format!("Answer the following from the text above, in a few sentences.\n\n{input}"),
             Wanted::Example => {

@@ -1,9 +1,12 @@
-//! Samples from files: one JSON object per line, in the format of RULER or of LongBench.
+//! Samples from files: one JSON object per line, in the format of RULER, of LongBench, or with many questions about one
+//! document.
 //!
-//! RULER's lines have `input` and `outputs`, LongBench's `context`, `input` and `answers`. Files are foreign: every
+//! RULER's lines have `input` and `outputs`, LongBench's `context`, `input` and `answers`; the third have `context` and
+//! `questions`. Files are foreign: every
 //! error names the file and the line, and a bad line costs no more than itself.
 
 mod longbench;
+mod questions;
 mod ruler;
 
 use crate::metrics::{Metric, UnknownMetric};
@@ -52,7 +55,7 @@ pub enum LineError {
     /// Neither format.
     #[error(
         "it is neither a line of RULER (with `input` and `outputs`) nor of LongBench (with `context`, `input` and \
-         `answers`)"
+         `answers`), nor a document with many questions (with `context` and `questions`)"
     )]
     UnknownFormat,
     /// A field of the wrong kind, or none.
@@ -61,6 +64,9 @@ pub enum LineError {
     /// Nothing to compare with.
     #[error("it has no right answers (`{0}` is empty)")]
     NoAnswers(&'static str),
+    /// A document that nothing is asked of, or more than can be answered.
+    #[error("it asks {0} questions: that must be from 1 to 10000")]
+    Questions(usize),
     /// RULER keeps document and question in one field.
     #[error("where its question begins cannot be told: add the question as a field `question` (the end of `input`)")]
     NoQuestion,
@@ -172,6 +178,8 @@ pub fn parse_line(line: &[u8], task: &str, number: usize, options: &JsonlOptions
         ruler::sample(typed(fields)?, common)
     } else if fields.contains_key("answers") && fields.contains_key("context") {
         longbench::sample(typed(fields)?, common)
+    } else if fields.contains_key("questions") && fields.contains_key("context") {
+        questions::sample(typed(fields)?, common)
     } else {
         Err(LineError::UnknownFormat)
     }
@@ -181,7 +189,7 @@ fn typed<T: for<'a> Deserialize<'a>>(fields: Map<String, Value>) -> Result<T, Li
     T::deserialize(Value::Object(fields)).map_err(LineError::Field)
 }
 
-/// What both formats share.
+/// What all formats share.
 struct Common {
     task: String,
     id: String,

@@ -42,6 +42,28 @@ fn a_line_of_longbench_is_a_sample() {
 }
 
 #[test]
+fn a_document_may_come_with_many_questions() {
+    let line = r#"{"_id": "q-1", "dataset": "mine", "context": "It was Ann.\n", "questions": [
+        {"input": "Who?\nA. Bob\nB. Ann", "answers": ["B"]}, {"input": "Who?", "answers": ["Ann", "she"]}]}"#;
+    let s = parse(&line.replace("[\n", "["), "").unwrap();
+    assert_eq!((s.task.as_str(), s.id.as_str(), s.probes.len()), ("mine", "q-1", 2));
+    let asked: Vec<&Question> =
+        s.probes.iter().map(|p| if let Probe::Ask(q) = p { q } else { panic!("files ask") }).collect();
+    assert_eq!((asked[0].metric, asked[1].metric), (Metric::Choice, Metric::QaF1));
+    assert!(asked[0].text.contains("letter") && asked[0].text.ends_with("B. Ann"));
+    assert_eq!(asked[1].expected.len(), 2);
+    for (line, word) in [
+        (r#"{"context": "x", "questions": []}"#, "asks 0 questions"),
+        (r#"{"context": "x", "questions": [{"input": "y", "answers": []}]}"#, "no right answers"),
+        (r#"{"context": "x", "questions": [{"answers": ["z"]}]}"#, "input"),
+        (r#"{"context": "x", "questions": 3}"#, "sequence"),
+    ] {
+        let error = parse(line, "mine").unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+    }
+}
+
+#[test]
 fn a_line_may_say_itself_how_it_is_scored() {
     let line = r#"{"input": "Doc. Which?", "question": "Which?", "outputs": 3, "metric": "count"}"#;
     assert!(matches!(parse(line, "mine"), Err(LineError::Field(_))), "outputs are a text or a list");
