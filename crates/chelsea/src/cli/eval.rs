@@ -9,6 +9,9 @@ use std::path::PathBuf;
 
 pub(super) const EVAL_EXAMPLES: &str = "\
 Examples:
+  A first answer for a model, with a page of plots:
+    chelsea eval quick -m qwen2.5-coder-0.5b --kv-budgets 100%,25%,10%
+
   Facts hidden in essays, asked for after compression, three policies in two sizes of the cache:
     chelsea eval needles -m qwen2.5-coder-0.5b --samples 4 --kv-budgets 100%,25%,20% \\
         --policies chelsea,chelsea-plain,streaming --modes one-shot,online
@@ -34,6 +37,9 @@ pub struct EvalArgs {
 /// Tasks of `chelsea eval`.
 #[derive(Debug, Subcommand)]
 pub enum EvalAction {
+    /// All of the generated tasks, few of each, with a page of the results: a first answer for a model of yours, in less
+    /// than an hour on two cores for a model of 1.5B.
+    Quick(QuickArgs),
     /// Facts hidden in a long text, asked for after the text was read.
     Needles(NeedlesArgs),
     /// A passage of the text begins once more after it: is it copied to the letter?
@@ -51,7 +57,7 @@ pub enum EvalAction {
 }
 
 /// What is compared, and where results go.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct CompareArgs {
     #[command(flatten)]
     pub model: ModelArgs,
@@ -141,6 +147,18 @@ pub struct GenerateArgs {
     /// Tokens of each document; several lengths may be given.
     #[arg(long, value_delimiter = ',', default_values_t = [3000])]
     pub tokens: Vec<usize>,
+}
+
+/// `chelsea eval quick`.
+#[derive(Debug, Args)]
+pub struct QuickArgs {
+    #[command(flatten)]
+    pub compare: CompareArgs,
+    #[command(flatten)]
+    pub generate: GenerateArgs,
+    /// Folder for report.md and report.html, and for results.jsonl where --out says nothing else.
+    #[arg(long, value_name = "DIR", default_value = "chelsea-quick")]
+    pub report: PathBuf,
 }
 
 /// `chelsea eval needles`.

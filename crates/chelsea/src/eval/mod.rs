@@ -7,9 +7,9 @@ mod samples;
 mod table;
 mod work;
 
-use crate::cli::{CompareArgs, EvalAction, EvalArgs, GenerateArgs};
+use crate::cli::{CompareArgs, EvalAction, EvalArgs, GenerateArgs, QuickArgs, ReportArgs};
 use crate::{setup, signals};
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use chelsea_engine::Layout;
 use chelsea_eval::results::Record;
 use std::io::IsTerminal as _;
@@ -17,6 +17,7 @@ use std::io::IsTerminal as _;
 /// Runs the verb.
 pub fn run(args: &EvalArgs) -> Result<()> {
     match &args.action {
+        EvalAction::Quick(a) => quick(a),
         EvalAction::Needles(a) => generated(&a.compare, &a.generate, Shown::Needles, &|s| samples::needles(a, s)),
         EvalAction::Copying(a) => generated(&a.compare, &a.generate, Shown::Tasks, &|s| samples::copying(a, s)),
         EvalAction::Variables(a) => generated(&a.compare, &a.generate, Shown::Tasks, &|s| samples::variables(a, s)),
@@ -43,6 +44,21 @@ enum Shown {
 }
 
 type Make<'a> = &'a dyn Fn(&samples::Source<'_>) -> Result<Vec<chelsea_eval::Sample>>;
+
+/// All generated tasks, and the page of what came out.
+fn quick(args: &QuickArgs) -> Result<()> {
+    let out = args.compare.out.clone().unwrap_or_else(|| args.report.join("results.jsonl"));
+    if let Some(folder) = out.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    }
+    let compare = CompareArgs { out: Some(out.clone()), ..args.compare.clone() };
+    generated(&compare, &args.generate, Shown::Tasks, &|source| samples::quick(source, compare.seed))?;
+    // Interrupted before anything was measured, there is nothing to report on.
+    if std::fs::metadata(&out).is_ok_and(|file| file.len() > 0) {
+        report::run(&ReportArgs { results: vec![out], out: args.report.clone(), policies: Vec::new() })?;
+    }
+    Ok(())
+}
 
 /// Samples that are made from a text.
 fn generated(compare: &CompareArgs, generate: &GenerateArgs, shown: Shown, make: Make<'_>) -> Result<()> {

@@ -51,6 +51,35 @@ fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, HaystackError> 
     tokenizer.encode(text, false).map_err(|e| HaystackError::Tokens(e.to_string()))
 }
 
+/// `chelsea eval quick`: every generated task as its own verb makes it when nothing is said.
+pub fn quick(source: &Source<'_>, seed: u64) -> Result<Vec<Sample>> {
+    let haystack = &source.haystack;
+    let mut samples = Vec::new();
+    for (kind, values) in
+        [(Kind::MultiKey, Values::Digits(7)), (Kind::MultiValue, Values::Digits(7)), (Kind::MultiKey, Values::Uuids)]
+    {
+        samples.extend(source.each(|tokens, index| {
+            let options = NeedleOptions { tokens, kind, needles: 6, values, depth: None, seed };
+            needles::sample(haystack, &options, index)
+        })?);
+    }
+    samples.extend(source.each(|tokens, index| {
+        variables::sample(haystack, &VariableOptions { tokens, seed, ..VariableOptions::default() }, index)
+    })?);
+    samples.extend(source.each(|tokens, index| {
+        let options = WordOptions { tokens, seed, ..WordOptions::default() };
+        words::sample(haystack, &options, index, &|text| source.encode(text))
+    })?);
+    samples.extend(source.each(|tokens, index| {
+        let options = CopyingOptions { tokens, seed, ..CopyingOptions::default() };
+        copying::sample(haystack, &options, index, &|text| source.encode(text))
+    })?);
+    samples.extend(source.each(|tokens, index| {
+        continuation::sample(haystack, &ContinuationOptions { tokens, seed, ..ContinuationOptions::default() }, index)
+    })?);
+    Ok(samples)
+}
+
 /// `chelsea eval needles`.
 pub fn needles(args: &NeedlesArgs, source: &Source<'_>) -> Result<Vec<Sample>> {
     let kind = match args.kind {
