@@ -44,11 +44,17 @@ pub struct Args {
     /// A Python that has openvino-genai 2026.4.1.0, for --field; without it, one is made as for llama.cpp.
     #[arg(long, requires = "field")]
     openvino_python: Option<PathBuf>,
+    /// Engines to run beside Chelsea, for --field [default: all].
+    #[arg(long, requires = "field", value_delimiter = ',', value_enum)]
+    peers: Vec<field::Peer>,
+    /// Results that were kept, for --field: the trials come on top of these. So a long comparison can be made in pieces.
+    #[arg(long, requires = "field", value_name = "FILE")]
+    add: Vec<PathBuf>,
     /// A Chelsea that is built already, for --field.
     #[arg(long, requires = "field")]
     program: Option<PathBuf>,
     /// Results that were kept, for --field: they are shown, and written with --write, and nothing is measured.
-    #[arg(long, requires = "field", value_name = "FILE", conflicts_with = "models")]
+    #[arg(long, requires = "field", value_name = "FILE", conflicts_with_all = ["models", "add"])]
     from: Vec<PathBuf>,
     /// Threads of each engine.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1024))]

@@ -1,10 +1,13 @@
 //! The engines, their types of cache, and their settings.
 
 /// An engine that Chelsea is compared with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Peer {
+    #[value(name = "llama.cpp")]
     LlamaCpp,
+    #[value(name = "ik_llama.cpp")]
     IkLlamaCpp,
+    #[value(name = "openvino")]
     OpenVino,
 }
 

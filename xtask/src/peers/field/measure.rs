@@ -14,7 +14,7 @@ use std::process::Command;
 /// What is to be measured on each model.
 pub struct Plan {
     pub program: PathBuf,
-    /// The Python that has a peer, or why there is none.
+    /// The Python that has a peer, or why there is none; peers that are not in it do not run.
     pub pythons: BTreeMap<Peer, Result<PathBuf, String>>,
     pub threads: u32,
     pub trials: u32,
@@ -53,29 +53,38 @@ struct PeerReport {
 }
 
 impl Plan {
-    /// Measures one model, trial by trial.
-    pub fn run(&self, model: &str, file: &Path) -> Result<Results> {
-        let mut out = Results {
+    /// Measures one model, trial by trial, on top of what is known of it.
+    pub fn run(&self, model: &str, file: &Path, known: Option<Results>) -> Result<Results> {
+        let mut out = known.unwrap_or_else(|| Results {
             model: model.to_owned(),
             machine: Machine::default(),
             date: today(),
             threads: self.threads,
-            trials: self.trials,
+            trials: 0,
             versions: BTreeMap::new(),
             runs: Vec::new(),
-        };
-        for trial in 0..self.trials {
-            eprintln!("{model}: trial {} of {}", trial + 1, self.trials);
+        });
+        ensure!(out.model == model, "results of {} are no trials of {model}", out.model);
+        ensure!(
+            out.threads == self.threads,
+            "results with {} threads are not those with {}",
+            out.threads,
+            self.threads
+        );
+        for _ in 0..self.trials {
+            let trial = out.trials;
+            eprintln!("{model}: trial {}", trial + 1);
             let bytes_a_token = self.own(file, trial, &mut out)?;
-            for contender in contenders(bytes_a_token) {
-                let wanted = (trial > 0).then(|| fastest(&out.runs, contender.peer.name(), contender.cache));
+            for contender in contenders(bytes_a_token).iter().filter(|c| self.pythons.contains_key(&c.peer)) {
+                let wanted = fastest(&out.runs, contender.peer.name(), contender.cache);
                 for (setting, args) in &contender.settings {
                     if wanted.as_ref().is_none_or(|wanted| wanted.contains(setting)) {
-                        let run = self.peer(&contender, setting, args, file, trial, &mut out.versions);
+                        let run = self.peer(contender, setting, args, file, trial, &mut out.versions);
                         out.runs.push(run);
                     }
                 }
             }
+            out.trials += 1;
             let kept = self.keep_in.join(out.file_name());
             out.write(&kept)?;
             eprintln!("kept: {}", kept.display());
@@ -106,7 +115,10 @@ impl Plan {
                     kv_bytes_peak: row.kv_bytes_peak,
                 });
             }
-            out.versions.insert(OWN.to_owned(), format!("{}, {}", own.machine.products, own.machine.attention));
+            let named = own.machine.cpu == out.machine.cpu && own.machine.products == out.machine.products;
+            ensure!(out.runs.is_empty() || named, "these results are of another kind of machine: {}", out.title());
+            let (version, machine) = (self.version()?, &own.machine);
+            out.versions.insert(OWN.to_owned(), format!("{version}; {}, {}", machine.products, machine.attention));
             out.machine = own.machine;
         }
         out.runs.extend(OWN_CACHES.iter().zip(reads).map(|((cache, _), reads)| Run {
@@ -118,6 +130,13 @@ impl Plan {
             reads,
         }));
         Ok(bytes_a_token)
+    }
+
+    /// What Chelsea says of its version.
+    fn version(&self) -> Result<String> {
+        let output = Command::new(&self.program).arg("--version").output().context("Chelsea does not start")?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        Ok(said.split_whitespace().last().unwrap_or("unknown").to_owned())
     }
 
     /// Runs a peer once. That it fails is a result.
@@ -154,7 +173,7 @@ impl Plan {
         let python = match self.pythons.get(&contender.peer) {
             Some(Ok(python)) => python,
             Some(Err(why)) => return Err(why.clone()),
-            None => return Err("no Python was named for it".to_owned()),
+            None => return Err("not asked for".to_owned()),
         };
         let prompts: Vec<String> = self.prompts.iter().map(usize::to_string).collect();
         let mut command = Command::new(python);
@@ -165,9 +184,11 @@ impl Plan {
     }
 }
 
-/// The settings of a row that were fastest at something in the first trial.
-fn fastest(runs: &[Run], engine: &str, cache: &str) -> BTreeSet<String> {
-    let first: Vec<&Run> = runs.iter().filter(|r| r.trial == 0 && r.engine == engine && r.cache == cache).collect();
+/// The settings of a row that were fastest at something in its first trial; none if it had no trial yet.
+fn fastest(runs: &[Run], engine: &str, cache: &str) -> Option<BTreeSet<String>> {
+    let of_row = || runs.iter().filter(|run| run.engine == engine && run.cache == cache);
+    let first = of_row().map(|run| run.trial).min()?;
+    let first: Vec<&Run> = of_row().filter(|run| run.trial == first).collect();
     let prompts: BTreeSet<usize> = first.iter().flat_map(|run| &run.reads).map(|read| read.prompt).collect();
     let mut found = BTreeSet::new();
     for prompt in prompts {
@@ -175,7 +196,7 @@ fn fastest(runs: &[Run], engine: &str, cache: &str) -> BTreeSet<String> {
             found.extend(best(&first, prompt, seconds).map(|(setting, _)| setting.to_owned()));
         }
     }
-    found
+    Some(found)
 }
 
 /// The setting with the least median of these seconds after a prompt, and that median. Where settings ran in different
@@ -239,9 +260,9 @@ mod tests {
             run(0, "slow", &[(512, 3.0, 7.0), (4096, 10.0, 11.0)]),
             run(0, "broken", &[]),
         ];
-        assert_eq!(fastest(&runs, "e", "c"), BTreeSet::from(["a".to_owned(), "b".to_owned()]));
-        assert!(fastest(&runs, "e", "another").is_empty());
-        assert!(fastest(&runs[3..], "e", "c").is_empty());
+        assert_eq!(fastest(&runs, "e", "c"), Some(BTreeSet::from(["a".to_owned(), "b".to_owned()])));
+        assert_eq!(fastest(&runs, "e", "another"), None);
+        assert_eq!(fastest(&runs[3..], "e", "c"), Some(BTreeSet::new()));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::{Args, environment, replace_file};
 use crate::fetch;
 use crate::process::{build_release, program, root, target_dir};
 use anyhow::{Context as _, Result, ensure};
-use engine::Peer;
+pub use engine::Peer;
 use kept::Results;
 use measure::Plan;
 use std::path::PathBuf;
@@ -60,7 +60,9 @@ fn measured(args: &Args, models: &[String]) -> Result<Option<Vec<Results>>> {
     let prompts = if args.depths.is_empty() { PROMPTS.to_vec() } else { args.depths.clone() };
     ensure!(!prompts.contains(&0), "--field reads prompts: a depth of 0 is no prompt");
     let given = [&args.python, &args.ik_python, &args.openvino_python];
-    let pythons = Peer::ALL.into_iter().zip(given).map(|(peer, given)| (peer, python(peer, given.as_ref()))).collect();
+    let wanted = |peer: &Peer| args.peers.is_empty() || args.peers.contains(peer);
+    let peers = Peer::ALL.into_iter().zip(given).filter(|(peer, _)| wanted(peer));
+    let pythons = peers.map(|(peer, given)| (peer, python(peer, given.as_ref()))).collect();
     let plan = Plan {
         program: args.program.clone().unwrap_or_else(program),
         pythons,
@@ -70,7 +72,11 @@ fn measured(args: &Args, models: &[String]) -> Result<Option<Vec<Results>>> {
         generate: GENERATE,
         keep_in: target_dir().join("peers"),
     };
-    let results = models.iter().map(|model| plan.run(model, &fetch::one(model)?));
+    let mut known = args.add.iter().map(|file| Results::read(file)).collect::<Result<Vec<_>>>()?;
+    let results = models.iter().map(|model| {
+        let place = known.iter().position(|results| results.model == *model);
+        plan.run(model, &fetch::one(model)?, place.map(|place| known.swap_remove(place)))
+    });
     results.collect::<Result<Vec<_>>>().map(Some)
 }
 

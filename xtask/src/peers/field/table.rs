@@ -5,7 +5,7 @@ use super::kept::{Read, Results, Run};
 use super::measure::best;
 use crate::peers::table::HEADING;
 use crate::table;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is timed: tokens of a prompt, or those of the answer after it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -69,19 +69,26 @@ impl<'a> Row<'a> {
             [(setting, _)] => (*setting).to_owned(),
             all => all.iter().map(|(s, works)| format!("{s} ({})", works.join(", "))).collect::<Vec<_>>().join("; "),
         };
-        let failed: BTreeSet<String> = self.runs.iter().filter_map(|run| failure(run)).collect();
-        if !failed.is_empty() {
-            let failed: Vec<String> = failed.into_iter().collect();
+        for (why, settings) in self.failures() {
             text += if text.is_empty() { "" } else { "; " };
-            text += &failed.join("; ");
+            // Where nothing ran, all ended alike as a rule, and one word for all will do.
+            let all = settings.len() == self.runs.iter().map(|run| &run.setting).collect::<BTreeSet<_>>().len();
+            let settings: Vec<&str> = settings.into_iter().filter(|setting| !setting.is_empty()).collect();
+            text += &if all || settings.is_empty() { why } else { format!("{}: {why}", settings.join(" and ")) };
         }
         text
     }
-}
 
-fn failure(run: &Run) -> Option<String> {
-    let why = run.failure.as_ref()?.replace('|', "/");
-    Some(if run.setting.is_empty() { why } else { format!("{}: {why}", run.setting) })
+    /// Why runs have no times, and the settings of which that is true.
+    fn failures(&self) -> BTreeMap<String, BTreeSet<&'a str>> {
+        let mut failures: BTreeMap<String, BTreeSet<&'a str>> = BTreeMap::new();
+        for run in &self.runs {
+            if let Some(why) = &run.failure {
+                failures.entry(why.replace('|', "/")).or_default().insert(&run.setting);
+            }
+        }
+        failures
+    }
 }
 
 fn rows(results: &Results) -> Vec<Row<'_>> {
@@ -167,19 +174,23 @@ fn beside(results: &Results) -> (Vec<String>, Vec<Vec<String>>) {
 }
 
 fn caption(results: &Results) -> String {
-    let machine = &results.machine;
     let mut text = format!(
-        "{}: {} threads, {} interleaved trials, answers of {} tokens, {}. {}.",
+        "{}: {} threads, answers of {} tokens, {}. Interleaved trials: {}.",
         results.title(),
         results.threads,
-        results.trials,
         results.runs.iter().flat_map(|run| &run.reads).next().map_or(0, |read| read.generate),
         results.date,
-        machine.cpu.as_deref().unwrap_or("Unknown processor"),
+        results.trials,
     );
     for engine in [OWN].into_iter().chain(Peer::ALL.map(Peer::name)) {
-        let version = results.versions.get(engine).map_or("did not run", String::as_str);
-        text += &format!(" {engine}: {version}.");
+        let Some(version) = results.versions.get(engine) else {
+            text += &format!(" {engine}: did not run.");
+            continue;
+        };
+        let runs = results.runs.iter().filter(|run| run.engine == engine && run.failure.is_none());
+        let trials = runs.map(|run| run.trial).collect::<BTreeSet<_>>().len();
+        let some = if trials < results.trials as usize { format!(" (in {trials} of them)") } else { String::new() };
+        text += &format!(" {engine}{some}: {version}.");
     }
     text
 }
@@ -213,7 +224,6 @@ pub fn markdown(all: &[Results]) -> String {
 mod tests {
     use super::super::kept::Machine;
     use super::*;
-    use std::collections::BTreeMap;
 
     fn results() -> Results {
         let run = |engine: &str, cache: &str, setting: &str, times: Option<(f64, f64)>, peak| Run {
@@ -267,7 +277,11 @@ mod tests {
         let (_, rows) = all_rows(&results());
         let crashed = &rows[3];
         assert_eq!(crashed[..5], ["ik_llama.cpp", "q8_0, Hadamard", "-", "-", "-"]);
-        assert_eq!(crashed[5], "flash on: crashes (signal: 4 (SIGILL))");
+        assert_eq!(crashed[5], "crashes (signal: 4 (SIGILL))");
+        let mut results = results();
+        let times = results.runs[2].reads.clone();
+        results.runs.push(Run { setting: "flash off".into(), failure: None, reads: times, ..results.runs[4].clone() });
+        assert_eq!(all_rows(&results).1[3][5], "flash off; flash on: crashes (signal: 4 (SIGILL))");
     }
 
     #[test]
@@ -281,7 +295,7 @@ mod tests {
     #[test]
     fn both_forms_tell_versions_and_date() {
         let text = text(&results());
-        assert!(text.contains("2 threads, 1 interleaved trials, answers of 64 tokens, 2000-01-01"), "{text}");
+        assert!(text.contains("2 threads, answers of 64 tokens, 2000-01-01. Interleaved trials: 1."), "{text}");
         assert!(text.contains("llama.cpp: 1.0.") && text.contains("OpenVINO GenAI: did not run."), "{text}");
         let page = markdown(&[results()]);
         assert!(page.starts_with("#### m on A, AVX2\n\n"), "{page}");
