@@ -98,7 +98,7 @@ def main():
     ap.add_argument("--repack", type=int, choices=(0, 1), default=1)
     ap.add_argument("--hadamard", type=int, choices=(0, 1), default=0)
     a = ap.parse_args()
-    bench = Bench(a, max(reads.prompts(a)) + a.generate)
+    bench = Bench(a, reads.longest(a))
     bench.read(reads.WARM_UP, 4)
     reads.report(ik_llama_cpp.__version__, system_info().decode().strip(),
                  [bench.read(prompt, a.generate) for prompt in reads.prompts(a)])

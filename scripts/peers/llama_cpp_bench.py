@@ -202,7 +202,7 @@ def main():
     ap.add_argument("--real", action="store_true", help="read up to each depth instead of restoring a made-up state")
     a = ap.parse_args()
     if a.prompts:
-        bench = Bench(a, max(reads.prompts(a)) + a.generate)
+        bench = Bench(a, reads.longest(a))
         bench.read(reads.WARM_UP, 4)
         reads.report(ll.__version__, ll.llama_print_system_info().decode().strip(),
                      [bench.read(prompt, a.generate) for prompt in reads.prompts(a)])

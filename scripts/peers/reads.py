@@ -27,6 +27,11 @@ def prompts(a):
     return sorted(int(n) for n in a.prompts.split(","))
 
 
+def longest(a):
+    """Tokens that a context has to hold."""
+    return max(prompts(a) + [WARM_UP]) + a.generate
+
+
 class Tokens:
     """Pseudo-random token numbers, the same in every run."""
 

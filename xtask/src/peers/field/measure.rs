@@ -177,6 +177,8 @@ impl Plan {
         };
         let prompts: Vec<String> = self.prompts.iter().map(usize::to_string).collect();
         let mut command = Command::new(python);
+        // A crash is reported; a debugger that llama.cpp starts to print where it was would take longer than the run.
+        command.env("GGML_NO_BACKTRACE", "1");
         command.arg(root().join("scripts").join("peers").join(contender.peer.script())).arg(file);
         command.args(["--threads", &self.threads.to_string(), "--prompts", &prompts.join(",")]);
         command.args(["--generate", &self.generate.to_string()]).args(&contender.args).args(args);
@@ -221,7 +223,10 @@ fn json<T: DeserializeOwned>(command: &mut Command) -> Result<T, String> {
         // A crash leaves no last word of its own.
         return Err(match output.status.code() {
             Some(_) if !last.is_empty() => last.to_owned(),
-            _ => format!("crashes ({})", output.status),
+            _ => match said.lines().find_map(|line| line.find("GGML_ASSERT").map(|at| line[at..].trim())) {
+                Some(assertion) => format!("crashes ({}, {assertion})", output.status),
+                None => format!("crashes ({})", output.status),
+            },
         });
     }
     let report =
@@ -283,6 +288,8 @@ mod tests {
     fn a_crash_is_told_by_its_signal_and_an_error_by_its_last_line() {
         let run = |script: &str| json::<Vec<u32>>(Command::new("sh").args(["-c", script])).expect_err("it fails");
         assert!(run("echo loading >&2; kill -ILL $$").contains("signal: 4"));
+        let assertion = run("echo 'a.cpp:1: GGML_ASSERT(n > 0) failed' >&2; echo no gdb >&2; kill -ABRT $$");
+        assert!(assertion.contains("signal: 6") && assertion.contains(", GGML_ASSERT(n > 0) failed)"), "{assertion}");
         assert_eq!(run("echo loading >&2; echo it cannot >&2; exit 3"), "it cannot");
         assert!(run("exit 3").contains("exit status: 3"));
         assert!(run("echo nonsense").contains("printed no report"));
