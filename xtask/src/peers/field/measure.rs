@@ -21,7 +21,7 @@ pub struct Plan {
     /// Tokens of each prompt, and of each answer.
     pub prompts: Vec<usize>,
     pub generate: usize,
-    /// Where results are kept after each trial.
+    /// Where results are kept while they come.
     pub keep_in: PathBuf,
 }
 
@@ -73,7 +73,8 @@ impl Plan {
         );
         for _ in 0..self.trials {
             let trial = out.trials;
-            eprintln!("{model}: trial {}", trial + 1);
+            out.trials += 1;
+            eprintln!("{model}: trial {}", out.trials);
             let bytes_a_token = self.own(file, trial, &mut out)?;
             for contender in contenders(bytes_a_token).iter().filter(|c| self.pythons.contains_key(&c.peer)) {
                 let wanted = fastest(&out.runs, contender.peer.name(), contender.cache);
@@ -81,14 +82,13 @@ impl Plan {
                     if wanted.as_ref().is_none_or(|wanted| wanted.contains(setting)) {
                         let run = self.peer(contender, setting, args, file, trial, &mut out.versions);
                         out.runs.push(run);
+                        // A comparison that is broken off keeps what it has.
+                        out.write(&self.keep_in.join(out.file_name()))?;
                     }
                 }
             }
-            out.trials += 1;
-            let kept = self.keep_in.join(out.file_name());
-            out.write(&kept)?;
-            eprintln!("kept: {}", kept.display());
         }
+        eprintln!("kept: {}", self.keep_in.join(out.file_name()).display());
         Ok(out)
     }
 
