@@ -12,14 +12,21 @@ settings and engines and take medians. Tokens are pseudo-random: speed does not 
 Long depths are filled by restoring a state: the keys and values of a few hundred tokens that were really read, laid
 end to end at positions that go on. What attention finds there means nothing; where it reads and how much is as after
 reading. `--real` reads instead.
+
+With `--prompts`, as `cargo xtask bench-peers --field` calls it, prompts of these lengths are read and answered and
+nothing else is done; reads.py says what is printed then. `--cache` is the type of keys and values; llama.cpp rotates
+those that are quantised.
 """
 import argparse, ctypes, json, struct, sys, time
 
 import llama_cpp as ll
+import reads
 
 # What a state begins with in this version; another one may lay it out otherwise.
 VERSION = "0.3.36"
 BLOCK = 512
+# Numbers of types in ggml.h.
+TYPES = {"f16": 1, "q4_0": 2, "q8_0": 8}
 
 
 class Bench:
@@ -39,7 +46,7 @@ class Bench:
         cp.n_batch = cp.n_ubatch = BLOCK
         cp.n_threads = cp.n_threads_batch = a.threads
         cp.flash_attn_type = ll.LLAMA_FLASH_ATTN_TYPE_ENABLED if a.flash else ll.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        cp.type_k = cp.type_v = 1  # f16
+        cp.type_k = cp.type_v = TYPES[a.cache]
         self.ctx = ll.llama_init_from_model(self.model, cp)
         if not self.ctx:
             sys.exit("llama.cpp cannot make a context")
@@ -90,6 +97,20 @@ class Bench:
             # The choice of a token is not what is measured: a number of the logits stands in for it.
             self.feed([100 + int(abs(logits[0]) * 1e4) % (self.vocab - 200)])
         return {"prefill_s": prefill, "decode_s": time.perf_counter() - start}
+
+    def read(self, prompt, generate):
+        self.clear()
+        tokens, answer = self.tokens(prompt), self.tokens(generate)
+        start = time.perf_counter()
+        self.feed(tokens)
+        read = time.perf_counter()
+        for token in answer:
+            self.feed([token])
+        end = time.perf_counter()
+        # The state of a sequence: keys and values as they lie in the cache, and 12 bytes for each token.
+        size = ll.llama_state_seq_get_size(self.ctx, 0)
+        return {"prompt": prompt, "prompt_s": read - start, "generate": generate, "decode_s": end - read,
+                "kv_bytes": size, "kv_bytes_peak": size}
 
     def fill(self, depth):
         if self.real or depth <= BLOCK:
@@ -176,8 +197,15 @@ def main():
     ap.add_argument("--generate", type=int, default=256, help="tokens of its answer")
     ap.add_argument("--flash", type=int, choices=(0, 1), default=1)
     ap.add_argument("--repack", type=int, choices=(0, 1), default=1)
+    ap.add_argument("--cache", choices=sorted(TYPES), default="f16")
+    ap.add_argument("--prompts", help="comma-separated tokens of prompts to read and answer, instead of all the rest")
     ap.add_argument("--real", action="store_true", help="read up to each depth instead of restoring a made-up state")
     a = ap.parse_args()
+    if a.prompts:
+        bench = Bench(a, reads.longest(a))
+        bench.read(reads.WARM_UP, 4)
+        reads.report(ll.__version__, ll.llama_print_system_info().decode().strip(),
+                     [bench.read(prompt, a.generate) for prompt in reads.prompts(a)])
     if ll.__version__ != VERSION and not a.real:
         sys.exit(f"llama-cpp-python is {ll.__version__}, not {VERSION}: its states may look otherwise; use --real")
     depths = sorted(int(d) for d in a.depths.split(",")) if a.decode else []

@@ -262,7 +262,7 @@ fn keep_of(budget: &str) -> Option<&'static str> {
 }
 
 /// The instructions that are on, out of `AVX2 = 1 | AVX512 = 0 | ..`.
-fn instructions(system: &str) -> String {
+pub fn instructions(system: &str) -> String {
     let parts = system.split(['|', ':']).filter_map(|part| part.trim().strip_suffix(" = 1"));
     parts.collect::<Vec<_>>().join(", ")
 }

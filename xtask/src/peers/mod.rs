@@ -1,13 +1,16 @@
-//! `cargo xtask bench-peers`: Chelsea beside llama.cpp on the same models, lengths and threads.
+//! `cargo xtask bench-peers`: Chelsea beside llama.cpp on the same models, lengths and threads; and with `--field` beside
+//! every engine that can be had, at each one's types of cache.
 //!
 //! - here: what is compared, and the Python environment that llama.cpp runs in;
 //! - [`measure`]: runs of both in turns, and what they say;
-//! - [`table`]: the comparison as text, as a section of `docs/lab/llama-cpp.md`, and as charts.
+//! - [`table`]: the comparison as text, as a section of `docs/lab/llama-cpp.md`, and as charts;
+//! - [`field`]: the comparison with all engines.
 //!
 //! llama.cpp runs with flash attention on and off and with weight repacking on and off; for each work the setting
 //! that was fastest counts. Both cache f16. Long depths are filled without reading in both: random entries here, a
 //! lengthened state there.
 
+mod field;
 mod measure;
 mod table;
 
@@ -27,11 +30,33 @@ const PACKAGE: &str = "llama-cpp-python==0.3.36";
 pub struct Args {
     /// Models to compare on: short names or files; SmolLM2 and both Qwens if none is given.
     models: Vec<String>,
+    /// Compare with llama.cpp, ik_llama.cpp and OpenVINO GenAI at each type of cache that they have, over prompts that
+    /// are really read; without it, with llama.cpp at 16 bits alone, over caches that are made up.
+    #[arg(long)]
+    field: bool,
     /// A Python that has llama-cpp-python 0.3.36; without it, one is made below the build folder (which compiles
     /// llama.cpp once).
     #[arg(long)]
     python: Option<PathBuf>,
-    /// Threads of both.
+    /// A Python that has ik-llama-cpp-python 0.1.5, for --field; without it, one is made as for llama.cpp.
+    #[arg(long, requires = "field")]
+    ik_python: Option<PathBuf>,
+    /// A Python that has openvino-genai 2026.4.1.0, for --field; without it, one is made as for llama.cpp.
+    #[arg(long, requires = "field")]
+    openvino_python: Option<PathBuf>,
+    /// Engines to run beside Chelsea, for --field [default: all].
+    #[arg(long, requires = "field", value_delimiter = ',', value_enum)]
+    peers: Vec<field::Peer>,
+    /// Results that were kept, for --field: the trials come on top of these. So a long comparison can be made in pieces.
+    #[arg(long, requires = "field", value_name = "FILE")]
+    add: Vec<PathBuf>,
+    /// A Chelsea that is built already, for --field.
+    #[arg(long, requires = "field")]
+    program: Option<PathBuf>,
+    /// Results that were kept, for --field: they are shown, and written with --write, and nothing is measured.
+    #[arg(long, requires = "field", value_name = "FILE", conflicts_with_all = ["models", "add"])]
+    from: Vec<PathBuf>,
+    /// Threads of each engine.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: u32,
     /// Trials of each work, in turns.
@@ -41,10 +66,11 @@ pub struct Args {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=100))]
     end_to_end_trials: u32,
     /// Cached tokens before decode is timed [default: 0,4000,8000 for SmolLM2, 0,4000,16384 for Qwen 0.5B,
-    /// 0,16384,32768 for the others].
+    /// 0,16384,32768 for the others]. With --field tokens of each prompt [default: 512,4096].
     #[arg(long, value_delimiter = ',')]
     depths: Vec<usize>,
-    /// Also write the comparison into docs/lab/llama-cpp.md and its charts into docs/plots.
+    /// Also write the comparison into docs/lab/llama-cpp.md and its charts into docs/plots; with --field into
+    /// docs/lab/field.md, and every run into docs/results.
     #[arg(long)]
     write: bool,
 }
@@ -53,15 +79,18 @@ const MODELS: [&str; 3] = ["smollm2", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"
 
 /// Builds, compares, prints.
 pub fn run(args: &Args) -> Result<bool> {
+    let models: Vec<String> =
+        if args.models.is_empty() { MODELS.map(String::from).to_vec() } else { args.models.clone() };
+    if args.field {
+        return field::run(args, &models);
+    }
     if !build_release()? {
         return Ok(false);
     }
     let python = match &args.python {
         Some(python) => python.clone(),
-        None => environment(&target_dir().join("peers"))?,
+        None => environment(&target_dir().join("peers").join("venv"), PACKAGE, "llama_cpp")?,
     };
-    let models: Vec<String> =
-        if args.models.is_empty() { MODELS.map(String::from).to_vec() } else { args.models.clone() };
     let mut comparisons: Vec<Comparison> = Vec::new();
     for model in models {
         let file = fetch::one(&model)?;
@@ -93,24 +122,27 @@ fn depths_of(model: &str) -> Vec<usize> {
     }
 }
 
-/// A Python environment with llama.cpp in it; made at the first call.
-fn environment(folder: &Path) -> Result<PathBuf> {
+/// A Python environment in a folder with a package in it, which has this module; made at the first call.
+fn environment(folder: &Path, package: &str, module: &str) -> Result<PathBuf> {
     let bin = if cfg!(windows) { "Scripts" } else { "bin" };
-    let python = folder.join("venv").join(bin).join(format!("python{}", std::env::consts::EXE_SUFFIX));
-    if python.is_file() && has_package(&python) {
+    let python = folder.join(bin).join(format!("python{}", std::env::consts::EXE_SUFFIX));
+    if python.is_file() && has(&python, module) {
         return Ok(python);
     }
-    eprintln!("making a Python environment with {PACKAGE} in {}: llama.cpp is compiled once", folder.display());
+    eprintln!(
+        "making a Python environment with {package} in {}: what has to be compiled is compiled once",
+        folder.display()
+    );
     let system = process::python();
-    let made = succeeds(Command::new(&system).args(["-m", "venv"]).arg(folder.join("venv")))?;
+    let made = succeeds(Command::new(&system).args(["-m", "venv"]).arg(folder))?;
     ensure!(made, "Python cannot make an environment (its package may be called python3-venv)");
-    let installed = succeeds(Command::new(&python).args(["-m", "pip", "install", "--quiet", PACKAGE]))?;
-    ensure!(installed, "{PACKAGE} cannot be installed: a C++ compiler and CMake are needed");
+    let installed = succeeds(Command::new(&python).args(["-m", "pip", "install", "--quiet", package]))?;
+    ensure!(installed, "{package} cannot be installed: a C++ compiler and CMake may be needed");
     Ok(python)
 }
 
-fn has_package(python: &Path) -> bool {
-    let status = Command::new(python).args(["-c", "import llama_cpp"]).output();
+fn has(python: &Path, module: &str) -> bool {
+    let status = Command::new(python).args(["-c", &format!("import {module}")]).output();
     status.is_ok_and(|output| output.status.success())
 }
 
@@ -123,7 +155,7 @@ fn write(comparisons: &[Comparison]) -> Result<()> {
     }
     let page = root().join("docs").join("lab").join("llama-cpp.md");
     let text = std::fs::read_to_string(&page).with_context(|| page.display().to_string())?;
-    replace_file(&page, &table::between_markers(&text, &table::markdown(comparisons))?)?;
+    replace_file(&page, &table::between_markers(&text, "docs/lab/llama-cpp.md", &table::markdown(comparisons))?)?;
     eprintln!("written: {}", page.display());
     Ok(())
 }

@@ -145,11 +145,10 @@ pub fn chart(c: &Comparison) -> Result<String> {
     Ok(chart.to_svg()?)
 }
 
-/// The page with the sections of these models between the markers replaced, or added; those of others stay.
-pub fn between_markers(page: &str, section: &str) -> Result<String> {
-    let (before, rest) = page.split_once(BEGIN).with_context(|| format!("docs/lab/llama-cpp.md has no `{BEGIN}`"))?;
-    let (old, after) =
-        rest.split_once(END).with_context(|| format!("docs/lab/llama-cpp.md has no `{END}` after it"))?;
+/// The page called `name`, with the sections of these models between the markers replaced, or added; those of others stay.
+pub fn between_markers(page: &str, name: &str, section: &str) -> Result<String> {
+    let (before, rest) = page.split_once(BEGIN).with_context(|| format!("{name} has no `{BEGIN}`"))?;
+    let (old, after) = rest.split_once(END).with_context(|| format!("{name} has no `{END}` after it"))?;
     let mut models = by_model(old);
     for (model, text) in by_model(section) {
         match models.iter_mut().find(|(known, _)| *known == model) {
@@ -162,7 +161,7 @@ pub fn between_markers(page: &str, section: &str) -> Result<String> {
 }
 
 /// What a model's section begins with.
-const HEADING: &str = "#### ";
+pub const HEADING: &str = "#### ";
 
 /// Models with what stands below their headings.
 fn by_model(text: &str) -> Vec<(&str, &str)> {
@@ -220,15 +219,15 @@ mod tests {
     #[test]
     fn the_page_keeps_what_is_outside_the_markers() {
         let page = format!("# A\n\n{BEGIN}\nold\n{END}\n\ntail\n");
-        let new = between_markers(&page, &markdown(&[comparison()])).expect("marked");
+        let new = between_markers(&page, "a page", &markdown(&[comparison()])).expect("marked");
         assert!(new.starts_with("# A\n\n") && new.ends_with("\n\ntail\n") && !new.contains("old"));
         assert!(new.contains("| prefill of 512 |"));
-        let other = between_markers(&new, "#### other\n\nits table\n").expect("still marked");
+        let other = between_markers(&new, "a page", "#### other\n\nits table\n").expect("still marked");
         assert!(other.contains("| prefill of 512 |") && other.contains("#### other\n\nits table\n"), "{other}");
-        let again = between_markers(&other, "#### m/x\n\nanew\n").expect("still marked");
+        let again = between_markers(&other, "a page", "#### m/x\n\nanew\n").expect("still marked");
         assert!(again.contains("anew") && again.contains("its table") && !again.contains("| prefill"), "{again}");
-        assert_eq!(between_markers(&again, "#### m/x\n\nanew\n").expect("still marked"), again);
-        assert!(between_markers("no markers", "x").is_err());
+        assert_eq!(between_markers(&again, "a page", "#### m/x\n\nanew\n").expect("still marked"), again);
+        assert!(between_markers("no markers", "a page", "x").is_err());
     }
 
     #[test]
