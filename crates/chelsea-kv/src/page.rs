@@ -275,10 +275,14 @@ impl Page {
     pub fn read_key(&self, slot: usize, dtype: Dtype, out: &mut [f32]) {
         fn get<F: Format>(page: &Page, slot: usize, out: &mut [f32]) {
             let scale = page.scales::<F>().map_or(1.0, |scales| scales.keys[slot]);
-            let (keys, column) = (page.keys::<F>(), Column::of::<F>(slot, out.len()));
+            let keys = &page.keys::<F>()[column::<F>(slot, out.len())..];
             let mut stored = [F::Key::zeroed(); TILE];
             for (part, first) in out.chunks_mut(TILE).zip((0..).step_by(TILE)) {
-                stored[..part.len()].iter_mut().enumerate().for_each(|(i, x)| *x = keys[column.at(first + i)]);
+                let words = keys[first * TILE..].chunks(stride::<F>());
+                stored[..part.len()]
+                    .chunks_mut(<F::Key as Number>::TOGETHER)
+                    .zip(words)
+                    .for_each(|(to, word)| to.copy_from_slice(&word[..to.len()]));
                 F::Key::widen(&stored[..part.len()], scale, part);
             }
         }
@@ -345,11 +349,15 @@ impl Writer<'_> {
         fn put<F: Format>(page: &mut Writer<'_>, slot: usize, key: &[f32], value: &[f32]) {
             let Parts { keys, values, scales } = page.parts_mut::<F>();
             let (key_scale, value_scale) = (F::Key::scale(key), F::Value::row_scale(value));
-            let column = Column::of::<F>(slot, key.len());
+            let keys = &mut keys[column::<F>(slot, key.len())..];
             let mut narrow = [F::Key::zeroed(); TILE];
             for (part, first) in key.chunks(TILE).zip((0..).step_by(TILE)) {
                 F::Key::narrow(part, key_scale, &mut narrow[..part.len()]);
-                narrow[..part.len()].iter().enumerate().for_each(|(i, &x)| keys[column.at(first + i)] = x);
+                let words = keys[first * TILE..].chunks_mut(stride::<F>());
+                narrow[..part.len()]
+                    .chunks(<F::Key as Number>::TOGETHER)
+                    .zip(words)
+                    .for_each(|(from, word)| word[..from.len()].copy_from_slice(from));
             }
             let (row, part) = row::<F>(slot, value.len());
             F::Value::write(value, value_scale, &mut values[row], part);
@@ -374,8 +382,11 @@ impl Writer<'_> {
             let Dims { key: dim, value: value_dim } = page.dims;
             let Parts { keys, values, scales } = page.parts_mut::<F>();
             let (source_keys, source_values) = (source.keys::<F>(), source.values::<F>());
-            let (to, at) = (Column::of::<F>(slot, dim), Column::of::<F>(from, dim));
-            (0..dim).for_each(|i| keys[to.at(i)] = source_keys[at.at(i)]);
+            let (to, at) = (column::<F>(slot, dim), column::<F>(from, dim));
+            let (together, stride) = (<F::Key as Number>::TOGETHER, stride::<F>());
+            for word in (0..padded::<F>(dim) / together).map(|word| word * stride) {
+                keys[to + word..][..together].copy_from_slice(&source_keys[at + word..][..together]);
+            }
             let ((to, part), (at, of)) = (row::<F>(slot, value_dim), row::<F>(from, value_dim));
             for (to, at) in to.zip(at).step_by(F::Value::TOGETHER) {
                 values[to] = values[to].with(part, source_values[at], of);
@@ -393,8 +404,11 @@ impl Writer<'_> {
         fn put<F: Format>(page: &mut Writer<'_>, slot: usize, from: usize) {
             let Dims { key: dim, value: value_dim } = page.dims;
             let Parts { keys, values, scales } = page.parts_mut::<F>();
-            let (to, at) = (Column::of::<F>(slot, dim), Column::of::<F>(from, dim));
-            (0..dim).for_each(|i| keys[to.at(i)] = keys[at.at(i)]);
+            let (to, at) = (column::<F>(slot, dim), column::<F>(from, dim));
+            let (together, stride) = (<F::Key as Number>::TOGETHER, stride::<F>());
+            for word in (0..padded::<F>(dim) / together).map(|word| word * stride) {
+                keys.copy_within(at + word..at + word + together, to + word);
+            }
             let ((to, part), (at, of)) = (row::<F>(slot, value_dim), row::<F>(from, value_dim));
             for (to, at) in to.zip(at).step_by(F::Value::TOGETHER) {
                 values[to] = values[to].with(part, values[at], of);
@@ -434,24 +448,15 @@ const fn padded<F: Format>(dim: usize) -> usize {
     dim.next_multiple_of(<F::Key as Number>::TOGETHER)
 }
 
-/// Where the key of an entry lies in a page of keys.
-struct Column {
-    first: usize,
-    together: usize,
+/// Where the key of entry `slot` begins in a page of keys of `dim` numbers: those that lie together at the start of every
+/// [`stride`] numbers from there on.
+fn column<F: Format>(slot: usize, dim: usize) -> usize {
+    slot / TILE * TILE * padded::<F>(dim) + slot % TILE * <F::Key as Number>::TOGETHER
 }
 
-impl Column {
-    /// Of entry `slot`, with keys of `dim` numbers.
-    fn of<F: Format>(slot: usize, dim: usize) -> Self {
-        let together = <F::Key as Number>::TOGETHER;
-        Column { first: slot / TILE * TILE * padded::<F>(dim) + slot % TILE * together, together }
-    }
-
-    /// Where its number `i` is.
-    #[inline(always)]
-    fn at(&self, i: usize) -> usize {
-        self.first + i / self.together * TILE * self.together + i % self.together
-    }
+/// Numbers from those of a key that lie together to the next.
+const fn stride<F: Format>() -> usize {
+    TILE * <F::Key as Number>::TOGETHER
 }
 
 /// Where the value of entry `slot` lies in a page of values of `dim` numbers: in every [`Rows::TOGETHER`]th of these
