@@ -128,10 +128,12 @@ impl Number for Byte {
         out.iter_mut().zip(src).for_each(|(out, &x)| *out = Byte::of(x * inverse));
     }
     fn widen_tile(src: &[Byte], out: &mut [f32]) {
-        let words: &[[Byte; TILE * Byte::WORD]] = bytemuck::cast_slice(src);
+        let words: &[[[u8; Byte::WORD]; TILE]] = bytemuck::cast_slice(src);
         for (out, words) in out.chunks_mut(Byte::WORD * TILE).zip(words) {
+            let words = words.map(u32::from_le_bytes);
             for (byte, row) in out.chunks_exact_mut(TILE).enumerate() {
-                row.iter_mut().enumerate().for_each(|(lane, x)| *x = words[lane * Byte::WORD + byte].get());
+                let number = |word: u32| ((word >> (8 * byte) & 0xff) as i32 - Byte::OFFSET) as f32;
+                row.iter_mut().zip(words).for_each(|(x, word)| *x = number(word));
             }
         }
     }
