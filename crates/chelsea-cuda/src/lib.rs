@@ -1,0 +1,10 @@
+//! Caches and forward passes in the memory of a GPU.
+//!
+//! Everything here is written against one trait, [`Device`]: memory with addresses, and kernels that are called by name.
+
+pub mod kernels;
+pub mod twins;
+
+mod device;
+
+pub use device::{About, Address, Buffer, Device, DeviceError, Shape};

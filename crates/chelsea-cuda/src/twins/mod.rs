@@ -1,0 +1,1 @@
+//! What kernels compute, written plainly: scalar twins that tests hold them against.
