@@ -6,5 +6,6 @@ pub mod kernels;
 pub mod twins;
 
 mod device;
+pub mod driver;
 
 pub use device::{About, Address, Buffer, Device, DeviceError, Shape};
