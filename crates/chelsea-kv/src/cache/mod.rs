@@ -36,7 +36,7 @@ pub(crate) use saved::Saved;
 pub use statistics::Importance;
 pub(crate) use statistics::Statistics;
 
-use crate::backend::{Block, Store};
+use crate::backend::{Block, Room, Store};
 use crate::budget::Budget;
 use crate::policy::{Needs, Policy};
 use crate::pool::{Lease, Reservation};
@@ -208,15 +208,38 @@ impl SequenceCache {
         if held != tokens || (block != 0 && n != block) {
             return Err(CacheError::OutOfStep { layer, held, got: n, tokens, block });
         }
+        self.take_in(layer, n, |room| {
+            let Room { store, heads, layer, n, first, reserved } = room;
+            store.append(heads, layer, Block { k, v, n, first }, reserved);
+        })
+    }
+
+    /// Makes room for the next `n` tokens in all layers: `fill` is told of each, in order, and has their store hold the
+    /// entries, whose keys and values come later. For a backend that computes a forward pass by itself.
+    ///
+    /// # Errors
+    /// If layers are out of step, the sequence would be too long, or the pool has no room; the cache must be dropped if
+    /// that comes after the first layer.
+    pub fn make_room(&mut self, n: usize, mut fill: impl FnMut(Room<'_>)) -> Result<(), CacheError> {
+        let (tokens, block) = (self.tokens(), self.block());
+        if block != 0 {
+            return Err(CacheError::OutOfStep { layer: 0, held: self.layer_tokens[0], got: n, tokens, block });
+        }
+        (0..self.layer_tokens.len()).try_for_each(|layer| self.take_in(layer, n, &mut fill))
+    }
+
+    /// The books of `n` tokens that `layer` takes in.
+    fn take_in(&mut self, layer: usize, n: usize, fill: impl FnOnce(Room<'_>)) -> Result<(), CacheError> {
+        let held = self.layer_tokens[layer];
         if held + n > MAX_TOKENS {
             return Err(CacheError::TooLong(MAX_TOKENS));
         }
-        let (of_layer, spec) = (shape.heads_of(layer), spec.clone());
+        let (heads, spec) = (self.config.shape.heads_of(layer), self.config.shape.layer(layer).clone());
         if let Some(window) = spec.window {
-            self.store.slide(of_layer.clone(), window);
+            self.store.slide(heads.clone(), window);
         }
         let reserved = self.take_reserved(layer, n)?;
-        self.store.append(of_layer, &spec, Block { k, v, n, first: held }, &reserved);
+        fill(Room { store: &mut *self.store, heads, layer: &spec, n, first: held, reserved: &reserved });
         self.layer_tokens[layer] += n;
         // What was charged ahead serves the layers to come.
         self.ahead = (self.block() != 0).then_some(reserved);
@@ -231,6 +254,11 @@ impl SequenceCache {
             self.peak = self.peak.max(self.bytes_held());
         }
         Ok(())
+    }
+
+    /// Where the entries lie, for the backend that made it.
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
     }
 
     /// Charges the pool for the next `tokens` tokens of all layers, so that appending them cannot fail for want of room:
