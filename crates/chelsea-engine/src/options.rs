@@ -81,6 +81,7 @@ pub fn cache_config(model: &Model, options: &SessionOptions) -> Result<CacheConf
         policy: options.policy.clone(),
         budget: options.budget,
         pool: options.pool.clone(),
+        backend: model.backend(),
         ..CacheConfig::new(model.cache_shape())
     })
 }

@@ -35,8 +35,13 @@ pub trait Backend: Debug + Send + Sync {
         true
     }
 
+    /// Bytes that [`Backend::import`] takes of these heads, beyond what they hold already.
+    fn bytes_to_import(&self, _heads: &[Head]) -> usize {
+        0
+    }
+
     /// A store with the entries of `heads`, the KV heads of all layers of one sequence.
-    fn import(&self, heads: Vec<Head>) -> Box<dyn Store>;
+    fn import(&self, heads: Vec<Head>, reserved: &Reservation) -> Box<dyn Store>;
 
     /// Attention of the queries of several sequences to one layer. What one is answered does not depend on the others.
     ///

@@ -27,7 +27,7 @@ impl Backend for Cpu {
         true
     }
 
-    fn import(&self, heads: Vec<Head>) -> Box<dyn Store> {
+    fn import(&self, heads: Vec<Head>, _reserved: &Reservation) -> Box<dyn Store> {
         Box::new(CpuStore { heads })
     }
 

@@ -36,7 +36,7 @@ pub(crate) use saved::Saved;
 pub use statistics::Importance;
 pub(crate) use statistics::Statistics;
 
-use crate::backend::{Block, Room, Store};
+use crate::backend::{Backend, Block, Room, Store};
 use crate::budget::Budget;
 use crate::policy::{Needs, Policy};
 use crate::pool::{Lease, Reservation};
@@ -96,6 +96,7 @@ impl SequenceCache {
     fn from_heads(config: CacheConfig, heads: Vec<Head>, tokens: usize, found: Statistics) -> Result<Self, CacheError> {
         let shape = &config.shape;
         let needs = config.policy.needs();
+        let reserved = config.pool.reserve(config.backend.bytes_to_import(&heads))?;
         let query_power = needs.query_power.then(|| QueryPower::new(shape.clone()));
         let mut cache = SequenceCache {
             layer_tokens: vec![tokens; shape.layers().len()],
@@ -112,12 +113,27 @@ impl SequenceCache {
             beside: config.pool.lease(0)?,
             ahead: None,
             ahead_tokens: AtomicUsize::new(0),
-            store: config.backend.import(heads),
+            store: config.backend.import(heads, &reserved),
             config,
         };
         cache.settle()?;
         cache.peak = cache.bytes_held();
         Ok(cache)
+    }
+
+    /// The same cache, with its entries where `backend` keeps them.
+    ///
+    /// # Errors
+    /// If the backend does not store such entries, or the pool has no room for them there.
+    pub fn moved_to(mut self, backend: Arc<dyn Backend>) -> Result<Self, CacheError> {
+        let config = CacheConfig { backend, ..self.config.clone() };
+        config.validate()?;
+        let heads = self.store.export();
+        let reserved = config.pool.reserve(config.backend.bytes_to_import(&heads))?;
+        let store = config.backend.import(heads.into_owned(), &reserved);
+        (self.store, self.config) = (store, config);
+        self.peak = self.peak.max(self.bytes_held());
+        Ok(self)
     }
 
     /// Settings of this cache.
