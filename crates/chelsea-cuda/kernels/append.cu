@@ -24,7 +24,7 @@ struct Append {
 };
 
 #define NO_BALANCE 0xffffffffu
-#define WARPS 4
+#define APPEND_WARPS 4
 
 DEVICE f32 key_of(const Append& a, const Run& run, u32 entry, u32 d) {
   f32 x = at<f32>(a.keys)[(u64)(run.row + entry) * a.stride + run.head * a.dim + d];
@@ -60,7 +60,7 @@ template <int TYPE> DEVICE void append(const Append& a, u8* shared) {
   u8* page = at<u8>(a.pool) + run.page * page_bytes<TYPE>(dim);
   f32* scales = (f32*)(page + scales_at<TYPE>(dim));
   const f32* values = at<f32>(a.values) + (u64)run.row * a.stride + run.head * dim;
-  for (u32 e = warp; e < run.count; e += WARPS) {
+  for (u32 e = warp; e < run.count; e += APPEND_WARPS) {
     u32 slot = run.slot + e;
     u8* row = page + slot * key_row_bytes<TYPE>(dim);
     if (TYPE == F16) {
@@ -83,9 +83,9 @@ template <int TYPE> DEVICE void append(const Append& a, u8* shared) {
     }
   }
   if (TYPE == K8V4) {
-    for (u32 i = thread; i < run.count * 8; i += WARPS * 32) errors[i] = error_of(values + (u64)(i / 8) * a.stride, dim, i % 8);
+    for (u32 i = thread; i < run.count * 8; i += APPEND_WARPS * 32) errors[i] = error_of(values + (u64)(i / 8) * a.stride, dim, i % 8);
     barrier();
-    for (u32 e = thread; e < run.count; e += WARPS * 32) {
+    for (u32 e = thread; e < run.count; e += APPEND_WARPS * 32) {
       f32 largest = largest_of(values + (u64)e * a.stride, dim);
       u32 best = 0;
       for (u32 i = 1; i < 8; i++)
@@ -96,7 +96,7 @@ template <int TYPE> DEVICE void append(const Append& a, u8* shared) {
     }
   }
   barrier();
-  for (u32 d = thread; d < dim; d += WARPS * 32) {
+  for (u32 d = thread; d < dim; d += APPEND_WARPS * 32) {
     u8* column = page + values_at<TYPE>(dim) + d * value_row_bytes<TYPE>();
     for (u32 e = 0; e < run.count; e++) {
       f32 x = values[(u64)e * a.stride + d];
@@ -110,7 +110,7 @@ template <int TYPE> DEVICE void append(const Append& a, u8* shared) {
       }
     }
   }
-  for (u32 e = thread; e < run.count; e += WARPS * 32) {
+  for (u32 e = thread; e < run.count; e += APPEND_WARPS * 32) {
     u32* meta = (u32*)(page + meta_at<TYPE>(dim)) + run.slot + e;
     meta[0] = 0;  // ln 1
     meta[PAGE] = 1;
@@ -118,9 +118,9 @@ template <int TYPE> DEVICE void append(const Append& a, u8* shared) {
   }
 }
 
-KERNEL(append_f16, Append, WARPS * 32) { SHARED(shared); append<F16>(a, shared); }
-KERNEL(append_q8, Append, WARPS * 32) { SHARED(shared); append<Q8>(a, shared); }
-KERNEL(append_k8v4, Append, WARPS * 32) { SHARED(shared); append<K8V4>(a, shared); }
+KERNEL(append_f16, Append, APPEND_WARPS * 32) { SHARED(shared); append<F16>(a, shared); }
+KERNEL(append_q8, Append, APPEND_WARPS * 32) { SHARED(shared); append<Q8>(a, shared); }
+KERNEL(append_k8v4, Append, APPEND_WARPS * 32) { SHARED(shared); append<K8V4>(a, shared); }
 
 // Slots from `first` on of pages hold no entry: new pages (and truncated ones) are so before anything is appended.
 struct Clear {

@@ -92,6 +92,8 @@ DEVICE u32 transpose_halves(u32 x) { u32 r; asm volatile("movmatrix.sync.aligned
 DEVICE f32 max_of(f32 a, f32 b) { return a > b ? a : b; }
 DEVICE f32 min_of(f32 a, f32 b) { return a < b ? a : b; }
 DEVICE u32 min_of(u32 a, u32 b) { return a < b ? a : b; }
+// What is no number stays so.
+DEVICE f32 clamped(f32 x, f32 low, f32 high) { return x < low ? low : x > high ? high : x; }
 DEVICE f32 absolute(f32 x) { return float_of(bits_of(x) & 0x7fffffffu); }
 template <class T> DEVICE T* at(u64 address) { return (T*)address; }
 

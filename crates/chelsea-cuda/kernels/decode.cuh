@@ -29,11 +29,11 @@ struct Decode {
   u32 unused;
 };
 
-#define WARPS 4
-#define GROUP 8
+#define DECODE_WARPS 4
+#define MOST_GROUP 8
 
 // Numbers of a part's sums: for each query of the group its weighted values, the largest score, the sum of weights.
-DEVICE u32 sums_of(u32 dim) { return GROUP * (dim + 2); }
+DEVICE u32 sums_of(u32 dim) { return MOST_GROUP * (dim + 2); }
 
 // The queries of a group as operands: a lane holds those of query `lane / 4`.
 template <int TYPE, int MOST> DEVICE f32 load_queries(const Decode& a, u32 query, u32 lane, u32 (&b)[MOST / 16][2]) {
@@ -74,7 +74,7 @@ template <int TYPE, int MOST> DEVICE void decode(const Decode& a, u8* shared) {
   UNROLL
   for (u32 n = 0; n < MOST / 16; n++) sums[n][0] = sums[n][1] = sums[n][2] = sums[n][3] = 0;
 
-  for (u32 i = warp; i < part.count; i += WARPS) {
+  for (u32 i = warp; i < part.count; i += DECODE_WARPS) {
     const u8* page = at<u8>(a.pool) + at<u32>(a.pages)[part.first + i] * page_bytes<TYPE>(dim);
     const f32* scales = (const f32*)(page + scales_at<TYPE>(dim));
     const f32* ln_counts = (const f32*)(page + meta_at<TYPE>(dim));
@@ -154,12 +154,12 @@ template <int TYPE, int MOST> DEVICE void decode(const Decode& a, u8* shared) {
     }
   }
 
-  f32* held = (f32*)shared;  // [WARPS][GROUP][dim + 2]
+  f32* held = (f32*)shared;  // [DECODE_WARPS][MOST_GROUP][dim + 2]
   f32 back = TYPE == F16 ? 1.0f : reference;
   UNROLL
   for (u32 c = 0; c < 2; c++) {
     for (u32 mask = 4; mask < 32; mask *= 2) weight[c] += shuffle_xor(weight[c], mask);
-    f32* row = held + (warp * GROUP + 2 * t + c) * (dim + 2);
+    f32* row = held + (warp * MOST_GROUP + 2 * t + c) * (dim + 2);
     UNROLL
     for (u32 n = 0; n < MOST / 16; n++) {
       if (n * 16 < dim) {
@@ -174,12 +174,12 @@ template <int TYPE, int MOST> DEVICE void decode(const Decode& a, u8* shared) {
   }
   barrier();
   f32* out = at<f32>(a.sums) + (u64)block_x() * sums_of(dim);
-  for (u32 i = thread_index(); i < a.group * (dim + 2); i += WARPS * 32) {
+  for (u32 i = thread_index(); i < a.group * (dim + 2); i += DECODE_WARPS * 32) {
     u32 query = i / (dim + 2), d = i % (dim + 2);
     f32 top = NO_SCORE, sum = 0;
-    for (u32 w = 0; w < WARPS; w++) top = max_of(top, held[(w * GROUP + query) * (dim + 2) + dim]);
-    for (u32 w = 0; w < WARPS; w++) {
-      const f32* row = held + (w * GROUP + query) * (dim + 2);
+    for (u32 w = 0; w < DECODE_WARPS; w++) top = max_of(top, held[(w * MOST_GROUP + query) * (dim + 2) + dim]);
+    for (u32 w = 0; w < DECODE_WARPS; w++) {
+      const f32* row = held + (w * MOST_GROUP + query) * (dim + 2);
       sum += exp2f(row[dim] - top) * row[d];
     }
     out[i] = d == dim ? top : sum;

@@ -37,7 +37,5 @@ DEVICE f32 byte_scale(f32 largest) {
   return scale < 1.17549435e-38f ? 0.0f : scale;
 }
 DEVICE f32 inverse_of(f32 scale) { return scale == 0.0f ? 0.0f : 1.0f / scale; }
-// What is no number becomes 0.
-DEVICE f32 clamped(f32 x, f32 low, f32 high) { return x < low ? low : x > high ? high : x; }
 DEVICE i8 to_byte(f32 x, f32 inverse) { return (i8)(u8)bits_of(clamped(x * inverse, -127.0f, 127.0f) + 12582912.0f); }
 DEVICE f32 nibble_whole(f32 x) { return (clamped(x, -8.0f, 7.0f) + 12582912.0f) - 12582912.0f; }

@@ -5,7 +5,9 @@
 //! is found by the device, if at all. A launch of no blocks is none.
 
 mod attention;
+pub mod linear;
 mod page;
+pub mod rows;
 
 pub use attention::{Decode, Join, MOST_GROUP, Part, decode, join, part_numbers};
 pub use page::{Append, Clear, MOST_DIM, NO_BALANCE, PageLayout, PageType, Run, append, clear_slots};

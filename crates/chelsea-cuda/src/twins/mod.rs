@@ -4,7 +4,9 @@
 //! bits. Where it sums in an order that suits many threads, its twin sums in f64, and tests allow for the difference.
 
 mod attention;
+pub mod linear;
 mod page;
+pub mod rows;
 
 pub use attention::{Head, attend};
 pub use page::{Entry, read_entry, write_entry};
