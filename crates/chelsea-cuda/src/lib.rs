@@ -5,7 +5,9 @@
 pub mod kernels;
 pub mod twins;
 
+mod cache;
 mod device;
 pub mod driver;
 
+pub use cache::{CudaBackend, CudaStore};
 pub use device::{About, Address, Buffer, Device, DeviceError, Shape};

@@ -1,0 +1,146 @@
+//! Caches whose entries lie in a device's memory.
+
+mod attend;
+mod entries;
+mod head;
+mod slab;
+mod store;
+mod tables;
+
+pub(crate) use attend::{Plan, Row};
+pub(crate) use head::Growth;
+pub use store::CudaStore;
+pub(crate) use tables::{Clears, Growing, Tables};
+
+use crate::device::{Address, Device, DeviceError};
+use crate::kernels::{self, Clear, MOST_DIM, MOST_GROUP, PageLayout, PageType};
+use chelsea_kv::backend::{Asked, Attention, Store};
+use chelsea_kv::{Backend, Cpu, Dims, Dtype, Head, PAGE, Page, Reservation};
+use slab::Slab;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What all caches of a device share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub device: Arc<dyn Device>,
+    pub slab: Arc<Slab>,
+    staging: Mutex<Staging>,
+    /// What went wrong where nobody could be told.
+    failed: Mutex<Option<DeviceError>>,
+}
+
+/// Room for what goes to the device and back, kept from call to call.
+#[derive(Debug, Default)]
+pub(crate) struct Staging {
+    pub tables: Tables,
+    sums: Growing,
+    out: Growing,
+}
+
+impl Shared {
+    pub fn staging(&self) -> MutexGuard<'_, Staging> {
+        self.staging.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps an error for the next who can be told.
+    pub fn note(&self, error: DeviceError) {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+
+    /// An error that was kept.
+    pub fn failed(&self) -> Option<DeviceError> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Entries in pages of a device's memory, attention by its kernels.
+#[derive(Debug, Clone)]
+pub struct CudaBackend {
+    shared: Arc<Shared>,
+}
+
+impl CudaBackend {
+    /// A backend whose caches take at most `bytes` of the device's memory together, which is taken at once.
+    ///
+    /// # Errors
+    /// If the device has no room for that.
+    pub fn new(device: Arc<dyn Device>, bytes: usize) -> Result<Self, DeviceError> {
+        let slab = Slab::new(&device, bytes)?;
+        Ok(CudaBackend {
+            shared: Arc::new(Shared { device, slab, staging: Mutex::default(), failed: Mutex::default() }),
+        })
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Arc<dyn Device> {
+        &self.shared.device
+    }
+
+    /// Bytes that a [`Pool`](chelsea_kv::Pool) of its caches may be of, where heads have this size: what the pages take
+    /// that certainly fit.
+    pub fn room(&self, head_dim: usize, dtype: Dtype) -> usize {
+        let Some(ty) = PageType::of(dtype) else { return 0 };
+        let page = PageLayout { dim: head_dim, ty }.bytes();
+        self.shared.slab.room(page) / page * Page::bytes(Dims::both(head_dim), dtype)
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+}
+
+/// Has the slots of `clears` hold no entry. Their tables were sent to `base`.
+pub(crate) fn clear(device: &dyn Device, pool: Address, base: Address, clears: &[Clears]) -> Result<(), DeviceError> {
+    clears.iter().try_for_each(|clears| {
+        let (meta, bytes) = (clears.layout.meta() as u32, clears.layout.bytes() as u32);
+        let arguments = Clear { pool, pages: base + clears.pages, firsts: base + clears.firsts, meta, bytes };
+        kernels::clear_slots(device, clears.count, &arguments)
+    })
+}
+
+impl Backend for CudaBackend {
+    fn name(&self) -> &'static str {
+        "cuda"
+    }
+
+    fn supports(&self, dtype: Dtype) -> bool {
+        PageType::of(dtype).is_some()
+    }
+
+    fn has_kernels_for(&self, dims: Dims, group: usize) -> bool {
+        let Dims { key, value } = dims;
+        key == value && key.is_multiple_of(16) && (16..=MOST_DIM).contains(&key) && (1..=MOST_GROUP).contains(&group)
+    }
+
+    fn bytes_to_import(&self, heads: &[Head]) -> usize {
+        heads.iter().map(|head| head.len().div_ceil(PAGE) * Page::bytes(head.dims(), head.dtype())).sum()
+    }
+
+    fn import(&self, heads: Vec<Head>, reserved: &Reservation) -> Box<dyn Store> {
+        Box::new(CudaStore::import(&self.shared, &heads, reserved))
+    }
+
+    fn attend(&self, asked: &mut [Asked<'_>], attention: &Attention<'_>) {
+        let stores = asked.iter().map(|one| one.store.as_any().downcast_ref::<CudaStore>());
+        let single = asked.iter().all(|one| one.n == 1);
+        let stores: Option<Vec<&CudaStore>> = stores.collect();
+        let answered = match stores {
+            Some(stores) if single => attend::attend(&self.shared, &stores, asked, attention),
+            // Chunks of a text, and whatever lies elsewhere, are attended to on this side.
+            _ => {
+                Cpu.attend(asked, attention);
+                Ok(())
+            }
+        };
+        let lost = |one: &Asked<'_>| one.store.as_any().downcast_ref::<CudaStore>().is_some_and(|s| s.lost().is_some());
+        for one in asked.iter_mut() {
+            if answered.is_err() || lost(one) {
+                // Numbers that are none are found by whoever looks at logits.
+                one.out.fill(f32::NAN);
+            }
+        }
+        if let Err(error) = answered {
+            self.shared.note(error);
+        }
+    }
+}
