@@ -70,6 +70,13 @@ template <int TYPE> DEVICE ValueLoad load_value(const u8* values, u32 d, u32 t) 
   }
   return x;
 }
+// The same for the two k-steps of one half of a page; of halves, only what they need is loaded.
+template <int TYPE> DEVICE ValueLoad load_half_value(const u8* values, u32 d, u32 t, u32 half) {
+  if (TYPE != F16) return load_value<TYPE>(values, d, t);
+  ValueLoad x;
+  x.a = x.b = load_stream((const uint4*)(values + d * value_row_bytes<TYPE>() + half * 64 + t * 16));
+  return x;
+}
 template <int TYPE> DEVICE void open_value(const ValueLoad& x, u32 s, u32& low, u32& high) {
   if (TYPE == F16) {
     const uint4& half = s < 2 ? x.a : x.b;

@@ -171,3 +171,17 @@ KERNEL(largest, Largest, ROW_THREADS) {
   }
   if (thread_index() == 0) at<u32>(a.out)[block_x()] = places[0] == 0xffffffffu ? 0 : places[0];
 }
+
+// Query heads times what their KV head's keys are stored divided by: x `[rows][stride]`; `which` `[rows][kv_heads]` is the row
+// of `factors` (`[..][dim]`) for each KV head, or ~0 for none.
+struct ScaleHeads {
+  u64 x, factors, which;
+  u32 rows, kv_heads, group, dim, stride, unused;
+};
+
+KERNEL(scale_heads, ScaleHeads, ROW_THREADS) {
+  u32 i = block_x() * ROW_THREADS + thread_index(), width = a.kv_heads * a.group * a.dim, row = i / width, column = i % width;
+  if (row >= a.rows) return;
+  u32 head = column / a.dim / a.group, factors = at<u32>(a.which)[row * a.kv_heads + head];
+  if (factors != 0xffffffffu) at<f32>(a.x)[(u64)row * a.stride + column] *= at<f32>(a.factors)[(u64)factors * a.dim + column % a.dim];
+}

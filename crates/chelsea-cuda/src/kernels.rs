@@ -9,7 +9,7 @@ pub mod linear;
 mod page;
 pub mod rows;
 
-pub use attention::{Decode, Join, MOST_GROUP, Part, decode, join, part_numbers};
+pub use attention::{Decode, Join, MOST_GROUP, Part, Prefill, Reach, decode, join, part_numbers, prefill};
 pub use page::{Append, Clear, MOST_DIM, NO_BALANCE, PageLayout, PageType, Run, append, clear_slots};
 
 use crate::device::{Device, DeviceError, Shape};

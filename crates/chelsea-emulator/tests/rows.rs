@@ -4,7 +4,7 @@ mod common;
 
 use chelsea_cuda::Buffer;
 use chelsea_cuda::kernels::rows::{
-    Activation, Add, Largest, Norm, Rope, Scale, add, gate, largest, rms_norm, rope, scale,
+    Activation, Add, Largest, Norm, Rope, Scale, ScaleHeads, add, gate, largest, rms_norm, rope, scale, scale_heads,
 };
 use chelsea_cuda::twins::rows as twin;
 use chelsea_emulator::Schedule;
@@ -137,5 +137,40 @@ fn the_first_of_the_largest_numbers_is_found() -> Outcome {
         let wanted: Vec<u32> = x.chunks(width).map(twin::largest).collect();
         assert_eq!(out.values::<u32>(6)?, wanted);
     }
+    Ok(())
+}
+
+#[test]
+fn queries_are_multiplied_by_what_their_keys_were_divided_by() -> Outcome {
+    let mut lots = Lots::new(27);
+    let device = device(Schedule::Reversed);
+    let (rows, kv_heads, group, dim) = (3, 2, 3, 16);
+    let (width, stride) = (kv_heads * group * dim, kv_heads * group * dim + 5);
+    let (x, factors) = (lots.row(rows * stride, 1.0), lots.row(4 * dim, 1.0));
+    let which = [2, u32::MAX, 0, 3, u32::MAX, 1];
+    let (x_at, factors_at) = (Buffer::with(&device, &x)?, Buffer::with(&device, &factors)?);
+    let which_at = Buffer::with(&device, &which)?;
+    let arguments = ScaleHeads {
+        x: x_at.at(),
+        factors: factors_at.at(),
+        which: which_at.at(),
+        rows: rows as u32,
+        kv_heads: kv_heads as u32,
+        group: group as u32,
+        dim: dim as u32,
+        stride: stride as u32,
+        unused: 0,
+    };
+    scale_heads(&*device, &arguments)?;
+    let mut wanted = x;
+    for row in 0..rows {
+        for column in 0..width {
+            let factor = which[row * kv_heads + column / dim / group];
+            if factor != u32::MAX {
+                wanted[row * stride + column] *= factors[factor as usize * dim + column % dim];
+            }
+        }
+    }
+    assert_eq!(x_at.values::<f32>(wanted.len())?, wanted);
     Ok(())
 }

@@ -117,3 +117,64 @@ pub fn join(device: &dyn Device, queries: usize, arguments: &Join) -> Result<(),
     let threads = arguments.dim.next_multiple_of(32).min(256);
     launch(device, "join_parts", [queries as u32, 1], threads, 0, arguments)
 }
+
+/// Where a KV head's entries lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Reach {
+    /// Place of its first page in the list of pages.
+    pub first: u32,
+    /// Entries, those of the tokens that ask included.
+    pub entries: u32,
+}
+
+/// Arguments of [`prefill`].
+#[derive(Debug, Clone, Copy, NoUninit)]
+#[repr(C)]
+pub struct Prefill {
+    /// The pool of pages.
+    pub pool: Address,
+    /// Numbers of pages, u32: those of each head follow one another.
+    pub pages: Address,
+    /// [`Reach`] of each KV head.
+    pub reaches: Address,
+    /// Queries, f32, `[tokens][stride]`, head by head. The tokens are the last entries of every head.
+    pub queries: Address,
+    /// A logit of each query head that joins the sum of weights, f32, or 0.
+    pub sinks: Address,
+    /// Outputs, f32, `[tokens][out_stride]`.
+    pub out: Address,
+    /// Head size.
+    pub dim: u32,
+    /// Query heads of each KV head, at most [`MOST_GROUP`].
+    pub group: u32,
+    /// Tokens of the sequence.
+    pub tokens: u32,
+    /// Numbers from one token's queries to the next one's.
+    pub stride: u32,
+    /// Numbers from one token's outputs to the next one's.
+    pub out_stride: u32,
+    /// Entries that a token sees, its own included; 0 for all.
+    pub window: u32,
+    /// Factor on scores before `ln count` is added.
+    pub scale: f32,
+    /// Nothing.
+    pub unused: u32,
+}
+
+/// Attends several tokens of one sequence over `heads` KV heads: token `i` sees the entries up to its own.
+///
+/// # Errors
+/// If the head size or the group is not among those that kernels take, or the device fails.
+pub fn prefill(device: &dyn Device, ty: PageType, heads: usize, arguments: &Prefill) -> Result<(), DeviceError> {
+    check_shape("attend", arguments.dim, arguments.group)?;
+    let names = match ty {
+        PageType::F16 => ["prefill_f16_64", "prefill_f16_128", "prefill_f16_256"],
+        PageType::Q8 => ["prefill_q8_64", "prefill_q8_128", "prefill_q8_256"],
+        PageType::K8V4 => ["prefill_k8v4_64", "prefill_k8v4_128", "prefill_k8v4_256"],
+    };
+    let most: usize = bound(arguments.dim, [64, 128, 256]);
+    let rows = arguments.tokens * arguments.group;
+    let shared = 4 * most / 16 * 32 * 16;
+    launch(device, bound(arguments.dim, names), [rows.div_ceil(64), heads as u32], 128, shared, arguments)
+}

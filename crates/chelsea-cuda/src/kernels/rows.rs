@@ -188,3 +188,36 @@ pub struct Largest {
 pub fn largest(device: &dyn Device, arguments: &Largest) -> Result<(), DeviceError> {
     launch(device, "largest", [arguments.rows, 1], THREADS, THREADS as usize * 8, arguments)
 }
+
+/// Arguments of [`scale_heads`].
+#[derive(Debug, Clone, Copy, NoUninit)]
+#[repr(C)]
+pub struct ScaleHeads {
+    /// Queries, f32, `[rows][stride]`.
+    pub x: Address,
+    /// What their keys were divided by, f32, `[..][dim]`.
+    pub factors: Address,
+    /// The row of `factors` for each KV head of each row, u32, `[rows][kv_heads]`; `u32::MAX` for none.
+    pub which: Address,
+    /// Rows.
+    pub rows: u32,
+    /// KV heads.
+    pub kv_heads: u32,
+    /// Query heads of each.
+    pub group: u32,
+    /// Head size.
+    pub dim: u32,
+    /// Numbers from one row to the next.
+    pub stride: u32,
+    /// Nothing.
+    pub unused: u32,
+}
+
+/// Multiplies queries in place by what the keys of their heads are stored divided by.
+///
+/// # Errors
+/// If the device fails.
+pub fn scale_heads(device: &dyn Device, arguments: &ScaleHeads) -> Result<(), DeviceError> {
+    let numbers = arguments.rows * arguments.kv_heads * arguments.group * arguments.dim;
+    launch(device, "scale_heads", [numbers.div_ceil(THREADS), 1], THREADS, 0, arguments)
+}
