@@ -6,7 +6,7 @@
 //          no two threads write half bytes of one byte.
 // Floor    what is read and written once: 8 D bytes of f32 and a page's share for each entry. In decode it is one entry a
 //          head, some 20 KB a layer: the launch is what it costs.
-#include "page.cuh"
+#include "round.cuh"
 
 struct Run {
   u32 page;      // number of the page in the pool
@@ -23,33 +23,11 @@ struct Append {
   u32 dim, stride;
 };
 
-#define NO_BALANCE 0xffffffffu
 #define APPEND_WARPS 4
 
 DEVICE f32 key_of(const Append& a, const Run& run, u32 entry, u32 d) {
   f32 x = at<f32>(a.keys)[(u64)(run.row + entry) * a.stride + run.head * a.dim + d];
   return run.balance == NO_BALANCE ? x : x / at<f32>(a.balances)[run.balance * a.dim + d];
-}
-
-// The scale of a row of half bytes. Of eight steps the one with the least squared error is taken, the first of equal ones;
-// eight threads try one each, with sums in the order of the row, and the first of them chooses.
-DEVICE f32 largest_of(const f32* row, u32 dim) {
-  f32 largest = 0;
-  for (u32 d = 0; d < dim; d++)
-    if (absolute(row[d]) > absolute(largest)) largest = row[d];
-  return clamped(largest, -1.7014117e38f, 1.7014117e38f);
-}
-DEVICE f32 steps_of(u32 choice) {
-  const f32 steps[8] = {8.0f, 7.0f, 7.5f, 8.5f, 9.0f, 10.0f, 11.0f, 12.5f};
-  return steps[choice];
-}
-DEVICE f32 error_of(const f32* row, u32 dim, u32 choice) {
-  f32 unit = -(1.0f / largest_of(row, dim)), steps = steps_of(choice), error = 0;
-  for (u32 d = 0; d < dim; d++) {
-    f32 x = row[d] * unit * steps, off = x - nibble_whole(x);
-    error += off * off;
-  }
-  return error / (steps * steps);
 }
 
 template <int TYPE> DEVICE void append(const Append& a, u8* shared) {
@@ -86,28 +64,15 @@ template <int TYPE> DEVICE void append(const Append& a, u8* shared) {
     for (u32 i = thread; i < run.count * 8; i += APPEND_WARPS * 32) errors[i] = error_of(values + (u64)(i / 8) * a.stride, dim, i % 8);
     barrier();
     for (u32 e = thread; e < run.count; e += APPEND_WARPS * 32) {
-      f32 largest = largest_of(values + (u64)e * a.stride, dim);
-      u32 best = 0;
-      for (u32 i = 1; i < 8; i++)
-        if (errors[e * 8 + i] < errors[e * 8 + best]) best = i;
-      f32 scale = absolute(largest / 16.0f) < 1.17549435e-38f ? 0.0f : -largest / steps_of(best);
+      f32 scale = nibble_scale(values + (u64)e * a.stride, dim, errors + e * 8);
       scales[PAGE + run.slot + e] = scale;
       inverses[e] = inverse_of(scale);
     }
   }
   barrier();
   for (u32 d = thread; d < dim; d += APPEND_WARPS * 32) {
-    u8* column = page + values_at<TYPE>(dim) + d * value_row_bytes<TYPE>();
     for (u32 e = 0; e < run.count; e++) {
-      f32 x = values[(u64)e * a.stride + d];
-      u32 slot = run.slot + e;
-      if (TYPE == F16) ((u16*)column)[slot] = half_bits(x);
-      if (TYPE == Q8) ((i8*)column)[slot] = to_byte(x, inverses[e]);
-      if (TYPE == K8V4) {
-        u32 shift = nibble_shift(slot), nibble = (u32)(i32)nibble_whole(x * inverses[e]) & 15;
-        u8* byte = column + nibble_byte(slot);
-        *byte = (u8)((*byte & ~(15u << shift)) | nibble << shift);
-      }
+      write_value<TYPE>(page, dim, d, run.slot + e, values[(u64)e * a.stride + d], TYPE == F16 ? 1.0f : inverses[e]);
     }
   }
   for (u32 e = thread; e < run.count; e += APPEND_WARPS * 32) {

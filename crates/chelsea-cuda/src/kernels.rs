@@ -5,11 +5,13 @@
 //! is found by the device, if at all. A launch of no blocks is none.
 
 mod attention;
+mod fold;
 pub mod linear;
 mod page;
 pub mod rows;
 
 pub use attention::{Decode, Join, MOST_GROUP, Part, Prefill, Reach, decode, join, part_numbers, prefill};
+pub use fold::{Fold, FoldRun, fold};
 pub use page::{Append, Clear, MOST_DIM, NO_BALANCE, PageLayout, PageType, Run, append, clear_slots};
 
 use crate::device::{Device, DeviceError, Shape};

@@ -4,9 +4,11 @@
 //! bits. Where it sums in an order that suits many threads, its twin sums in f64, and tests allow for the difference.
 
 mod attention;
+mod fold;
 pub mod linear;
 mod page;
 pub mod rows;
 
 pub use attention::{Head, attend};
-pub use page::{Entry, read_entry, write_entry};
+pub use fold::fold;
+pub use page::{Entry, copy_entry, read_entry, write_entry};

@@ -119,6 +119,32 @@ pub fn write_entry(page: &mut [u8], layout: PageLayout, slot: usize, entry: &Ent
     word(page, layout.meta() + 4 * (2 * PAGE + slot)).copy_from_slice(&entry.position.to_le_bytes());
 }
 
+/// Copies an entry to a slot of another page, bit for bit.
+///
+/// # Panics
+/// If a page has another size than `layout` says.
+pub fn copy_entry(to: &mut [u8], slot: usize, from: &[u8], from_slot: usize, layout: PageLayout) {
+    assert!(to.len() == layout.bytes() && from.len() == layout.bytes() && slot < PAGE && from_slot < PAGE);
+    let row = layout.key_row();
+    to[slot * row..(slot + 1) * row].copy_from_slice(&from[from_slot * row..(from_slot + 1) * row]);
+    for d in 0..layout.dim {
+        let at = layout.values() + d * layout.value_row();
+        match layout.ty {
+            PageType::F16 => {
+                to[at + 2 * slot..at + 2 * slot + 2].copy_from_slice(&from[at + 2 * from_slot..at + 2 * from_slot + 2]);
+            }
+            PageType::Q8 => to[at + slot] = from[at + from_slot],
+            PageType::K8V4 => {
+                let ((byte, bit), (from_byte, from_bit)) = (nibble_place(slot), nibble_place(from_slot));
+                let nibble = from[at + from_byte] >> from_bit & 15;
+                to[at + byte] = to[at + byte] & !(15 << bit) | nibble << bit;
+            }
+        }
+    }
+    let words = (layout.scales()..layout.bytes()).step_by(4 * PAGE);
+    words.for_each(|at| word(to, at + 4 * slot).copy_from_slice(&get_word(from, at + 4 * from_slot)));
+}
+
 /// Reads the entry in slot `slot` of a page.
 ///
 /// # Panics
