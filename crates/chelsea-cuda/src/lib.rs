@@ -8,6 +8,8 @@ pub mod twins;
 mod cache;
 mod device;
 pub mod driver;
+mod model;
 
 pub use cache::{CudaBackend, CudaStore};
 pub use device::{About, Address, Buffer, Device, DeviceError, Shape};
+pub use model::{CudaModel, CudaWeights, ModelRefused};

@@ -71,6 +71,11 @@ impl CudaBackend {
         })
     }
 
+    /// Whether there are kernels for heads of this size, shared by `group` query heads each.
+    pub fn has_kernels(head_dim: usize, group: usize) -> bool {
+        head_dim.is_multiple_of(16) && (16..=MOST_DIM).contains(&head_dim) && (1..=MOST_GROUP).contains(&group)
+    }
+
     /// The device.
     pub fn device(&self) -> &Arc<dyn Device> {
         &self.shared.device
@@ -108,8 +113,7 @@ impl Backend for CudaBackend {
     }
 
     fn has_kernels_for(&self, dims: Dims, group: usize) -> bool {
-        let Dims { key, value } = dims;
-        key == value && key.is_multiple_of(16) && (16..=MOST_DIM).contains(&key) && (1..=MOST_GROUP).contains(&group)
+        dims.key == dims.value && CudaBackend::has_kernels(dims.key, group)
     }
 
     fn bytes_to_import(&self, heads: &[Head]) -> usize {

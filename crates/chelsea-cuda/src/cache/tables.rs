@@ -26,9 +26,9 @@ impl Growing {
         }
     }
 
-    /// Bytes held.
-    pub fn bytes(&self) -> usize {
-        self.0.as_ref().map_or(0, Buffer::bytes)
+    /// Where it lies.
+    pub fn at(&self) -> Option<Address> {
+        self.0.as_ref().map(Buffer::at)
     }
 }
 
@@ -85,10 +85,5 @@ impl Tables {
             device.write(at, &self.bytes)?;
         }
         Ok(at)
-    }
-
-    /// Bytes held on the device.
-    pub fn held(&self) -> usize {
-        self.buffer.bytes()
     }
 }

@@ -277,6 +277,12 @@ impl SequenceCache {
         &*self.store
     }
 
+    /// The same, to be filled where [`SequenceCache::make_room`] made room; what it holds of entries, and how many, is not
+    /// to be changed otherwise.
+    pub fn store_mut(&mut self) -> &mut dyn Store {
+        &mut *self.store
+    }
+
     /// Charges the pool for the next `tokens` tokens of all layers, so that appending them cannot fail for want of room:
     /// before a forward pass, in which it is too late. What is not used is returned at the end of the block.
     ///
