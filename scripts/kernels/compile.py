@@ -1,13 +1,15 @@
 """Compiles the kernels of chelsea-cuda for GPUs, without one and without CUDA's toolkit.
 
-    compile.py KERNELS_FOLDER OUT_FOLDER
+    compile.py KERNELS_FOLDER [--check]
 
-needs the packages that requirements.txt beside it pins. Writes `chelsea.fatbin`, one program for all architectures, and
-`registers.txt`: for each kernel and architecture its registers, the bytes that it spills, and those of its stack. The
-same sources give the same bytes anywhere.
+needs the packages that packages.txt beside it pins. Writes `chelsea.fatbin.z` into the folder: one program for all
+architectures, in a zlib stream, since drivers do not read every compressed form of it. And `registers.txt`: for each
+kernel and architecture its registers, the bytes of its stack and those that it spills. With `--check` it writes nothing,
+and fails where what lies there is not what the sources give: the same sources give the same bytes anywhere.
 """
 
 import ctypes
+import hashlib
 import pathlib
 import re
 import sys
@@ -17,7 +19,7 @@ import nvidia.cuda_nvrtc
 import nvidia.nvfatbin
 
 ARCHITECTURES = ["sm_80", "sm_89", "sm_90a", "sm_120"]
-OPTIONS = ["--std=c++17", "--fmad=false", "--ptxas-options=-v", "--device-int128"]
+OPTIONS = ["--std=c++17", "--fmad=false", "--ptxas-options=-v"]
 
 
 def library(package, pattern):
@@ -55,7 +57,8 @@ def registers(log):
     rows = []
     for part in log.split("Compiling entry function '")[1:]:
         name = part[: part.index("'")]
-        stack, stores, loads = map(int, re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", part).groups())
+        spills = r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
+        stack, stores, loads = map(int, re.search(spills, part).groups())
         rows.append((name, int(re.search(r"Used (\d+) registers", part)[1]), stack, stores + loads))
     return sorted(rows)
 
@@ -81,7 +84,7 @@ def fatbin(programs):
 
 
 def main():
-    folder, out = map(pathlib.Path, sys.argv[1:3])
+    folder, check = pathlib.Path(sys.argv[1]), sys.argv[2:] == ["--check"]
     rtc = library(nvidia.cuda_nvrtc, "libnvrtc.so.*")
     source = "".join(f'#include "{path.name}"\n' for path in sorted(folder.glob("*.cu")))
     programs, table = [], {}
@@ -91,12 +94,18 @@ def main():
         for name, used, stack, spilled in registers(log):
             table.setdefault(name, {})[architecture] = (used, stack, spilled)
     binary = fatbin(programs)
-    lines = ["# kernel: registers/bytes of stack/bytes of spills", "kernel".ljust(28) + "".join(a.rjust(14) for a in ARCHITECTURES)]
+    lines = ["# registers/bytes of stack/bytes that are spilled, for each architecture", "kernel".ljust(24) + "".join(a.rjust(14) for a in ARCHITECTURES)]
     for name, cells in sorted(table.items()):
-        lines.append(name.ljust(28) + "".join("/".join(map(str, cells[a])).rjust(14) for a in ARCHITECTURES))
-    (out / "chelsea.fatbin").write_bytes(binary)
-    (out / "registers.txt").write_text("\n".join(lines) + "\n")
-    print(f"{len(binary)} bytes, {len(table)} kernels, checksum {zlib.crc32(binary):08x}")
+        lines.append(name.ljust(24) + "".join("/".join(map(str, cells[a])).rjust(14) for a in ARCHITECTURES))
+    text = "\n".join(lines) + "\n"
+    print(text, end="")
+    print(f"{len(table)} kernels, {len(binary)} bytes, SHA-256 {hashlib.sha256(binary).hexdigest()}")
+    program, registers_file = folder / "chelsea.fatbin.z", folder / "registers.txt"
+    if check:
+        same = zlib.decompress(program.read_bytes()) == binary and registers_file.read_text() == text
+        sys.exit(0 if same else "the committed program is not what the sources give: `cargo xtask kernels` writes it anew")
+    program.write_bytes(zlib.compress(binary, 9))
+    registers_file.write_text(text)
 
 
 main()
