@@ -10,6 +10,7 @@
 #![allow(unsafe_code)]
 
 use crate::device::{About, Address, Device, DeviceError, Shape};
+use crate::kernels;
 use cudarc::driver::{result, sys};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
@@ -20,9 +21,6 @@ pub const LEAST_CAPABILITY: (u32, u32) = (8, 0);
 
 /// Dynamic shared memory of a block that every device gives without being asked.
 const PLAIN_SHARED_BYTES: u32 = 48 << 10;
-
-/// Machine code of all kernels, for every generation of GPUs that it is made for.
-static FATBIN: &[u8] = &[];
 
 /// Why there is no GPU to run on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -171,9 +169,11 @@ impl CudaDevice {
         // SAFETY: a context that was just retained.
         unsafe { result::ctx::set_current(context) }.map_err(failed)?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed)?;
-        // SAFETY: the image is a whole fatbin, which says its own length, and lives as long as the program.
-        let module = unsafe { result::module::load_data(FATBIN.as_ptr().cast::<c_void>()) }
-            .map_err(|error| Unavailable::Program { name: about.name.clone(), why: error.to_string() })?;
+        let refused = |why: String| Unavailable::Program { name: about.name.clone(), why };
+        let program = kernels::program().map_err(|error| refused(error.to_string()))?;
+        // SAFETY: the image is a whole fatbin, which says its own length; the driver copies what it takes of it.
+        let module = unsafe { result::module::load_data(program.as_ptr().cast::<c_void>()) }
+            .map_err(|error| refused(error.to_string()))?;
         let device = CudaDevice { about, context, stream, module, functions: Mutex::default() };
         self_test(&device)
             .map_err(|why| Unavailable::SelfTest { name: device.about.name.clone(), why: why.to_string() })?;
@@ -220,22 +220,25 @@ impl CudaDevice {
     }
 }
 
-/// Has the device copy something known.
+/// Has the device add up something known.
 fn self_test(device: &CudaDevice) -> Result<(), DeviceError> {
-    let sent: Vec<u8> = (0..=255).collect();
-    let at = device.allocate(2 * sent.len())?;
-    let copied = at + sent.len() as Address;
-    let mut found = vec![0; sent.len()];
+    // Halves of whole numbers, whose sums are exact.
+    let numbers: Vec<f32> = (0..1000).map(|i| (i * 37 % 1009) as f32 / 2.0).collect();
+    let bytes: &[u8] = bytemuck::cast_slice(&numbers);
+    let at = device.allocate(2 * bytes.len())?;
+    let other = at + bytes.len() as Address;
+    let mut found = vec![0.0f32; numbers.len()];
+    let count = numbers.len() as u32;
     let tested = device
-        .write(at, &sent)
-        .and_then(|()| device.copy(at, copied, sent.len()))
-        .and_then(|()| device.read(copied, &mut found));
-    device.free(at, 2 * sent.len());
+        .write(at, bytes)
+        .and_then(|()| device.copy(at, other, bytes.len()))
+        .and_then(|()| kernels::rows::add(device, &kernels::rows::Add { x: at, y: other, count, period: 500 }))
+        .and_then(|()| device.read(at, bytemuck::cast_slice_mut(&mut found)));
+    device.free(at, 2 * bytes.len());
     tested?;
-    if found == sent {
-        return Ok(());
-    }
-    Err(DeviceError::Failed { doing: "copy", why: "what came back is not what was sent".into() })
+    let right = found.iter().enumerate().all(|(i, &x)| x == numbers[i] + numbers[i % 500]);
+    let why = "sums are not what they should be";
+    if right { Ok(()) } else { Err(DeviceError::Failed { doing: "add", why: why.into() }) }
 }
 
 /// What the driver says of a call, as an error of this crate.

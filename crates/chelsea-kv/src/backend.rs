@@ -16,7 +16,7 @@
 pub use crate::attention::{Attention, Isa};
 pub use crate::scratch::{Reserved, ScratchMeter};
 
-use crate::{Dims, Dtype, Head, LayerSpec, Reservation};
+use crate::{Dims, Dtype, Head, LayerSpec, Pool, Reservation};
 use std::any::Any;
 use std::borrow::Cow;
 use std::fmt::Debug;
@@ -33,6 +33,11 @@ pub trait Backend: Debug + Send + Sync {
     /// Whether it has kernels for heads of these sizes, shared by `group` query heads each.
     fn has_kernels_for(&self, _dims: Dims, _group: usize) -> bool {
         true
+    }
+
+    /// The ledger of its memory, for caches that are given no other limit; none where memory is the system's.
+    fn pool(&self) -> Option<Pool> {
+        None
     }
 
     /// Bytes that [`Backend::import`] takes of these heads, beyond what they hold already.

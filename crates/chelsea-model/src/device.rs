@@ -10,8 +10,8 @@ use std::sync::Arc;
 use chelsea_kv::Backend;
 use chelsea_linear::Linear;
 
-use crate::blocks::{Chunk, Layer};
-use crate::config::Activation;
+use crate::blocks::{self, Chunk, Layer, Mlp, Projection};
+use crate::config::{Activation, Config, FeedForward, LayerConfig};
 
 /// A device with the weights of one model.
 pub trait Accelerator: Debug + Send + Sync {
@@ -78,22 +78,45 @@ pub struct DenseLayer<'a> {
     pub down: &'a Linear,
 }
 
+impl Config {
+    /// Whether a model is a plain transformer ([`DenseLayer`]), before its weights are read.
+    ///
+    /// # Errors
+    /// What it has that those have not, in a few words.
+    pub fn is_plain(&self) -> Result<(), &'static str> {
+        let architecture = self.architecture;
+        let dense = |layer: &LayerConfig| matches!(layer.feed_forward, FeedForward::Dense { .. });
+        match () {
+            () if architecture.post_norms => Err(POST_NORMS),
+            () if architecture.sinks => Err(SINKS),
+            () if !self.layers.iter().all(dense) => Err(EXPERTS),
+            () if architecture.activation != Activation::Silu => Err(GATE),
+            () => Ok(()),
+        }
+    }
+}
+
+// What plain transformers have not.
+const POST_NORMS: &str = "norms after attention and the feed-forward";
+const SINKS: &str = "learned attention sinks";
+const EXPERTS: &str = "a mixture of experts";
+const GATE: &str = "a feed-forward without SiLU";
+
 impl Layer {
     /// The layer as a plain one, or what it has that those have not.
     pub(crate) fn dense(&self) -> Result<DenseLayer<'_>, &'static str> {
-        use crate::blocks::{FeedForward, Mlp, Projection};
         let Layer { attn_norm, attention, post_attention_norm, ffn_norm, feed_forward, post_ffn_norm } = self;
         if post_attention_norm.is_some() || post_ffn_norm.is_some() {
-            return Err("norms after attention and the feed-forward");
+            return Err(POST_NORMS);
         }
         if attention.sinks.is_some() {
-            return Err("learned attention sinks");
+            return Err(SINKS);
         }
-        let FeedForward::Dense(Mlp { gate, up, down, activation }) = feed_forward else {
-            return Err("a mixture of experts");
+        let blocks::FeedForward::Dense(Mlp { gate, up, down, activation }) = feed_forward else {
+            return Err(EXPERTS);
         };
         if *activation != Activation::Silu {
-            return Err("a feed-forward without SiLU");
+            return Err(GATE);
         }
         fn of(projection: &Projection) -> Product<'_> {
             Product { weight: &projection.weight, bias: projection.bias.as_deref() }

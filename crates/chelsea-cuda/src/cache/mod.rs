@@ -13,9 +13,9 @@ pub use store::CudaStore;
 pub(crate) use tables::{Clears, Growing, Tables};
 
 use crate::device::{Address, Device, DeviceError};
-use crate::kernels::{self, Clear, MOST_DIM, MOST_GROUP, PageLayout, PageType};
+use crate::kernels::{self, Clear, MOST_DIM, MOST_GROUP, PageType};
 use chelsea_kv::backend::{Asked, Attention, Store};
-use chelsea_kv::{Backend, Cpu, Dims, Dtype, Head, PAGE, Page, Reservation};
+use chelsea_kv::{Backend, Cpu, Dims, Dtype, Head, PAGE, Page, Pool, Reservation};
 use slab::Slab;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -57,6 +57,7 @@ impl Shared {
 #[derive(Debug, Clone)]
 pub struct CudaBackend {
     shared: Arc<Shared>,
+    pool: Pool,
 }
 
 impl CudaBackend {
@@ -66,9 +67,9 @@ impl CudaBackend {
     /// If the device has no room for that.
     pub fn new(device: Arc<dyn Device>, bytes: usize) -> Result<Self, DeviceError> {
         let slab = Slab::new(&device, bytes)?;
-        Ok(CudaBackend {
-            shared: Arc::new(Shared { device, slab, staging: Mutex::default(), failed: Mutex::default() }),
-        })
+        let pool = Pool::with_limit(slab.room());
+        let shared = Shared { device, slab, staging: Mutex::default(), failed: Mutex::default() };
+        Ok(CudaBackend { shared: Arc::new(shared), pool })
     }
 
     /// Whether there are kernels for heads of this size, shared by `group` query heads each.
@@ -79,14 +80,6 @@ impl CudaBackend {
     /// The device.
     pub fn device(&self) -> &Arc<dyn Device> {
         &self.shared.device
-    }
-
-    /// Bytes that a [`Pool`](chelsea_kv::Pool) of its caches may be of, where heads have this size: what the pages take
-    /// that certainly fit.
-    pub fn room(&self, head_dim: usize, dtype: Dtype) -> usize {
-        let Some(ty) = PageType::of(dtype) else { return 0 };
-        let page = PageLayout { dim: head_dim, ty }.bytes();
-        self.shared.slab.room(page) / page * Page::bytes(Dims::both(head_dim), dtype)
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -110,6 +103,10 @@ impl Backend for CudaBackend {
 
     fn supports(&self, dtype: Dtype) -> bool {
         PageType::of(dtype).is_some()
+    }
+
+    fn pool(&self) -> Option<Pool> {
+        Some(self.pool.clone())
     }
 
     fn has_kernels_for(&self, dims: Dims, group: usize) -> bool {

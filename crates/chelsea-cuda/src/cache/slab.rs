@@ -9,6 +9,8 @@
 //! writes it behind them.
 
 use crate::device::{Address, Buffer, Device, DeviceError};
+use crate::kernels::MOST_DIM;
+use chelsea_kv::PAGE;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -52,10 +54,10 @@ impl Slab {
         self.buffer.at()
     }
 
-    /// Bytes of all pages that it holds at most, if they have this size.
-    pub fn room(&self, page: usize) -> usize {
-        // An extent may lose a part of a page at either end.
-        self.buffer.bytes() / EXTENT * (EXTENT / page).saturating_sub(1) * page
+    /// Bytes of pages that certainly fit, of any one size: an extent loses a part of a page at either end.
+    pub fn room(&self) -> usize {
+        const LARGEST: usize = 4 * MOST_DIM * PAGE + 3 * 4 * PAGE;
+        self.buffer.bytes() / EXTENT * (EXTENT / LARGEST - 1) * LARGEST
     }
 
     /// A page of `bytes` bytes, which is zero or was a page of this size before; none where the slab is full.
