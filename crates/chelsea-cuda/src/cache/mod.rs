@@ -7,7 +7,7 @@ mod slab;
 mod store;
 mod tables;
 
-pub(crate) use attend::{Plan, Row};
+pub(crate) use attend::{Plan, Row, reaches};
 pub(crate) use head::Growth;
 pub use store::CudaStore;
 pub(crate) use tables::{Clears, Growing, Tables};
@@ -123,12 +123,11 @@ impl Backend for CudaBackend {
 
     fn attend(&self, asked: &mut [Asked<'_>], attention: &Attention<'_>) {
         let stores = asked.iter().map(|one| one.store.as_any().downcast_ref::<CudaStore>());
-        let single = asked.iter().all(|one| one.n == 1);
         let stores: Option<Vec<&CudaStore>> = stores.collect();
         let answered = match stores {
-            Some(stores) if single => attend::attend(&self.shared, &stores, asked, attention),
-            // Chunks of a text, and whatever lies elsewhere, are attended to on this side.
-            _ => {
+            Some(stores) => attend::attend(&self.shared, &stores, asked, attention),
+            // What lies elsewhere is attended to on this side.
+            None => {
                 Cpu.attend(asked, attention);
                 Ok(())
             }

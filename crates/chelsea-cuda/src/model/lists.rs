@@ -1,11 +1,8 @@
 //! Which entries the tokens of a batch become, and which they see: what kernels of one layer are told in lists.
-//!
-//! The tokens of a chunk go one after the other, since a token sees those before it; the first tokens of all chunks go
-//! together, then the second ones, and so on. One such round is a *wave*. In decode there is one.
 
-use crate::cache::{CudaStore, Growth, Plan, Row, Tables};
+use crate::cache::{CudaStore, Growth, Plan, Row, Tables, reaches};
 use crate::device::Address;
-use crate::kernels::{PageType, Run};
+use crate::kernels::{NO_BALANCE, PageType, Run};
 use std::ops::Range;
 
 /// One chunk of the batch.
@@ -21,25 +18,42 @@ pub(super) struct Chunk {
     pub growth: Vec<Growth>,
 }
 
-/// Rows that follow one another and are stored alike: offsets of their lists.
+/// Tokens that become entries of one type: how many runs, and where they lie.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Runs {
+    pub ty: PageType,
+    pub count: usize,
+    pub at: Address,
+}
+
+/// Single tokens of sequences whose rows follow one another and that are stored alike.
 #[derive(Debug, Clone)]
-pub(super) struct Piece {
+pub(super) struct Single {
     pub ty: PageType,
     pub rows: Range<usize>,
-    pub runs: (usize, Address),
     pub parts: (usize, Address),
     pub pages: Address,
     pub firsts: Address,
 }
 
-/// What one layer is told.
+/// Several tokens of one sequence.
+#[derive(Debug, Clone)]
+pub(super) struct Several {
+    pub ty: PageType,
+    pub rows: Range<usize>,
+    pub pages: Address,
+    pub reaches: Address,
+}
+
+/// What one layer is told; addresses are counted from where the tables are sent to.
 #[derive(Debug, Default)]
 pub(super) struct Lists {
-    /// The pieces of each wave.
-    pub waves: Vec<Vec<Piece>>,
-    /// What queries are multiplied by, f32, `[rows][kv_heads][dim / 2]`, where keys of any chunk are stored divided.
-    pub factors: Option<Address>,
-    /// Most parts of a piece.
+    pub runs: Vec<Runs>,
+    pub single: Vec<Single>,
+    pub several: Vec<Several>,
+    /// Rows of what queries are multiplied by, u32, `[rows][kv_heads]`, where keys of any chunk are stored divided.
+    pub balances: Option<Address>,
+    /// Most parts of tokens that go together.
     pub most_parts: usize,
 }
 
@@ -55,77 +69,42 @@ pub(super) struct OfLayer {
 impl Lists {
     /// Puts the lists of a layer among `tables`.
     pub fn of(of: &OfLayer, chunks: &[Chunk], stores: &[&CudaStore], tables: &mut Tables) -> Self {
+        let heads: Vec<_> = stores.iter().map(|store| store.heads_of(of.heads.clone())).collect();
         let mut lists = Lists::default();
-        let waves = chunks.iter().map(|chunk| chunk.rows.len()).max().unwrap_or(0);
-        for t in 0..waves {
-            let there: Vec<usize> = (0..chunks.len()).filter(|&c| t < chunks[c].rows.len()).collect();
-            let mut pieces: Vec<Piece> = Vec::new();
-            for some in there.chunk_by(|&a, &b| follows(chunks, t, a, b)) {
-                pieces.push(piece(of, chunks, stores, t, some, tables));
+        for ty in PageType::ALL {
+            let mut runs: Vec<Run> = Vec::new();
+            for (chunk, heads) in chunks.iter().zip(&heads).filter(|(chunk, _)| chunk.ty == ty) {
+                // How large keys are may have been found out since room was made.
+                let balanced = |run: &Run| Run { balance: heads[run.head as usize].balance_row(), ..*run };
+                runs.extend(chunk.growth[of.layer].runs.iter().map(balanced));
             }
-            lists.most_parts = pieces.iter().map(|piece| piece.parts.0).fold(lists.most_parts, usize::max);
-            lists.waves.push(pieces);
+            if !runs.is_empty() {
+                lists.runs.push(Runs { ty, count: runs.len(), at: tables.put(&runs) });
+            }
         }
-        lists.factors = factors(of, chunks, stores).map(|factors| tables.put(&factors));
+        let all: Vec<usize> = (0..chunks.len()).collect();
+        let alike = |a: &Chunk, b: &Chunk| a.ty == b.ty && a.rows.len() == 1 && b.rows.len() == 1;
+        for some in all.chunk_by(|&a, &b| alike(&chunks[a], &chunks[b])) {
+            let (first, last) = (&chunks[some[0]], &chunks[some[some.len() - 1]]);
+            let (ty, rows) = (first.ty, first.rows.start..last.rows.end);
+            if first.rows.len() == 1 {
+                let seen: Vec<Row<'_>> = some.iter().map(|&c| Row { heads: heads[c] }).collect();
+                let plan = Plan::of(&seen, of.group, of.window);
+                lists.most_parts = lists.most_parts.max(plan.parts.len());
+                let parts = (plan.parts.len(), tables.put(&plan.parts));
+                let (pages, firsts) = (tables.put(&plan.pages), tables.put(&plan.firsts));
+                lists.single.push(Single { ty, rows, parts, pages, firsts });
+            } else {
+                let (pages, reaches) = reaches(heads[some[0]]);
+                lists.several.push(Several { ty, rows, pages: tables.put(&pages), reaches: tables.put(&reaches) });
+            }
+        }
+        let balances = chunks.iter().zip(&heads).flat_map(|(chunk, heads)| {
+            let of_row = heads.iter().map(|head| head.balance_row());
+            std::iter::repeat_n(of_row, chunk.rows.len()).flatten()
+        });
+        let balances: Vec<u32> = balances.collect();
+        lists.balances = balances.iter().any(|&row| row != NO_BALANCE).then(|| tables.put(&balances));
         lists
     }
-}
-
-/// Whether token `t` of chunk `b` can go with that of `a`, the one before it in the wave.
-fn follows(chunks: &[Chunk], t: usize, a: usize, b: usize) -> bool {
-    chunks[a].ty == chunks[b].ty && chunks[a].rows.start + t + 1 == chunks[b].rows.start + t
-}
-
-fn piece(
-    of: &OfLayer,
-    chunks: &[Chunk],
-    stores: &[&CudaStore],
-    t: usize,
-    some: &[usize],
-    tables: &mut Tables,
-) -> Piece {
-    let token = |run: &Run, row: usize| {
-        let before = (row as u32).checked_sub(run.row).filter(|&before| before < run.count)?;
-        Some(Run { slot: run.slot + before, count: 1, row: row as u32, position: run.position + before, ..*run })
-    };
-    let runs = some.iter().flat_map(|&c| {
-        let (chunk, store) = (&chunks[c], stores[c]);
-        let heads = store.heads_of(of.heads.clone());
-        let of_token = chunk.growth[of.layer].runs.iter().filter_map(move |run| token(run, chunk.rows.start + t));
-        // How large keys are may have been found out since.
-        of_token.map(move |run| Run { balance: heads[run.head as usize].balance_row(), ..run })
-    });
-    let runs: Vec<Run> = runs.collect();
-    let seen = |&c: &usize| Row { heads: stores[c].heads_of(of.heads.clone()), later: chunks[c].rows.len() - 1 - t };
-    let plan = Plan::of(&some.iter().map(seen).collect::<Vec<_>>(), of.group, of.window);
-    let first = chunks[some[0]].rows.start + t;
-    Piece {
-        ty: chunks[some[0]].ty,
-        rows: first..first + some.len(),
-        runs: (runs.len(), tables.put(&runs)),
-        parts: (plan.parts.len(), tables.put(&plan.parts)),
-        pages: tables.put(&plan.pages),
-        firsts: tables.put(&plan.firsts),
-    }
-}
-
-/// What the queries of each row are multiplied by, the halves of a head alike.
-fn factors(of: &OfLayer, chunks: &[Chunk], stores: &[&CudaStore]) -> Option<Vec<f32>> {
-    let heads: Vec<_> = stores.iter().map(|store| store.heads_of(of.heads.clone())).collect();
-    if heads.iter().copied().flatten().all(|head| head.sizes().is_none()) {
-        return None;
-    }
-    let mut factors = Vec::new();
-    for (chunk, heads) in chunks.iter().zip(&heads) {
-        for _ in chunk.rows.clone() {
-            for head in *heads {
-                let pairs = head.layout().dim / 2;
-                match head.sizes() {
-                    Some(sizes) => factors.extend_from_slice(&sizes[..pairs]),
-                    None => factors.extend(std::iter::repeat_n(1.0, pairs)),
-                }
-            }
-        }
-    }
-    Some(factors)
 }

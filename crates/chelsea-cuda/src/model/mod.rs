@@ -162,8 +162,6 @@ struct Workspace {
     logits: Growing,
     /// What parts of attention leave behind.
     sums: Growing,
-    /// Sines of a turn by no angle.
-    zeros: Growing,
     /// Queries of all layers, for statistics.
     queries: Growing,
     /// Lists for all layers, and for one of them.

@@ -11,8 +11,8 @@ use super::weights::Rounded;
 use super::{CudaModel, Layer, Workspace};
 use crate::cache::{self, CudaStore, Growth};
 use crate::device::{Address, Device, DeviceError};
-use crate::kernels::rows::{self, Activation, Add, Norm, Rope};
-use crate::kernels::{self, Append, Decode, Join, part_numbers};
+use crate::kernels::rows::{self, Activation, Add, Norm, Rope, ScaleHeads};
+use crate::kernels::{self, Append, Decode, Join, Prefill, part_numbers};
 use chelsea_kv::backend::Room;
 use chelsea_kv::{CacheError, Head};
 use chelsea_model::device::Pass;
@@ -305,7 +305,7 @@ impl CudaModel {
         Ok(())
     }
 
-    /// Keys and values become entries, and queries are answered: wave by wave.
+    /// Keys and values become entries, and queries are answered.
     fn attend(
         &self,
         layer: &Layer,
@@ -315,52 +315,73 @@ impl CudaModel {
         workspace: &mut Workspace,
         rows: usize,
     ) -> Result<(), DeviceError> {
-        let device = self.device();
-        let (q_heads, kv_heads, dim) = (layer.spec.q_heads, layer.spec.kv_heads, layer.spec.key_dim);
-        let group = layer.spec.group();
-        if let Some(factors) = lists.factors {
-            // A turn by no angle, with cosines that are factors: for each KV head of a row one table row.
-            let zeros = workspace.zeros.room(&self.weights.device, rows * kv_heads * dim * 2)?;
-            device.zero(zeros, rows * kv_heads * dim * 2)?;
-            self.turn(buffers.q, rows * kv_heads, (group, dim), (base + factors, zeros, dim / 2))?;
-        }
+        let (device, spec) = (self.device(), &layer.spec);
+        let (dim, group, stride) = (spec.key_dim as u32, spec.group() as u32, spec.query_width() as u32);
         let pool = self.backend.shared().slab.start();
-        let sums = workspace.sums.room(&self.weights.device, lists.most_parts * part_numbers(dim) * 4)?;
-        for piece in lists.waves.iter().flatten() {
+        for runs in &lists.runs {
             let append = Append {
                 pool,
-                runs: base + piece.runs.1,
+                runs: base + runs.at,
                 keys: buffers.k,
                 values: buffers.v,
                 balances: pool,
-                dim: dim as u32,
-                stride: layer.spec.key_width() as u32,
+                dim,
+                stride: spec.key_width() as u32,
             };
-            kernels::append(device, piece.ty, piece.runs.0, &append)?;
-            let first = (piece.rows.start * q_heads * dim * 4) as Address;
+            kernels::append(device, runs.ty, runs.count, &append)?;
+        }
+        if let Some(balances) = lists.balances {
+            let scale = ScaleHeads {
+                x: buffers.q,
+                factors: pool,
+                which: base + balances,
+                rows: rows as u32,
+                kv_heads: spec.kv_heads as u32,
+                group,
+                dim,
+                stride,
+                unused: 0,
+            };
+            rows::scale_heads(device, &scale)?;
+        }
+        let of_row = |start: Address, row: usize| start + (row * spec.query_width() * 4) as Address;
+        let sums = workspace.sums.room(&self.weights.device, lists.most_parts * part_numbers(spec.key_dim) * 4)?;
+        for single in &lists.single {
             let decode = Decode {
                 pool,
-                pages: base + piece.pages,
-                parts: base + piece.parts.1,
-                queries: buffers.q + first,
+                pages: base + single.pages,
+                parts: base + single.parts.1,
+                queries: of_row(buffers.q, single.rows.start),
                 sums,
-                dim: dim as u32,
-                group: group as u32,
-                scale: layer.spec.scale,
+                dim,
+                group,
+                scale: spec.scale,
                 unused: 0,
             };
-            kernels::decode(device, piece.ty, piece.parts.0, &decode)?;
-            let join = Join {
-                sums,
-                firsts: base + piece.firsts,
+            kernels::decode(device, single.ty, single.parts.0, &decode)?;
+            let out = of_row(buffers.attended, single.rows.start);
+            let (firsts, q_heads) = (base + single.firsts, spec.q_heads as u32);
+            let join = Join { sums, firsts, sinks: 0, out, dim, group, q_heads, unused: 0 };
+            kernels::join(device, single.rows.len() * spec.q_heads, &join)?;
+        }
+        for several in &lists.several {
+            let prefill = Prefill {
+                pool,
+                pages: base + several.pages,
+                reaches: base + several.reaches,
+                queries: of_row(buffers.q, several.rows.start),
                 sinks: 0,
-                out: buffers.attended + first,
-                dim: dim as u32,
-                group: group as u32,
-                q_heads: q_heads as u32,
+                out: of_row(buffers.attended, several.rows.start),
+                dim,
+                group,
+                tokens: several.rows.len() as u32,
+                stride,
+                out_stride: stride,
+                window: spec.window.unwrap_or(0) as u32,
+                scale: spec.scale,
                 unused: 0,
             };
-            kernels::join(device, piece.rows.len() * q_heads, &join)?;
+            kernels::prefill(device, several.ty, spec.kv_heads, &prefill)?;
         }
         Ok(())
     }
