@@ -223,3 +223,40 @@ fn a_device_that_is_full_loses_the_sequence_and_nothing_panics() {
     let mut next = cache(small, Dtype::F16, "chelsea", full, Pool::unlimited());
     assert!(block(&mut [&mut next], 5, &mut rng).concat().iter().all(|x| x.is_finite()));
 }
+
+#[test]
+fn a_slab_without_room_for_new_pages_is_compacted_all_the_same() {
+    let shape = CacheShape::uniform(1, 2, 1, 128, Rotary::plain(128, 1e4)).unwrap();
+    let layer = shape.layer(0).clone();
+    // One extent holds 62 pages of halves (33,536 bytes each): a text takes 60 of them, and a quarter of it 15.
+    let small: Arc<dyn Backend> =
+        Arc::new(CudaBackend::new(Arc::new(Emulator::new(Schedule::InOrder)), 2 << 20).unwrap());
+    let of = |backend: Arc<dyn Backend>| {
+        let budget = Budget::EntryFraction(0.25);
+        let dtype = Dtype::F16;
+        SequenceCache::new(CacheConfig { dtype, budget, backend, ..CacheConfig::new(shape.clone()) }).unwrap()
+    };
+    let mut caches = [of(small), of(Arc::new(Cpu))];
+    let mut rng = SmallRng::seed_from_u64(21);
+    let mut numbers = |len: usize| -> Vec<f32> { (0..len).map(|_| rng.random_range(-1.0..1.0)).collect() };
+    let n = 60 * 64;
+    let (k, v, q) = (numbers(n * layer.key_width()), numbers(n * layer.value_width()), numbers(layer.query_width()));
+    let answers = caches.each_mut().map(|cache| {
+        cache.append(0, &k, &v).unwrap();
+        cache.compact().unwrap();
+        let mut out = vec![0.0; layer.output_width()];
+        cache.attend(0, &q, &mut out).unwrap();
+        (entries_of(cache), out)
+    });
+    assert_eq!(answers[0].0, answers[1].0);
+    assert_alike(&[answers[1].1.clone(), answers[0].1.clone()], "after a compaction in a full slab");
+}
+
+/// Counts and positions of all entries.
+fn entries_of(cache: &SequenceCache) -> Vec<(u32, f32)> {
+    cache
+        .heads()
+        .iter()
+        .flat_map(|head| (0..head.len()).map(|i| (head.count(i), head.position(i))).collect::<Vec<_>>())
+        .collect()
+}

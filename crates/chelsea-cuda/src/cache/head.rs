@@ -10,7 +10,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 struct Held {
     place: Place,
-    _lease: Lease,
+    lease: Lease,
 }
 
 /// What keys are stored divided by, on both sides.
@@ -114,7 +114,7 @@ impl DeviceHead {
 
     fn take(&self, slab: &Arc<Slab>, reserved: &Reservation) -> Result<Arc<Held>, DeviceError> {
         let place = slab.take(self.layout.bytes())?;
-        Ok(Arc::new(Held { place, _lease: reserved.take(self.page_charge()) }))
+        Ok(Arc::new(Held { place, lease: reserved.take(self.page_charge()) }))
     }
 
     /// Makes page `i` its own, with what is in it.
@@ -246,6 +246,23 @@ impl DeviceHead {
             device.write(self.pages[from + i].place.at(), bytes)?;
         }
         Ok(())
+    }
+
+    /// As many pages as `len` entries take in all from page `first` on, which are to replace those that are there.
+    pub fn fresh_pages(&self, first: usize, len: usize, slab: &Arc<Slab>) -> Result<Vec<Place>, DeviceError> {
+        (first..len.div_ceil(PAGE)).map(|_| slab.take(self.layout.bytes())).collect()
+    }
+
+    /// Has `places`, with `len` entries in all, replace pages from `first` on. They are charged with what the old ones
+    /// were, as far as those were this head's alone.
+    pub fn replace_pages(&mut self, first: usize, places: Vec<Place>, len: usize, reserved: &Reservation) {
+        let old = self.pages.split_off(first.min(self.pages.len()));
+        let mut leases: Vec<Lease> = old.into_iter().filter_map(Arc::into_inner).map(|held| held.lease).collect();
+        for place in places {
+            let lease = leases.pop().unwrap_or_else(|| reserved.take(self.page_charge()));
+            self.pages.push(Arc::new(Held { place, lease }));
+        }
+        self.len = len;
     }
 
     /// Writes page `i`, which is its own, anew.

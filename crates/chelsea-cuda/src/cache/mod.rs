@@ -2,6 +2,7 @@
 
 mod attend;
 mod entries;
+mod fold;
 mod head;
 mod slab;
 mod store;

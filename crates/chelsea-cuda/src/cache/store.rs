@@ -3,17 +3,15 @@
 //! None of a store's calls can fail, while a device can. So a store that met an error is *lost*: it does nothing any
 //! more, and the next forward pass over it, or attention to it, says so ([`CudaStore::lost`]).
 
-use super::entries;
 use super::head::{DeviceHead, Growth};
 use super::{Shared, Staging};
+use super::{entries, fold};
 use crate::device::DeviceError;
 use crate::kernels::{self, Append, PageLayout};
-use crate::twins::Entry;
 use chelsea_kv::backend::{Block, Change, ScratchMeter, Store};
-use chelsea_kv::{Head, LayerSpec, PAGE, Reservation, Rotary, policy};
+use chelsea_kv::{Head, LayerSpec, Reservation, Rotary};
 use std::any::Any;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
@@ -116,62 +114,6 @@ impl CudaStore {
             Ok(())
         });
     }
-
-    /// The pages of a head from entry `range.start`'s on, after `roots` were carried out over `range`: bytes, and how many
-    /// entries are left in all.
-    fn merged(head: &DeviceHead, bytes: &[u8], first: usize, range: &Range<usize>, roots: &[u32]) -> (Vec<u8>, usize) {
-        let (layout, sizes) = (head.layout(), head.sizes());
-        let size = layout.bytes();
-        let page_of = |i: usize| (&bytes[(i / PAGE - first) * size..][..size], i % PAGE);
-        let mut members: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-        for (i, &root) in roots.iter().enumerate().filter(|&(_, &root)| root != policy::EVICT) {
-            members.entry(root).or_default().push(range.start + i);
-        }
-        let mut out = bytes.to_vec();
-        let mut at = first * PAGE;
-        let place_of = |at: usize| (at / PAGE - first) * size..(at / PAGE - first + 1) * size;
-        let before = (first * PAGE..range.start).map(|i| vec![i]);
-        let after = (range.end..head.len()).map(|i| vec![i]);
-        for members in before.chain(members.into_values()).chain(after) {
-            let place = place_of(at);
-            let page = &mut out[place];
-            match &members[..] {
-                [one] => {
-                    let (source, slot) = page_of(*one);
-                    entries::copy_entry(layout, page, at % PAGE, source, slot);
-                }
-                many => {
-                    let read = |&i: &usize| {
-                        let (source, slot) = page_of(i);
-                        entries::read(layout, source, slot, sizes)
-                    };
-                    entries::write(layout, page, at % PAGE, mean(many.iter().map(read), layout.dim), sizes);
-                }
-            }
-            at += 1;
-        }
-        if !at.is_multiple_of(PAGE) {
-            let place = place_of(at);
-            entries::clear_from(layout, &mut out[place], at % PAGE);
-        }
-        (out, at)
-    }
-}
-
-/// The mean of entries, weighted by their counts: sums in the order of the entries.
-fn mean(members: impl Iterator<Item = Entry>, dim: usize) -> Entry {
-    let mut sum = Entry { key: vec![0.0; dim], value: vec![0.0; dim], count: 0, position: 0.0 };
-    let mut moment = 0.0f64;
-    for Entry { key, value, count, position } in members {
-        sum.key.iter_mut().zip(&key).for_each(|(sum, x)| *sum += count as f32 * x);
-        sum.value.iter_mut().zip(&value).for_each(|(sum, x)| *sum += count as f32 * x);
-        sum.count += count;
-        moment += f64::from(count) * f64::from(position);
-    }
-    let total = sum.count as f32;
-    sum.key.iter_mut().chain(&mut sum.value).for_each(|x| *x /= total);
-    sum.position = (moment / f64::from(sum.count)) as f32;
-    sum
 }
 
 impl Store for CudaStore {
@@ -243,17 +185,7 @@ impl Store for CudaStore {
     }
 
     fn apply(&mut self, changes: &[Change<'_>], _idle: usize, _scratch: &ScratchMeter, reserved: &Reservation) {
-        self.run(|store| {
-            let Shared { device, slab, .. } = &*store.shared;
-            for Change { head, range, roots } in changes {
-                let head = &mut store.heads[*head];
-                let first = range.start / PAGE;
-                let bytes = head.read_pages(first, &**device)?;
-                let (bytes, len) = Self::merged(head, &bytes, first, range, roots);
-                head.write_pages(first, &bytes, len, &**device, slab, reserved)?;
-            }
-            Ok(())
-        });
+        self.run(|store| fold::apply(&store.shared, &mut store.heads, changes, reserved));
     }
 
     fn bytes_to_truncate(&self, n: usize) -> usize {
