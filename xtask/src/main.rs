@@ -12,6 +12,7 @@ mod document;
 mod drawings;
 mod fetch;
 mod fuzz;
+mod gpu_check;
 mod kernels;
 mod peers;
 mod process;
@@ -44,6 +45,8 @@ enum Chore {
     Fuzz(fuzz::Args),
     /// Compile the kernels for GPUs anew, or compare them with what is committed.
     Kernels(kernels::Args),
+    /// Run the tests of kernels on a GPU, and measure what it reaches.
+    GpuCheck(gpu_check::Args),
     /// Compare speed with llama.cpp on the same models, lengths and threads.
     BenchPeers(peers::Args),
     /// Measure what a server holds and how long its clients wait, beside llama-server where one is given.
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Chore::Demo(args) => demo::run(&args),
         Chore::Fuzz(args) => fuzz::run(&args),
         Chore::Kernels(args) => kernels::run(&args),
+        Chore::GpuCheck(args) => gpu_check::run(&args),
         Chore::BenchPeers(args) => peers::run(&args),
         Chore::BenchServe(args) => serve::run(&args),
         Chore::QualityPlot => quality::run(),

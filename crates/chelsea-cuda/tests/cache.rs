@@ -3,8 +3,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use chelsea_cuda::CudaBackend;
-use chelsea_emulator::{Emulator, Schedule};
+use chelsea_emulator::Schedule;
 use chelsea_kv::{
     Backend, Budget, CacheConfig, CacheShape, Cpu, Dtype, LayerSpec, Pool, Rotary, SequenceCache, policy, snapshot,
 };
@@ -16,7 +18,7 @@ const DTYPES: [Dtype; 3] = [Dtype::F16, Dtype::Q8, Dtype::K8V4];
 
 /// A backend on an emulated device.
 fn device(schedule: Schedule) -> Arc<dyn Backend> {
-    Arc::new(CudaBackend::new(Arc::new(Emulator::new(schedule)), 64 << 20).unwrap())
+    Arc::new(CudaBackend::new(common::device(schedule), 64 << 20).unwrap())
 }
 
 /// Layers that grow and layers that slide, with heads of several sizes and groups.
@@ -203,8 +205,7 @@ fn what_a_device_has_no_kernels_for_is_refused_when_a_cache_is_made() {
 #[test]
 fn a_device_that_is_full_loses_the_sequence_and_nothing_panics() {
     // One extent for each kind of head.
-    let small: Arc<dyn Backend> =
-        Arc::new(CudaBackend::new(Arc::new(Emulator::new(Schedule::InOrder)), 8 << 20).unwrap());
+    let small: Arc<dyn Backend> = Arc::new(CudaBackend::new(common::device(Schedule::InOrder), 8 << 20).unwrap());
     let full = Budget::EntryFraction(1.0);
     let mut cuda = cache(small.clone(), Dtype::F16, "chelsea", full, Pool::unlimited());
     let mut rng = SmallRng::seed_from_u64(2);
@@ -229,8 +230,7 @@ fn a_slab_without_room_for_new_pages_is_compacted_all_the_same() {
     let shape = CacheShape::uniform(1, 2, 1, 128, Rotary::plain(128, 1e4)).unwrap();
     let layer = shape.layer(0).clone();
     // One extent holds 62 pages of halves (33,536 bytes each): a text takes 60 of them, and a quarter of it 15.
-    let small: Arc<dyn Backend> =
-        Arc::new(CudaBackend::new(Arc::new(Emulator::new(Schedule::InOrder)), 2 << 20).unwrap());
+    let small: Arc<dyn Backend> = Arc::new(CudaBackend::new(common::device(Schedule::InOrder), 2 << 20).unwrap());
     let of = |backend: Arc<dyn Backend>| {
         let budget = Budget::EntryFraction(0.25);
         let dtype = Dtype::F16;

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
-use chelsea_cuda::{CudaBackend, CudaModel, CudaWeights, Device};
-use chelsea_emulator::{Emulator, Schedule};
+mod common;
+
+use chelsea_cuda::{CudaBackend, CudaModel, CudaWeights};
+use chelsea_emulator::Schedule;
 use chelsea_kv::{Budget, CacheConfig, Dtype, SequenceCache, policy, snapshot};
 use chelsea_linear::Products;
 use chelsea_model::{Chunk, LoadOptions, Model, RandomModel, Wanted, Workspace};
@@ -20,7 +22,7 @@ fn models() -> [Model; 2] {
     let make =
         |products| RandomModel::named("tiny").unwrap().make(SEED, &LoadOptions { products }, &mut |_, _| ()).unwrap();
     let kept = make(Products::Source);
-    let device: Arc<dyn Device> = Arc::new(Emulator::new(Schedule::InOrder));
+    let device = common::device(Schedule::InOrder);
     let weights = CudaWeights::upload(&device, &kept).unwrap();
     assert!(weights.bytes() > 0 && weights.workspace_bytes(8, 1) > 0);
     let backend = CudaBackend::new(device, 32 << 20).unwrap();

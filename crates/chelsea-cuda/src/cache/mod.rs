@@ -1,6 +1,7 @@
 //! Caches whose entries lie in a device's memory.
 
 mod attend;
+mod by_lot;
 mod entries;
 mod fold;
 mod head;

@@ -64,7 +64,7 @@ impl CudaStore {
     }
 
     /// Changes the store, unless it is lost.
-    fn run(&mut self, change: impl FnOnce(&mut Self) -> Result<(), DeviceError>) {
+    pub(super) fn run(&mut self, change: impl FnOnce(&mut Self) -> Result<(), DeviceError>) {
         self.exported.take();
         if self.lost.is_none()
             && let Err(error) = change(self)

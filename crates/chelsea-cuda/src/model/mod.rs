@@ -1,6 +1,7 @@
 //! A model whose forward passes a device computes: weights are copied there once, and from the embeddings of a batch's
 //! tokens to its logits nothing comes back, but for the queries that statistics are made of where a policy asks for some.
 
+mod by_lot;
 mod lists;
 mod pass;
 mod weights;

@@ -93,6 +93,11 @@ impl Weight {
         Ok(Weight { matrix, planes })
     }
 
+    /// A matrix whose planes lie in `planes`.
+    pub fn of(matrix: Matrix, planes: Buffer) -> Self {
+        Weight { matrix, planes }
+    }
+
     /// Outputs of a row.
     pub fn rows(&self) -> usize {
         self.matrix.rows
