@@ -25,7 +25,7 @@ fn main() {
         build.flag("-fsanitize=address,undefined").flag("-fno-omit-frame-pointer").flag("-g");
         println!("cargo:rustc-link-arg=-fsanitize=address,undefined");
     }
-    build.include("cuda").include(&kernels).file("cuda/emulator.cpp").file("cuda/fragments.cpp").files(&files);
+    build.include("cuda").include(&kernels).file("cuda/emulator.cpp").file("cuda/fragments.cpp").file("cuda/probe.cu").files(&files);
     // Kernels are known by the table that their files fill before `main`; nothing else names them.
     build.link_lib_modifier("+whole-archive").compile("chelsea_kernels");
 }

@@ -26,19 +26,6 @@ struct Fold {
 
 #define FOLD_THREADS 128
 
-template <int TYPE> DEVICE f32 read_key(const u8* page, u32 dim, u32 slot, u32 d) {
-  const u8* row = page + slot * key_row_bytes<TYPE>(dim);
-  if (TYPE == F16) return half_value(((const u16*)row)[d]);
-  return (f32)((const i8*)row)[d] * ((const f32*)(page + scales_at<TYPE>(dim)))[slot];
-}
-template <int TYPE> DEVICE f32 read_value(const u8* page, u32 dim, u32 slot, u32 d) {
-  const u8* column = page + values_at<TYPE>(dim) + d * value_row_bytes<TYPE>();
-  if (TYPE == F16) return half_value(((const u16*)column)[slot]);
-  f32 scale = ((const f32*)(page + scales_at<TYPE>(dim)))[PAGE + slot];
-  if (TYPE == Q8) return (f32)((const i8*)column)[slot] * scale;
-  return (f32)((i32)((u32)column[nibble_byte(slot)] << (28 - nibble_shift(slot))) >> 28) * scale;
-}
-
 template <int TYPE> DEVICE void fold(const Fold& a, u8* shared) {
   FoldRun run = at<FoldRun>(a.runs)[block_x()];
   u32 dim = a.dim, thread = thread_index();

@@ -1,4 +1,4 @@
-// How rows are rounded: the scales of bytes and half bytes.
+// How rows are rounded: the scales of bytes and half bytes; and how numbers of entries are read one by one.
 #pragma once
 #include "page.cuh"
 
@@ -43,4 +43,17 @@ template <int TYPE> DEVICE void write_value(u8* page, u32 dim, u32 d, u32 slot, 
     u8* byte = column + nibble_byte(slot);
     *byte = (u8)((*byte & ~(15u << shift)) | nibble << shift);
   }
+}
+
+template <int TYPE> DEVICE f32 read_key(const u8* page, u32 dim, u32 slot, u32 d) {
+  const u8* row = page + slot * key_row_bytes<TYPE>(dim);
+  if (TYPE == F16) return half_value(((const u16*)row)[d]);
+  return (f32)((const i8*)row)[d] * ((const f32*)(page + scales_at<TYPE>(dim)))[slot];
+}
+template <int TYPE> DEVICE f32 read_value(const u8* page, u32 dim, u32 slot, u32 d) {
+  const u8* column = page + values_at<TYPE>(dim) + d * value_row_bytes<TYPE>();
+  if (TYPE == F16) return half_value(((const u16*)column)[slot]);
+  f32 scale = ((const f32*)(page + scales_at<TYPE>(dim)))[PAGE + slot];
+  if (TYPE == Q8) return (f32)((const i8*)column)[slot] * scale;
+  return (f32)((i32)((u32)column[nibble_byte(slot)] << (28 - nibble_shift(slot))) >> 28) * scale;
 }

@@ -5,6 +5,7 @@
 //! is found by the device, if at all. A launch of no blocks is none.
 
 mod attention;
+pub mod cluster;
 mod fold;
 pub mod linear;
 mod page;

@@ -4,6 +4,7 @@
 //! bits. Where it sums in an order that suits many threads, its twin sums in f64, and tests allow for the difference.
 
 mod attention;
+pub mod cluster;
 mod fold;
 pub mod linear;
 mod page;
