@@ -59,7 +59,7 @@ fn main() -> Outcome<()> {
     println!("memory: {} GiB, {} free\n", memory >> 30, free >> 30);
     let ceiling = copy_ceiling(&device, &plan)?;
     println!("a copy reads and writes {:.0} GB/s together\n", ceiling / 1e9);
-    println!("| shape | tokens | kept | entries | batch | step, ms | tokens/s | GB/s | of a copy |");
+    println!("| shape | tokens | kept | type | batch | step, ms | tokens/s | GB/s | of a copy |");
     println!("|---|---|---|---|---|---|---|---|---|");
     for shape in plan.shapes {
         let random = RandomModel::named(shape).ok_or("no such shape")?;

@@ -225,8 +225,28 @@ fn a_batch_gives_each_what_it_is_given_alone() {
         let mut fork = cache.fork().unwrap();
         alone.extend(run(&cuda, &mut ws, &mut [(&mut fork, vec![7], Wanted::Last)]));
     }
-    let mut chunks: Vec<_> = caches.iter_mut().map(|cache| (cache, vec![7], Wanted::Last)).collect();
+    let mut forks = caches.each_ref().map(|cache| cache.fork().unwrap());
+    let mut chunks: Vec<_> = forks.iter_mut().map(|cache| (cache, vec![7], Wanted::Last)).collect();
     assert_eq!(run(&cuda, &mut ws, &mut chunks), alone);
+    // Beside a chunk of a text, and after it.
+    let mut other = cache(&cuda, Dtype::F16, "chelsea", 1.0);
+    let text: Vec<u32> = (0..20).map(token).collect();
+    let whole = {
+        let mut fork = other.fork().unwrap();
+        run(&cuda, &mut ws, &mut [(&mut fork, text.clone(), Wanted::All)])
+    };
+    let [one, two, three] = &mut caches;
+    let mut chunks = [
+        (one, vec![7], Wanted::Last),
+        (&mut other, text, Wanted::All),
+        (two, vec![7], Wanted::Last),
+        (three, vec![7], Wanted::Last),
+    ];
+    let together = run(&cuda, &mut ws, &mut chunks);
+    let (first, rest) = together.split_at(VOCAB);
+    let (of_text, others) = rest.split_at(20 * VOCAB);
+    assert_eq!([first, others].concat(), alone);
+    assert_eq!(of_text, whole);
 }
 
 #[test]

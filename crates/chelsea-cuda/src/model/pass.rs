@@ -7,7 +7,7 @@
 //! large keys are is found out on the host, so those come back in each layer, before they are written.
 
 use super::lists::{Chunk, Lists, OfLayer};
-use super::weights::Rounded;
+use super::weights::{Rounded, Spans};
 use super::{CudaModel, Layer, Workspace};
 use crate::cache::{self, CudaStore, Growth};
 use crate::device::{Address, Device, DeviceError};
@@ -62,6 +62,7 @@ pub(super) fn forward(
     }
     let device = &shared.device;
     let chunks = make_room(model, pass)?;
+    let pass_wanted = pass.wanted;
     let rows: usize = pass.batch.iter().map(|chunk| chunk.tokens.len()).sum();
     let buffers = model.buffers(workspace, rows)?;
     device.write(buffers.x, bytemuck::cast_slice(pass.embedded))?;
@@ -95,9 +96,14 @@ pub(super) fn forward(
 
     let mut noted = Noted::new(pass, rows);
     let last = model.weights.layers.len() - 1;
-    let (mut x, mut attended, mut left) = (buffers.x, buffers.attended, rows);
+    let (mut x, mut attended) = (buffers.x, buffers.attended);
+    let spans = Spans::of(chunks.iter().map(|chunk| chunk.rows.len()));
+    // Of the rows that are left in the end.
+    let wanted = |chunk: &Chunk| pass_wanted.iter().filter(|row| chunk.rows.contains(row)).count();
+    let last_spans = Spans::of(chunks.iter().map(wanted));
+    let mut left = &spans;
     for (index, layer) in model.weights.layers.iter().enumerate() {
-        model.queries_keys_values(layer, &buffers, &rotary, rows)?;
+        model.queries_keys_values(layer, &buffers, &rotary, &spans)?;
         noted.keep(device, workspace, &model.weights.layers, index, buffers.q)?;
         let (lists, base) = match weighed {
             true => {
@@ -111,16 +117,16 @@ pub(super) fn forward(
         model.attend(layer, &lists, base, &buffers, workspace, rows)?;
         noted.settle(&**device, workspace, &model.weights.layers, pass, MOST_QUERIES)?;
         if index == last && pass.wanted.len() < rows {
-            left = pass.wanted.len();
+            left = &last_spans;
             let width = layer.q.weight.rows();
             x = keep_rows(device, buffers.x, model.weights.hidden, pass.wanted, &mut workspace.kept_x)?;
             attended = keep_rows(device, buffers.attended, width, pass.wanted, &mut workspace.kept)?;
         }
-        if left > 0 {
+        if left.rows() > 0 {
             model.finish_layer(layer, &Buffers { x, attended, ..buffers }, left)?;
         }
     }
-    if left > 0 {
+    if left.rows() > 0 {
         model.logits(&Buffers { x, ..buffers }, workspace, left, logits)?;
     }
     noted.settle(&**device, workspace, &model.weights.layers, pass, 0)?;
@@ -257,12 +263,12 @@ impl CudaModel {
         layer: &Layer,
         buffers: &Buffers,
         rotary: &Rotary,
-        rows: usize,
+        spans: &Spans,
     ) -> Result<(), DeviceError> {
-        let (device, hidden) = (self.device(), self.weights.hidden);
+        let (device, hidden, rows) = (self.device(), self.weights.hidden, spans.rows());
         let &Buffers { x, y, q, k, v, rounded, .. } = buffers;
         self.norm(x, layer.attn_norm.at(), y, (rows, hidden))?;
-        let normed = Rounded::of(device, y, (rows, hidden), rounded)?;
+        let normed = Rounded::of(device, y, (spans, hidden), rounded)?;
         layer.q.multiply(device, normed, q)?;
         layer.k.multiply(device, normed, k)?;
         layer.v.multiply(device, normed, v)?;
@@ -387,20 +393,20 @@ impl CudaModel {
     }
 
     /// What follows attention: its output product and the feed-forward, each added to the residual stream.
-    fn finish_layer(&self, layer: &Layer, buffers: &Buffers, rows: usize) -> Result<(), DeviceError> {
-        let (device, hidden) = (self.device(), self.weights.hidden);
+    fn finish_layer(&self, layer: &Layer, buffers: &Buffers, spans: &Spans) -> Result<(), DeviceError> {
+        let (device, hidden, rows) = (self.device(), self.weights.hidden, spans.rows());
         let &Buffers { x, y, attended, gate, up, rounded, .. } = buffers;
         let count = (rows * hidden) as u32;
-        let heads = Rounded::of(device, attended, (rows, layer.q.weight.rows()), rounded)?;
+        let heads = Rounded::of(device, attended, (spans, layer.q.weight.rows()), rounded)?;
         layer.output.multiply(device, heads, y)?;
         rows::add(device, &Add { x, y, count, period: count })?;
         self.norm(x, layer.ffn_norm.at(), y, (rows, hidden))?;
-        let normed = Rounded::of(device, y, (rows, hidden), rounded)?;
+        let normed = Rounded::of(device, y, (spans, hidden), rounded)?;
         layer.gate.multiply(device, normed, gate)?;
         layer.up.multiply(device, normed, up)?;
         let inner = layer.gate.rows();
         rows::gate(device, Activation::Silu, gate, up, (rows * inner) as u32)?;
-        let gated = Rounded::of(device, gate, (rows, inner), rounded)?;
+        let gated = Rounded::of(device, gate, (spans, inner), rounded)?;
         layer.down.multiply(device, gated, y)?;
         rows::add(device, &Add { x, y, count, period: count })
     }
@@ -410,12 +416,12 @@ impl CudaModel {
         &self,
         buffers: &Buffers,
         workspace: &mut Workspace,
-        rows: usize,
+        spans: &Spans,
         logits: &mut [f32],
     ) -> Result<(), DeviceError> {
-        let (device, hidden) = (self.device(), self.weights.hidden);
+        let (device, hidden, rows) = (self.device(), self.weights.hidden, spans.rows());
         self.norm(buffers.x, self.weights.output_norm.at(), buffers.y, (rows, hidden))?;
-        let normed = Rounded::of(device, buffers.y, (rows, hidden), buffers.rounded)?;
+        let normed = Rounded::of(device, buffers.y, (spans, hidden), buffers.rounded)?;
         let out = workspace.logits.room(&self.weights.device, size_of_val(logits))?;
         self.weights.output.multiply(device, normed, out)?;
         device.read(out, bytemuck::cast_slice_mut(logits))

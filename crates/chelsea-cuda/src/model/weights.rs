@@ -2,11 +2,12 @@
 
 use super::ModelRefused;
 use crate::device::{Address, Buffer, Device, DeviceError};
-use crate::kernels::linear::{self, BLOCK, Format, Matrix, Product, Quantize};
+use crate::kernels::linear::{self, BLOCK, FEW_TOKENS, Format, Matrix, Product, Quantize};
 use crate::twins::linear::{Row, pack};
 use chelsea_linear::{Linear, open_codes};
 use chelsea_model::device;
 use rayon::prelude::*;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Rows that are packed before they are put together.
@@ -26,16 +27,50 @@ pub(super) struct Biased {
     pub bias: Option<Buffer>,
 }
 
+/// How the rows of a batch are multiplied: ranges of rows that go together.
+///
+/// A few rows are multiplied by dot products, many by matrix instructions, whose sums have another order. Which of the two a
+/// row gets follows from the length of its own chunk, so that it has the same bits beside any others.
+#[derive(Debug)]
+pub(super) struct Spans(Vec<Range<usize>>);
+
+impl Spans {
+    /// For chunks of so many rows each, in order.
+    pub fn of(chunks: impl IntoIterator<Item = usize>) -> Self {
+        let mut spans: Vec<Range<usize>> = Vec::new();
+        let (mut row, mut before_are_few) = (0, None);
+        for rows in chunks.into_iter().filter(|&rows| rows > 0) {
+            let few = rows <= FEW_TOKENS as usize;
+            for _ in 0..rows {
+                match spans.last_mut() {
+                    Some(last) if before_are_few == Some(few) && !(few && last.len() == FEW_TOKENS as usize) => {
+                        last.end += 1;
+                    }
+                    _ => spans.push(row..row + 1),
+                }
+                before_are_few = Some(few);
+                row += 1;
+            }
+        }
+        Spans(spans)
+    }
+
+    /// All rows.
+    pub fn rows(&self) -> usize {
+        self.0.last().map_or(0, |last| last.end)
+    }
+}
+
 /// Rows in bytes, for products: where they are.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Rounded {
+pub(super) struct Rounded<'a> {
     bytes: Address,
     scales: Address,
-    rows: usize,
+    spans: &'a Spans,
     columns: usize,
 }
 
-impl Rounded {
+impl<'a> Rounded<'a> {
     /// Bytes that the numbers of `rows` rows take, and their scales.
     pub fn room(rows: usize, columns: usize) -> (usize, usize) {
         let blocks = rows * columns.div_ceil(BLOCK);
@@ -46,13 +81,14 @@ impl Rounded {
     pub fn of(
         device: &dyn Device,
         x: Address,
-        (rows, columns): (usize, usize),
+        (spans, columns): (&'a Spans, usize),
         (bytes, scales): (Address, Address),
     ) -> Result<Self, DeviceError> {
+        let rows = spans.rows();
         let blocks = columns.div_ceil(BLOCK) as u32;
         let arguments = Quantize { x, bytes, scales, columns: columns as u32, blocks, tokens: rows as u32, unused: 0 };
         linear::quantize(device, &arguments)?;
-        Ok(Rounded { bytes, scales, rows, columns })
+        Ok(Rounded { bytes, scales, spans, columns })
     }
 }
 
@@ -109,19 +145,22 @@ impl Weight {
     }
 
     /// `out = x W^T`, `[rows of x][rows of W]`.
-    pub fn multiply(&self, device: &dyn Device, x: Rounded, out: Address) -> Result<(), DeviceError> {
+    pub fn multiply(&self, device: &dyn Device, x: Rounded<'_>, out: Address) -> Result<(), DeviceError> {
         debug_assert_eq!(x.columns, self.matrix.columns);
-        let arguments = Product {
-            weights: self.planes.at(),
-            bytes: x.bytes,
-            scales: x.scales,
-            out,
-            rows: self.matrix.rows as u32,
-            blocks: self.matrix.blocks() as u32,
-            tokens: x.rows as u32,
-            unused: 0,
-        };
-        linear::product(device, self.matrix.format, &arguments)
+        let blocks = self.matrix.blocks();
+        x.spans.0.iter().try_for_each(|span| {
+            let arguments = Product {
+                weights: self.planes.at(),
+                bytes: x.bytes + (span.start * blocks * BLOCK) as Address,
+                scales: x.scales + (span.start * blocks * 16) as Address,
+                out: out + (span.start * self.matrix.rows * 4) as Address,
+                rows: self.matrix.rows as u32,
+                blocks: blocks as u32,
+                tokens: span.len() as u32,
+                unused: 0,
+            };
+            linear::product(device, self.matrix.format, &arguments)
+        })
     }
 }
 
@@ -133,18 +172,33 @@ impl Biased {
     }
 
     /// `out = x W^T + bias`.
-    pub fn multiply(&self, device: &dyn Device, x: Rounded, out: Address) -> Result<(), DeviceError> {
+    pub fn multiply(&self, device: &dyn Device, x: Rounded<'_>, out: Address) -> Result<(), DeviceError> {
         self.weight.multiply(device, x, out)?;
         let Some(bias) = &self.bias else { return Ok(()) };
         let period = self.weight.rows() as u32;
         crate::kernels::rows::add(
             device,
-            &crate::kernels::rows::Add { x: out, y: bias.at(), count: x.rows as u32 * period, period },
+            &crate::kernels::rows::Add { x: out, y: bias.at(), count: x.spans.rows() as u32 * period, period },
         )
     }
 
     /// Bytes on the device.
     pub fn bytes(&self) -> usize {
         self.weight.bytes() + self.bias.as_ref().map_or(0, Buffer::bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_go_with_others_of_chunks_like_their_own() {
+        let few = FEW_TOKENS as usize;
+        let spans = |chunks: &[usize]| Spans::of(chunks.iter().copied()).0;
+        assert_eq!(spans(&[1, 1, few + 1, 20, 0, 1]), [0..2, 2..few + 23, few + 23..few + 24]);
+        assert_eq!(spans(&[1; 3]), [0..3]);
+        assert_eq!(spans(&vec![1; few + 2]), [0..few, few..few + 2]);
+        assert!(spans(&[]).is_empty());
     }
 }
