@@ -21,11 +21,22 @@ fn main() {
     if std::env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64") {
         build.flag("-mf16c");
     }
-    if std::env::var_os("CARGO_FEATURE_SANITIZE").is_some() {
+    let sanitized = std::env::var_os("CARGO_FEATURE_SANITIZE").is_some();
+    if sanitized {
         build.flag("-fsanitize=address,undefined").flag("-fno-omit-frame-pointer").flag("-g");
-        println!("cargo:rustc-link-arg=-fsanitize=address,undefined");
     }
-    build.include("cuda").include(&kernels).file("cuda/emulator.cpp").file("cuda/fragments.cpp").file("cuda/probe.cu").files(&files);
+    build
+        .include("cuda")
+        .include(&kernels)
+        .file("cuda/emulator.cpp")
+        .file("cuda/fragments.cpp")
+        .file("cuda/probe.cu")
+        .files(&files);
     // Kernels are known by the table that their files fill before `main`; nothing else names them.
     build.link_lib_modifier("+whole-archive").compile("chelsea_kernels");
+    if sanitized {
+        // Behind the kernels, which call it. Rust's linker leaves out what `-fsanitize` would add.
+        println!("cargo:rustc-link-lib=dylib=asan");
+        println!("cargo:rustc-link-lib=dylib=ubsan");
+    }
 }

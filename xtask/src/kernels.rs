@@ -2,7 +2,7 @@
 //! code and the table of registers beside them; `--check` compares.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::Result;
 
@@ -35,6 +35,19 @@ pub fn check() -> Result<Checked> {
         Ok(python) => Ok(if compile(python, true)? { Checked::Held } else { Checked::Failed }),
         Err(error) => Ok(Checked::Skipped(format!("{error:#}"))),
     }
+}
+
+/// Runs the tests of all kernels in the emulator with sanitizers, where there is GCC.
+///
+/// # Errors
+/// If the script cannot be started.
+pub fn sanitized() -> Result<Checked> {
+    let gcc = Command::new("g++").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if !cfg!(target_os = "linux") || !gcc.is_ok_and(|status| status.success()) {
+        return Ok(Checked::Skipped("sanitizers come with GCC on Linux".to_owned()));
+    }
+    let passed = succeeds(Command::new("sh").current_dir(root()).arg("scripts/kernels/sanitize.sh"))?;
+    Ok(if passed { Checked::Held } else { Checked::Failed })
 }
 
 /// A Python that has the compiler.

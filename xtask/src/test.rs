@@ -136,6 +136,7 @@ pub fn run(args: &Args) -> Result<bool> {
     let fuzz = fuzz::Args { runs: args.fuzz_runs, seed: 0, target: None };
     steps.step("fuzz", || fuzz::run_built(&fuzz));
     if !args.quick {
+        steps.check("kernels with sanitizers", kernels::sanitized);
         // Of the program that the tests have built.
         steps.step("wheel", wheel::check);
         for router in ["dynamo", "smg"] {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #define SANITIZED 1
 #else
@@ -133,6 +134,10 @@ void entry() {
 }
 
 void start(Fiber& fiber, uint32_t index) {
+#if SANITIZED
+  // Of what ran there before, and never returned.
+  __asan_unpoison_memory_region(fiber.stack, STACK);
+#endif
   fiber.thread.index = index;
   fiber.done = false;
 #if defined(__x86_64__)

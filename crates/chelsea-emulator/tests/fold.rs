@@ -12,14 +12,9 @@ use common::{Lots, Outcome, device, fill, layouts, pool};
 
 /// Roots by lot: about half of the entries join one before or after them.
 fn roots(lots: &mut Lots, len: usize) -> Vec<u32> {
-    let mut roots: Vec<u32> = (0..len as u32).collect();
-    let alone: Vec<usize> = (0..len).filter(|_| lots.below(2) == 0).collect();
-    for i in 0..len {
-        if !alone.contains(&i) && !alone.is_empty() {
-            roots[i] = alone[lots.below(alone.len())] as u32;
-        }
-    }
-    roots
+    let alone: Vec<u32> = (0..len as u32).filter(|&i| i == 0 || lots.below(2) == 0).collect();
+    let mut root = |i| if alone.contains(&i) { i } else { alone[lots.below(alone.len())] };
+    (0..len as u32).map(&mut root).collect()
 }
 
 /// The members of each survivor, in order.
