@@ -113,14 +113,14 @@ fn bytes_are_multiplied_as_the_tables_of_fragments_say() -> Outcome {
         };
         let (a, b) = (matrix(16, depth), matrix(depth, 8));
         let (mut operands, mut results) = ([[0u32; 6]; 32], [[5i32; 4]; 32]);
-        for lane in 0..32 {
+        for (lane, operands) in operands.iter_mut().enumerate() {
             for i in 0..depth / 2 {
                 let (row, k) = bytes_left(lane, i);
-                operands[lane][i / 4] |= u32::from(a[row][k]) << (8 * (i % 4));
+                operands[i / 4] |= u32::from(a[row][k]) << (8 * (i % 4));
             }
             for i in 0..depth / 4 {
                 let (k, column) = bytes_right(lane, i);
-                operands[lane][4 + i / 4] |= u32::from(b[k][column]) << (8 * (i % 4));
+                operands[4 + i / 4] |= u32::from(b[k][column]) << (8 * (i % 4));
             }
         }
         run(kernel, &operands, &mut results)?;
