@@ -262,9 +262,9 @@ impl Device for CudaDevice {
     }
 
     fn free(&self, at: Address, _bytes: usize) {
-        if self.enter("free").is_ok() {
-            // SAFETY: an address of `allocate`, given back once; the driver waits for what uses it. A failure means that
-            // the device is lost, and its memory with it.
+        if self.synchronize().is_ok() {
+            // SAFETY: an address of `allocate`, given back once, which nothing that was asked for uses any longer. A failure
+            // means that the device is lost, and its memory with it.
             let _ = unsafe { result::free_sync(at) };
         }
     }

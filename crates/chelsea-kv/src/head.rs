@@ -194,6 +194,32 @@ impl Head {
         self.set(self.len - 1, key, value, count, position, reserved);
     }
 
+    /// Adds an entry that another device stored, as it was stored there: its key divided by [`Head::key_sizes`], with these
+    /// scales of key and value.
+    ///
+    /// # Panics
+    /// If key and value have other sizes than the head's.
+    pub fn push_stored(&mut self, key: &[f32], value: &[f32], scales: (f32, f32), count: u32, position: f32) {
+        assert!(key.len() == self.dims.key && value.len() == self.dims.value, "a key and a value of the head's sizes");
+        let reserved = Reservation::unbound();
+        if self.len == self.pages.len() * PAGE {
+            self.add_page(&reserved);
+        }
+        let (slot, dtype) = (self.len % PAGE, self.dtype);
+        let mut page = self.pages[self.len / PAGE].to_mut(&reserved);
+        page.set_scaled(slot, dtype, (key, value), Some(scales), count, position);
+        self.len += 1;
+    }
+
+    /// Reads entry `i` as it is stored, for another device: its key divided by [`Head::key_sizes`]. Returns the scales of key
+    /// and value.
+    pub fn read_stored(&self, i: usize, key: &mut [f32], value: &mut [f32]) -> (f32, f32) {
+        let page = &self.pages[i / PAGE];
+        page.read_key(i % PAGE, self.dtype, key);
+        page.read_value(i % PAGE, self.dtype, value);
+        page.scales_of(i % PAGE, self.dtype)
+    }
+
     /// Adds `n` tokens at the end, at positions `first..first + n`. Key and value of token `t` are
     /// `keys[t * strides.key..][..key_dim]` and `values[t * strides.value..][..value_dim]`.
     pub fn extend(&mut self, keys: &[f32], values: &[f32], strides: Dims, n: usize, first: usize) {

@@ -65,20 +65,52 @@ pub(super) fn write(layout: PageLayout, page: &mut [u8], slot: usize, mut entry:
     write_entry(page, layout, slot, &entry);
 }
 
-/// The entries of some pages, one after the other in `bytes`, as a head in host memory.
+/// Where the scales of a slot's key and value lie, in types that have them.
+fn scale_places(layout: PageLayout, slot: usize) -> Option<[usize; 2]> {
+    let at = layout.scales() + 4 * slot;
+    (layout.ty != PageType::F16).then_some([at, at + 4 * PAGE])
+}
+
+fn number(page: &[u8], at: usize) -> f32 {
+    f32::from_le_bytes([page[at], page[at + 1], page[at + 2], page[at + 3]])
+}
+
+/// Writes an entry whose numbers were stored with these scales, so that they are what they were.
+fn write_stored(layout: PageLayout, page: &mut [u8], slot: usize, entry: &Entry, scales: (f32, f32)) {
+    write_entry(page, layout, slot, entry);
+    let Some(places) = scale_places(layout, slot) else { return };
+    let whole = |x: f32, scale: f32| if scale == 0.0 { 0 } else { (x / scale).round_ties_even() as i8 };
+    for (at, scale) in places.into_iter().zip([scales.0, scales.1]) {
+        page[at..at + 4].copy_from_slice(&scale.to_le_bytes());
+    }
+    for (d, (key, value)) in entry.key.iter().zip(&entry.value).enumerate() {
+        page[slot * layout.key_row() + d] = whole(*key, scales.0) as u8;
+        let column = layout.values() + d * layout.value_row();
+        let value = whole(*value, scales.1) as u8;
+        if layout.ty == PageType::Q8 {
+            page[column + slot] = value;
+        } else {
+            let (byte, bit) = nibble_place(slot);
+            page[column + byte] = page[column + byte] & !(15 << bit) | (value & 15) << bit;
+        }
+    }
+}
+
+/// The entries of some pages, one after the other in `bytes`, as a head in host memory: the same numbers, bit for bit.
 pub(super) fn to_head(layout: PageLayout, bytes: &[u8], len: usize, sizes: Option<&[f32]>) -> Head {
     let head = Head::new(layout.dim, layout.ty.dtype());
     let mut head = if let Some(sizes) = sizes { head.with_key_sizes(sizes) } else { head };
     for (page, first) in bytes.chunks_exact(layout.bytes()).zip((0..len).step_by(PAGE)) {
         for slot in 0..PAGE.min(len - first) {
-            let Entry { key, value, count, position } = read(layout, page, slot, sizes);
-            head.push(&key, &value, count.max(1), position);
+            let Entry { key, value, count, position } = read_entry(page, layout, slot);
+            let scales = scale_places(layout, slot).map_or((1.0, 1.0), |[k, v]| (number(page, k), number(page, v)));
+            head.push_stored(&key, &value, scales, count.max(1), position);
         }
     }
     head
 }
 
-/// Pages of a head in host memory, one after the other.
+/// Pages of a head in host memory, one after the other: the same numbers, bit for bit.
 pub(super) fn from_head(layout: PageLayout, head: &Head) -> Vec<u8> {
     let mut bytes = vec![0; head.len().div_ceil(PAGE) * layout.bytes()];
     let (mut key, mut value) = (vec![0.0; layout.dim], vec![0.0; layout.dim]);
@@ -86,11 +118,10 @@ pub(super) fn from_head(layout: PageLayout, head: &Head) -> Vec<u8> {
         let held = PAGE.min(head.len() - first);
         for slot in 0..held {
             let i = first + slot;
-            head.read_key(i, &mut key);
-            head.read_value(i, &mut value);
-            let entry =
-                Entry { key: key.clone(), value: value.clone(), count: head.count(i), position: head.position(i) };
-            write(layout, page, slot, entry, head.key_sizes());
+            let scales = head.read_stored(i, &mut key, &mut value);
+            let (count, position) = (head.count(i), head.position(i));
+            let entry = Entry { key: key.clone(), value: value.clone(), count, position };
+            write_stored(layout, page, slot, &entry, scales);
         }
         clear_from(layout, page, held);
     }
@@ -137,17 +168,15 @@ mod tests {
                 }
                 let bytes = from_head(layout, &head);
                 let back = to_head(layout, &bytes, 100, sizes);
-                let (mut x, mut y) = (vec![0.0; 32], vec![0.0; 32]);
+                assert!(from_head(layout, &back) == bytes, "{ty:?}");
+                let (mut x, mut y) = ([vec![0.0; 32], vec![0.0; 32]], [vec![0.0; 32], vec![0.0; 32]]);
                 for i in 0..100 {
                     assert_eq!((head.count(i), head.position(i)), (back.count(i), back.position(i)));
-                    head.read_key(i, &mut x);
-                    back.read_key(i, &mut y);
-                    assert!(x.iter().zip(&y).all(|(x, y)| (x - y).abs() <= 1e-6), "{ty:?} key {i}");
-                    head.read_value(i, &mut x);
-                    back.read_value(i, &mut y);
-                    // A row of half bytes may have a better scale the second time.
-                    let off = if ty == PageType::K8V4 { 0.1 } else { 1e-6 };
-                    assert!(x.iter().zip(&y).all(|(x, y)| (x - y).abs() <= off), "{ty:?} value {i}");
+                    let [key, value] = &mut x;
+                    let scales = head.read_stored(i, key, value);
+                    let [key, value] = &mut y;
+                    assert_eq!(back.read_stored(i, key, value), scales, "{ty:?} {i}");
+                    assert_eq!(x, y, "{ty:?} {i}");
                 }
             }
         }
