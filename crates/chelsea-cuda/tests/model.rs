@@ -188,6 +188,28 @@ fn clustered_caches_forks_and_snapshots_give_the_cpus_logits() {
 }
 
 #[test]
+fn a_saved_cache_goes_on_bit_for_bit() {
+    let [_, cuda] = models();
+    for dtype in [Dtype::F16] {
+        let mut ws = Workspace::new();
+        let mut step = |cache: &mut SequenceCache, n: usize| {
+            let tokens: Vec<u32> = (0..n).map(|i| token(cache.tokens() + i)).collect();
+            let logits = run(&cuda, &mut ws, &mut [(cache, tokens, Wanted::Last)]);
+            cache.compact().unwrap();
+            logits
+        };
+        let mut own = cache(&cuda, dtype, "chelsea", 0.5);
+        for n in [30, 40, 50, 1, 1, 20, 1] {
+            step(&mut own, n);
+        }
+        let mut loaded = in_host_memory(&own).moved_to(cuda.backend()).unwrap();
+        for n in [1, 1, 1, 1, 1, 1, 1, 20, 1, 1] {
+            assert!(step(&mut own, n) == step(&mut loaded, n), "{}", dtype.name());
+        }
+    }
+}
+
+#[test]
 fn statistics_of_queries_are_those_of_the_cpu() {
     let [cpu, cuda] = models();
     for spec in ["h2o", "snapkv"] {
