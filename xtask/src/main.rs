@@ -12,8 +12,11 @@ mod document;
 mod drawings;
 mod fetch;
 mod fuzz;
+mod gpu_check;
+mod kernels;
 mod peers;
 mod process;
+mod python;
 mod quality;
 mod serve;
 mod table;
@@ -40,6 +43,10 @@ enum Chore {
     Demo(demo::Args),
     /// Feed mutated inputs to the parsers of foreign bytes.
     Fuzz(fuzz::Args),
+    /// Compile the kernels for GPUs anew, or compare them with what is committed.
+    Kernels(kernels::Args),
+    /// Run the tests of kernels on a GPU, and measure what it reaches.
+    GpuCheck(gpu_check::Args),
     /// Compare speed with llama.cpp on the same models, lengths and threads.
     BenchPeers(peers::Args),
     /// Measure what a server holds and how long its clients wait, beside llama-server where one is given.
@@ -65,6 +72,8 @@ fn main() -> ExitCode {
         Chore::Test(args) => test::run(&args),
         Chore::Demo(args) => demo::run(&args),
         Chore::Fuzz(args) => fuzz::run(&args),
+        Chore::Kernels(args) => kernels::run(&args),
+        Chore::GpuCheck(args) => gpu_check::run(&args),
         Chore::BenchPeers(args) => peers::run(&args),
         Chore::BenchServe(args) => serve::run(&args),
         Chore::QualityPlot => quality::run(),

@@ -11,7 +11,7 @@ use anyhow::Result;
 
 use crate::cluster::{self, Checked};
 use crate::process::{cargo, succeeds};
-use crate::{fetch, fuzz, table, wheel};
+use crate::{fetch, fuzz, kernels, table, wheel};
 
 /// What `test` is given.
 #[derive(Debug, clap::Args)]
@@ -50,11 +50,10 @@ impl Steps {
         passed
     }
 
-    /// Has servers of this build killed behind a router, where that can be installed.
-    fn behind(&mut self, router: &str) {
+    /// Runs a check that not every machine can make.
+    fn check(&mut self, name: &str, work: impl FnOnce() -> Result<Checked>) {
         let mut skipped = None;
-        let name = format!("behind {router}");
-        let ran = self.step(&name, || match cluster::check(router)? {
+        let ran = self.step(name, || match work()? {
             Checked::Held => Ok(true),
             Checked::Failed => Ok(false),
             Checked::Skipped(why) => {
@@ -133,12 +132,17 @@ pub fn run(args: &Args) -> Result<bool> {
     // As it is built where nobody asks for more.
     steps.cargo("clippy as installed", &["clippy", "--package", "chelsea", "--", "-D", "warnings"], &[]);
     steps.cargo("tests", &tests, &env);
+    steps.check("kernels", kernels::check);
     let fuzz = fuzz::Args { runs: args.fuzz_runs, seed: 0, target: None };
     steps.step("fuzz", || fuzz::run_built(&fuzz));
     if !args.quick {
+        steps.check("kernels with sanitizers", kernels::sanitized);
         // Of the program that the tests have built.
         steps.step("wheel", wheel::check);
-        ["dynamo", "smg"].iter().for_each(|router| steps.behind(router));
+        for router in ["dynamo", "smg"] {
+            // Servers of this build are killed behind it, where it can be installed.
+            steps.check(&format!("behind {router}"), || cluster::check(router));
+        }
         // It asks the registry for what users of the crate would get. What is committed or not is another question.
         steps.cargo("package", &["publish", "--dry-run", "--allow-dirty", "--quiet", "--package", "chelsea-kv"], &[]);
     }

@@ -74,13 +74,19 @@ impl SessionOptions {
 
 /// The cache that `options` ask for, for this model.
 pub fn cache_config(model: &Model, options: &SessionOptions) -> Result<CacheConfig, EngineError> {
+    let backend = model.backend();
+    let pool = match options.pool.limit() {
+        None => backend.pool().unwrap_or_else(|| options.pool.clone()),
+        Some(_) => options.pool.clone(),
+    };
     Ok(CacheConfig {
         dtype: options.dtype.unwrap_or(dtype_for(options.budget, model.kv_dtype())),
         sinks: options.sinks,
         window: options.window,
         policy: options.policy.clone(),
         budget: options.budget,
-        pool: options.pool.clone(),
+        pool,
+        backend,
         ..CacheConfig::new(model.cache_shape())
     })
 }

@@ -368,7 +368,7 @@ impl Runner {
 /// Tells every work of a pass that it failed.
 fn fail(batch: &mut [Work<'_>], outcomes: &mut [Result<Outcome, EngineError>], error: ModelError) {
     // Others of a model's errors come before any cache is touched.
-    let lost = matches!(error, ModelError::Cache(_));
+    let lost = matches!(error, ModelError::Cache(_) | ModelError::Device(_));
     let text = error.to_string();
     let mut error = Some(error);
     for (work, outcome) in batch.iter_mut().zip(outcomes) {

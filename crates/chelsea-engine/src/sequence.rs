@@ -98,6 +98,10 @@ impl Sequence {
         if cache.tokens() != history.len() {
             return Err(EngineError::History { tokens: history.len(), cached: cache.tokens() });
         }
+        // One from a file lies in the host's memory.
+        let backend = model.backend();
+        let there = backend.name() == cache.config().backend.name();
+        let cache = if there { cache } else { cache.moved_to(backend)? };
         let CacheConfig { policy, budget, .. } = cache.config();
         let online = options.compression == Compression::Online && *budget != Budget::EntryFraction(1.0);
         // What was compressed before may be gone on from.

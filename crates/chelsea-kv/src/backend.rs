@@ -7,11 +7,16 @@
 //!
 //! Policies never see a store: they plan over host heads ([`Store::export`]), which the CPU's store lends as they are and
 //! another device copies out. What they answer, the roots of each head, is carried out by [`Store::apply`].
+//!
+//! A device that computes whole forward passes keeps keys, values and queries to itself. It makes room for the tokens of
+//! all layers before the pass ([`SequenceCache::make_room`](crate::SequenceCache::make_room)), fills that room and attends
+//! to it by kernels of its own, and afterwards hands over the queries that statistics are made of, where any are
+//! ([`SequenceCache::note_queries`](crate::SequenceCache::note_queries)).
 
 pub use crate::attention::{Attention, Isa};
 pub use crate::scratch::{Reserved, ScratchMeter};
 
-use crate::{Dtype, Head, LayerSpec, Reservation};
+use crate::{Dims, Dtype, Head, LayerSpec, Pool, Reservation};
 use std::any::Any;
 use std::borrow::Cow;
 use std::fmt::Debug;
@@ -25,8 +30,23 @@ pub trait Backend: Debug + Send + Sync {
     /// Whether entries can be stored so.
     fn supports(&self, dtype: Dtype) -> bool;
 
+    /// Whether it has kernels for heads of these sizes, shared by `group` query heads each.
+    fn has_kernels_for(&self, _dims: Dims, _group: usize) -> bool {
+        true
+    }
+
+    /// The ledger of its memory, for caches that are given no other limit; none where memory is the system's.
+    fn pool(&self) -> Option<Pool> {
+        None
+    }
+
+    /// Bytes that [`Backend::import`] takes of these heads, beyond what they hold already.
+    fn bytes_to_import(&self, _heads: &[Head]) -> usize {
+        0
+    }
+
     /// A store with the entries of `heads`, the KV heads of all layers of one sequence.
-    fn import(&self, heads: Vec<Head>) -> Box<dyn Store>;
+    fn import(&self, heads: Vec<Head>, reserved: &Reservation) -> Box<dyn Store>;
 
     /// Attention of the queries of several sequences to one layer. What one is answered does not depend on the others.
     ///
@@ -61,6 +81,24 @@ pub struct Block<'a> {
     pub n: usize,
     /// Position of the first of them.
     pub first: usize,
+}
+
+/// Tokens that a layer takes in before their keys and values are known: see
+/// [`SequenceCache::make_room`](crate::SequenceCache::make_room).
+#[derive(Debug)]
+pub struct Room<'a> {
+    /// Where the entries lie.
+    pub store: &'a mut dyn Store,
+    /// The layer's KV heads.
+    pub heads: Range<usize>,
+    /// The layer.
+    pub layer: &'a LayerSpec,
+    /// Tokens.
+    pub n: usize,
+    /// Position of the first of them.
+    pub first: usize,
+    /// What their memory is charged to.
+    pub reserved: &'a Reservation,
 }
 
 /// What a plan changes in one head: of the entries `range`, `roots` says which survive and which join them
@@ -124,4 +162,7 @@ pub trait Store: Debug + Send + Sync {
 
     /// The store itself, for the backend that made it.
     fn as_any(&self) -> &dyn Any;
+
+    /// The same, to be changed.
+    fn as_any_mut(&mut self) -> &mut dyn Any;
 }

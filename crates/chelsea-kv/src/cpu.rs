@@ -2,7 +2,6 @@
 
 use crate::attention::{self, Attention, Request};
 use crate::backend::{Asked, Backend, Block, Change, Store};
-use crate::balance::Balance;
 use crate::merge::{merge_from, scratch_bytes};
 use crate::pool::Reservation;
 use crate::scratch::ScratchMeter;
@@ -28,7 +27,7 @@ impl Backend for Cpu {
         true
     }
 
-    fn import(&self, heads: Vec<Head>) -> Box<dyn Store> {
+    fn import(&self, heads: Vec<Head>, _reserved: &Reservation) -> Box<dyn Store> {
         Box::new(CpuStore { heads })
     }
 
@@ -77,7 +76,7 @@ impl Store for CpuStore {
         let extend = |(h, head): (usize, &mut Head)| {
             let keys = &k[(h * layer.key_dim).min(k.len())..];
             let values = &v[(h * layer.value_dim).min(v.len())..];
-            if head.dtype().scaled() && first < Balance::SETTLED {
+            if Head::weighs(head.dtype(), first) {
                 head.weigh(keys, strides.key, n, &layer.rotary, reserved);
             }
             head.extend_from(keys, values, strides, n, first, reserved);
@@ -133,6 +132,10 @@ impl Store for CpuStore {
     }
 
     fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn as_any_mut(&mut self) -> &mut dyn Any {
         self
     }
 }

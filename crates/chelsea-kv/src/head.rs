@@ -92,6 +92,27 @@ impl Head {
         self.idle.truncate(limit);
     }
 
+    /// What keys are stored divided by, number by number, where they are: queries must be multiplied by it.
+    pub fn key_sizes(&self) -> Option<&[f32]> {
+        self.balance.as_ref().map(Balance::sizes)
+    }
+
+    /// The same head without entries, whose keys are going to be stored divided by `sizes`.
+    ///
+    /// # Panics
+    /// If there are not as many as a key has numbers, or the head has entries.
+    pub fn with_key_sizes(mut self, sizes: &[f32]) -> Self {
+        assert!(self.is_empty() && sizes.len() == self.dims.key, "one size for each number of a key");
+        self.balance = Balance::from_sizes(sizes.into());
+        self
+    }
+
+    /// Whether a head of this type finds out how large keys are from tokens at position `first`, before it stores them
+    /// ([`Head::weigh`]).
+    pub fn weighs(dtype: Dtype, first: usize) -> bool {
+        dtype.scaled() && first < Balance::SETTLED
+    }
+
     /// What keys are stored divided by, so that queries must be multiplied by it.
     pub(crate) fn balance(&self) -> Option<&Balance> {
         self.balance.as_ref()
@@ -104,8 +125,8 @@ impl Head {
     }
 
     /// Looks how large the keys are of a head that is still short, with `n` that come next, and states its own anew where
-    /// that tells more than before.
-    pub(crate) fn weigh(&mut self, keys: &[f32], stride: usize, n: usize, rotary: &Rotary, reserved: &Reservation) {
+    /// that tells more than before. Key `t` of these is `keys[t * stride..][..key_dim]`.
+    pub fn weigh(&mut self, keys: &[f32], stride: usize, n: usize, rotary: &Rotary, reserved: &Reservation) {
         let (dim, held) = (self.dims.key, self.len);
         if n == 0 || (self.balance.is_some() && held + n < Balance::SETTLED) {
             return;
@@ -171,6 +192,32 @@ impl Head {
         }
         self.len += 1;
         self.set(self.len - 1, key, value, count, position, reserved);
+    }
+
+    /// Adds an entry that another device stored, as it was stored there: its key divided by [`Head::key_sizes`], with these
+    /// scales of key and value.
+    ///
+    /// # Panics
+    /// If key and value have other sizes than the head's.
+    pub fn push_stored(&mut self, key: &[f32], value: &[f32], scales: (f32, f32), count: u32, position: f32) {
+        assert!(key.len() == self.dims.key && value.len() == self.dims.value, "a key and a value of the head's sizes");
+        let reserved = Reservation::unbound();
+        if self.len == self.pages.len() * PAGE {
+            self.add_page(&reserved);
+        }
+        let (slot, dtype) = (self.len % PAGE, self.dtype);
+        let mut page = self.pages[self.len / PAGE].to_mut(&reserved);
+        page.set_scaled(slot, dtype, (key, value), Some(scales), count, position);
+        self.len += 1;
+    }
+
+    /// Reads entry `i` as it is stored, for another device: its key divided by [`Head::key_sizes`]. Returns the scales of key
+    /// and value.
+    pub fn read_stored(&self, i: usize, key: &mut [f32], value: &mut [f32]) -> (f32, f32) {
+        let page = &self.pages[i / PAGE];
+        page.read_key(i % PAGE, self.dtype, key);
+        page.read_value(i % PAGE, self.dtype, value);
+        page.scales_of(i % PAGE, self.dtype)
     }
 
     /// Adds `n` tokens at the end, at positions `first..first + n`. Key and value of token `t` are

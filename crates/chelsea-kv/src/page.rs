@@ -311,6 +311,14 @@ impl Page {
         prefetch(&self.kv()[tile * len..][..len]);
     }
 
+    /// The scales of the key and the value of entry `slot`: 1 for types that have none.
+    pub(crate) fn scales_of(&self, slot: usize, dtype: Dtype) -> (f32, f32) {
+        fn get<F: Format>(page: &Page, slot: usize) -> (f32, f32) {
+            page.scales::<F>().map_or((1.0, 1.0), |scales| (scales.keys[slot], scales.values[slot]))
+        }
+        with_format!(dtype, F => get::<F>(self, slot))
+    }
+
     /// Reads the value of entry `slot` into `out` (`value_dim` numbers).
     pub fn read_value(&self, slot: usize, dtype: Dtype, out: &mut [f32]) {
         fn get<F: Format>(page: &Page, slot: usize, out: &mut [f32]) {
@@ -346,9 +354,23 @@ impl Writer<'_> {
 
     /// Writes entry `slot`, with a key of `key_dim` numbers and a value of `value_dim`.
     pub fn set(&mut self, slot: usize, dtype: Dtype, key: &[f32], value: &[f32], count: u32, position: f32) {
-        fn put<F: Format>(page: &mut Writer<'_>, slot: usize, key: &[f32], value: &[f32]) {
+        self.set_scaled(slot, dtype, (key, value), None, count, position);
+    }
+
+    /// The same, with these scales of key and value where they are given: numbers that were read with them are stored as
+    /// they were.
+    pub fn set_scaled(
+        &mut self,
+        slot: usize,
+        dtype: Dtype,
+        (key, value): (&[f32], &[f32]),
+        known: Option<(f32, f32)>,
+        count: u32,
+        position: f32,
+    ) {
+        fn put<F: Format>(page: &mut Writer<'_>, slot: usize, key: &[f32], value: &[f32], known: Option<(f32, f32)>) {
             let Parts { keys, values, scales } = page.parts_mut::<F>();
-            let (key_scale, value_scale) = (F::Key::scale(key), F::Value::row_scale(value));
+            let (key_scale, value_scale) = known.unwrap_or_else(|| (F::Key::scale(key), F::Value::row_scale(value)));
             let keys = &mut keys[column::<F>(slot, key.len())..];
             let mut narrow = [F::Key::zeroed(); TILE];
             for (part, first) in key.chunks(TILE).zip((0..).step_by(TILE)) {
@@ -366,7 +388,7 @@ impl Writer<'_> {
             }
         }
         debug_assert!(count > 0, "an entry stands for at least one token");
-        with_format!(dtype, F => put::<F>(self, slot, key, value));
+        with_format!(dtype, F => put::<F>(self, slot, key, value, known));
         self.set_meta(slot, count, position);
     }
 

@@ -88,7 +88,7 @@ impl Backend for Reference {
         dtype == Dtype::F32
     }
 
-    fn import(&self, heads: Vec<Head>) -> Box<dyn Store> {
+    fn import(&self, heads: Vec<Head>, _reserved: &Reservation) -> Box<dyn Store> {
         let import = |head: &Head| {
             let mut entries = Entries { dims: head.dims(), entries: Vec::new() };
             let (mut key, mut value) = (vec![0.0; head.key_dim()], vec![0.0; head.value_dim()]);
@@ -213,6 +213,10 @@ impl Store for ReferenceStore {
     }
 
     fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn as_any_mut(&mut self) -> &mut dyn Any {
         self
     }
 }

@@ -289,8 +289,14 @@ pub fn dequantize(ty: GgmlType, data: &[u8], out: &mut [f32]) -> Result<(), Line
     if data.len() != expected {
         return Err(LinearError::Length { ty, expected, found: data.len() });
     }
-    with_quant!(ty, Q => dequantize_quant::<Q>(data, out), float => floats::open(float, data, out));
+    open_any(ty, data, out);
     Ok(())
+}
+
+/// Opens whole blocks of any type; `data` is what `out.len()` weights take.
+#[inline(always)]
+pub(crate) fn open_any(ty: GgmlType, data: &[u8], out: &mut [f32]) {
+    with_quant!(ty, Q => dequantize_quant::<Q>(data, out), float => floats::open(float, data, out));
 }
 
 /// Rounds 32 or fewer numbers (the rest counts as zeros) to codes of [`Q8_0`]: how float weights come

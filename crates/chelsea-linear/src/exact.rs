@@ -1,7 +1,7 @@
 //! Products in f32.
 
+use crate::blocks::open_any;
 use crate::blocks::with_quant;
-use crate::floats::open;
 use crate::kernel::Isa;
 use crate::quant::Quant;
 use crate::rows::{Picked, Place};
@@ -137,9 +137,9 @@ impl Part<'_> {
                 with_quant!(ty, Q => open_tile::<Q>(tile, blocks, first, panel), _ => unreachable!("float tiles"));
             }
             Strip::Rows { ty, bytes, row_bytes } => {
-                let size = ty.block_bytes();
+                let (size, len) = (ty.block_bytes(), ty.block_len());
                 for (row, out) in bytes.chunks_exact(row_bytes).zip(out.chunks_exact_mut(COLUMNS)) {
-                    open(ty, &row[self.first * size..][..self.n * size], &mut out[..self.n]);
+                    open_any(ty, &row[self.first / len * size..][..self.n / len * size], &mut out[..self.n]);
                 }
                 transpose(out, panel);
             }

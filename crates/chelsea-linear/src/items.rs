@@ -92,7 +92,7 @@ impl Cut {
             // Tiles are multiplied in pairs.
             Products::Fast if !batch.runs.is_empty() => (ITEM_TILES.min(share.next_multiple_of(2)).max(2), spans),
             Products::Fast => (by_cache.min(share), spans),
-            Products::F32 => (by_cache.min(share), usize::from(!batch.places.is_empty())),
+            Products::F32 | Products::Source => (by_cache.min(share), usize::from(!batch.places.is_empty())),
         };
         Cut { tiles, tiles_per_item: tiles_per_item.max(1), spans, first }
     }

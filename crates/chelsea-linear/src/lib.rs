@@ -24,6 +24,7 @@ mod bf16;
 mod blocks;
 mod buffer;
 mod byte_block;
+mod codes;
 mod error;
 mod exact;
 mod experts;
@@ -45,6 +46,7 @@ mod tests;
 
 pub use activations::Activations;
 pub use blocks::dequantize;
+pub use codes::{CodeShape, open_codes};
 pub use error::LinearError;
 pub use experts::{Choice, Experts, Input, Routes, forward_experts};
 pub use forward::forward_many;

@@ -1,7 +1,7 @@
 //! A weight matrix and its products.
 
 use crate::arena::Run;
-use crate::blocks::{round_to_q8, with_quant};
+use crate::blocks::{open_any, round_to_q8, with_quant};
 use crate::error::LinearError;
 use crate::floats;
 use crate::quant::{Codes, Quant};
@@ -19,6 +19,9 @@ pub enum Products {
     /// Weights opened to f32 strip by strip, without rounding any (float ones stay as they are),
     /// multiplied in f32: slow, and as close to a reference as f32 comes.
     F32,
+    /// Weights as they lie in the file, for a device that takes them from there ([`Linear::source`]); here they are
+    /// multiplied as by [`Products::F32`], more slowly.
+    Source,
 }
 
 /// A weight matrix of `rows` output features and `cols` input features: `y = x W^T`.
@@ -42,7 +45,7 @@ pub(crate) enum Weights {
         tile_bytes: usize,
         tiles: Run,
     },
-    /// Rows of float weights as in the file, for [`Products::F32`].
+    /// Rows of weights as in the file, for [`Products::F32`] where they are floats, and for [`Products::Source`].
     Source { row_bytes: usize, data: Vec<u8> },
 }
 
@@ -77,7 +80,12 @@ impl Linear {
             let row = row_order.map_or(row, |order| order[row] as usize);
             &data[row * row_bytes..][..row_bytes]
         };
-        let weights = if products == Products::F32 && ty.block_len() == 1 {
+        let kept = match products {
+            Products::Fast => false,
+            Products::F32 => ty.block_len() == 1,
+            Products::Source => true,
+        };
+        let weights = if kept {
             let mut copy = vec![0; expected];
             copy.par_chunks_exact_mut(row_bytes).enumerate().for_each(|(i, out)| out.copy_from_slice(source(i)));
             Weights::Source { row_bytes, data: copy }
@@ -114,7 +122,8 @@ impl Linear {
     pub fn format(&self) -> &'static str {
         match &self.weights {
             Weights::Packed { ty, .. } => format_name(*ty),
-            Weights::Source { .. } => "rows of floats",
+            Weights::Source { .. } if self.ty.block_len() == 1 => "rows of floats",
+            Weights::Source { .. } => "rows as in the file",
         }
     }
 
@@ -132,8 +141,16 @@ impl Linear {
                 with_quant!(ty, Q => dequantize_row::<Q>(tile, blocks, i % TILE, out), _ => unreachable!("float tiles"));
             }
             Weights::Source { row_bytes, data } => {
-                floats::open(self.ty, &data[i * row_bytes..][..*row_bytes], out);
+                open_any(self.ty, &data[i * row_bytes..][..*row_bytes], out);
             }
+        }
+    }
+
+    /// The weights as in the file, `[rows][cols]` in blocks of [`Linear::source_type`], where they were kept so.
+    pub fn source(&self) -> Option<&[u8]> {
+        match &self.weights {
+            Weights::Packed { .. } => None,
+            Weights::Source { data, .. } => Some(data),
         }
     }
 

@@ -14,7 +14,7 @@ use crate::files::gguf::GgufError;
 /// Why a model could not be loaded, or a forward pass not be run.
 ///
 /// After a failed forward pass nothing was computed and the caches are untouched, unless it is
-/// [`ModelError::Cache`] or [`ModelError::Logits`].
+/// [`ModelError::Cache`], [`ModelError::Device`] or [`ModelError::Logits`].
 #[derive(Debug, Error)]
 pub enum ModelError {
     /// A file that cannot be opened.
@@ -141,6 +141,9 @@ pub enum ModelError {
         /// Layers of the model.
         layers: usize,
     },
+    /// The device that computes for this model failed. The caches of the batch must be dropped.
+    #[error("{0}")]
+    Device(String),
     /// The cache refused keys and values; drop it.
     #[error(transparent)]
     Cache(#[from] CacheError),

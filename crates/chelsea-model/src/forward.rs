@@ -7,7 +7,8 @@
 use chelsea_kv::{CacheConfig, SequenceCache};
 use rayon::prelude::*;
 
-use crate::blocks::{Chunk, Layer, Phase, Wanted, Workspace, add, products, rms_norm, rms_norm_in_place};
+use crate::blocks::{Chunk, Layer, Phase, RotaryTable, Wanted, Workspace, add, products, rms_norm, rms_norm_in_place};
+use crate::device::{Accelerator, Pass};
 use crate::error::ModelError;
 use crate::model::Model;
 
@@ -18,13 +19,16 @@ impl Model {
     /// # Errors
     /// [`ModelError`] for an empty chunk, a token outside the vocabulary, a cache of another shape, and
     /// positions beyond [`Config::max_positions`](crate::Config::max_positions): all of these before any
-    /// cache is touched. After [`ModelError::Cache`], and [`ModelError::Logits`] for logits that are no numbers, the
-    /// caches of the batch must be dropped.
+    /// cache is touched. After [`ModelError::Cache`], [`ModelError::Device`], and [`ModelError::Logits`] for logits that
+    /// are no numbers, the caches of the batch must be dropped.
     pub fn forward(&self, batch: &mut [Chunk<'_>], ws: &mut Workspace) -> Result<(), ModelError> {
         ws.filled = 0;
         ws.clock.start();
         self.check(batch, ws)?;
         self.begin(batch, ws);
+        if let Some(device) = &self.device {
+            return self.forward_on(&**device, batch, ws);
+        }
         for (index, layer) in self.layers.iter().enumerate() {
             self.attend(index, layer, batch, ws)?;
             if index + 1 == self.layers.len() {
@@ -44,6 +48,28 @@ impl Model {
         ws.clock.lap(Phase::Output);
         if !are_finite(logits) {
             return Err(ModelError::Logits { layer: self.first_odd_layer(batch), layers: self.layers.len() });
+        }
+        ws.filled = logits.len();
+        Ok(())
+    }
+
+    /// What follows on a device: it is given the embeddings, and what comes back are logits.
+    fn forward_on(
+        &self,
+        device: &dyn Accelerator,
+        batch: &mut [Chunk<'_>],
+        ws: &mut Workspace,
+    ) -> Result<(), ModelError> {
+        let rows: usize = ws.chunks.iter().sum();
+        let rotary: Vec<_> = ws.rotary[..self.rotaries.len()].iter().map(RotaryTable::tables).collect();
+        let embedded = ws.x.take(rows * self.config.hidden);
+        let logits = ws.logits.take(ws.wanted.len() * self.config.vocab);
+        let mut pass = Pass { batch, embedded, rotary: &rotary, wanted: &ws.wanted };
+        ws.clock.lap(Phase::Rest);
+        device.forward(&mut pass, logits).map_err(ModelError::Device)?;
+        ws.clock.lap(Phase::Products);
+        if !are_finite(logits) {
+            return Err(ModelError::Device(format!("the logits that {} computed are not finite", device.name())));
         }
         ws.filled = logits.len();
         Ok(())

@@ -13,6 +13,7 @@
 //! - `checkpoint`: a model on disk, tensors by one set of names.
 //! - `text`: [`tokenizer`] and [`chat`] templates.
 //! - `blocks`: attention, gated feed-forward, mixture of experts, norm, rotary embedding, and their buffers.
+//! - [`device`]: the seam to devices that compute forward passes by themselves.
 //! - `model`: packed weights: loading them, or drawing them at random.
 //! - `forward`: one loop over the blocks.
 
@@ -20,6 +21,7 @@ pub mod arch;
 mod blocks;
 mod checkpoint;
 pub mod config;
+pub mod device;
 mod error;
 mod files;
 mod forward;

@@ -7,7 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the bottom up, as the list in `lib.rs`.
-const ORDER: [&str; 9] = ["files", "config", "arch", "error", "checkpoint", "text", "blocks", "model", "forward"];
+const ORDER: [&str; 10] =
+    ["files", "config", "arch", "error", "checkpoint", "text", "blocks", "device", "model", "forward"];
 
 fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")

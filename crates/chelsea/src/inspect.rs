@@ -3,7 +3,7 @@
 use crate::cli::InspectArgs;
 use crate::holding::Least;
 use crate::output::{self, Table};
-use crate::{cache, setup, signals};
+use crate::{cache, device, setup, signals};
 use anyhow::{Result, bail};
 use chelsea_kv::{Budget, CacheConfig, Dtype, Policy};
 use chelsea_model::{Config, ModelFile, TensorEntry};
@@ -78,7 +78,8 @@ struct Holds {
 /// Runs the verb.
 pub fn run(args: &InspectArgs) -> Result<()> {
     let quiet = args.json || !std::io::stderr().is_terminal();
-    let path = Path::new(&args.what);
+    let Some(what) = args.what.as_ref().filter(|_| !args.devices) else { return device::list(args.json) };
+    let path = Path::new(what);
     if cache::is_snapshot(path) {
         if args.tensors || args.kv_budget.is_some() {
             bail!("{} is a saved cache: --tensors and --kv-budget are for models", path.display());
@@ -86,7 +87,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         return cache::show(path, &chelsea_kv::snapshot::inspect(path)?, args.json);
     }
     signals::cancel_flag()?;
-    let file = ModelFile::open(&setup::resolve(&args.what, quiet)?)?;
+    let file = ModelFile::open(&setup::resolve(what, quiet)?)?;
     let config = file.config();
     let mut types: BTreeMap<&'static str, TypeBytes> = BTreeMap::new();
     for tensor in file.tensors() {

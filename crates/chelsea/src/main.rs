@@ -11,6 +11,7 @@ mod chat;
 mod cli;
 #[cfg(feature = "serve")]
 mod cluster;
+mod device;
 mod documents;
 mod eval;
 mod files;

@@ -55,6 +55,18 @@ pub fn run(args: &ServeArgs) -> Result<()> {
             "this system does not tell how much memory is free: say how much caches may take with --kv-memory 4GiB",
         )?,
     };
+    let kv_memory = match model.backend().pool().and_then(|pool| pool.limit()) {
+        None => kv_memory,
+        Some(room) => match args.kv_memory {
+            Some(asked) if asked > room => bail!(
+                "--kv-memory {}: the device has room for {} of caches beside the model",
+                output::bytes(asked),
+                output::bytes(room)
+            ),
+            Some(asked) => asked,
+            None => room,
+        },
+    };
     session.pool = Pool::with_limit(kv_memory);
     let tokenizer = Arc::new(tokenizer);
     let options = SchedulerOptions {

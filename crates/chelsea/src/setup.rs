@@ -60,10 +60,12 @@ pub fn pool(threads: Option<u32>) -> Result<Arc<ThreadPool>> {
 pub fn load(args: &ModelArgs, quiet: bool) -> Result<Loaded> {
     let pool = pool(args.threads)?;
     let path = resolve(&args.model, quiet)?;
-    let options = args.load_options();
-    let bar = output::bar(0, "loading", true, quiet);
     note_mapped(&path);
     let file = ModelFile::open(&path)?;
+    // Before weights are read: a GPU that was named and is not there is told at once.
+    let device = args.open_device(file.config(), file.tensors().iter().map(|tensor| tensor.bytes).sum())?;
+    let options = args.load_options(device.as_ref());
+    let bar = output::bar(0, "loading", true, quiet);
     let (tokenizer, template) = words(&file)?;
     let model = pool.install(|| {
         Model::from_file(&file, &options, &mut |done, total| {
@@ -71,6 +73,10 @@ pub fn load(args: &ModelArgs, quiet: bool) -> Result<Loaded> {
             bar.set_position(done);
         })
     })?;
+    let model = match device {
+        Some(device) => pool.install(|| device.take(model))?,
+        None => model,
+    };
     bar.finish_and_clear();
     let threads = pool.current_num_threads();
     Ok(Loaded { model: Arc::new(model), tokenizer, template, pool, threads, name: args.name().into_owned(), path })

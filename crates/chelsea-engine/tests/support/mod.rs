@@ -5,6 +5,8 @@
 pub mod bytes;
 pub mod serving;
 
+use chelsea_cuda::{CudaBackend, CudaModel, CudaWeights, Device};
+use chelsea_emulator::{Emulator, Schedule};
 use chelsea_engine::{Sequence, SessionOptions};
 use chelsea_kv::Budget;
 use chelsea_linear::Products;
@@ -12,10 +14,19 @@ use chelsea_model::{LoadOptions, Model, RandomModel};
 use rayon::ThreadPool;
 use std::sync::Arc;
 
-/// A model of random weights, small enough for tests.
+/// A model of random weights, small enough for tests. Where the variable `CHELSEA_TEST_DEVICE` is `emulated`, it runs on an
+/// emulated GPU: so that these tests hold there as well.
 pub fn model(products: Products) -> Arc<Model> {
-    let options = LoadOptions { products };
-    Arc::new(RandomModel::named("tiny").unwrap().make(5, &options, &mut |_, _| ()).unwrap())
+    let make =
+        |products| RandomModel::named("tiny").unwrap().make(5, &LoadOptions { products }, &mut |_, _| ()).unwrap();
+    if std::env::var_os("CHELSEA_TEST_DEVICE").is_none_or(|device| device != "emulated") {
+        return Arc::new(make(products));
+    }
+    let kept = make(Products::Source);
+    let device: Arc<dyn Device> = Arc::new(Emulator::new(Schedule::InOrder));
+    let weights = CudaWeights::upload(&device, &kept).unwrap();
+    let backend = CudaBackend::new(device, 128 << 20).unwrap();
+    Arc::new(kept.on(Arc::new(CudaModel::new("emulated".into(), weights, backend))))
 }
 
 /// So many threads.

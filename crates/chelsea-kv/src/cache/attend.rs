@@ -27,6 +27,38 @@ impl SequenceCache {
         Self::attend_many(layer, &mut [AttendRequest { cache: self, q, out }], None)
     }
 
+    /// Whether anything is found out about queries, so that [`SequenceCache::note_queries`] has to be told them.
+    pub fn notes_queries(&self) -> bool {
+        self.query_power.is_some() || self.statistics.note_queries()
+    }
+
+    /// Takes note of the queries of the tokens that `layer` took in last, after a backend has attended to them by itself.
+    /// `q` is `[n, q_heads, key_dim]`, after RoPE.
+    ///
+    /// # Errors
+    /// If there is no such layer, or `q` is no whole number of tokens.
+    pub fn note_queries(&mut self, layer: usize, q: &[f32]) -> Result<(), CacheError> {
+        let (layers, found) = (self.config.shape.layers().len(), self.config.shape.layers().get(layer).cloned());
+        let spec = found.ok_or(CacheError::Layer { layer, layers })?;
+        let n = q.len() / spec.query_width();
+        if q.len() != n * spec.query_width() {
+            let LayerSpec { q_heads, key_dim, value_dim, .. } = spec;
+            return Err(CacheError::Queries { queries: q.len(), outputs: 0, q_heads, key_dim, value_dim });
+        }
+        self.observe_queries(layer, q, n);
+        Ok(())
+    }
+
+    /// Drops entries of layers with a sliding window that no later token sees, after a backend has attended to them by
+    /// itself.
+    pub fn slide(&mut self) {
+        for (layer, spec) in self.config.shape.layers().iter().enumerate() {
+            if let Some(window) = spec.window {
+                self.store.slide(self.config.shape.heads_of(layer), window);
+            }
+        }
+    }
+
     /// As many calls of [`SequenceCache::attend`], with their work balanced over the threads together:
     /// the decode step of a batch, in which each sequence has one query and a cache of its own length. What a sequence is
     /// answered does not depend on the others. `sinks` are the learned sinks of the layer, one logit for each query head,

@@ -4,7 +4,7 @@ use super::statistics::Statistics;
 use crate::backend::Backend;
 use crate::budget::{Budget, BudgetError, Limits, Sliding};
 use crate::policy::{Chelsea, Policy};
-use crate::{CacheShape, Cpu, Dtype, PAGE, Page, Pool, PoolFull, ShapeError};
+use crate::{CacheShape, Cpu, Dtype, LayerSpec, PAGE, Page, Pool, PoolFull, ShapeError};
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -56,6 +56,11 @@ impl CacheConfig {
     pub fn validate(&self) -> Result<(), CacheError> {
         if !self.backend.supports(self.dtype) {
             return Err(CacheError::Dtype { backend: self.backend.name(), dtype: self.dtype.name() });
+        }
+        let odd = |layer: &&LayerSpec| !self.backend.has_kernels_for(layer.dims(), layer.group());
+        if let Some(layer) = self.shape.layers().iter().find(odd) {
+            let LayerSpec { key_dim, value_dim, .. } = *layer;
+            return Err(CacheError::Heads { backend: self.backend.name(), key_dim, value_dim, group: layer.group() });
         }
         self.budget.validate(&self.limits())?;
         if self.policy.keeps_everything() && self.budget != Budget::EntryFraction(1.0) {
@@ -110,6 +115,21 @@ pub enum CacheError {
         backend: &'static str,
         /// What was asked for.
         dtype: &'static str,
+    },
+    /// The backend has no kernels for such heads.
+    #[error(
+        "the backend `{backend}` has no kernels for keys of {key_dim} and values of {value_dim} numbers that {group} query \
+         heads share"
+    )]
+    Heads {
+        /// The backend.
+        backend: &'static str,
+        /// Numbers of a key.
+        key_dim: usize,
+        /// Numbers of a value.
+        value_dim: usize,
+        /// Query heads that share a KV head.
+        group: usize,
     },
     /// The pool has no room.
     #[error(transparent)]

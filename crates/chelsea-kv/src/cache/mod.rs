@@ -36,7 +36,7 @@ pub(crate) use saved::Saved;
 pub use statistics::Importance;
 pub(crate) use statistics::Statistics;
 
-use crate::backend::{Block, Store};
+use crate::backend::{Backend, Block, Room, Store};
 use crate::budget::Budget;
 use crate::policy::{Needs, Policy};
 use crate::pool::{Lease, Reservation};
@@ -96,6 +96,7 @@ impl SequenceCache {
     fn from_heads(config: CacheConfig, heads: Vec<Head>, tokens: usize, found: Statistics) -> Result<Self, CacheError> {
         let shape = &config.shape;
         let needs = config.policy.needs();
+        let reserved = config.pool.reserve(config.backend.bytes_to_import(&heads))?;
         let query_power = needs.query_power.then(|| QueryPower::new(shape.clone()));
         let mut cache = SequenceCache {
             layer_tokens: vec![tokens; shape.layers().len()],
@@ -112,12 +113,27 @@ impl SequenceCache {
             beside: config.pool.lease(0)?,
             ahead: None,
             ahead_tokens: AtomicUsize::new(0),
-            store: config.backend.import(heads),
+            store: config.backend.import(heads, &reserved),
             config,
         };
         cache.settle()?;
         cache.peak = cache.bytes_held();
         Ok(cache)
+    }
+
+    /// The same cache, with its entries where `backend` keeps them.
+    ///
+    /// # Errors
+    /// If the backend does not store such entries, or the pool has no room for them there.
+    pub fn moved_to(mut self, backend: Arc<dyn Backend>) -> Result<Self, CacheError> {
+        let config = CacheConfig { backend, ..self.config.clone() };
+        config.validate()?;
+        let heads = self.store.export();
+        let reserved = config.pool.reserve(config.backend.bytes_to_import(&heads))?;
+        let store = config.backend.import(heads.into_owned(), &reserved);
+        (self.store, self.config) = (store, config);
+        self.peak = self.peak.max(self.bytes_held());
+        Ok(self)
     }
 
     /// Settings of this cache.
@@ -208,15 +224,38 @@ impl SequenceCache {
         if held != tokens || (block != 0 && n != block) {
             return Err(CacheError::OutOfStep { layer, held, got: n, tokens, block });
         }
+        self.take_in(layer, n, |room| {
+            let Room { store, heads, layer, n, first, reserved } = room;
+            store.append(heads, layer, Block { k, v, n, first }, reserved);
+        })
+    }
+
+    /// Makes room for the next `n` tokens in all layers: `fill` is told of each, in order, and has their store hold the
+    /// entries, whose keys and values come later. For a backend that computes a forward pass by itself.
+    ///
+    /// # Errors
+    /// If layers are out of step, the sequence would be too long, or the pool has no room; the cache must be dropped if
+    /// that comes after the first layer.
+    pub fn make_room(&mut self, n: usize, mut fill: impl FnMut(Room<'_>)) -> Result<(), CacheError> {
+        let (tokens, block) = (self.tokens(), self.block());
+        if block != 0 {
+            return Err(CacheError::OutOfStep { layer: 0, held: self.layer_tokens[0], got: n, tokens, block });
+        }
+        (0..self.layer_tokens.len()).try_for_each(|layer| self.take_in(layer, n, &mut fill))
+    }
+
+    /// The books of `n` tokens that `layer` takes in.
+    fn take_in(&mut self, layer: usize, n: usize, fill: impl FnOnce(Room<'_>)) -> Result<(), CacheError> {
+        let held = self.layer_tokens[layer];
         if held + n > MAX_TOKENS {
             return Err(CacheError::TooLong(MAX_TOKENS));
         }
-        let (of_layer, spec) = (shape.heads_of(layer), spec.clone());
+        let (heads, spec) = (self.config.shape.heads_of(layer), self.config.shape.layer(layer).clone());
         if let Some(window) = spec.window {
-            self.store.slide(of_layer.clone(), window);
+            self.store.slide(heads.clone(), window);
         }
         let reserved = self.take_reserved(layer, n)?;
-        self.store.append(of_layer, &spec, Block { k, v, n, first: held }, &reserved);
+        fill(Room { store: &mut *self.store, heads, layer: &spec, n, first: held, reserved: &reserved });
         self.layer_tokens[layer] += n;
         // What was charged ahead serves the layers to come.
         self.ahead = (self.block() != 0).then_some(reserved);
@@ -231,6 +270,17 @@ impl SequenceCache {
             self.peak = self.peak.max(self.bytes_held());
         }
         Ok(())
+    }
+
+    /// Where the entries lie, for the backend that made it.
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    /// The same, to be filled where [`SequenceCache::make_room`] made room; what it holds of entries, and how many, is not
+    /// to be changed otherwise.
+    pub fn store_mut(&mut self) -> &mut dyn Store {
+        &mut *self.store
     }
 
     /// Charges the pool for the next `tokens` tokens of all layers, so that appending them cannot fail for want of room:

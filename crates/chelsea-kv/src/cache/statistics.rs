@@ -92,6 +92,11 @@ impl Statistics {
         }
     }
 
+    /// Whether any of it is made of queries as they pass by.
+    pub(super) fn note_queries(&self) -> bool {
+        self.recent.is_some() || self.moments.is_some() || self.mass.is_some() || self.watch.is_some()
+    }
+
     /// What is known that matters to head `g`.
     pub(super) fn seen(&self, config: &CacheConfig, g: usize) -> Seen<'_> {
         let layer = config.shape.layer_of(g);

@@ -135,12 +135,11 @@ fn products_in_f32_agree_with_f64() {
     let mut random = Random(13);
     for ty in GgmlType::ALL {
         let (rows, cols, m) = random_shape(ty, &mut random);
-        for m in [1, m] {
+        for (m, products) in [(1, Products::F32), (m, Products::F32), (1, Products::Source), (m, Products::Source)] {
             let data = random_weights(ty, rows, cols, &mut random);
-            let linear = Linear::new(ty, &data, rows, cols, Products::F32, None).expect("a valid matrix");
-            if ty.block_len() == 1 {
-                assert_eq!(linear.bytes(), data.len(), "float weights are kept as they are");
-            }
+            let linear = Linear::new(ty, &data, rows, cols, products, None).expect("a valid matrix");
+            let kept = ty.block_len() == 1 || products == Products::Source;
+            assert_eq!(linear.source(), kept.then_some(&data[..]), "float weights are kept as they are");
             let x: Vec<f32> = (0..m * cols).map(|_| random.normal()).collect();
             let mut w = vec![0.0; cols];
             for isa in Isa::available() {

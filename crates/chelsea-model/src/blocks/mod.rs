@@ -20,6 +20,7 @@ pub(crate) use mlp::Mlp;
 pub(crate) use moe::{ExpertProjection, Experts};
 pub(crate) use norm::{add, rms_norm, rms_norm_in_place};
 pub(crate) use product::{Projection, products};
+pub(crate) use rope::RotaryTable;
 pub use workspace::Workspace;
 
 /// One transformer layer.

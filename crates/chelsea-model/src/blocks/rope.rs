@@ -30,6 +30,11 @@ impl RotaryTable {
         }
     }
 
+    /// Cosines and sines, `[rows][pairs]` each.
+    pub(crate) fn tables(&self) -> (&[f32], &[f32]) {
+        (&self.cos, &self.sin)
+    }
+
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
         4 * (self.cos.capacity() + self.sin.capacity())

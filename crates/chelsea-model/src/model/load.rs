@@ -54,6 +54,8 @@ pub(super) fn load(file: &ModelFile, options: &LoadOptions, progress: &mut Progr
         layers,
         output_norm,
         output,
+        device: None,
+        moved: None,
     })
 }
 

@@ -12,7 +12,7 @@ mod weights;
 use std::path::Path;
 use std::sync::Arc;
 
-use chelsea_kv::{CacheShape, Dtype, Rotary};
+use chelsea_kv::{Backend, CacheShape, Cpu, Dtype, Rotary};
 use chelsea_linear::{GgmlType, Linear, Products};
 
 pub use load::Progress;
@@ -21,6 +21,7 @@ pub use random::RandomModel;
 use crate::blocks::Layer;
 use crate::checkpoint::ModelFile;
 use crate::config::Config;
+use crate::device::{Accelerator, DenseLayer};
 use crate::error::ModelError;
 
 /// How a model is loaded.
@@ -84,6 +85,10 @@ pub struct Model {
     pub(crate) output_norm: Vec<f32>,
     /// `None`: the embedding.
     pub(crate) output: Option<Linear>,
+    /// Who has the weights of the layers and computes with them, if that is not this processor.
+    pub(crate) device: Option<Arc<dyn Accelerator>>,
+    /// What the weights take, once a device has them.
+    moved: Option<WeightBytes>,
 }
 
 /// The different rotary embeddings of a model's layers, and which one each layer has.
@@ -126,6 +131,43 @@ impl Model {
         load::load(file, options, progress)
     }
 
+    /// The layers as those of a plain transformer, for a device that has kernels for such.
+    ///
+    /// # Errors
+    /// What the model has that those have not, in a few words.
+    pub fn dense_layers(&self) -> Result<Vec<DenseLayer<'_>>, &'static str> {
+        self.layers.iter().map(Layer::dense).collect()
+    }
+
+    /// The matrix that makes logits.
+    pub fn output_weight(&self) -> &Linear {
+        self.output.as_ref().unwrap_or(&self.embedding)
+    }
+
+    /// The norm before it, `[hidden]`.
+    pub fn output_norm(&self) -> &[f32] {
+        &self.output_norm
+    }
+
+    /// The same model, whose forward passes `device` computes, which has copies of its weights. Those here are dropped,
+    /// but for the embedding.
+    pub fn on(mut self, device: Arc<dyn Accelerator>) -> Model {
+        self.moved = Some(self.memory());
+        (self.layers, self.output_norm, self.output) = (Vec::new(), Vec::new(), None);
+        self.device = Some(device);
+        self
+    }
+
+    /// Who computes forward passes, if that is not this processor.
+    pub fn device(&self) -> Option<&Arc<dyn Accelerator>> {
+        self.device.as_ref()
+    }
+
+    /// Where caches for this model lie.
+    pub fn backend(&self) -> Arc<dyn Backend> {
+        self.device.as_ref().map_or_else(|| Arc::new(Cpu) as Arc<dyn Backend>, |device| device.backend())
+    }
+
     /// Sizes and switches.
     pub fn config(&self) -> &Config {
         &self.config
@@ -136,9 +178,9 @@ impl Model {
         self.shape.clone()
     }
 
-    /// How keys and values are best stored: bf16 where the weights are, f16 otherwise.
+    /// How keys and values are best stored: bf16 where the weights are and the backend knows it, f16 otherwise.
     pub fn kv_dtype(&self) -> Dtype {
-        self.kv_dtype
+        if self.backend().supports(self.kv_dtype) { self.kv_dtype } else { Dtype::F16 }
     }
 
     /// Identifies the weights and how they are used; see [`ModelFile::fingerprint`].
@@ -153,6 +195,9 @@ impl Model {
 
     /// Bytes that the weights take in memory.
     pub fn memory(&self) -> WeightBytes {
+        if let Some(moved) = self.moved {
+            return moved;
+        }
         let mut bytes = WeightBytes {
             embedding: self.embedding.bytes(),
             output: self.output.as_ref().map_or(0, Linear::bytes),

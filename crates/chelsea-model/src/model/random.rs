@@ -242,6 +242,8 @@ impl RandomModel {
             layers,
             output_norm: vec![1.0; config.hidden],
             output,
+            device: None,
+            moved: None,
         })
     }
 

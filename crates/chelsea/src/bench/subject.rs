@@ -81,7 +81,15 @@ impl Unloaded {
 
     /// Brings the weights into memory.
     pub fn load(self, args: &BenchArgs, cancel: Arc<AtomicBool>, quiet: bool) -> Result<Subject> {
-        let options = args.model.load_options();
+        let device = args.model.open_device(self.config(), self.weight_bytes())?;
+        if device.is_some() {
+            let odd = |what: &&What| matches!(what, What::Attention | What::Matching | What::Split);
+            ensure!(
+                args.wanted().iter().find(odd).is_none(),
+                "attention, matching and split measure the CPU alone: choose --device cpu"
+            );
+        }
+        let options = args.model.load_options(device.as_ref());
         let bar = output::bar(0, "loading", true, quiet);
         let mut progress = |done, total| {
             bar.set_length(total);
@@ -91,6 +99,10 @@ impl Unloaded {
         let model = match &self.source {
             Source::File(file) => pool.install(|| Model::from_file(file, &options, &mut progress))?,
             Source::Random(random) => pool.install(|| random.make(SEED, &options, &mut progress))?,
+        };
+        let model = match device {
+            Some(device) => pool.install(|| device.take(model))?,
+            None => model,
         };
         bar.finish_and_clear();
         Ok(Subject { model: Arc::new(model), text: self.text, pool, cancel })

@@ -1,9 +1,11 @@
 //! Flags that several verbs share: which model, how its cache is kept, how text is sampled.
 
+use crate::device::{self, DeviceArg, Opened};
+use anyhow::Result;
 use chelsea_engine::{Compression, Sampling, SessionOptions};
 use chelsea_kv::policy::{Chelsea, ChelseaBest, PolicyError};
 use chelsea_kv::{Budget, Dtype, Policy, Pool};
-use chelsea_model::LoadOptions;
+use chelsea_model::{Config, LoadOptions};
 use clap::{Args, ValueEnum};
 use std::borrow::Cow;
 use std::ffi::OsString;
@@ -20,6 +22,10 @@ pub struct ModelArgs {
     /// Threads to compute with [default: all cores].
     #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
+    /// Where to compute: auto takes a GPU that can run the model, and else the CPU (-v says why); cpu; cuda or cuda:N must be
+    /// there.
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceArg::Auto)]
+    pub device: DeviceArg,
     /// How weight products are computed: packed integers, or dequantised to 32-bit floats.
     #[arg(long, value_enum, default_value_t = ProductsArg::Fast, hide_short_help = true)]
     pub products: ProductsArg,
@@ -59,10 +65,16 @@ impl ModelArgs {
         self.model.to_string_lossy()
     }
 
-    /// The same as options of loading.
-    pub fn load_options(&self) -> LoadOptions {
+    /// Takes hold of the device that was asked for, for a model of this configuration; none for the CPU.
+    pub fn open_device(&self, config: &Config, weight_bytes: usize) -> Result<Option<Opened>> {
+        device::open(self.device, config, weight_bytes, self.products == ProductsArg::F32)
+    }
+
+    /// The same as options of loading, for this device.
+    pub fn load_options(&self, device: Option<&Opened>) -> LoadOptions {
         LoadOptions {
             products: match self.products {
+                _ if device.is_some() => chelsea_linear::Products::Source,
                 ProductsArg::Fast => chelsea_linear::Products::Fast,
                 ProductsArg::F32 => chelsea_linear::Products::F32,
             },

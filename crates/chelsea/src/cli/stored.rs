@@ -11,13 +11,18 @@ pub(super) const INSPECT_EXAMPLES: &str = "\
 Examples:
   chelsea inspect smollm2
   chelsea inspect qwen2.5-coder-1.5b --kv-budget 20%
-  chelsea inspect report.kv";
+  chelsea inspect report.kv
+  chelsea inspect --devices";
 
 /// `chelsea inspect`.
 #[derive(Debug, Args)]
 pub struct InspectArgs {
     /// A model (file, folder, short name, hub id) or a saved cache.
-    pub what: OsString,
+    #[arg(required_unless_present = "devices")]
+    pub what: Option<OsString>,
+    /// Show what there is to compute with, or why it cannot be used.
+    #[arg(long, conflicts_with_all = ["what", "kv_budget", "policy", "tensors"])]
+    pub devices: bool,
     /// Show what this budget would hold of a model's cache (20%, 512MiB, 20000).
     #[arg(long, value_name = "SIZE", value_parser = parse_budget)]
     pub kv_budget: Option<Budget>,

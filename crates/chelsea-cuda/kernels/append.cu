@@ -1,0 +1,104 @@
+// Tokens become entries: keys (after RoPE) and values are rounded and written into pages.
+//
+// Shapes   keys and values `[rows][stride]`, a KV head's numbers at column `head * dim`; one block for each run of at most
+//          64 entries of one page.
+// Layout   page.cuh. Keys are written in rows, by a warp each. Values are written in columns, by a thread each, so that
+//          no two threads write half bytes of one byte.
+// Floor    what is read and written once: 8 D bytes of f32 and a page's share for each entry. In decode it is one entry a
+//          head, some 20 KB a layer: the launch is what it costs.
+#include "round.cuh"
+
+struct Run {
+  u32 page;      // number of the page in the pool
+  u32 slot;      // of the first entry
+  u32 count;     // entries
+  u32 row;       // of the first token
+  u32 head;      // of the layer
+  u32 position;  // of the first token
+  u32 balance;   // row of `balances` that keys are divided by, or ~0
+};
+
+struct Append {
+  u64 pool, runs, keys, values, balances;
+  u32 dim, stride;
+};
+
+#define APPEND_WARPS 4
+
+DEVICE f32 key_of(const Append& a, const Run& run, u32 entry, u32 d) {
+  f32 x = at<f32>(a.keys)[(u64)(run.row + entry) * a.stride + run.head * a.dim + d];
+  return run.balance == NO_BALANCE ? x : x / at<f32>(a.balances)[run.balance * a.dim + d];
+}
+
+template <int TYPE> DEVICE void append(const Append& a, u8* shared) {
+  f32* inverses = (f32*)shared;             // [64] of values
+  f32* errors = (f32*)shared + PAGE;        // [64][8]
+  Run run = at<Run>(a.runs)[block_x()];
+  u32 dim = a.dim, thread = thread_index(), warp = thread / 32, lane = thread % 32;
+  u8* page = at<u8>(a.pool) + run.page * page_bytes<TYPE>(dim);
+  f32* scales = (f32*)(page + scales_at<TYPE>(dim));
+  const f32* values = at<f32>(a.values) + (u64)run.row * a.stride + run.head * dim;
+  for (u32 e = warp; e < run.count; e += APPEND_WARPS) {
+    u32 slot = run.slot + e;
+    u8* row = page + slot * key_row_bytes<TYPE>(dim);
+    if (TYPE == F16) {
+      for (u32 d = lane; d < dim; d += 32) ((u16*)row)[d] = half_bits(key_of(a, run, e, d));
+      continue;
+    }
+    f32 largest = 0, largest_value = 0;
+    for (u32 d = lane; d < dim; d += 32) {
+      largest = max_of(absolute(key_of(a, run, e, d)), largest);
+      largest_value = max_of(absolute(values[(u64)e * a.stride + d]), largest_value);
+    }
+    f32 scale = byte_scale(warp_max(largest)), value_scale = byte_scale(warp_max(largest_value)), inverse = inverse_of(scale);
+    for (u32 d = lane; d < dim; d += 32) ((i8*)row)[d] = to_byte(key_of(a, run, e, d), inverse);
+    if (lane == 0) {
+      scales[slot] = scale;
+      if (TYPE == Q8) {
+        scales[PAGE + slot] = value_scale;
+        inverses[e] = inverse_of(value_scale);
+      }
+    }
+  }
+  if (TYPE == K8V4) {
+    for (u32 i = thread; i < run.count * 8; i += APPEND_WARPS * 32) errors[i] = error_of(values + (u64)(i / 8) * a.stride, dim, i % 8);
+    barrier();
+    for (u32 e = thread; e < run.count; e += APPEND_WARPS * 32) {
+      f32 scale = nibble_scale(values + (u64)e * a.stride, dim, errors + e * 8);
+      scales[PAGE + run.slot + e] = scale;
+      inverses[e] = inverse_of(scale);
+    }
+  }
+  barrier();
+  for (u32 d = thread; d < dim; d += APPEND_WARPS * 32) {
+    for (u32 e = 0; e < run.count; e++) {
+      write_value<TYPE>(page, dim, d, run.slot + e, values[(u64)e * a.stride + d], TYPE == F16 ? 1.0f : inverses[e]);
+    }
+  }
+  for (u32 e = thread; e < run.count; e += APPEND_WARPS * 32) {
+    u32* meta = (u32*)(page + meta_at<TYPE>(dim)) + run.slot + e;
+    meta[0] = 0;  // ln 1
+    meta[PAGE] = 1;
+    meta[2 * PAGE] = bits_of((f32)(run.position + e));
+  }
+}
+
+KERNEL(append_f16, Append, APPEND_WARPS * 32) { SHARED(shared); append<F16>(a, shared); }
+KERNEL(append_q8, Append, APPEND_WARPS * 32) { SHARED(shared); append<Q8>(a, shared); }
+KERNEL(append_k8v4, Append, APPEND_WARPS * 32) { SHARED(shared); append<K8V4>(a, shared); }
+
+// Slots from `first` on of pages hold no entry: new pages (and truncated ones) are so before anything is appended.
+struct Clear {
+  u64 pool, pages, firsts;  // u32 each
+  u32 meta, bytes;          // where ln counts lie in a page, and its size
+};
+
+KERNEL(clear_slots, Clear, PAGE) {
+  u32 slot = thread_index(), first = at<u32>(a.firsts)[block_x()];
+  u32* meta = (u32*)(at<u8>(a.pool) + (u64)at<u32>(a.pages)[block_x()] * a.bytes + a.meta);
+  if (slot >= first) {
+    meta[slot] = bits_of(float_of(0xff800000u));
+    meta[PAGE + slot] = 0;
+    meta[2 * PAGE + slot] = 0;
+  }
+}

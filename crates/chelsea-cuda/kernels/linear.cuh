@@ -1,0 +1,57 @@
+// Products with quantised weights: y = W x, with activations in bytes.
+//
+// Shapes   W `[rows][32 blocks]`, x `[tokens][32 blocks]`, y `[tokens][rows]`; columns come in blocks of 32.
+// Layout   A weight is `unit[row] * (scale * code - min)`, with an unsigned code of 4, 5, 6 or 8 bits and halves `scale`
+//          and `min` for each group of 32 or 16 columns. Planes lie one after the other, each over all rows:
+//
+//            low     [rows][blocks] 16 bytes: byte i is code i (low nibble) and code 16 + i (high nibble);
+//                    of 8 bits: 32 bytes, the codes in order
+//            high    [rows][blocks] 4 bytes (5 bits: bit 8 (i % 4) + i / 4 is the fifth bit of code i),
+//                    or 8 bytes (6 bits: two bits at 8 (i % 4) + 2 (i % 16 / 4) of word i / 16)
+//            scales  [rows][groups] two halves: scale, min
+//            units   [rows] f32
+//
+//          Activations are `scale * byte`, rounded by `quantize`: bytes `[tokens][blocks][32]`, and for each block four
+//          floats: its scale, and the sums of its first and last 16 bytes times the scale, and 0.
+// Floor    weights once, for up to 64 tokens. Expected 75% of a copy's speed for one to four tokens (`gemv`: a warp takes
+//          two rows, a lane a block), 70% up to 64 (`gemm`: matrix instructions on bytes).
+//
+// All products of bytes are exact; each block's is scaled and added in f32. Sums over blocks are taken in an order that
+// depends on the shape alone.
+#pragma once
+#include "common.cuh"
+
+#define BLOCK 32
+
+template <int BITS> DEVICE u32 low_bytes() { return BITS == 8 ? 32 : 16; }
+template <int BITS> DEVICE u32 high_bytes() { return BITS == 5 ? 4 : BITS == 6 ? 8 : 0; }
+
+// Where the planes of a matrix lie.
+struct Weights {
+  const u8* low;
+  const u8* high;
+  const u32* scales;
+  const f32* units;
+};
+template <int BITS, int GROUP> DEVICE Weights weights_at(u64 address, u32 rows, u32 blocks) {
+  u64 all = (u64)rows * blocks;
+  Weights w;
+  w.low = at<u8>(address);
+  w.high = w.low + all * low_bytes<BITS>();
+  w.scales = (const u32*)(w.high + all * high_bytes<BITS>());
+  w.units = (const f32*)(w.scales + all * (BLOCK / GROUP));
+  return w;
+}
+
+// Bits of `codes` above the low four, of four codes `4 word ..` of the first half or the second.
+template <int BITS> DEVICE u32 high_bits(const u8* high, u32 word, u32 half) {
+  if (BITS == 5) return (*(const u32*)high >> (word + 4 * half) & 0x01010101u) << 4;
+  if (BITS == 6) return (((const u32*)high)[half] >> (2 * word) & 0x03030303u) << 4;
+  return 0;
+}
+
+struct Product {
+  u64 weights, bytes, scales, out;
+  u32 rows, blocks, tokens;
+  u32 unused;
+};

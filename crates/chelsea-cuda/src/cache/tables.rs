@@ -1,0 +1,89 @@
+//! Lists that kernels read, gathered on the host and sent in one copy.
+
+use crate::device::{Address, Buffer, Device, DeviceError};
+use crate::kernels::PageLayout;
+use std::sync::Arc;
+
+/// What every list begins at a multiple of.
+const ALIGNMENT: usize = 256;
+
+/// Device memory that grows when more is asked for, and forgets what was in it then.
+#[derive(Debug, Default)]
+pub(crate) struct Growing(Option<Buffer>);
+
+impl Growing {
+    /// Room for `bytes` bytes.
+    pub fn room(&mut self, device: &Arc<dyn Device>, bytes: usize) -> Result<Address, DeviceError> {
+        match &self.0 {
+            Some(buffer) if buffer.bytes() >= bytes => Ok(buffer.at()),
+            _ => {
+                self.0 = None;
+                let buffer = Buffer::new(device, bytes.next_power_of_two().max(4096))?;
+                let at = buffer.at();
+                self.0 = Some(buffer);
+                Ok(at)
+            }
+        }
+    }
+
+    /// Where it lies.
+    pub fn at(&self) -> Option<Address> {
+        self.0.as_ref().map(Buffer::at)
+    }
+}
+
+/// Lists on their way to the device.
+#[derive(Debug, Default)]
+pub(crate) struct Tables {
+    bytes: Vec<u8>,
+    buffer: Growing,
+}
+
+/// Slots of pages of one layout that are to hold no entry; offsets of the lists that say which.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clears {
+    pub layout: PageLayout,
+    pub count: usize,
+    pub pages: Address,
+    pub firsts: Address,
+}
+
+impl Tables {
+    /// Begins anew.
+    pub fn begin(&mut self) {
+        self.bytes.clear();
+    }
+
+    /// Adds a list; returns where it begins, counted from the first.
+    pub fn put<T: bytemuck::NoUninit>(&mut self, list: &[T]) -> Address {
+        self.bytes.resize(self.bytes.len().next_multiple_of(ALIGNMENT), 0);
+        let at = self.bytes.len();
+        self.bytes.extend_from_slice(bytemuck::cast_slice(list));
+        at as Address
+    }
+
+    /// Adds lists of slots that are to hold no entry.
+    pub fn clears(&mut self, slots: &[(PageLayout, u32, u32)]) -> Vec<Clears> {
+        let mut layouts: Vec<PageLayout> = Vec::new();
+        for (layout, ..) in slots {
+            if !layouts.contains(layout) {
+                layouts.push(*layout);
+            }
+        }
+        let of_layout = |layout: PageLayout| {
+            let (pages, firsts): (Vec<u32>, Vec<u32>) =
+                slots.iter().filter(|slot| slot.0 == layout).map(|&(_, page, first)| (page, first)).unzip();
+            Clears { layout, count: pages.len(), pages: self.put(&pages), firsts: self.put(&firsts) }
+        };
+        layouts.into_iter().map(of_layout).collect()
+    }
+
+    /// Sends all lists; returns where the first begins.
+    pub fn send(&mut self, device: &Arc<dyn Device>) -> Result<Address, DeviceError> {
+        let at = self.buffer.room(device, self.bytes.len())?;
+        if !self.bytes.is_empty() {
+            device.write(at, &self.bytes)?;
+        }
+        Ok(at)
+    }
+}

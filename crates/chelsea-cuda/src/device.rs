@@ -1,0 +1,179 @@
+//! What this crate asks of a device: memory with addresses, and kernels that are called by name.
+//!
+//! Work is done in the order in which it is asked for (one stream). [`Device::read`] and [`Device::synchronize`] wait; all
+//! other calls may return before the device is done, and say at a later call what went wrong.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// An address in a device's memory.
+pub type Address = u64;
+
+/// How many threads a kernel is started with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Blocks in each of three directions.
+    pub grid: [u32; 3],
+    /// Threads of a block in each of three directions.
+    pub block: [u32; 3],
+    /// Bytes of shared memory of a block beyond what the kernel declares.
+    pub shared: u32,
+}
+
+impl Shape {
+    /// `blocks` blocks of `threads` threads, in one direction.
+    pub fn line(blocks: u32, threads: u32) -> Self {
+        Self { grid: [blocks, 1, 1], block: [threads, 1, 1], shared: 0 }
+    }
+}
+
+/// What a device is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    /// Its name, as its maker writes it.
+    pub name: String,
+    /// Compute capability, major and minor.
+    pub capability: (u32, u32),
+    /// Bytes of its memory.
+    pub memory: usize,
+    /// Multiprocessors: how many blocks run at the same time, at least.
+    pub processors: u32,
+}
+
+/// What a device refuses.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    /// There is no room for an allocation.
+    #[error("the GPU has no room for {bytes} more bytes")]
+    Memory {
+        /// How much was asked for.
+        bytes: usize,
+    },
+    /// No kernel has this name.
+    #[error("the GPU's program has no kernel {0:?}")]
+    Kernel(&'static str),
+    /// A call failed.
+    #[error("the GPU failed to {doing}: {why}")]
+    Failed {
+        /// What was asked for.
+        doing: &'static str,
+        /// What the driver says.
+        why: String,
+    },
+}
+
+/// A device: memory with addresses, and kernels that are called by name.
+pub trait Device: Debug + Send + Sync {
+    /// What it is.
+    fn about(&self) -> &About;
+
+    /// Memory of this many bytes, aligned to 256, with anything in it.
+    ///
+    /// # Errors
+    /// If there is no room.
+    fn allocate(&self, bytes: usize) -> Result<Address, DeviceError>;
+
+    /// Gives an allocation of `bytes` bytes back, once the device is done with what was asked of it before.
+    fn free(&self, at: Address, bytes: usize);
+
+    /// Writes host memory to the device. `bytes` may be changed or freed after the call.
+    ///
+    /// # Errors
+    /// If the device failed.
+    fn write(&self, at: Address, bytes: &[u8]) -> Result<(), DeviceError>;
+
+    /// Reads the device's memory; waits for everything that was asked for before.
+    ///
+    /// # Errors
+    /// If the device failed.
+    fn read(&self, at: Address, bytes: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// Copies within the device's memory. The two places do not overlap.
+    ///
+    /// # Errors
+    /// If the device failed.
+    fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<(), DeviceError>;
+
+    /// Fills memory with zeros.
+    ///
+    /// # Errors
+    /// If the device failed.
+    fn zero(&self, at: Address, bytes: usize) -> Result<(), DeviceError>;
+
+    /// Enqueues a kernel. `arguments` are the bytes of the one `#[repr(C)]` struct that it takes by value.
+    ///
+    /// # Errors
+    /// If there is no such kernel, if it does not take this shape, or if the device failed.
+    fn launch(&self, kernel: &'static str, shape: Shape, arguments: &[u8]) -> Result<(), DeviceError>;
+
+    /// Waits for everything that was asked for.
+    ///
+    /// # Errors
+    /// If any of it failed.
+    fn synchronize(&self) -> Result<(), DeviceError>;
+}
+
+/// An allocation that is given back when it is dropped.
+#[derive(Debug)]
+pub struct Buffer {
+    device: Arc<dyn Device>,
+    at: Address,
+    bytes: usize,
+}
+
+impl Buffer {
+    /// Memory of this many bytes, with anything in it.
+    ///
+    /// # Errors
+    /// If there is no room.
+    pub fn new(device: &Arc<dyn Device>, bytes: usize) -> Result<Self, DeviceError> {
+        let at = device.allocate(bytes)?;
+        Ok(Self { device: Arc::clone(device), at, bytes })
+    }
+
+    /// Memory with these values in it.
+    ///
+    /// # Errors
+    /// If there is no room, or if the device failed.
+    pub fn with<T: bytemuck::NoUninit>(device: &Arc<dyn Device>, values: &[T]) -> Result<Self, DeviceError> {
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        let buffer = Self::new(device, bytes.len())?;
+        device.write(buffer.at, bytes)?;
+        Ok(buffer)
+    }
+
+    /// Where it begins.
+    pub fn at(&self) -> Address {
+        self.at
+    }
+
+    /// Its size.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The device that it lies on.
+    pub fn device(&self) -> &Arc<dyn Device> {
+        &self.device
+    }
+
+    /// Its first `count` values; waits for everything that was asked for before.
+    ///
+    /// # Errors
+    /// If the device failed.
+    ///
+    /// # Panics
+    /// If it is smaller than that.
+    pub fn values<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(&self, count: usize) -> Result<Vec<T>, DeviceError> {
+        assert!(count * size_of::<T>() <= self.bytes, "a buffer is read beyond its end");
+        let mut values = vec![T::zeroed(); count];
+        self.device.read(self.at, bytemuck::cast_slice_mut(&mut values))?;
+        Ok(values)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.device.free(self.at, self.bytes);
+    }
+}
