@@ -233,13 +233,13 @@ impl Page {
         self.0.header.dims
     }
 
-    /// The keys as stored numbers, in tiles of [`TILE`].
+    /// The keys as stored numbers, in tiles of 16 entries.
     #[inline]
     pub fn keys<F: Format>(&self) -> &[F::Key] {
         bytemuck::cast_slice(&self.kv()[..Page::split::<F>(self.dims()).0])
     }
 
-    /// The values as stored numbers, in groups of [`Rows::GROUP`].
+    /// The values as stored numbers: rows of one entry, or of the four or eight that lie together.
     #[inline]
     pub fn values<F: Format>(&self) -> &[F::Value] {
         let (values, scales) = Page::split::<F>(self.dims());
