@@ -257,7 +257,9 @@ fn samples() -> Seeds {
     let classes = r#"{"input": "x", "context": "c", "answers": ["It"], "dataset": "trec", "all_classes": ["It", "fox", "\u00e9"], "_id": 4}"#;
     let summary = r#"{"input": "", "context": "c", "answers": ["The fox is. It is 12. Three."], "dataset": "gov_report", "_id": "g"}"#;
     let own = r#"{"input": "Doc. Which?", "question": "Which?", "outputs": ["a"], "metric": "edit-similarity", "max_new_tokens": 5}"#;
+    let many = r#"{"_id": "m", "context": "c", "questions": [{"input": "Who?\n(A) fox\n(B) it", "answers": ["(A) fox"]}, {"input": "When?", "answers": "12"}]}"#;
     vec![
+        ("ok-many.jsonl", many.as_bytes().to_vec()),
         ("ok-ruler.jsonl", format!("{ruler}\n{prefixed}\n").into_bytes()),
         ("ok-longbench.jsonl", [longbench, classes, summary].join("\n").into_bytes()),
         ("ok-own.jsonl", own.as_bytes().to_vec()),
