@@ -95,6 +95,7 @@ template <int TYPE> DEVICE void fold(const Fold& a, u8* shared) {
         largest[thread / 32] = most;
         largest[4 + thread / 32] = most_value;
       }
+      // With three barriers a survivor none of what they keep apart is written again before all have read it.
       barrier();
       if (TYPE == K8V4 && thread < 8) errors[thread] = error_of(values, dim, thread);
       barrier();
@@ -125,8 +126,6 @@ template <int TYPE> DEVICE void fold(const Fold& a, u8* shared) {
       meta[PAGE] = count;
       meta[2 * PAGE] = bits_of((f32)(moment / (double)count));
     }
-    // The next survivor's mean is written where this one's is read.
-    barrier();
   }
 }
 

@@ -63,9 +63,8 @@ template <int TYPE, int MOST> DEVICE void prefill(const Prefill& a, u8* shared) 
       x.z = pack_halves(query[0][d + 2] * i0, query[0][d + 3] * i0);
       x.w = pack_halves(query[1][d + 2] * i1, query[1][d + 3] * i1);
     }
-    held[s * 32 + lane] = x;
+    held[s * 32 + lane] = x;  // a lane reads its own alone
   }
-  warp_barrier();
   units[0] *= a.scale * LOG2_E;
   units[1] *= a.scale * LOG2_E;
 

@@ -190,7 +190,7 @@ fn clustered_caches_forks_and_snapshots_give_the_cpus_logits() {
 #[test]
 fn a_saved_cache_goes_on_bit_for_bit() {
     let [_, cuda] = models();
-    for dtype in [Dtype::F16] {
+    for dtype in [Dtype::F16, Dtype::Q8, Dtype::K8V4] {
         let mut ws = Workspace::new();
         let mut step = |cache: &mut SequenceCache, n: usize| {
             let tokens: Vec<u32> = (0..n).map(|i| token(cache.tokens() + i)).collect();

@@ -12,7 +12,11 @@
 #else
 #define SANITIZED 0
 #endif
-#if !defined(__x86_64__)
+// Elsewhere the system's own contexts do, which are slower: `EMULATOR_PORTABLE` asks for them.
+#if defined(__x86_64__) && defined(__ELF__) && !defined(EMULATOR_PORTABLE)
+#define OWN_SWITCH 1
+#else
+#define OWN_SWITCH 0
 #include <ucontext.h>
 #endif
 
@@ -24,14 +28,14 @@ constexpr size_t STACK = 128 << 10;
 
 // A place to run at: a stack and what was kept when it was left.
 struct Place {
-#if defined(__x86_64__)
+#if OWN_SWITCH
   void* stack_pointer = nullptr;
 #else
   ucontext_t context;
 #endif
 };
 
-#if defined(__x86_64__)
+#if OWN_SWITCH
 extern "C" void chelsea_emulator_switch(void** from, void* to);
 // Keeps the registers that a function has to leave alone on the stack, and changes stacks.
 asm(R"(
@@ -96,7 +100,7 @@ void leave(bool last = false) {
 #else
   (void)last;
 #endif
-#if defined(__x86_64__)
+#if OWN_SWITCH
   chelsea_emulator_switch(&fiber.place.stack_pointer, block.scheduler.stack_pointer);
 #else
   swapcontext(&fiber.place.context, &block.scheduler.context);
@@ -113,7 +117,7 @@ void resume(Block& block, Fiber& fiber) {
   void* fake = nullptr;
   __sanitizer_start_switch_fiber(&fake, fiber.stack, STACK);
 #endif
-#if defined(__x86_64__)
+#if OWN_SWITCH
   chelsea_emulator_switch(&block.scheduler.stack_pointer, fiber.place.stack_pointer);
 #else
   swapcontext(&block.scheduler.context, &fiber.place.context);
@@ -140,7 +144,7 @@ void start(Fiber& fiber, uint32_t index) {
 #endif
   fiber.thread.index = index;
   fiber.done = false;
-#if defined(__x86_64__)
+#if OWN_SWITCH
   void** top = (void**)(fiber.stack + STACK - 64);
   *--top = nullptr;  // so that the stack is aligned as after a call
   *--top = (void*)entry;

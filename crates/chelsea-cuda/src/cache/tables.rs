@@ -40,10 +40,11 @@ pub(crate) struct Tables {
 }
 
 /// Slots of pages of one layout that are to hold no entry; offsets of the lists that say which.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Clears {
     pub layout: PageLayout,
-    pub count: usize,
+    /// Pages, and the first slot of each.
+    pub slots: Vec<(u32, u32)>,
     pub pages: Address,
     pub firsts: Address,
 }
@@ -71,9 +72,10 @@ impl Tables {
             }
         }
         let of_layout = |layout: PageLayout| {
-            let (pages, firsts): (Vec<u32>, Vec<u32>) =
-                slots.iter().filter(|slot| slot.0 == layout).map(|&(_, page, first)| (page, first)).unzip();
-            Clears { layout, count: pages.len(), pages: self.put(&pages), firsts: self.put(&firsts) }
+            let of_layout = slots.iter().filter(|slot| slot.0 == layout);
+            let slots: Vec<(u32, u32)> = of_layout.map(|&(_, page, first)| (page, first)).collect();
+            let (pages, firsts): (Vec<u32>, Vec<u32>) = slots.iter().copied().unzip();
+            Clears { layout, slots, pages: self.put(&pages), firsts: self.put(&firsts) }
         };
         layouts.into_iter().map(of_layout).collect()
     }
