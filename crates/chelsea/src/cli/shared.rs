@@ -22,9 +22,9 @@ pub struct ModelArgs {
     /// Threads to compute with [default: all cores].
     #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
-    /// Where to compute: auto takes a GPU that can run the model, and else the CPU (-v says why); cpu; cuda or cuda:N must be
+    /// Where to compute: cpu; auto takes a GPU that can run the model, and else the CPU (-v says why); cuda or cuda:N must be
     /// there.
-    #[arg(long, value_name = "DEVICE", default_value_t = DeviceArg::Auto)]
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceArg::Cpu)]
     pub device: DeviceArg,
     /// How weight products are computed: packed integers, or dequantised to 32-bit floats.
     #[arg(long, value_enum, default_value_t = ProductsArg::Fast, hide_short_help = true)]
