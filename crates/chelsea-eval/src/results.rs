@@ -4,6 +4,7 @@
 //! starts again is not measured again. A last line without an end, left by a kill in the middle of a write, is cut
 //! off; any other line that cannot be read is an error, for it would be lost silently.
 
+use crate::metrics::agree;
 use crate::setting::{Basis, Mode, Setting};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions, TryLockError};
@@ -122,6 +123,15 @@ impl Record {
     pub fn mean(&self, figure: impl Fn(&Asked) -> Option<f64>) -> Option<f64> {
         let figures: Option<Vec<f64>> = self.asked.iter().map(figure).collect();
         figures.filter(|f| !f.is_empty()).map(|f| f.iter().sum::<f64>() / f.len() as f64)
+    }
+
+    /// How many of the questions that both were asked are answered alike ([`agree`]), and how many there are.
+    pub fn agreement(&self, other: &Record) -> (usize, usize) {
+        let asked = self.asked.iter().zip(&other.asked);
+        let answered = asked.filter(|(own, _)| !own.expected.is_empty() && own.kl.is_none());
+        answered.fold((0, 0), |(alike, all), (own, other)| {
+            (alike + usize::from(agree(&own.answer, &other.answer, &own.expected)), all + 1)
+        })
     }
 
     /// Bytes kept as a share of the full cache's.

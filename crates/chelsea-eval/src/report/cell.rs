@@ -1,7 +1,6 @@
 //! Results of one way of keeping the cache, and the figures that are taken of them.
 
 use super::stats::Interval;
-use crate::metrics::agree;
 use crate::results::{Asked, Record};
 use crate::setting::{Basis, Mode, Setting};
 use std::collections::{BTreeMap, BTreeSet};
@@ -93,11 +92,9 @@ impl<'a> Cell<'a> {
 
     /// Share of the questions that are answered as `full` answers them, of those that both were asked.
     pub fn agreement(&self, full: &Cell<'_>) -> Option<f64> {
-        let pairs = self.records.iter().filter_map(|(key, record)| Some((record, full.records.get(key)?)));
-        let asked = pairs.flat_map(|(record, full)| record.asked.iter().zip(&full.asked));
-        let answered = asked.filter(|(own, _)| !own.expected.is_empty() && own.kl.is_none());
-        let agree: Vec<bool> = answered.map(|(own, full)| agree(&own.answer, &full.answer, &own.expected)).collect();
-        (!agree.is_empty()).then(|| agree.iter().filter(|&&agree| agree).count() as f64 / agree.len() as f64)
+        let pairs = self.records.iter().filter_map(|(key, record)| Some(record.agreement(full.records.get(key)?)));
+        let (alike, all) = pairs.fold((0, 0), |sum, pair| (sum.0 + pair.0, sum.1 + pair.1));
+        (all > 0).then(|| alike as f64 / all as f64)
     }
 
     /// Bytes held as a share of the full cache's, of records that have the figure; `keep` picks records.

@@ -2,7 +2,6 @@
 
 use super::Shown;
 use crate::output::{self, Table};
-use chelsea_eval::metrics::agree;
 use chelsea_eval::results::{Asked, Record};
 use chelsea_eval::{Basis, Mode, ParsedSetting, Sample, Setting};
 use serde_json::json;
@@ -122,14 +121,9 @@ pub fn tasks(settings: &[ParsedSetting], records: &[Record]) -> String {
 /// Share of the questions that are answered as the full cache answers them, where it was asked, too.
 fn agreement(setting: &Setting, rows: &[&Record], full: &HashMap<(&str, &str), &Record>) -> String {
     let of_full = |r: &Record| full.get(&(r.task.as_str(), r.sample.as_str())).copied();
-    let pairs = rows.iter().filter_map(|r| Some((r, of_full(r)?)));
-    let asked = pairs.flat_map(|(r, full)| r.asked.iter().zip(&full.asked));
-    let answered = asked.filter(|(own, _)| !own.expected.is_empty() && own.kl.is_none());
-    let agree: Vec<bool> = answered.map(|(own, full)| agree(&own.answer, &full.answer, &own.expected)).collect();
-    if agree.is_empty() || setting.keep >= 1.0 {
-        return "-".into();
-    }
-    output::percent(agree.iter().filter(|&&agree| agree).count(), agree.len())
+    let pairs = rows.iter().filter_map(|r| Some(r.agreement(of_full(r)?)));
+    let (alike, all) = pairs.fold((0, 0), |sum, pair| (sum.0 + pair.0, sum.1 + pair.1));
+    if all == 0 || setting.keep >= 1.0 { "-".into() } else { output::percent(alike, all) }
 }
 
 /// The mean of figures that all have, or a dash.

@@ -163,7 +163,9 @@ fn one_question_takes_one_cache_and_of_several_the_documents_is_counted_too() {
     let (short, one, two) = (ask(1, "1"), ask(1, "100"), ask(2, "100"));
     assert_eq!(one["answers"][0]["generated_tokens"], 100);
     let (now, peak) = (number(&one, "kv_bytes"), number(&one, "kv_bytes_peak"));
-    assert!(now <= 500.0 * 1024.0 && now < 0.3 * number(&one, "kv_bytes_full"), "{one}");
+    // What an answer adds piles up for 64 tokens before it is clustered.
+    let pile = 64.0 * number(&one, "kv_bytes_full") / number(&one, "kv_tokens");
+    assert!(now <= 500.0 * 1024.0 + pile && now < 0.3 * number(&one, "kv_bytes_full"), "{one}");
     assert_eq!(peak, number(&short, "kv_bytes_peak"), "reading the document took the most");
     assert_eq!(number(&two, "kv_bytes"), now);
     assert!(number(&two, "kv_bytes_peak") > peak.max(1.9 * now), "{two}");
