@@ -6,7 +6,7 @@ The package's classes know no cache types, so its C structures are filled in her
 values (`-khad -vhad` on the command line of ik_llama.cpp) is on where `--hadamard 1` says so; it does nothing to a
 cache in 16 bits.
 """
-import argparse, ctypes, sys, time
+import argparse, ctypes, sys
 
 import reads
 import ik_llama_cpp
@@ -78,16 +78,8 @@ class Bench:
         ik.llama_kv_cache_clear(self.ctx)
         self.at = 0
         tokens, answer = self.tokens.take(prompt), self.tokens.take(generate)
-        start = time.perf_counter()
-        self.feed(tokens)
-        read = time.perf_counter()
-        for token in answer:
-            self.feed([token])
-        end = time.perf_counter()
         # The state of a sequence: keys and values as they lie in the cache, and 12 bytes for each token.
-        size = state_size(self.ctx, 0, 0)
-        return {"prompt": prompt, "prompt_s": read - start, "generate": generate, "decode_s": end - read,
-                "kv_bytes": size, "kv_bytes_peak": size}
+        return reads.fed(self.feed, tokens, answer, lambda: state_size(self.ctx, 0, 0))
 
 
 def main():

@@ -101,16 +101,8 @@ class Bench:
     def read(self, prompt, generate):
         self.clear()
         tokens, answer = self.tokens(prompt), self.tokens(generate)
-        start = time.perf_counter()
-        self.feed(tokens)
-        read = time.perf_counter()
-        for token in answer:
-            self.feed([token])
-        end = time.perf_counter()
         # The state of a sequence: keys and values as they lie in the cache, and 12 bytes for each token.
-        size = ll.llama_state_seq_get_size(self.ctx, 0)
-        return {"prompt": prompt, "prompt_s": read - start, "generate": generate, "decode_s": end - read,
-                "kv_bytes": size, "kv_bytes_peak": size}
+        return reads.fed(self.feed, tokens, answer, lambda: ll.llama_state_seq_get_size(self.ctx, 0))
 
     def fill(self, depth):
         if self.real or depth <= BLOCK:

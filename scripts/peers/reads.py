@@ -8,7 +8,7 @@ reads a prompt of each length, answers it, and prints one JSON object on stdout:
 
 Tokens are pseudo-random: speed does not depend on them. What the choice of a token costs is not measured.
 """
-import json, os, sys
+import json, os, sys, time
 
 # Read before anything is timed, so that no trial pays for pages that were never touched.
 WARM_UP = 512
@@ -44,6 +44,19 @@ class Tokens:
             self.state = (self.state * 6364136223846793005 + 1442695040888963407) % (1 << 64)
             out.append(100 + (self.state >> 33) % (self.vocab - 200))
         return out
+
+
+def fed(feed, tokens, answer, size):
+    """Times an engine that is fed tokens: all of a prompt, then an answer one by one. `size` tells the bytes of its cache."""
+    start = time.perf_counter()
+    feed(tokens)
+    read = time.perf_counter()
+    for token in answer:
+        feed([token])
+    end = time.perf_counter()
+    held = size()
+    return {"prompt": len(tokens), "prompt_s": read - start, "generate": len(answer), "decode_s": end - read,
+            "kv_bytes": held, "kv_bytes_peak": held}
 
 
 def report(version, system, reads):

@@ -106,7 +106,8 @@ pub(super) trait Multiply<S: Simd> {
     /// `S`'s instruction set is available.
     unsafe fn scores(&mut self, page: &Page, span: &Span, scores: &mut [f32]);
 
-    /// Adds values by weights, with scales of values in them, to what `factors` leaves of the sums of the span's rows, `[rows][value_dim]`.
+    /// Adds values by weights, with scales of values in them, to what `factors` leaves of the sums of the span's rows,
+    /// `[rows][value_dim]`.
     ///
     /// # Safety
     /// `S`'s instruction set is available.

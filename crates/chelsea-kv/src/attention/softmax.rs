@@ -86,7 +86,7 @@ impl Softmax<'_> {
     /// # Safety
     /// `S`'s instruction set is available.
     #[inline(always)]
-    pub unsafe fn largest<S: Simd>(&self, scores: &mut [f32], seen: Option<Range<usize>>) -> f32 {
+    unsafe fn largest<S: Simd>(&self, scores: &mut [f32], seen: Option<Range<usize>>) -> f32 {
         assert!(scores.len() == PAGE && self.columns.end <= PAGE);
         let mut hide: Option<&[f32; PAGE]> = None;
         if let Some(seen) = seen {

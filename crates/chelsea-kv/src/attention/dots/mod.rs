@@ -16,9 +16,10 @@ pub(super) mod neon;
 pub(super) mod portable;
 
 use super::simd::Simd;
+use crate::page::Byte;
 
 /// Bytes of a word, and factors that belong to it.
-pub(super) const WORD: usize = 4;
+pub(super) const WORD: usize = Byte::WORD;
 
 /// The largest factor: both of its bytes have a sign where it is cut into two.
 pub(super) const LARGEST: f32 = 32_512.0;
