@@ -21,8 +21,9 @@ pub enum Budget {
     Bytes(usize),
 }
 
-/// Tokens that a share of the bytes is of at least: to cluster a few hundred saves nothing worth it.
-pub const LEAST_TOKENS: usize = 1024;
+/// Tokens that a share of the bytes is of at least: to cluster a few hundred saves nothing worth it. A quarter of so many is
+/// room for 512 tokens and an answer in 8 bits, none of which is then clustered.
+pub const LEAST_TOKENS: usize = 1536;
 
 /// A budget that cannot be held.
 #[derive(Debug, Clone, PartialEq, Error)]
@@ -478,18 +479,19 @@ mod tests {
     #[test]
     fn a_share_leaves_short_texts_alone_that_fit_into_that_of_longer_ones() {
         let allowed = |tokens| Budget::ByteFraction(0.25).allowed(&LIMITS, Length::of(tokens));
-        // A quarter of 1,024 tokens is room for 3 pages of 64 entries per head.
-        for tokens in 0..=192 {
+        // A quarter of so many tokens is room for some whole pages of 64 entries per head.
+        let whole = (LEAST_TOKENS * LIMITS.full_token_bytes / 4 - LIMITS.fixed_bytes) / (6 * LIMITS.page_bytes) * 64;
+        assert!(whole > 192);
+        for tokens in 0..=whole {
             assert_eq!(allowed(tokens), tokens * 6);
         }
-        assert!((128 * 6..192 * 6).contains(&allowed(193)));
-        for tokens in 193..LEAST_TOKENS {
-            assert!(allowed(tokens).abs_diff(allowed(193)) <= 1, "{tokens}");
-            assert!(
-                Budget::ByteFraction(0.25).is_absolute(tokens) && !Budget::ByteFraction(0.25).is_absolute(tokens + 831)
-            );
+        assert!(((whole - 64) * 6..whole * 6).contains(&allowed(whole + 1)));
+        for tokens in whole + 1..LEAST_TOKENS {
+            assert!(allowed(tokens).abs_diff(allowed(whole + 1)) <= 1, "{tokens}");
+            assert!(Budget::ByteFraction(0.25).is_absolute(tokens));
         }
-        assert!(allowed(2 * LEAST_TOKENS) > 2 * allowed(193));
+        assert!(!Budget::ByteFraction(0.25).is_absolute(LEAST_TOKENS));
+        assert!(allowed(2 * LEAST_TOKENS) > 2 * allowed(whole + 1));
     }
 
     #[test]

@@ -6,8 +6,8 @@ mod common;
 
 use chelsea_kv::policy::{Needs, Plan, View};
 use chelsea_kv::{
-    Budget, BudgetError, CacheConfig, CacheError, CacheShape, Dtype, LayerSpec, PAGE, Page, Policy, PoolFull,
-    SequenceCache, snapshot,
+    Budget, BudgetError, CacheConfig, CacheError, CacheShape, Dtype, LEAST_TOKENS, LayerSpec, PAGE, Page, Policy,
+    PoolFull, SequenceCache, snapshot,
 };
 use common::mixed::{Random, error, feed, layer, mixed, rows, state};
 use common::policy;
@@ -154,7 +154,7 @@ proptest! {
             Budget::Entries(n) => prop_assert!(cache.entries() <= n * shape.growing_heads()),
             Budget::Bytes(bytes) => prop_assert!(cache.memory().total() <= bytes, "{} > {bytes}", cache.memory().total()),
             Budget::ByteFraction(share) => {
-                let bytes = (f64::from(share) * shape.full_bytes(tokens.max(1024)) as f64) as usize;
+                let bytes = (f64::from(share) * shape.full_bytes(tokens.max(LEAST_TOKENS)) as f64) as usize;
                 prop_assert!(cache.entries() <= least || cache.memory().total() <= bytes, "{} > {bytes}", cache.memory().total());
             }
         }

@@ -95,7 +95,7 @@ impl Holding {
         )
     }
 
-    /// Whether the two can be compared: shares are of texts of a thousand tokens at least.
+    /// Whether the two can be compared: shares are of texts of [`LEAST_TOKENS`] at least.
     pub fn is_telling(&self) -> bool {
         self.asked_share < 1.0 && (self.tokens >= LEAST_TOKENS || self.exceeded)
     }
