@@ -7,6 +7,7 @@ pub mod continuation;
 pub mod copying;
 mod haystack;
 pub mod jsonl;
+pub mod lookup;
 pub mod needles;
 pub mod variables;
 pub mod words;

@@ -48,6 +48,8 @@ pub enum EvalAction {
     Variables(VariablesArgs),
     /// A long list of words: which are the most common?
     Words(WordsArgs),
+    /// Long lists, and several questions about each: the value of a key, a line by its ends, the largest numbers.
+    Lookup(LookupArgs),
     /// The text that follows: how far do predictions stray from the full cache's?
     Continuation(ContinuationArgs),
     /// Samples of files in the format of RULER or LongBench, or documents with many questions each.
@@ -252,6 +254,38 @@ pub struct WordsArgs {
     /// Words that come more often.
     #[arg(long, default_value_t = 10)]
     pub common: usize,
+}
+
+/// `chelsea eval lookup`.
+#[derive(Debug, Args)]
+pub struct LookupArgs {
+    #[command(flatten)]
+    pub compare: CompareArgs,
+    #[command(flatten)]
+    pub generate: GenerateArgs,
+    /// What is on the lists.
+    #[arg(long, value_delimiter = ',', default_values_t = [LookupArg::Pairs, LookupArg::Ends, LookupArg::Numbers])]
+    pub kinds: Vec<LookupArg>,
+    /// Questions about each list; with `--modes turns` or `turns-online` they follow each other in one conversation.
+    #[arg(long, default_value_t = 5)]
+    pub questions: usize,
+}
+
+/// What is on a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LookupArg {
+    /// Keys and values: what is the value of a key?
+    Pairs,
+    /// Lines of four words: which begins with one word and ends with another?
+    Ends,
+    /// Numbers: which is the largest, the smallest, the second largest?
+    Numbers,
+}
+
+impl std::fmt::Display for LookupArg {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.to_possible_value().map_or(Ok(()), |value| f.write_str(value.get_name()))
+    }
 }
 
 /// `chelsea eval continuation`.

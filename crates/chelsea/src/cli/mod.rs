@@ -21,8 +21,8 @@ pub use cluster::ClusterArgs;
 #[cfg(feature = "serve")]
 pub use config::parse;
 pub use eval::{
-    CompareArgs, ContinuationArgs, CopyingArgs, EvalAction, EvalArgs, GenerateArgs, KindArg, NeedlesArgs, OnError,
-    QuickArgs, ReportArgs, RunFilesArgs, ValuesArg, VariablesArgs, WordsArgs,
+    CompareArgs, ContinuationArgs, CopyingArgs, EvalAction, EvalArgs, GenerateArgs, KindArg, LookupArg, LookupArgs,
+    NeedlesArgs, OnError, QuickArgs, ReportArgs, RunFilesArgs, ValuesArg, VariablesArgs, WordsArgs,
 };
 pub use run::RunArgs;
 #[cfg(feature = "serve")]

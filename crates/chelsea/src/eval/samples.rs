@@ -1,8 +1,8 @@
 //! Samples as the flags ask for them.
 
 use crate::cli::{
-    ContinuationArgs, CopyingArgs, GenerateArgs, KindArg, NeedlesArgs, OnError, RunFilesArgs, ValuesArg, VariablesArgs,
-    WordsArgs,
+    ContinuationArgs, CopyingArgs, GenerateArgs, KindArg, LookupArg, LookupArgs, NeedlesArgs, OnError, RunFilesArgs,
+    ValuesArg, VariablesArgs, WordsArgs,
 };
 use crate::{documents, output};
 use anyhow::{Context as _, Result, bail};
@@ -10,6 +10,7 @@ use chelsea_eval::Sample;
 use chelsea_eval::tasks::continuation::{self, ContinuationOptions};
 use chelsea_eval::tasks::copying::{self, CopyingOptions};
 use chelsea_eval::tasks::jsonl::{self, JsonlOptions};
+use chelsea_eval::tasks::lookup::{self, Lookup, LookupOptions};
 use chelsea_eval::tasks::needles::{self, Kind, NeedleOptions, Values};
 use chelsea_eval::tasks::variables::{self, VariableOptions};
 use chelsea_eval::tasks::words::{self, WordOptions};
@@ -51,7 +52,8 @@ fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, HaystackError> 
     tokenizer.encode(text, false).map_err(|e| HaystackError::Tokens(e.to_string()))
 }
 
-/// `chelsea eval quick`: every generated task as its own verb makes it when nothing is said.
+/// `chelsea eval quick`: every generated task as its own verb makes it when nothing is said; of the lists to look things up in,
+/// those of keys and values.
 pub fn quick(source: &Source<'_>, seed: u64) -> Result<Vec<Sample>> {
     let haystack = &source.haystack;
     let mut samples = Vec::new();
@@ -73,6 +75,10 @@ pub fn quick(source: &Source<'_>, seed: u64) -> Result<Vec<Sample>> {
     samples.extend(source.each(|tokens, index| {
         let options = CopyingOptions { tokens, seed, ..CopyingOptions::default() };
         copying::sample(haystack, &options, index, &|text| source.encode(text))
+    })?);
+    samples.extend(source.each(|tokens, index| {
+        let options = LookupOptions { tokens, seed, ..LookupOptions::default() };
+        lookup::sample(haystack, &options, index, &|text| source.encode(text))
     })?);
     samples.extend(source.each(|tokens, index| {
         continuation::sample(haystack, &ContinuationOptions { tokens, seed, ..ContinuationOptions::default() }, index)
@@ -134,6 +140,24 @@ pub fn words(args: &WordsArgs, source: &Source<'_>) -> Result<Vec<Sample>> {
         let options = WordOptions { tokens, common, seed };
         words::sample(&source.haystack, &options, index, &|text| source.encode(text))
     })
+}
+
+/// `chelsea eval lookup`.
+pub fn lookup(args: &LookupArgs, source: &Source<'_>) -> Result<Vec<Sample>> {
+    let (questions, seed) = (args.questions, args.compare.seed);
+    let mut samples = Vec::new();
+    for kind in &args.kinds {
+        let kind = match kind {
+            LookupArg::Pairs => Lookup::Pairs,
+            LookupArg::Ends => Lookup::Ends,
+            LookupArg::Numbers => Lookup::Numbers,
+        };
+        samples.extend(source.each(|tokens, index| {
+            let options = LookupOptions { tokens, kind, questions, seed };
+            lookup::sample(&source.haystack, &options, index, &|text| source.encode(text))
+        })?);
+    }
+    Ok(samples)
 }
 
 /// `chelsea eval continuation`.

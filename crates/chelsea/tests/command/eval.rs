@@ -209,6 +209,30 @@ fn predictions_of_the_full_cache_do_not_stray_from_themselves() {
 
 #[test]
 #[ignore = "needs models"]
+fn lists_are_asked_about_in_turn_over_one_cache() {
+    let model = model();
+    let folder = tempfile::tempdir().unwrap();
+    let hay = folder.path().join("hay.txt");
+    std::fs::write(&hay, essays(12_000)).unwrap();
+    let [model, hay] = [&model, &hay].map(|p| p.to_str().unwrap());
+    let few = ["eval", "lookup", "-m", model, "--haystack", hay, "--samples", "1", "--tokens", "300"];
+    let asked = ["--questions", "3", "--keeps", "1,0.5", "--modes", "turns-online", "--json"];
+    let (out, _) = ok(&[&few[..], &asked].concat());
+    let lines: Vec<Value> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let tasks: Vec<&str> = lines.iter().map(|line| line["task"].as_str().unwrap()).collect();
+    for task in ["lookup-pairs", "lookup-ends", "lookup-numbers"] {
+        assert_eq!(tasks.iter().filter(|&&name| name == task).count(), 2, "{tasks:?}");
+    }
+    for line in &lines {
+        assert_eq!(line["asked"].as_array().unwrap().len(), 3, "{line}");
+        assert!((0.0..=1.0).contains(&line["score"].as_f64().unwrap()), "{line}");
+    }
+    let said = error(&[&few[..], &["--kinds", "numbers", "--questions", "7"]].concat());
+    assert!(said.contains("7 questions") && said.contains('6'), "{said}");
+}
+
+#[test]
+#[ignore = "needs models"]
 fn budgets_of_bytes_are_those_of_run_in_the_type_that_they_ask_for() {
     let model = model();
     let folder = tempfile::tempdir().unwrap();
