@@ -87,16 +87,20 @@ KERNEL(append_f16, Append, APPEND_WARPS * 32) { SHARED(shared); append<F16>(a, s
 KERNEL(append_q8, Append, APPEND_WARPS * 32) { SHARED(shared); append<Q8>(a, shared); }
 KERNEL(append_k8v4, Append, APPEND_WARPS * 32) { SHARED(shared); append<K8V4>(a, shared); }
 
-// Slots from `first` on of pages hold no entry: new pages (and truncated ones) are so before anything is appended.
+// Slots from `first` on of pages hold no entry: new pages (and truncated ones) are so before anything is appended. Scales
+// of entries that are gone would move answers: attention rounds weights in units of the largest scale of a page's values.
 struct Clear {
   u64 pool, pages, firsts;  // u32 each
-  u32 meta, bytes;          // where ln counts lie in a page, and its size
+  u32 scales, meta, bytes;  // where scales and ln counts lie in a page (both in one place: it has no scales), and its size
+  u32 unused;
 };
 
 KERNEL(clear_slots, Clear, PAGE) {
   u32 slot = thread_index(), first = at<u32>(a.firsts)[block_x()];
-  u32* meta = (u32*)(at<u8>(a.pool) + (u64)at<u32>(a.pages)[block_x()] * a.bytes + a.meta);
+  u8* page = at<u8>(a.pool) + (u64)at<u32>(a.pages)[block_x()] * a.bytes;
+  u32 *meta = (u32*)(page + a.meta), *scales = (u32*)(page + a.scales);
   if (slot >= first) {
+    if (a.scales != a.meta) scales[slot] = scales[PAGE + slot] = 0;
     meta[slot] = bits_of(float_of(0xff800000u));
     meta[PAGE + slot] = 0;
     meta[2 * PAGE + slot] = 0;

@@ -43,8 +43,8 @@ pub(crate) struct Tables {
 #[derive(Debug, Clone)]
 pub(crate) struct Clears {
     pub layout: PageLayout,
-    /// Pages, and the first slot of each.
-    pub slots: Vec<(u32, u32)>,
+    /// Pages.
+    pub count: usize,
     pub pages: Address,
     pub firsts: Address,
 }
@@ -73,9 +73,8 @@ impl Tables {
         }
         let of_layout = |layout: PageLayout| {
             let of_layout = slots.iter().filter(|slot| slot.0 == layout);
-            let slots: Vec<(u32, u32)> = of_layout.map(|&(_, page, first)| (page, first)).collect();
-            let (pages, firsts): (Vec<u32>, Vec<u32>) = slots.iter().copied().unzip();
-            Clears { layout, slots, pages: self.put(&pages), firsts: self.put(&firsts) }
+            let (pages, firsts): (Vec<u32>, Vec<u32>) = of_layout.map(|&(_, page, first)| (page, first)).unzip();
+            Clears { layout, count: pages.len(), pages: self.put(&pages), firsts: self.put(&firsts) }
         };
         layouts.into_iter().map(of_layout).collect()
     }

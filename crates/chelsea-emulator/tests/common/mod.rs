@@ -72,8 +72,10 @@ pub fn pool(device: &Arc<dyn Device>, layout: PageLayout, pages: usize) -> Resul
         pool: pool.at(),
         pages: numbers.at(),
         firsts: firsts.at(),
+        scales: layout.scales() as u32,
         meta: layout.meta() as u32,
         bytes: layout.bytes() as u32,
+        unused: 0,
     };
     clear_slots(&**device, pages, &arguments)?;
     Ok(pool)
