@@ -11,5 +11,5 @@ pub mod driver;
 mod model;
 
 pub use cache::{CudaBackend, CudaStore};
-pub use device::{About, Address, Buffer, Device, DeviceError, Shape};
+pub use device::{About, Address, Buffer, Device, DeviceError, Graph, Launcher, Launches, Prepared, Recorder, Shape};
 pub use model::{CudaModel, CudaWeights, ModelRefused};

@@ -19,8 +19,12 @@ const VOCAB: usize = 320;
 ///
 /// The same random model twice: on the CPU, and on an emulated device.
 fn models() -> [Model; 2] {
+    models_named("tiny")
+}
+
+fn models_named(name: &str) -> [Model; 2] {
     let make =
-        |products| RandomModel::named("tiny").unwrap().make(SEED, &LoadOptions { products }, &mut |_, _| ()).unwrap();
+        |products| RandomModel::named(name).unwrap().make(SEED, &LoadOptions { products }, &mut |_, _| ()).unwrap();
     let kept = make(Products::Source);
     let device = common::device(Schedule::InOrder);
     let weights = CudaWeights::upload(&device, &kept).unwrap();
@@ -140,6 +144,22 @@ fn prefill_decode_and_a_batch_give_the_cpus_logits() {
         }
         step([(3, 0, Wanted::None), (0, 0, Wanted::None), (0, 0, Wanted::None)], "no logits");
         step([(1, 0, Wanted::Last), (0, 0, Wanted::None), (1, 2, Wanted::Last)], "and on");
+    }
+}
+
+#[test]
+fn heads_of_whole_blocks_and_norms_of_heads_give_the_cpus_logits() {
+    for name in ["tiny-qwen2", "tiny-qwen3"] {
+        let [cpu, cuda] = models_named(name);
+        let mut ws = Workspace::new();
+        let mut caches = [&cpu, &cuda].map(|model| cache(model, Dtype::F16, "chelsea", 1.0));
+        for n in [30, 1, 1, 7] {
+            let logits = [0, 1].map(|i| {
+                let tokens = (0..n).map(|t| token(caches[i].tokens() + t)).collect();
+                run([&cpu, &cuda][i], &mut ws, &mut [(&mut caches[i], tokens, Wanted::Last)])
+            });
+            assert_alike(&logits[0], &logits[1], name);
+        }
     }
 }
 

@@ -53,7 +53,7 @@ pub(super) struct Lists {
     pub several: Vec<Several>,
     /// Rows of what queries are multiplied by, u32, `[rows][kv_heads]`, where keys of any chunk are stored divided.
     pub balances: Option<Address>,
-    /// Most parts of tokens that go together.
+    /// Most parts of tokens that go together, with those that fill their lists up.
     pub most_parts: usize,
 }
 
@@ -90,9 +90,10 @@ impl Lists {
             if first.rows.len() == 1 {
                 let seen: Vec<Row<'_>> = some.iter().map(|&c| Row { heads: heads[c] }).collect();
                 let plan = Plan::of(&seen, of.group, of.window);
-                lists.most_parts = lists.most_parts.max(plan.parts.len());
-                let parts = (plan.parts.len(), tables.put(&plan.parts));
-                let (pages, firsts) = (tables.put(&plan.pages), tables.put(&plan.firsts));
+                let (count, at) = tables.put_padded(&plan.parts);
+                let (pages, firsts) = (tables.put_padded(&plan.pages).1, tables.put(&plan.firsts));
+                lists.most_parts = lists.most_parts.max(count);
+                let parts = (count, at);
                 lists.single.push(Single { ty, rows, parts, pages, firsts });
             } else {
                 let (pages, reaches) = reaches(heads[some[0]]);
