@@ -163,6 +163,28 @@ fn heads_of_whole_blocks_and_norms_of_heads_give_the_cpus_logits() {
     }
 }
 
+#[test]
+fn long_steps_of_reading_give_what_short_ones_give() {
+    let [cpu, cuda] = models();
+    let tokens: Vec<u32> = (0..530).map(token).collect();
+    let read = |model: &Model, step: usize| {
+        let (mut ws, mut cache) = (Workspace::new(), cache(model, Dtype::F16, "full", 1.0));
+        for (i, chunk) in tokens.chunks(step).enumerate() {
+            let wanted = if (i + 1) * step >= tokens.len() { Wanted::Last } else { Wanted::None };
+            run(model, &mut ws, &mut [(&mut cache, chunk.to_vec(), wanted)]);
+        }
+        // The last token, and one that is decoded.
+        let last = ws.logits().to_vec();
+        (last, run(model, &mut ws, &mut [(&mut cache, vec![7], Wanted::Last)]))
+    };
+    let (at_once, in_steps, on_cpu) = (read(&cuda, 530), read(&cuda, 53), read(&cpu, 31));
+    for (long, short, cpu) in [(&at_once.0, &in_steps.0, &on_cpu.0), (&at_once.1, &in_steps.1, &on_cpu.1)] {
+        let (off, most) = apart(short, long);
+        assert!(off <= 1e-2 && most <= 5e-2, "{off} and {most} of their spread apart");
+        assert_alike(cpu, long, "a step of 530 tokens");
+    }
+}
+
 /// The cache in host memory: saved and loaded.
 fn in_host_memory(cache: &SequenceCache) -> SequenceCache {
     let info = snapshot::SnapshotInfo { tokens: vec![1; cache.tokens()], ..Default::default() };

@@ -21,6 +21,10 @@ pub trait Accelerator: Debug + Send + Sync {
     /// Where caches of its sequences lie.
     fn backend(&self) -> Arc<dyn Backend>;
 
+    /// Entries of each head that reading a text should be allowed to hold beyond the budget, for the device to be busy: an
+    /// eighth as many tokens pass through the model at once, or a quarter where nothing has to be clustered for them.
+    fn block(&self) -> usize;
+
     /// Takes a batch through all layers. Every cache takes in its chunk's tokens. `logits`, `[rows][vocab]`, gets those of the
     /// wanted rows but for the ones that may stay, which are returned in order.
     ///

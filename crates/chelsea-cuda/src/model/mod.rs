@@ -21,6 +21,9 @@ use chelsea_model::device::{Accelerator, DenseLayer, HeldLogits, Pass};
 use std::sync::{Arc, Mutex, PoisonError};
 use weights::{Biased, Weight};
 
+/// Entries of a block: steps of 512 tokens, each of which reads all weights once.
+const READ_BLOCK: usize = 4096;
+
 /// Why a device does not take a model.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelRefused {
@@ -211,6 +214,10 @@ impl CudaModel {
 impl Accelerator for CudaModel {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn block(&self) -> usize {
+        READ_BLOCK
     }
 
     fn backend(&self) -> Arc<dyn Backend> {
