@@ -323,3 +323,68 @@ fn caches_of_another_backend_are_refused() {
     assert!(error.to_string().contains("lies elsewhere"), "{error}");
     assert_eq!(elsewhere.tokens(), 0);
 }
+
+/// Three texts of several lengths, and then an answer to each, in batches; what is given for every row. `beside` is called
+/// before each batch with what lies in the caches, and what is to come.
+fn answered(
+    model: &Model,
+    caches: &mut [SequenceCache; 3],
+    mut beside: impl FnMut(&[SequenceCache; 3], &[(usize, Vec<u32>)], &[f32]),
+) -> (Vec<f32>, usize) {
+    let mut ws = Workspace::new();
+    let (mut all, mut compactions) = (Vec::new(), 0);
+    for step in 0..16 {
+        let text = step < 6;
+        let tokens = |(i, cache): (usize, &SequenceCache)| {
+            let first = cache.tokens() + 7 * i;
+            let tokens: Vec<u32> = (0..if text { 30 } else { 1 }).map(|t| token(first + t)).collect();
+            (!text || step < 2 * i + 2).then_some((i, tokens))
+        };
+        let given: Vec<(usize, Vec<u32>)> = caches.iter().enumerate().filter_map(tokens).collect();
+        let before = caches.each_ref().map(|cache| cache.fork().unwrap());
+        let chunks = caches.iter_mut().enumerate().filter(|(i, _)| given.iter().any(|(j, _)| i == j)).zip(&given);
+        let mut chunks: Vec<_> =
+            chunks.map(|((_, cache), (_, tokens))| (cache, tokens.clone(), Wanted::Last)).collect();
+        let logits = run(model, &mut ws, &mut chunks);
+        beside(&before, &given, &logits);
+        all.extend(logits);
+        let compacted = caches.iter_mut().filter(|cache| cache.compaction_is_due()).count();
+        caches.iter_mut().for_each(|cache| assert!(cache.compact().is_ok()));
+        compactions += compacted;
+    }
+    (all, compactions)
+}
+
+#[test]
+fn a_batch_of_texts_that_a_device_clusters_gives_the_cpus_logits() {
+    let [cpu, cuda] = models();
+    for dtype in [Dtype::F16, Dtype::Q8] {
+        let of = |model: &Model, keep: f32| [0; 3].map(|_| cache(model, dtype, "chelsea", keep));
+        let mut ws = Workspace::new();
+        // The CPU goes on from the device's entries, in every step.
+        let follow = |before: &[SequenceCache; 3], given: &[(usize, Vec<u32>)], logits: &[f32]| {
+            let mut twins: Vec<_> = given.iter().map(|(i, tokens)| (in_host_memory(&before[*i]), tokens)).collect();
+            let mut chunks: Vec<_> =
+                twins.iter_mut().map(|(cache, tokens)| (cache, (*tokens).clone(), Wanted::Last)).collect();
+            let wanted = run(&cpu, &mut ws, &mut chunks);
+            assert_alike(&wanted, logits, &format!("{}, {} texts", dtype.name(), given.len()));
+        };
+        let mut caches = of(&cuda, 0.4);
+        let (of_device, compactions) = answered(&cuda, &mut caches, follow);
+        assert!(compactions >= 6, "{compactions} compactions");
+        // By itself it clusters keys that are rounded otherwise in every layer: what that changes is little beside what
+        // clustering changes at all.
+        let mut own = of(&cpu, 0.4);
+        let (of_cpu, _) = answered(&cpu, &mut own, |_, _, _| ());
+        let (full, _) = answered(&cpu, &mut of(&cpu, 1.0), |_, _, _| ());
+        let entries = |caches: &[SequenceCache; 3]| caches.each_ref().map(SequenceCache::entries);
+        assert_eq!(entries(&caches), entries(&own));
+        let mean = |x: &[f32], y: &[f32]| {
+            let rows = x.chunks(VOCAB).zip(y.chunks(VOCAB));
+            rows.map(|(x, y)| divergence(x, y)).sum::<f64>() / (x.len() / VOCAB) as f64
+        };
+        let (apart, [on_cpu, on_device]) = (mean(&of_cpu, &of_device), [&of_cpu, &of_device].map(|y| mean(&full, y)));
+        println!("{}: {apart} between them, {on_cpu} and {on_device} from the full cache", dtype.name());
+        assert!(apart <= 0.2 * on_cpu && (0.8..1.25).contains(&(on_device / on_cpu)), "{apart}, {on_cpu}, {on_device}");
+    }
+}

@@ -15,18 +15,17 @@ struct Half {
 template <class T, uint32_t DEPTH> void left(uint32_t row, T (&numbers)[DEPTH]) {
   const uint32_t each = 4 / sizeof(T);  // numbers of a register
   for (uint32_t k = 0; k < DEPTH; k += each)
-    memcpy(numbers + k, (const char*)emulator::lane(row % 8 * 4 + k / each % 4).slot + (row / 8 + k / (4 * each) * 2) * 4, 4);
+    memcpy(numbers + k, emulator::put_by(row % 8 * 4 + k / each % 4) + (row / 8 + k / (4 * each) * 2) * 4, 4);
 }
 // Column `column` of b.
 template <class T, uint32_t DEPTH> void right(uint32_t column, T (&numbers)[DEPTH]) {
   const uint32_t each = 4 / sizeof(T);
   for (uint32_t k = 0; k < DEPTH; k += each)
-    memcpy(numbers + k, (const char*)emulator::lane(column * 4 + k / each % 4).slot + 16 + k / (4 * each) * 4, 4);
+    memcpy(numbers + k, emulator::put_by(column * 4 + k / each % 4) + 16 + k / (4 * each) * 4, 4);
 }
 
 template <uint32_t DEPTH, class Left, class Right, class Sum> void multiply(Sum (&d)[4], const u32 (&registers)[6]) {
-  memcpy(emulator::current->slot, registers, sizeof registers);
-  emulator::sync_warp();
+  emulator::put_down(registers, sizeof registers);
   const uint32_t lane = emulator::current->index % 32;
   Left a[2][DEPTH];
   Right b[2][DEPTH];
@@ -34,7 +33,6 @@ template <uint32_t DEPTH, class Left, class Right, class Sum> void multiply(Sum 
     left(lane / 4 + i * 8, a[i]);
     right(lane % 4 * 2 + i, b[i]);
   }
-  emulator::sync_warp();
   for (uint32_t i = 0; i < 4; i++) {
     Sum sum = 0;
     for (uint32_t k = 0; k < DEPTH; k++) sum += (Sum)a[i / 2][k] * (Sum)b[i % 2][k];
@@ -62,16 +60,14 @@ void multiply_uu(i32 (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
 void multiply_us16(i32 (&d)[4], u32 a0, u32 a1, u32 b0) { multiply<16, u8, i8>(d, {a0, a1, 0, 0, b0, 0}); }
 
 u32 transpose_halves(u32 x) {
-  memcpy(emulator::current->slot, &x, 4);
-  emulator::sync_warp();
+  emulator::put_down(&x, 4);
   const uint32_t lane = emulator::current->index % 32, row = lane / 4;
   u32 result = 0;
   for (uint32_t i = 0; i < 2; i++) {
     const uint32_t column = lane % 4 * 2 + i;  // of the result: a row of what was put down
     u32 pair;
-    memcpy(&pair, emulator::lane(column * 4 + row / 2).slot, 4);
+    memcpy(&pair, emulator::put_by(column * 4 + row / 2), 4);
     result |= (pair >> (row % 2 * 16) & 0xffff) << (16 * i);
   }
-  emulator::sync_warp();
   return result;
 }
