@@ -3,8 +3,8 @@
 mod common;
 
 use chelsea_cuda::kernels::rows::{Add, Scale, add, scale};
-use chelsea_cuda::{Buffer, DeviceError, Graph, Recorder};
-use chelsea_emulator::Schedule;
+use chelsea_cuda::{Buffer, Device, DeviceError, Graph, Recorder};
+use chelsea_emulator::{Emulator, Schedule};
 use common::{Lots, Outcome, device};
 use std::sync::Arc;
 
@@ -57,7 +57,8 @@ fn what_was_recorded_is_compared_by_shapes_and_arguments() -> Outcome {
 
 #[test]
 fn what_was_forgotten_is_not_replayed() -> Outcome {
-    let device = device(Schedule::InOrder);
+    // A GPU does not say.
+    let device: Arc<dyn Device> = Arc::new(Emulator::new(Schedule::InOrder));
     let prepared = device.prepare(&Recorder::default().into_launches())?;
     device.replay(prepared)?;
     device.forget(prepared);

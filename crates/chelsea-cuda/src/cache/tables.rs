@@ -88,6 +88,11 @@ impl Tables {
         layouts.into_iter().map(of_layout).collect()
     }
 
+    /// Whether the lists are those of `other`.
+    pub fn holds_what(&self, other: &Tables) -> bool {
+        self.bytes == other.bytes
+    }
+
     /// Sends all lists; returns where the first begins.
     pub fn send(&mut self, device: &Arc<dyn Device>) -> Result<Address, DeviceError> {
         let at = self.buffer.room(device, self.bytes.len())?;

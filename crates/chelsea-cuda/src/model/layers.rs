@@ -175,8 +175,8 @@ impl CudaModel {
         for single in &lists.single {
             let decode = Decode {
                 pool,
-                pages: base + single.pages,
-                parts: base + single.parts.1,
+                pages: single.pages,
+                parts: single.parts.1,
                 queries: of_row(buffers.q, single.rows.start),
                 sums,
                 dim,
@@ -188,7 +188,7 @@ impl CudaModel {
             let blocks = (single.rows.start * spec.query_width() / linear::BLOCK) as Address;
             let join = Join {
                 sums,
-                firsts: base + single.firsts,
+                firsts: single.firsts,
                 sinks: 0,
                 out: of_row(buffers.attended, single.rows.start),
                 bytes: if round { buffers.rounded.0 + blocks * linear::BLOCK as Address } else { 0 },

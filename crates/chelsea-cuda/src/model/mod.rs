@@ -4,6 +4,7 @@
 
 mod by_lot;
 mod held;
+mod kept;
 mod layers;
 mod lists;
 mod noted;
@@ -183,6 +184,8 @@ struct Workspace {
     sums: Growing,
     /// Queries of all layers, for statistics.
     queries: Growing,
+    /// Lists of each layer that are kept from step to step.
+    page_lists: Vec<Vec<kept::Kept>>,
     /// Lists for all layers, and for one of them.
     lists: Tables,
     of_layer: Tables,

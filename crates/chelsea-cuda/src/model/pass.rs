@@ -55,6 +55,7 @@ pub(super) fn forward(
         let spec = shape.layer(layer);
         OfLayer { layer, heads: shape.heads_of(layer), group: spec.group(), window: spec.window }
     };
+    workspace.page_lists.resize_with(layers.len(), Vec::new);
     workspace.lists.begin();
     let rotary: Vec<_> = pass
         .rotary
@@ -65,9 +66,10 @@ pub(super) fn forward(
     let mut ahead: Vec<Lists> = Vec::new();
     if !weighed {
         let stores = stores(pass)?;
-        ahead = (0..layers.len())
-            .map(|layer| Lists::of(&of_layer(layer), &chunks, &stores, &mut workspace.lists))
-            .collect();
+        let each = workspace.page_lists.iter_mut().take(layers.len()).enumerate();
+        ahead = each
+            .map(|(i, kept)| Lists::of(&of_layer(i), &chunks, &stores, &mut workspace.lists, (device, kept)))
+            .collect::<Result<_, _>>()?;
         let sums = |(lists, layer): (&Lists, &Layer)| lists.most_parts * part_numbers(layer.spec.key_dim) * 4;
         workspace.sums.room(device, ahead.iter().zip(layers).map(sums).max().unwrap_or(0))?;
     }
@@ -103,7 +105,8 @@ pub(super) fn forward(
                 model.turn(launcher, layer, &buffers, turns, rows)?;
                 weigh(model, layer, &of_layer(index), &chunks, pass, &buffers)?;
                 workspace.of_layer.begin();
-                let lists = Lists::of(&of_layer(index), &chunks, &stores(pass)?, &mut workspace.of_layer);
+                let kept = (device, &mut workspace.page_lists[index]);
+                let lists = Lists::of(&of_layer(index), &chunks, &stores(pass)?, &mut workspace.of_layer, kept)?;
                 workspace.sums.room(device, lists.most_parts * part_numbers(layer.spec.key_dim) * 4)?;
                 (lists, workspace.of_layer.send(device)?)
             }
