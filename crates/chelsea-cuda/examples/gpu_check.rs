@@ -152,7 +152,7 @@ impl Check {
             println!("{row} | no room | | | |");
             return Ok(());
         }
-        let step = subject.decode(entries, dtype, batch, self.plan.steps)?.as_secs_f64();
+        let step = subject.decode(entries, dtype, share < 1.0, (batch, self.plan.steps))?.as_secs_f64();
         // Weights once, and every cache.
         let read = (subject.weight_bytes + batch * bytes) as f64 / step;
         // A copy's bytes are counted twice, once for each way.
@@ -215,9 +215,10 @@ impl Subject {
         Ok(cache)
     }
 
-    /// The same of which nothing is found out about queries.
-    fn full(&self, entries: usize, dtype: Dtype) -> Outcome<SequenceCache> {
-        self.cache(entries, dtype, Arc::new(Full), 1.0)
+    /// The same as it stands between two compactions. Of a full one nothing is found out about queries.
+    fn settled(&self, entries: usize, dtype: Dtype, clusters: bool) -> Outcome<SequenceCache> {
+        let policy: Arc<dyn Policy> = if clusters { Arc::new(Chelsea::default()) } else { Arc::new(Full) };
+        self.cache(entries, dtype, policy, 1.0)
     }
 
     /// One pass: each cache takes in so many tokens.
@@ -242,8 +243,15 @@ impl Subject {
     }
 
     /// The median time of a step in which each of `batch` sequences takes in one token.
-    fn decode(&self, entries: usize, dtype: Dtype, batch: usize, steps: usize) -> Outcome<Duration> {
-        let mut caches = (0..batch).map(|_| self.full(entries, dtype)).collect::<Outcome<Vec<_>>>()?;
+    fn decode(
+        &self,
+        entries: usize,
+        dtype: Dtype,
+        clusters: bool,
+        (batch, steps): (usize, usize),
+    ) -> Outcome<Duration> {
+        let caches = (0..batch).map(|_| self.settled(entries, dtype, clusters));
+        let mut caches = caches.collect::<Outcome<Vec<_>>>()?;
         // One step is launched, and the next becomes a graph.
         self.pass(&mut caches, 1)?;
         self.pass(&mut caches, 1)?;
@@ -259,7 +267,7 @@ impl Subject {
 
     /// The time in which one sequence reads `tokens` tokens behind `before` others.
     fn read(&self, tokens: usize, before: usize) -> Outcome<Duration> {
-        let mut caches = [self.full(before, Dtype::F16)?];
+        let mut caches = [self.settled(before, Dtype::F16, true)?];
         self.pass(&mut caches, tokens)?;
         let start = Instant::now();
         self.pass(&mut caches, tokens)?;

@@ -4,6 +4,7 @@ use super::pass::PassError;
 use super::{Layer, Workspace};
 use crate::device::{Address, Device, DeviceError};
 use chelsea_model::device::Pass;
+use rayon::prelude::*;
 use std::sync::Arc;
 
 /// Bytes of queries that wait on the device before statistics are made of them.
@@ -73,14 +74,17 @@ impl Noted {
         let mut queries = vec![0.0f32; self.bytes / 4];
         let at = workspace.queries.at().unwrap_or_default();
         device.read(at, bytemuck::cast_slice_mut(&mut queries))?;
-        for (index, from) in self.waiting.drain(..) {
-            let width = layers[index].q.weight.rows();
-            let of_layer = &queries[from / 4..][..self.rows * width];
-            for (chunk, rows) in &self.wanted {
-                let own = &of_layer[rows.start * width..rows.end * width];
-                pass.batch[*chunk].cache.note_queries(index, own)?;
-            }
-        }
+        let waiting: Vec<_> = self.waiting.drain(..).collect();
+        let (wanted, rows) = (&self.wanted, self.rows);
+        // In decode this is a good part of what the host does: each cache on a thread.
+        pass.batch.par_iter_mut().enumerate().try_for_each(|(i, chunk)| {
+            let Some((_, own)) = wanted.iter().find(|(chunk, _)| *chunk == i) else { return Ok(()) };
+            waiting.iter().try_for_each(|&(index, from)| {
+                let width = layers[index].q.weight.rows();
+                let of_layer = &queries[from / 4..][..rows * width];
+                chunk.cache.note_queries(index, &of_layer[own.start * width..own.end * width])
+            })
+        })?;
         self.bytes = 0;
         Ok(())
     }
