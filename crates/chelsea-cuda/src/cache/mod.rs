@@ -12,7 +12,7 @@ mod tables;
 
 pub(crate) use attend::{Plan, Row, reaches};
 pub(crate) use head::Growth;
-pub use store::CudaStore;
+pub use store::{Clusters, CudaStore};
 pub(crate) use tables::{Clears, Growing, Tables};
 
 use crate::device::{Address, Device, DeviceError};

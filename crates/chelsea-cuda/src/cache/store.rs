@@ -15,6 +15,9 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
+/// A head by its number, and the members of every entry that is left of it.
+pub type Clusters = (usize, Vec<Vec<u32>>);
+
 /// The KV heads of all layers of one sequence.
 #[derive(Debug)]
 pub struct CudaStore {
@@ -60,7 +63,7 @@ impl CudaStore {
     ///
     /// # Errors
     /// If the device fails, or has no room for a plan.
-    pub fn clusters(&self, clustering: &Clustering<'_>) -> Result<Vec<(usize, Vec<Vec<u32>>)>, DeviceError> {
+    pub fn clusters(&self, clustering: &Clustering<'_>) -> Result<Vec<Clusters>, DeviceError> {
         cluster::clusters(&self.shared, &self.heads, clustering).map_err(|stopped| match stopped {
             cluster::Stopped::Device(error) => error,
             cluster::Stopped::Full(full) => DeviceError::Memory { bytes: full.needed },

@@ -14,6 +14,7 @@ mod planning;
 
 use super::fold::{self, Folded, Survivors};
 use super::head::DeviceHead;
+use super::store::Clusters;
 use super::{Shared, Staging};
 use crate::device::{Address, Buffer, DeviceError};
 use crate::kernels::cluster::{
@@ -196,7 +197,7 @@ pub(super) fn clusters(
     shared: &Shared,
     heads: &[DeviceHead],
     clustering: &Clustering<'_>,
-) -> Result<Vec<(usize, Vec<Vec<u32>>)>, Stopped> {
+) -> Result<Vec<Clusters>, Stopped> {
     let scratch = ScratchMeter::default();
     let Some(made) = Made::new(shared, heads, clustering, &scratch)? else { return Ok(Vec::new()) };
     let Listed { starts, members, .. } = made.listed;
