@@ -97,6 +97,27 @@ const FEATURES: &str = "chelsea/grpc";
 /// In the names of tests that take longer than all others together; they are run by name.
 const LONG: &str = "ten_thousand_operations";
 
+/// Tests of the engine that run over an emulated GPU, too, by the variable that their models ask for: sequences, batches,
+/// pools, schedulers and what they save, as many as take a few minutes there.
+const ON_A_DEVICE: [(&str, &[&str]); 7] = [
+    ("batch", &["sessions_stepped_together", "a_session_goes_on_alone"]),
+    ("handing", &["nothing_is_kept_of_what_came", "what_was_handed_to_others"]),
+    ("mounting", &["a_mounted_text_is_not_read"]),
+    ("pool", &["who_finds_no_room"]),
+    ("pressure", &["a_cache_is_squeezed_only_where"]),
+    ("runner", &["a_reading_goes_through_its_states", "a_compaction_that_waits", "that_is_dropped_gives"]),
+    ("scheduler", &["a_checkpoint_gives_the_answer", "prompts_that_begin_alike_are_read_once"]),
+];
+
+/// The arguments of `cargo` for these.
+fn on_a_device() -> Vec<&'static str> {
+    let mut arguments = vec!["test", "--package", "chelsea-engine", "--no-fail-fast"];
+    arguments.extend(ON_A_DEVICE.iter().flat_map(|(file, _)| ["--test", *file]));
+    arguments.push("--");
+    arguments.extend(ON_A_DEVICE.iter().flat_map(|(_, names)| *names));
+    arguments
+}
+
 /// Runs all steps; false if one failed.
 pub fn run(args: &Args) -> Result<bool> {
     let mut steps = Steps { rows: Vec::new() };
@@ -132,6 +153,8 @@ pub fn run(args: &Args) -> Result<bool> {
     // As it is built where nobody asks for more.
     steps.cargo("clippy as installed", &["clippy", "--package", "chelsea", "--", "-D", "warnings"], &[]);
     steps.cargo("tests", &tests, &env);
+    let device = [("CHELSEA_TEST_DEVICE", "emulated".to_owned())];
+    steps.cargo("tests of the engine on an emulated GPU", &on_a_device(), &device);
     steps.check("kernels", kernels::check);
     let fuzz = fuzz::Args { runs: args.fuzz_runs, seed: 0, target: None };
     steps.step("fuzz", || fuzz::run_built(&fuzz));

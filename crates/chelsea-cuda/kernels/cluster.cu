@@ -1,8 +1,8 @@
 // Clusters stretches of entries by rounds of chunked soft matching, all rounds in one launch.
 //
 // Shapes   a stretch has at most 4096 rows, of `stride` whole numbers in 16 bits (a multiple of 32, filled up with zeros):
-//          features.cuh. One block of 256 threads a stretch. It answers a list of merges, in order, each with a price that
-//          never falls; what is carried out is a beginning of it.
+//          features.cu. One block of 256 threads a stretch. It answers a list of merges, in order, each with a price that
+//          never falls; what is carried out is a beginning of it (select.cu).
 // Layout   rows and weights stay where they are; a list in shared memory says which are left, in order. In a round the list is
 //          cut into chunks of 256; odd places of a chunk look for the nearest even one, as on the CPU. Distances are exact:
 //          a row's numbers are two bytes each, whose products matrix instructions sum up in whole numbers of 32 bits,
@@ -11,26 +11,18 @@
 //          numbers to a fifth about a millisecond on one multiprocessor of an H100, expected at 50% of that speed.
 //
 // The same rows give the same list as the twin, bit for bit.
-#include "common.cuh"
-
-struct Stretch {
-  u32 first;    // its first row
-  u32 count;    // rows, at most 4096
-  u32 least;    // clusters that are left at least
-  f32 unit;     // what a row's numbers are multiples of
-  f32 ceiling;  // price beyond which there is no need to go on
-};
+#include "cluster.cuh"
 
 struct Cluster {
-  u64 stretches, rows, weights, lengths;  // lengths: room for an i32 each row
-  u64 pairs, prices, counts;              // u32 `[rows][2]`: who joins whom, by row of the stretch; f32 `[rows]`; u32 `[stretches]`
-  double share;                           // of what is left, that a round merges at most
+  u64 stretches, found;                // `Stretch`, and `Found` of the heads that they name
+  u64 rows, weights, lengths;          // lengths: room for an i32 each row
+  u64 pairs, prices, counts;           // lists: u32 `[2]` each, who joins whom, by row of the stretch; f32; u32 `[stretches]`
+  double share;                        // of what is left, that a round merges at most
   u32 stride, unused;
 };
 
 #define CLUSTER_THREADS 256
 #define CLUSTER_CHUNK 256
-#define CLUSTER_ROWS 4096
 
 // Eight numbers as four high bytes and four low ones, twice.
 struct Split {
@@ -116,64 +108,46 @@ DEVICE void measure_row(const i16* row, u32 stride, i32* length) {
   if (lane == 0) *length = (i32)sum;
 }
 
-// Sorts `count` keys, a power of two.
-DEVICE void sort_keys(u64* keys, u32 count) {
-  for (u32 size = 2; size <= count; size *= 2) {
-    for (u32 half = size / 2; half > 0; half /= 2) {
-      barrier();
-      for (u32 i = thread_index(); i < count / 2; i += CLUSTER_THREADS) {
-        u32 low = i / half * half * 2 + i % half, high = low + half;
-        bool up = (low & size) == 0;
-        u64 x = keys[low], y = keys[high];
-        if ((x > y) == up) {
-          keys[low] = y;
-          keys[high] = x;
-        }
-      }
-    }
-  }
-  barrier();
-}
-
 KERNEL(cluster, Cluster, CLUSTER_THREADS) {
   SHARED(shared);
   u64* keys = (u64*)shared;                            // [2048] cost and edge
-  u16* orders = (u16*)(keys + CLUSTER_ROWS / 2);       // [2][4096] rows that are left
-  u16* nearest = orders + 2 * CLUSTER_ROWS;            // [2048] place of the nearest
-  u8* taken = (u8*)(nearest + CLUSTER_ROWS / 2);       // [2048] whether an edge is carried out
-  u32* before = (u32*)(taken + CLUSTER_ROWS / 2);      // [256] edges taken by threads before, and by this one
+  u16* orders = (u16*)(keys + STRETCH_ROWS / 2);       // [2][4096] rows that are left
+  u16* nearest = orders + 2 * STRETCH_ROWS;            // [2048] place of the nearest
+  u8* taken = (u8*)(nearest + STRETCH_ROWS / 2);       // [2048] whether an edge is carried out
+  u32* before = (u32*)(taken + STRETCH_ROWS / 2);      // [256] edges taken by threads before, and by this one
   Stretch stretch = at<Stretch>(a.stretches)[block_x()];
   u32 thread = thread_index(), warp = thread / 32, lane = thread % 32;
-  i16* rows = at<i16>(a.rows) + (u64)stretch.first * a.stride;
-  u32* weights = at<u32>(a.weights) + stretch.first;
-  i32* lengths = at<i32>(a.lengths) + stretch.first;
-  u32* pairs = at<u32>(a.pairs) + (u64)stretch.first * 2;
-  f32* prices = at<f32>(a.prices) + stretch.first;
+  f32 unit = at<Found>(a.found)[stretch.head].unit;
+  i16* rows = at<i16>(a.rows) + (u64)stretch.row * a.stride;
+  u32* weights = at<u32>(a.weights) + stretch.row;
+  i32* lengths = at<i32>(a.lengths) + stretch.row;
+  u32* pairs = at<u32>(a.pairs) + (u64)stretch.list * 2;
+  f32* prices = at<f32>(a.prices) + stretch.list;
   for (u32 i = thread; i < stretch.count; i += CLUSTER_THREADS) orders[i] = (u16)i;
   for (u32 i = warp; i < stretch.count; i += CLUSTER_THREADS / 32) measure_row(rows + (u64)i * a.stride, a.stride, lengths + i);
   barrier();
   u32 len = stretch.count, done = 0, which = 0;
   f32 price = float_of(0xff800000u);
   while (len > stretch.least && len > 1) {
-    u16* order = orders + which * CLUSTER_ROWS;
+    u16* order = orders + which * STRETCH_ROWS;
     u32 edges = len / 2, padded = 2;
     while (padded < edges) padded *= 2;
     for (u32 edge = warp * 16; edge < edges; edge += CLUSTER_THREADS / 2) match_edges(a, rows, lengths, order, len, edge, keys, nearest);
     for (u32 i = edges + thread; i < padded; i += CLUSTER_THREADS) keys[i] = ~0ull;
-    for (u32 i = thread; i < CLUSTER_ROWS / 2; i += CLUSTER_THREADS) taken[i] = 0;
-    sort_keys(keys, padded);
+    for (u32 i = thread; i < STRETCH_ROWS / 2; i += CLUSTER_THREADS) taken[i] = 0;
+    sort_keys(keys, padded, CLUSTER_THREADS);
     u32 most = (u32)((double)len * a.share);
     most = min_of(min_of(most < 1 ? 1 : most, len - stretch.least), edges);
     f32 last = 0;
     for (u32 i = thread; i < most; i += CLUSTER_THREADS) {
       u32 edge = (u32)keys[i];
-      f32 cost = float_of((u32)(keys[i] >> 32)) * stretch.unit * stretch.unit;
+      f32 cost = float_of((u32)(keys[i] >> 32)) * unit * unit;
       taken[edge] = 1;
       pairs[2 * (done + i)] = order[2 * edge + 1];
       pairs[2 * (done + i) + 1] = order[nearest[edge]];
       prices[done + i] = max_of(price, cost);
     }
-    last = float_of((u32)(keys[most - 1] >> 32)) * stretch.unit * stretch.unit;
+    last = float_of((u32)(keys[most - 1] >> 32)) * unit * unit;
     price = max_of(price, last);
     done += most;
     barrier();
@@ -203,16 +177,8 @@ KERNEL(cluster, Cluster, CLUSTER_THREADS) {
     // Each thread moves what is left of eight pairs of places.
     u32 own = 0, first = thread * 8;
     for (u32 e = first; e < first + 8 && e < edges; e++) own += taken[e];
-    before[thread] = own;
-    barrier();
-    for (u32 step = 1; step < CLUSTER_THREADS; step *= 2) {
-      u32 sum = before[thread] + (thread >= step ? before[thread - step] : 0);
-      barrier();
-      before[thread] = sum;
-      barrier();
-    }
-    u16* next = orders + (1 - which) * CLUSTER_ROWS;
-    u32 gone = before[thread] - own;
+    u32 all, gone = sum_before(own, before, CLUSTER_THREADS, all);
+    u16* next = orders + (1 - which) * STRETCH_ROWS;
     for (u32 e = first; e < first + 8; e++) {
       if (2 * e < len) next[2 * e - gone] = order[2 * e];
       if (2 * e + 1 < len) {

@@ -20,6 +20,7 @@ typedef float f32;
 
 #define KERNEL(name, Arguments, threads) extern "C" __global__ void __launch_bounds__(threads) name(const Arguments a)
 #define DEVICE static __device__ __forceinline__
+#define DEVICE_MEMBER __device__ __forceinline__
 #define SHARED(name) extern __shared__ __align__(16) u8 name[]
 #define UNROLL _Pragma("unroll")
 

@@ -65,6 +65,7 @@ template <int TYPE, int MOST> DEVICE f32 load_queries(const Decode& a, u32 query
 
 template <int TYPE, int MOST> DEVICE void decode(const Decode& a, u8* shared) {
   Part part = at<Part>(a.parts)[block_x()];
+  if (part.count == 0) return;  // one that fills a list up
   u32 dim = a.dim, warp = thread_index() / 32, lane = thread_index() % 32, g = lane / 4, t = lane % 4;
   u32 queries[MOST / 16][2];
   f32 unit = load_queries<TYPE, MOST>(a, part.query, lane, queries);

@@ -86,7 +86,8 @@ template <int BITS, int GROUP, int TILES> DEVICE void gemm(const Product& a, u8*
     if (r < a.rows && column < a.tokens) {
       f32 sum = 0;
       for (u32 k = 0; k < GEMM_WARPS; k++) sum += held[(k * TILES * 8 + i / 16) * 17 + i % 16];
-      at<f32>(a.out)[(u64)column * a.rows + r] = sum * w.units[r];
+      sum = sum * w.units[r];
+      at<f32>(a.out)[(u64)column * a.rows + r] = a.bias ? sum + at<f32>(a.bias)[r] : sum;
     }
   }
 }

@@ -1,5 +1,17 @@
-// Products with quantised weights for one to four tokens. See linear.cuh.
+// Products of one to eight tokens with up to three matrices of quantised weights at once: those that are multiplied by the
+// same rows, such as queries, keys and values. Each has a format of its own. See linear.cuh.
 #include "linear.cuh"
+
+struct Matrix {
+  u64 weights, out, bias;  // bias: f32 `[rows]` that is added, or 0
+  u32 rows, format;
+};
+
+struct Products {
+  u64 bytes, scales;
+  Matrix matrices[3];
+  u32 blocks, tokens, count, unused;
+};
 
 #define GEMV_WARPS 4
 #define GEMV_ROWS 2
@@ -29,9 +41,9 @@ template <int BITS> DEVICE Codes<BITS> load_codes(const Weights& w, u64 block) {
   return codes;
 }
 
-template <int BITS, int GROUP, int TOKENS> DEVICE void gemv(const Product& a) {
-  u32 warp = thread_index() / 32, lane = thread_index() % 32, first = (block_x() * GEMV_WARPS + warp) * GEMV_ROWS;
-  Weights w = weights_at<BITS, GROUP>(a.weights, a.rows, a.blocks);
+template <int BITS, int GROUP, int TOKENS> DEVICE void gemv(const Products& a, const Matrix& m, u32 first) {
+  u32 lane = thread_index() % 32;
+  Weights w = weights_at<BITS, GROUP>(m.weights, m.rows, a.blocks);
   f32 sums[GEMV_ROWS][TOKENS];
   UNROLL
   for (u32 r = 0; r < GEMV_ROWS; r++) {
@@ -42,7 +54,7 @@ template <int BITS, int GROUP, int TOKENS> DEVICE void gemv(const Product& a) {
     UNROLL
     for (u32 r = 0; r < GEMV_ROWS; r++) {
       // A row past the last is the last once more: all lanes stay together for the sums.
-      u64 block = (u64)min_of(first + r, a.rows - 1) * a.blocks + b;
+      u64 block = (u64)min_of(first + r, m.rows - 1) * a.blocks + b;
       Codes<BITS> codes = load_codes<BITS>(w, block);
       UNROLL
       for (u32 t = 0; t < TOKENS; t++) {
@@ -74,16 +86,39 @@ template <int BITS, int GROUP, int TOKENS> DEVICE void gemv(const Product& a) {
     UNROLL
     for (u32 t = 0; t < TOKENS; t++) {
       f32 sum = warp_sum(sums[r][t]);
-      if (lane == 0 && first + r < a.rows && t < a.tokens) at<f32>(a.out)[(u64)t * a.rows + first + r] = sum * w.units[first + r];
+      if (lane == 0 && first + r < m.rows && t < a.tokens) {
+        sum = sum * w.units[first + r];
+        at<f32>(m.out)[(u64)t * m.rows + first + r] = m.bias ? sum + at<f32>(m.bias)[first + r] : sum;
+      }
     }
   }
 }
 
-#define GEMV(bits, group)                                                                            \
-  KERNEL(gemv_##bits##_##group##_1, Product, GEMV_WARPS * 32) { gemv<bits, group, 1>(a); }           \
-  KERNEL(gemv_##bits##_##group##_4, Product, GEMV_WARPS * 32) { gemv<bits, group, 4>(a); }
-GEMV(4, 16)
-GEMV(4, 32)
-GEMV(5, 32)
-GEMV(6, 16)
-GEMV(8, 32)
+// Blocks of threads take the rows of the first matrix, then those of the next; all threads of one have the same matrix.
+template <int TOKENS> DEVICE void gemv_of(const Products& a) {
+  const u32 each = GEMV_WARPS * GEMV_ROWS;
+  u32 block = block_x();
+  // One after the other, and not by a number: what is indexed by one would lie in memory.
+  Matrix m = a.matrices[0];
+  UNROLL
+  for (u32 next = 1; next < 3; next++) {
+    u32 blocks = (m.rows + each - 1) / each;
+    if (next < a.count && block >= blocks) {
+      block -= blocks;
+      m = a.matrices[next];
+    } else {
+      break;
+    }
+  }
+  u32 first = block * each + thread_index() / 32 * GEMV_ROWS;
+  if (m.format == 0) gemv<4, 16, TOKENS>(a, m, first);
+  if (m.format == 1) gemv<4, 32, TOKENS>(a, m, first);
+  if (m.format == 2) gemv<5, 32, TOKENS>(a, m, first);
+  if (m.format == 3) gemv<6, 16, TOKENS>(a, m, first);
+  if (m.format == 4) gemv<8, 32, TOKENS>(a, m, first);
+}
+
+KERNEL(gemv_1, Products, GEMV_WARPS * 32) { gemv_of<1>(a); }
+KERNEL(gemv_2, Products, GEMV_WARPS * 32) { gemv_of<2>(a); }
+KERNEL(gemv_4, Products, GEMV_WARPS * 32) { gemv_of<4>(a); }
+KERNEL(gemv_8, Products, GEMV_WARPS * 32) { gemv_of<8>(a); }

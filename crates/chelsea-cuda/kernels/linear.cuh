@@ -13,8 +13,8 @@
 //
 //          Activations are `scale * byte`, rounded by `quantize`: bytes `[tokens][blocks][32]`, and for each block four
 //          floats: its scale, and the sums of its first and last 16 bytes times the scale, and 0.
-// Floor    weights once, for up to 64 tokens. Expected 75% of a copy's speed for one to four tokens (`gemv`: a warp takes
-//          two rows, a lane a block), 70% up to 64 (`gemm`: matrix instructions on bytes).
+// Floor    weights once, for up to 64 tokens. Expected 75% of a copy's speed for one to eight tokens (`gemv`: a warp
+//          takes two rows, a lane a block), 70% up to 64 (`gemm`: matrix instructions on bytes).
 //
 // All products of bytes are exact; each block's is scaled and added in f32. Sums over blocks are taken in an order that
 // depends on the shape alone.
@@ -51,7 +51,35 @@ template <int BITS> DEVICE u32 high_bits(const u8* high, u32 word, u32 half) {
 }
 
 struct Product {
-  u64 weights, bytes, scales, out;
+  u64 weights, bytes, scales, out, bias;  // bias: f32 `[rows]` that is added, or 0
   u32 rows, blocks, tokens;
   u32 unused;
 };
+
+// Rounds the number that each lane of a warp has to a byte, and writes the block where it belongs to the warp (`there`): its
+// 32 bytes, its scale and sums.
+DEVICE void round_block(f32 x, u64 block, bool there, i8* bytes, f32* scales) {
+  u32 lane = thread_index() % 32;
+  // As whole numbers, magnitudes are in the order of the numbers, with what is infinite or no number on top.
+  u32 most = bits_of(absolute(x));
+  for (u32 mask = 16; mask > 0; mask /= 2) {
+    u32 other = shuffle_xor(most, mask);
+    most = other > most ? other : most;
+  }
+  f32 largest = float_of(most), scale = largest * (1.0f / 127.0f), inverse = largest > 1e-35f ? 127.0f / largest : 0;
+  f32 product = x * inverse;
+  i32 byte = product != product ? 0 : nearest_whole(clamped(product, -127.0f, 127.0f));
+  i32 sum = byte;
+  for (u32 mask = 8; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
+  i32 last = shuffle(sum, 16);
+  if (there) {
+    bytes[block * BLOCK + lane] = (i8)byte;
+    if (lane == 0) {
+      f32* out = scales + block * 4;
+      out[0] = scale;
+      out[1] = scale * (f32)sum;
+      out[2] = scale * (f32)last;
+      out[3] = 0;
+    }
+  }
+}

@@ -3,20 +3,9 @@
 // Shapes   rows `[rows][width]`, f32.
 // Layout   a block for each row (`norm`, `largest`), or a thread for each number of some rows.
 // Floor    what is read and written once; in decode these are tens of KB, and the launch is what they cost.
+#include "block.cuh"
+#include "gate.cuh"
 #include "linear.cuh"
-
-#define ROW_THREADS 256
-
-// The sum over all threads of a block of 256, the same in each.
-DEVICE f32 block_sum(f32 x, f32* shared) {
-  x = warp_sum(x);
-  if (thread_index() % 32 == 0) shared[thread_index() / 32] = x;
-  barrier();
-  f32 sum = 0;
-  for (u32 w = 0; w < threads_of_block() / 32; w++) sum += shared[w];
-  barrier();
-  return sum;
-}
 
 // out = x / rms(x) * weight, row by row; out may be x. Rows lie `stride` numbers apart.
 struct Norm {
@@ -65,7 +54,7 @@ KERNEL(scale, Scale, ROW_THREADS) {
   }
 }
 
-// gate = activation(gate, up): 0 SiLU, 1 GELU by tanh, 2 the clamped gate of gpt-oss.
+// gate = activation(gate, up): gate.cuh.
 struct Gate {
   u64 gate, up;
   u32 count, activation;
@@ -75,17 +64,7 @@ struct Gate {
 KERNEL(gate, Gate, ROW_THREADS) {
   u32 i = block_x() * ROW_THREADS + thread_index();
   if (i >= a.count) return;
-  f32 x = at<f32>(a.gate)[i], up = at<f32>(a.up)[i];
-  if (a.activation == 1) {
-    f32 twice = 1.5957692f * (x + 0.044715f * x * x * x);
-    x = x / (1.0f + expf(-twice)) * up;
-  } else if (a.activation == 2) {
-    f32 low = min_of(x, a.limit), inner = clamped(up, -a.limit, a.limit);
-    x = low / (1.0f + expf(-a.alpha * low)) * (inner + 1.0f);
-  } else {
-    x = x / (1.0f + expf(-x)) * up;
-  }
-  at<f32>(a.gate)[i] = x;
+  at<f32>(a.gate)[i] = gated(at<f32>(a.gate)[i], at<f32>(a.up)[i], a.activation, a.alpha, a.limit);
 }
 
 // Turns heads in place, in the half-split layout: number i of a head pairs with number i + pairs. Tables are

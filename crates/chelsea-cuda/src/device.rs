@@ -3,6 +3,7 @@
 //! Work is done in the order in which it is asked for (one stream). [`Device::read`] and [`Device::synchronize`] wait; all
 //! other calls may return before the device is done, and say at a later call what went wrong.
 
+use std::cell::RefCell;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -62,8 +63,17 @@ pub enum DeviceError {
     },
 }
 
+/// Whatever takes launches of kernels: a device, which enqueues them, or a [`Recorder`], which lists them.
+pub trait Launcher {
+    /// Takes the launch of a kernel. `arguments` are the bytes of the one `#[repr(C)]` struct that it takes by value.
+    ///
+    /// # Errors
+    /// Of a device: if there is no such kernel, if it does not take this shape, or if the device failed.
+    fn launch(&self, kernel: &'static str, shape: Shape, arguments: &[u8]) -> Result<(), DeviceError>;
+}
+
 /// A device: memory with addresses, and kernels that are called by name.
-pub trait Device: Debug + Send + Sync {
+pub trait Device: Launcher + Debug + Send + Sync {
     /// What it is.
     fn about(&self) -> &About;
 
@@ -100,17 +110,108 @@ pub trait Device: Debug + Send + Sync {
     /// If the device failed.
     fn zero(&self, at: Address, bytes: usize) -> Result<(), DeviceError>;
 
-    /// Enqueues a kernel. `arguments` are the bytes of the one `#[repr(C)]` struct that it takes by value.
+    /// Makes launches ready to be enqueued together, in their order, any number of times: see [`Graph`]. What is kept of them
+    /// are their shapes and arguments; what lies at the addresses among those is read when they run.
     ///
     /// # Errors
-    /// If there is no such kernel, if it does not take this shape, or if the device failed.
-    fn launch(&self, kernel: &'static str, shape: Shape, arguments: &[u8]) -> Result<(), DeviceError>;
+    /// As [`Launcher::launch`], for any of them.
+    fn prepare(&self, launches: &Launches) -> Result<Prepared, DeviceError>;
+
+    /// Enqueues launches that were prepared.
+    ///
+    /// # Errors
+    /// If the device failed.
+    fn replay(&self, prepared: Prepared) -> Result<(), DeviceError>;
+
+    /// Forgets launches that were prepared. Those that were enqueued still run.
+    fn forget(&self, prepared: Prepared);
 
     /// Waits for everything that was asked for.
     ///
     /// # Errors
     /// If any of it failed.
     fn synchronize(&self) -> Result<(), DeviceError>;
+}
+
+/// Launches in the order in which they were asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Launches {
+    /// Kernel, shape, and where its arguments end.
+    list: Vec<(&'static str, Shape, usize)>,
+    arguments: Vec<u8>,
+}
+
+impl Launches {
+    /// Kernel, shape and arguments of each.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, Shape, &[u8])> {
+        let starts = std::iter::once(0).chain(self.list.iter().map(|launch| launch.2));
+        self.list.iter().zip(starts).map(|(&(kernel, shape, end), start)| (kernel, shape, &self.arguments[start..end]))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+}
+
+/// Lists launches instead of enqueuing them.
+#[derive(Debug, Default)]
+pub struct Recorder(RefCell<Launches>);
+
+impl Recorder {
+    /// What it was given.
+    pub fn into_launches(self) -> Launches {
+        self.0.into_inner()
+    }
+}
+
+impl Launcher for Recorder {
+    fn launch(&self, kernel: &'static str, shape: Shape, arguments: &[u8]) -> Result<(), DeviceError> {
+        let Launches { list, arguments: all } = &mut *self.0.borrow_mut();
+        all.extend_from_slice(arguments);
+        list.push((kernel, shape, all.len()));
+        Ok(())
+    }
+}
+
+/// What a device knows launches by that it prepared.
+pub type Prepared = u64;
+
+/// Launches that a device has made ready to be enqueued together, which takes the host and the device less time than one
+/// launch after the other. They are forgotten when this is dropped.
+#[derive(Debug)]
+pub struct Graph {
+    device: Arc<dyn Device>,
+    prepared: Prepared,
+}
+
+impl Graph {
+    /// Has a device prepare these launches.
+    ///
+    /// # Errors
+    /// As [`Device::prepare`].
+    pub fn new(device: &Arc<dyn Device>, launches: &Launches) -> Result<Self, DeviceError> {
+        Ok(Graph { prepared: device.prepare(launches)?, device: Arc::clone(device) })
+    }
+
+    /// Enqueues them.
+    ///
+    /// # Errors
+    /// If the device failed.
+    pub fn replay(&self) -> Result<(), DeviceError> {
+        self.device.replay(self.prepared)
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        self.device.forget(self.prepared);
+    }
 }
 
 /// An allocation that is given back when it is dropped.

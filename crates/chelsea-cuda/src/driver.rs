@@ -9,7 +9,7 @@
 
 #![allow(unsafe_code)]
 
-use crate::device::{About, Address, Device, DeviceError, Shape};
+use crate::device::{About, Address, Device, DeviceError, Launcher, Launches, Prepared, Shape};
 use crate::kernels;
 use cudarc::driver::{result, sys};
 use std::collections::HashMap;
@@ -218,6 +218,37 @@ impl CudaDevice {
         }
         Ok(function.handle)
     }
+
+    /// Adds a node for each launch to a graph, each behind the one before.
+    fn chain(&self, graph: sys::CUgraph, launches: &Launches) -> Result<(), DeviceError> {
+        let mut before: Option<sys::CUgraphNode> = None;
+        for (kernel, shape, arguments) in launches.iter() {
+            let mut parameters = [arguments.as_ptr().cast::<c_void>().cast_mut()];
+            let node = sys::CUDA_KERNEL_NODE_PARAMS_v2 {
+                func: self.function(kernel, shape.shared)?,
+                gridDimX: shape.grid[0],
+                gridDimY: shape.grid[1],
+                gridDimZ: shape.grid[2],
+                blockDimX: shape.block[0],
+                blockDimY: shape.block[1],
+                blockDimZ: shape.block[2],
+                sharedMemBytes: shape.shared,
+                kernelParams: parameters.as_mut_ptr(),
+                extra: std::ptr::null_mut(),
+                kern: std::ptr::null_mut(),
+                ctx: std::ptr::null_mut(),
+            };
+            let (dependencies, count) = before.as_ref().map_or((std::ptr::null(), 0), |before| (&raw const *before, 1));
+            let mut added = std::ptr::null_mut();
+            // SAFETY: a graph and a function of this context, which is current. The driver copies what `node` points to before
+            // the call returns.
+            unsafe { sys::cuGraphAddKernelNode_v2(&mut added, graph, dependencies, count, &node) }
+                .result()
+                .map_err(failed("prepare a graph"))?;
+            before = Some(added);
+        }
+        Ok(())
+    }
 }
 
 /// Has the device add up something known.
@@ -244,6 +275,22 @@ fn self_test(device: &CudaDevice) -> Result<(), DeviceError> {
 /// What the driver says of a call, as an error of this crate.
 fn failed(doing: &'static str) -> impl Fn(result::DriverError) -> DeviceError {
     move |error| DeviceError::Failed { doing, why: error.to_string() }
+}
+
+impl Launcher for CudaDevice {
+    fn launch(&self, kernel: &'static str, shape: Shape, arguments: &[u8]) -> Result<(), DeviceError> {
+        self.enter("launch")?;
+        let function = self.function(kernel, shape.shared)?;
+        let [gx, gy, gz] = shape.grid;
+        let [bx, by, bz] = shape.block;
+        let mut parameters = [arguments.as_ptr().cast::<c_void>().cast_mut()];
+        // SAFETY: a handle of this module. The kernel takes one struct, whose bytes the driver copies out of `arguments`
+        // before the call returns; that they are the right struct is what `kernels` sees to.
+        unsafe {
+            result::launch_kernel(function, (gx, gy, gz), (bx, by, bz), shape.shared, self.stream, &mut parameters)
+        }
+        .map_err(failed("launch a kernel"))
+    }
 }
 
 impl Device for CudaDevice {
@@ -294,18 +341,32 @@ impl Device for CudaDevice {
         unsafe { result::memset_d8_async(at, 0, bytes, self.stream) }.map_err(failed("fill"))
     }
 
-    fn launch(&self, kernel: &'static str, shape: Shape, arguments: &[u8]) -> Result<(), DeviceError> {
-        self.enter("launch")?;
-        let function = self.function(kernel, shape.shared)?;
-        let [gx, gy, gz] = shape.grid;
-        let [bx, by, bz] = shape.block;
-        let mut parameters = [arguments.as_ptr().cast::<c_void>().cast_mut()];
-        // SAFETY: a handle of this module. The kernel takes one struct, whose bytes the driver copies out of `arguments`
-        // before the call returns; that they are the right struct is what `kernels` sees to.
-        unsafe {
-            result::launch_kernel(function, (gx, gy, gz), (bx, by, bz), shape.shared, self.stream, &mut parameters)
+    fn prepare(&self, launches: &Launches) -> Result<Prepared, DeviceError> {
+        self.enter("prepare a graph")?;
+        let failed = failed("prepare a graph");
+        let mut graph = std::ptr::null_mut();
+        // SAFETY: writes one handle.
+        unsafe { sys::cuGraphCreate(&mut graph, 0) }.result().map_err(&failed)?;
+        let chained = self.chain(graph, launches).and_then(|()| {
+            // SAFETY: a graph of this context.
+            unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) }.map_err(&failed)
+        });
+        // SAFETY: as above; what was instantiated does not need it any longer.
+        let _ = unsafe { result::graph::destroy(graph) };
+        chained.map(|executable| executable as Prepared)
+    }
+
+    fn replay(&self, prepared: Prepared) -> Result<(), DeviceError> {
+        self.enter("run a graph")?;
+        // SAFETY: `prepare` made it for this context, and it was not forgotten.
+        unsafe { result::graph::launch(prepared as sys::CUgraphExec, self.stream) }.map_err(failed("run a graph"))
+    }
+
+    fn forget(&self, prepared: Prepared) {
+        if self.enter("forget a graph").is_ok() {
+            // SAFETY: as above, and nobody replays it any more. One that runs is ended first by the driver.
+            let _ = unsafe { result::graph::exec_destroy(prepared as sys::CUgraphExec) };
         }
-        .map_err(failed("launch a kernel"))
     }
 
     fn synchronize(&self) -> Result<(), DeviceError> {

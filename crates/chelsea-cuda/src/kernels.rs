@@ -6,20 +6,22 @@
 
 mod attention;
 pub mod cluster;
+mod enter;
 mod fold;
 pub mod linear;
 mod page;
 pub mod rows;
 
 pub use attention::{Decode, Join, MOST_GROUP, Part, Prefill, Reach, decode, join, part_numbers, prefill};
+pub use enter::{Enter, enter};
 pub use fold::{Fold, FoldRun, fold};
 pub use page::{Append, Clear, MOST_DIM, NO_BALANCE, PageLayout, PageType, Run, append, clear_slots};
 
-use crate::device::{Device, DeviceError, Shape};
+use crate::device::{DeviceError, Launcher, Shape};
 
 /// Launches a kernel of `blocks` blocks with its arguments.
 fn launch<A: bytemuck::NoUninit>(
-    device: &dyn Device,
+    device: &dyn Launcher,
     kernel: &'static str,
     blocks: [u32; 2],
     threads: u32,

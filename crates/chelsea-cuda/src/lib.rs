@@ -10,6 +10,6 @@ mod device;
 pub mod driver;
 mod model;
 
-pub use cache::{CudaBackend, CudaStore};
-pub use device::{About, Address, Buffer, Device, DeviceError, Shape};
+pub use cache::{Clusters, CudaBackend, CudaStore};
+pub use device::{About, Address, Buffer, Device, DeviceError, Graph, Launcher, Launches, Prepared, Recorder, Shape};
 pub use model::{CudaModel, CudaWeights, ModelRefused};

@@ -8,7 +8,8 @@ mod common;
 use chelsea_cuda::CudaBackend;
 use chelsea_emulator::Schedule;
 use chelsea_kv::{
-    Backend, Budget, CacheConfig, CacheShape, Cpu, Dtype, LayerSpec, Pool, Rotary, SequenceCache, policy, snapshot,
+    Backend, Budget, CacheConfig, CacheShape, Cpu, Dtype, LayerSpec, PAGE, Pool, Rotary, SequenceCache, policy,
+    snapshot,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -86,6 +87,7 @@ fn a_device_clusters_and_answers_as_the_cpu_does() {
     for dtype in DTYPES {
         for (spec, budget) in [
             ("chelsea", Budget::EntryFraction(0.4)),
+            ("chelsea:chunk=128", Budget::EntryFraction(0.4)),
             ("streaming", Budget::Entries(150)),
             ("chelsea", Budget::EntryFraction(1.0)),
         ] {
@@ -229,27 +231,72 @@ fn a_device_that_is_full_loses_the_sequence_and_nothing_panics() {
 fn a_slab_without_room_for_new_pages_is_compacted_all_the_same() {
     let shape = CacheShape::uniform(1, 2, 1, 128, Rotary::plain(128, 1e4)).unwrap();
     let layer = shape.layer(0).clone();
-    // One extent holds 62 pages of halves (33,536 bytes each): a text takes 60 of them, and a quarter of it 15.
+    // One extent holds 62 pages of halves (33,536 bytes each): others take 46 of them, a text 14, and a quarter of it 4.
     let small: Arc<dyn Backend> = Arc::new(CudaBackend::new(common::device(Schedule::InOrder), 2 << 20).unwrap());
-    let of = |backend: Arc<dyn Backend>| {
-        let budget = Budget::EntryFraction(0.25);
-        let dtype = Dtype::F16;
-        SequenceCache::new(CacheConfig { dtype, budget, backend, ..CacheConfig::new(shape.clone()) }).unwrap()
+    let of = |backend: Arc<dyn Backend>, keep: f32, spec: &str| {
+        let (dtype, budget, policy) = (Dtype::F16, Budget::EntryFraction(keep), policy(spec).unwrap());
+        SequenceCache::new(CacheConfig { dtype, budget, policy, backend, ..CacheConfig::new(shape.clone()) }).unwrap()
     };
-    let mut caches = [of(small), of(Arc::new(Cpu))];
     let mut rng = SmallRng::seed_from_u64(21);
     let mut numbers = |len: usize| -> Vec<f32> { (0..len).map(|_| rng.random_range(-1.0..1.0)).collect() };
-    let n = 60 * 64;
+    let mut others = of(small.clone(), 1.0, "chelsea");
+    let n = 46 * PAGE;
+    others.append(0, &numbers(n * layer.key_width()), &numbers(n * layer.value_width())).unwrap();
+    let n = 14 * PAGE;
     let (k, v, q) = (numbers(n * layer.key_width()), numbers(n * layer.value_width()), numbers(layer.query_width()));
-    let answers = caches.each_mut().map(|cache| {
-        cache.append(0, &k, &v).unwrap();
-        cache.compact().unwrap();
-        let mut out = vec![0.0; layer.output_width()];
-        cache.attend(0, &q, &mut out).unwrap();
-        (entries_of(cache), out)
-    });
-    assert_eq!(answers[0].0, answers[1].0);
-    assert_alike(&[answers[1].1.clone(), answers[0].1.clone()], "after a compaction in a full slab");
+    // Planned by the device, and planned by the host.
+    for spec in ["chelsea", "chelsea:chunk=128"] {
+        let mut caches = [of(small.clone(), 0.25, spec), of(Arc::new(Cpu), 0.25, spec)];
+        let answers = caches.each_mut().map(|cache| {
+            cache.append(0, &k, &v).unwrap();
+            assert!(cache.compact().unwrap().compacted);
+            let mut out = vec![0.0; layer.output_width()];
+            cache.attend(0, &q, &mut out).unwrap();
+            (entries_of(cache), out)
+        });
+        assert_eq!(answers[0].0, answers[1].0, "{spec}");
+        assert_alike(&[answers[1].1.clone(), answers[0].1.clone()], "after a compaction in a full slab");
+    }
+}
+
+#[test]
+fn bytes_that_a_plan_takes_are_counted_wherever_they_lie() {
+    let peak = |spec: &str| {
+        let pool = Pool::unlimited();
+        let mut cuda = cache(device(Schedule::InOrder), Dtype::Q8, spec, Budget::EntryFraction(0.4), pool.clone());
+        let mut rng = SmallRng::seed_from_u64(8);
+        block(&mut [&mut cuda], 200, &mut rng);
+        let held: usize = (0..cuda.config().shape.heads()).map(|g| cuda.store().bytes(g)).sum();
+        let before = pool.live();
+        let report = cuda.compact().unwrap();
+        assert!(report.compacted && pool.scratch() == 0);
+        assert_eq!(cuda.memory().scratch_peak, report.scratch);
+        (report.scratch, held, pool.peak() - before)
+    };
+    // Of 540 candidates: 20 bytes each, and rows of the larger of two groups, one after the other.
+    let (scratch, _, charged) = peak("chelsea");
+    assert!((105_840..150_000).contains(&scratch) && 540 * 20 + 360 * 264 == 105_840, "{scratch}");
+    assert!(charged >= scratch, "{charged} of {scratch} were charged");
+    // A copy in host memory is as large as what it is of; the pool is not of that memory.
+    let (scratch, held, charged) = peak("chelsea:chunk=128");
+    assert!(scratch >= held, "{scratch} and {held}");
+    assert!(charged < scratch, "{charged} of {scratch} were charged");
+}
+
+#[test]
+fn a_plan_without_room_changes_nothing() {
+    let pool = Pool::with_limit(3 << 20);
+    let mut cuda = cache(device(Schedule::InOrder), Dtype::Q8, "chelsea", Budget::EntryFraction(0.4), pool.clone());
+    let mut rng = SmallRng::seed_from_u64(8);
+    block(&mut [&mut cuda], 200, &mut rng);
+    // Others leave less than a plan takes.
+    let others = pool.reserve(pool.free() - 50_000).unwrap();
+    let before = (entries(&cuda), pool.live());
+    let error = cuda.compact().unwrap_err();
+    assert!(error.to_string().contains("do not fit"), "{error}");
+    assert_eq!((entries(&cuda), pool.live(), pool.scratch()), (before.0, before.1, 0));
+    drop(others);
+    assert!(cuda.compact().unwrap().compacted);
 }
 
 /// Counts and positions of all entries.

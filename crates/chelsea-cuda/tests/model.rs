@@ -19,8 +19,12 @@ const VOCAB: usize = 320;
 ///
 /// The same random model twice: on the CPU, and on an emulated device.
 fn models() -> [Model; 2] {
+    models_named("tiny")
+}
+
+fn models_named(name: &str) -> [Model; 2] {
     let make =
-        |products| RandomModel::named("tiny").unwrap().make(SEED, &LoadOptions { products }, &mut |_, _| ()).unwrap();
+        |products| RandomModel::named(name).unwrap().make(SEED, &LoadOptions { products }, &mut |_, _| ()).unwrap();
     let kept = make(Products::Source);
     let device = common::device(Schedule::InOrder);
     let weights = CudaWeights::upload(&device, &kept).unwrap();
@@ -140,6 +144,44 @@ fn prefill_decode_and_a_batch_give_the_cpus_logits() {
         }
         step([(3, 0, Wanted::None), (0, 0, Wanted::None), (0, 0, Wanted::None)], "no logits");
         step([(1, 0, Wanted::Last), (0, 0, Wanted::None), (1, 2, Wanted::Last)], "and on");
+    }
+}
+
+#[test]
+fn heads_of_whole_blocks_and_norms_of_heads_give_the_cpus_logits() {
+    for name in ["tiny-qwen2", "tiny-qwen3"] {
+        let [cpu, cuda] = models_named(name);
+        let mut ws = Workspace::new();
+        let mut caches = [&cpu, &cuda].map(|model| cache(model, Dtype::F16, "chelsea", 1.0));
+        for n in [30, 1, 1, 7] {
+            let logits = [0, 1].map(|i| {
+                let tokens = (0..n).map(|t| token(caches[i].tokens() + t)).collect();
+                run([&cpu, &cuda][i], &mut ws, &mut [(&mut caches[i], tokens, Wanted::Last)])
+            });
+            assert_alike(&logits[0], &logits[1], name);
+        }
+    }
+}
+
+#[test]
+fn long_steps_of_reading_give_what_short_ones_give() {
+    let [cpu, cuda] = models();
+    let tokens: Vec<u32> = (0..530).map(token).collect();
+    let read = |model: &Model, step: usize| {
+        let (mut ws, mut cache) = (Workspace::new(), cache(model, Dtype::F16, "full", 1.0));
+        for (i, chunk) in tokens.chunks(step).enumerate() {
+            let wanted = if (i + 1) * step >= tokens.len() { Wanted::Last } else { Wanted::None };
+            run(model, &mut ws, &mut [(&mut cache, chunk.to_vec(), wanted)]);
+        }
+        // The last token, and one that is decoded.
+        let last = ws.logits().to_vec();
+        (last, run(model, &mut ws, &mut [(&mut cache, vec![7], Wanted::Last)]))
+    };
+    let (at_once, in_steps, on_cpu) = (read(&cuda, 530), read(&cuda, 53), read(&cpu, 31));
+    for (long, short, cpu) in [(&at_once.0, &in_steps.0, &on_cpu.0), (&at_once.1, &in_steps.1, &on_cpu.1)] {
+        let (off, most) = apart(short, long);
+        assert!(off <= 1e-2 && most <= 5e-2, "{off} and {most} of their spread apart");
+        assert_alike(cpu, long, "a step of 530 tokens");
     }
 }
 
@@ -280,4 +322,69 @@ fn caches_of_another_backend_are_refused() {
     let error = cuda.forward(&mut batch, &mut ws).unwrap_err();
     assert!(error.to_string().contains("lies elsewhere"), "{error}");
     assert_eq!(elsewhere.tokens(), 0);
+}
+
+/// Three texts of several lengths, and then an answer to each, in batches; what is given for every row. `beside` is called
+/// before each batch with what lies in the caches, and what is to come.
+fn answered(
+    model: &Model,
+    caches: &mut [SequenceCache; 3],
+    mut beside: impl FnMut(&[SequenceCache; 3], &[(usize, Vec<u32>)], &[f32]),
+) -> (Vec<f32>, usize) {
+    let mut ws = Workspace::new();
+    let (mut all, mut compactions) = (Vec::new(), 0);
+    for step in 0..16 {
+        let text = step < 6;
+        let tokens = |(i, cache): (usize, &SequenceCache)| {
+            let first = cache.tokens() + 7 * i;
+            let tokens: Vec<u32> = (0..if text { 30 } else { 1 }).map(|t| token(first + t)).collect();
+            (!text || step < 2 * i + 2).then_some((i, tokens))
+        };
+        let given: Vec<(usize, Vec<u32>)> = caches.iter().enumerate().filter_map(tokens).collect();
+        let before = caches.each_ref().map(|cache| cache.fork().unwrap());
+        let chunks = caches.iter_mut().enumerate().filter(|(i, _)| given.iter().any(|(j, _)| i == j)).zip(&given);
+        let mut chunks: Vec<_> =
+            chunks.map(|((_, cache), (_, tokens))| (cache, tokens.clone(), Wanted::Last)).collect();
+        let logits = run(model, &mut ws, &mut chunks);
+        beside(&before, &given, &logits);
+        all.extend(logits);
+        let compacted = caches.iter_mut().filter(|cache| cache.compaction_is_due()).count();
+        caches.iter_mut().for_each(|cache| assert!(cache.compact().is_ok()));
+        compactions += compacted;
+    }
+    (all, compactions)
+}
+
+#[test]
+fn a_batch_of_texts_that_a_device_clusters_gives_the_cpus_logits() {
+    let [cpu, cuda] = models();
+    for dtype in [Dtype::F16, Dtype::Q8] {
+        let of = |model: &Model, keep: f32| [0; 3].map(|_| cache(model, dtype, "chelsea", keep));
+        let mut ws = Workspace::new();
+        // The CPU goes on from the device's entries, in every step.
+        let follow = |before: &[SequenceCache; 3], given: &[(usize, Vec<u32>)], logits: &[f32]| {
+            let mut twins: Vec<_> = given.iter().map(|(i, tokens)| (in_host_memory(&before[*i]), tokens)).collect();
+            let mut chunks: Vec<_> =
+                twins.iter_mut().map(|(cache, tokens)| (cache, (*tokens).clone(), Wanted::Last)).collect();
+            let wanted = run(&cpu, &mut ws, &mut chunks);
+            assert_alike(&wanted, logits, &format!("{}, {} texts", dtype.name(), given.len()));
+        };
+        let mut caches = of(&cuda, 0.4);
+        let (of_device, compactions) = answered(&cuda, &mut caches, follow);
+        assert!(compactions >= 6, "{compactions} compactions");
+        // By itself it clusters keys that are rounded otherwise in every layer: what that changes is little beside what
+        // clustering changes at all.
+        let mut own = of(&cpu, 0.4);
+        let (of_cpu, _) = answered(&cpu, &mut own, |_, _, _| ());
+        let (full, _) = answered(&cpu, &mut of(&cpu, 1.0), |_, _, _| ());
+        let entries = |caches: &[SequenceCache; 3]| caches.each_ref().map(SequenceCache::entries);
+        assert_eq!(entries(&caches), entries(&own));
+        let mean = |x: &[f32], y: &[f32]| {
+            let rows = x.chunks(VOCAB).zip(y.chunks(VOCAB));
+            rows.map(|(x, y)| divergence(x, y)).sum::<f64>() / (x.len() / VOCAB) as f64
+        };
+        let (apart, [on_cpu, on_device]) = (mean(&of_cpu, &of_device), [&of_cpu, &of_device].map(|y| mean(&full, y)));
+        println!("{}: {apart} between them, {on_cpu} and {on_device} from the full cache", dtype.name());
+        assert!(apart <= 0.2 * on_cpu && (0.8..1.25).contains(&(on_device / on_cpu)), "{apart}, {on_cpu}, {on_device}");
+    }
 }

@@ -77,11 +77,12 @@ struct Barrier {
 
 struct Block {
   std::vector<Fiber> fibers;
-  std::vector<std::unique_ptr<char[]>> stacks;
   std::vector<Barrier> warps;
   Barrier all;
   Place scheduler;
   Fiber* running;
+  std::vector<uint32_t> order;  // of fibers in this round
+  size_t at;                    // who of them runs
   const Kernel* kernel;
   const void* arguments;
   uint64_t progress;  // barriers passed and threads ended
@@ -90,10 +91,27 @@ struct Block {
 };
 
 thread_local Block* running_block;
+// Stacks of fibers, kept from launch to launch.
+thread_local std::vector<std::unique_ptr<char[]>> stacks;
+
+// The next fiber of the round; none at its end. With a sanitizer, which is told of every stack, the scheduler is always next.
+Fiber* next_of(Block& block) {
+  while (!SANITIZED && ++block.at < block.order.size()) {
+    Fiber& fiber = block.fibers[block.order[block.at]];
+    if (!fiber.done) return &fiber;
+  }
+  return nullptr;
+}
 
 void leave(bool last = false) {
   Block& block = *running_block;
   Fiber& fiber = *block.running;
+  Fiber* next = next_of(block);
+  Place& to = next ? next->place : block.scheduler;
+  if (next) {
+    block.running = next;
+    current = &next->thread;
+  }
 #if SANITIZED
   void* fake = nullptr;
   __sanitizer_start_switch_fiber(last ? nullptr : &fake, block.scheduler_stack, block.scheduler_stack_size);
@@ -101,9 +119,9 @@ void leave(bool last = false) {
   (void)last;
 #endif
 #if OWN_SWITCH
-  chelsea_emulator_switch(&fiber.place.stack_pointer, block.scheduler.stack_pointer);
+  chelsea_emulator_switch(&fiber.place.stack_pointer, to.stack_pointer);
 #else
-  swapcontext(&fiber.place.context, &block.scheduler.context);
+  swapcontext(&fiber.place.context, &to.context);
 #endif
 #if SANITIZED
   __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
@@ -143,6 +161,7 @@ void start(Fiber& fiber, uint32_t index) {
   __asan_unpoison_memory_region(fiber.stack, STACK);
 #endif
   fiber.thread.index = index;
+  fiber.thread.turn = 0;
   fiber.done = false;
 #if OWN_SWITCH
   void** top = (void**)(fiber.stack + STACK - 64);
@@ -206,10 +225,17 @@ Kernel::Kernel(const char* name, uint32_t bytes, void (*call)(const void*))
 
 void sync_block() { wait_at(running_block->all); }
 void sync_warp() { wait_at(running_block->warps[current->index / 32]); }
-const Thread& lane(uint32_t index) {
+void put_down(const void* bytes, size_t count) {
+  // Who is a step ahead writes to the other place; nobody is two ahead, since all have to come.
+  current->turn ^= 1;
+  memcpy(current->slots[current->turn], bytes, count);
+  sync_warp();
+}
+const unsigned char* put_by(uint32_t index) {
   // A lane that a partial warp has not: its own, as on a GPU where what is read is undefined.
   uint32_t at = current->index / 32 * 32 + index;
-  return at < running_block->fibers.size() ? running_block->fibers[at].thread : *current;
+  const Thread& thread = at < running_block->fibers.size() ? running_block->fibers[at].thread : *current;
+  return (const unsigned char*)thread.slots[current->turn];
 }
 
 }  // namespace emulator
@@ -233,10 +259,10 @@ extern "C" int chelsea_emulator_launch(const char* name, const uint32_t* grid, u
   state.arguments = arguments;
   state.progress = 0;
   state.fibers.resize(block_threads);
-  for (auto& fiber : state.fibers) {
-    state.stacks.emplace_back(new char[STACK + 64]);
-    char* start = state.stacks.back().get();
-    fiber.stack = start + (64 - (uintptr_t)start % 64) % 64;
+  while (stacks.size() < block_threads) stacks.emplace_back(new char[STACK + 64]);
+  for (uint32_t i = 0; i < block_threads; i++) {
+    char* start = stacks[i].get();
+    state.fibers[i].stack = start + (64 - (uintptr_t)start % 64) % 64;
   }
   state.warps.resize((block_threads + 31) / 32);
   running_block = &state;
@@ -254,17 +280,19 @@ extern "C" int chelsea_emulator_launch(const char* name, const uint32_t* grid, u
     state.all = {block_threads, 0, 0};
     for (uint32_t w = 0; w < state.warps.size(); w++) state.warps[w] = {std::min(32u, block_threads - 32 * w), 0, 0};
     for (uint32_t i = 0; i < block_threads; i++) start(state.fibers[i], i);
-    std::vector<uint32_t> order = schedule.first(block_threads);
+    state.order = schedule.first(block_threads);
     for (bool any = true; any && result == FINE;) {
       uint64_t before = state.progress;
       any = false;
-      for (uint32_t i : order) {
-        if (state.fibers[i].done) continue;
+      // Who runs passes the turn on within a round.
+      for (state.at = 0; state.at < state.order.size(); state.at++) {
+        Fiber& fiber = state.fibers[state.order[state.at]];
+        if (fiber.done) continue;
         any = true;
-        resume(state, state.fibers[i]);
+        resume(state, fiber);
       }
       if (any && state.progress == before) result = STUCK;
-      schedule.arrange(order);
+      schedule.arrange(state.order);
     }
     if (result != FINE) break;
   }

@@ -2,7 +2,7 @@
 //
 // The threads of a block are fibers of one thread of the operating system. A fiber runs until it waits: at a barrier of
 // its block or of its warp, or in an instruction that the lanes of a warp carry out together (shuffles, matrix
-// instructions), which is two barriers of the warp with an exchange between them. Then the schedule says who is next. Blocks
+// instructions): each puts down what it has, and goes on once all have. Then the schedule says who is next. Blocks
 // run one after the other, in an order that the schedule says, too.
 //
 // Shared memory is filled with 0xff (as floats: no numbers) before each block. Barriers are strict: all threads of the block,
@@ -22,7 +22,8 @@ namespace emulator {
 
 struct Thread {
   uint32_t index;       // in its block
-  uint64_t slot[6];     // what it puts down for its warp
+  uint32_t turn;        // how often it put something down for its warp, modulo 2
+  uint64_t slots[2][3]; // what: the last time, and the time before, which others may still be reading
 };
 
 // The thread that runs.
@@ -33,8 +34,10 @@ extern thread_local unsigned char* shared_memory;
 
 void sync_block();
 void sync_warp();
-// A thread of the current one's warp.
-const Thread& lane(uint32_t index);
+// Puts something of at most 24 bytes down for the warp, once all of whose lanes have come.
+void put_down(const void* bytes, size_t count);
+// What lane `index` of the warp put down then.
+const unsigned char* put_by(uint32_t index);
 
 struct Kernel {
   const char* name;
@@ -46,11 +49,9 @@ struct Kernel {
 
 template <class T> T exchange(T x, uint32_t from) {
   static_assert(sizeof(T) <= 8, "a shuffle moves up to 8 bytes");
-  memcpy(current->slot, &x, sizeof(T));
-  sync_warp();
+  put_down(&x, sizeof(T));
   T result;
-  memcpy(&result, lane(from % 32).slot, sizeof(T));
-  sync_warp();
+  memcpy(&result, put_by(from % 32), sizeof(T));
   return result;
 }
 
@@ -66,6 +67,7 @@ template <class T> T exchange(T x, uint32_t from) {
   static emulator::Kernel entry_##kernel(#kernel, sizeof(Arguments), call_##kernel);    \
   static void kernel(const Arguments a)
 #define DEVICE [[maybe_unused]] static inline
+#define DEVICE_MEMBER inline
 #define SHARED(name) unsigned char* name = emulator::shared_memory
 #define UNROLL
 

@@ -5,73 +5,69 @@
 
 namespace {
 
-// Number (row, k) of a, of bytes each number: two registers hold rows g and g + 8 of the first half of k, two more those of
-// the second.
-template <class T> T left(uint32_t row, uint32_t k) {
-  const uint32_t each = 4 / sizeof(T);  // numbers of a register
-  const uint32_t part = k / (4 * each), place = k % (4 * each);
-  const auto& thread = emulator::lane(row % 8 * 4 + place / each);
-  T x;
-  memcpy(&x, (const char*)thread.slot + (row / 8 + 2 * part) * 4 + place % each * sizeof(T), sizeof(T));
-  return x;
-}
-template <class T> T right(uint32_t k, uint32_t column) {
-  const uint32_t each = 4 / sizeof(T);
-  const uint32_t part = k / (4 * each), place = k % (4 * each);
-  const auto& thread = emulator::lane(column * 4 + place / each);
-  T x;
-  memcpy(&x, (const char*)thread.slot + 16 + part * 4 + place % each * sizeof(T), sizeof(T));
-  return x;
-}
-
 struct Half {
   u16 bits;
   operator f32() const { return half_value(bits); }
 };
 
-template <class Left, class Right, class Sum> void multiply(Sum (&d)[4], uint32_t depth, const u32 (&registers)[6]) {
-  memcpy(emulator::current->slot, registers, sizeof registers);
-  emulator::sync_warp();
+// Row `row` of a: four numbers of bytes, or two halves, lie in one register of each of four lanes; two registers hold rows
+// g and g + 8 of the first half of k, two more those of the second.
+template <class T, uint32_t DEPTH> void left(uint32_t row, T (&numbers)[DEPTH]) {
+  const uint32_t each = 4 / sizeof(T);  // numbers of a register
+  for (uint32_t k = 0; k < DEPTH; k += each)
+    memcpy(numbers + k, emulator::put_by(row % 8 * 4 + k / each % 4) + (row / 8 + k / (4 * each) * 2) * 4, 4);
+}
+// Column `column` of b.
+template <class T, uint32_t DEPTH> void right(uint32_t column, T (&numbers)[DEPTH]) {
+  const uint32_t each = 4 / sizeof(T);
+  for (uint32_t k = 0; k < DEPTH; k += each)
+    memcpy(numbers + k, emulator::put_by(column * 4 + k / each % 4) + 16 + k / (4 * each) * 4, 4);
+}
+
+template <uint32_t DEPTH, class Left, class Right, class Sum> void multiply(Sum (&d)[4], const u32 (&registers)[6]) {
+  emulator::put_down(registers, sizeof registers);
   const uint32_t lane = emulator::current->index % 32;
+  Left a[2][DEPTH];
+  Right b[2][DEPTH];
+  for (uint32_t i = 0; i < 2; i++) {
+    left(lane / 4 + i * 8, a[i]);
+    right(lane % 4 * 2 + i, b[i]);
+  }
   for (uint32_t i = 0; i < 4; i++) {
-    const uint32_t row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
     Sum sum = 0;
-    for (uint32_t k = 0; k < depth; k++) sum += (Sum)left<Left>(row, k) * (Sum)right<Right>(k, column);
+    for (uint32_t k = 0; k < DEPTH; k++) sum += (Sum)a[i / 2][k] * (Sum)b[i % 2][k];
     d[i] += sum;
   }
-  emulator::sync_warp();
 }
 
 }  // namespace
 
 void multiply_halves(f32 (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
-  multiply<Half, Half>(d, 16, {a0, a1, a2, a3, b0, b1});
+  multiply<16, Half, Half>(d, {a0, a1, a2, a3, b0, b1});
 }
 void multiply_ss(i32 (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
-  multiply<i8, i8>(d, 32, {a0, a1, a2, a3, b0, b1});
+  multiply<32, i8, i8>(d, {a0, a1, a2, a3, b0, b1});
 }
 void multiply_su(i32 (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
-  multiply<i8, u8>(d, 32, {a0, a1, a2, a3, b0, b1});
+  multiply<32, i8, u8>(d, {a0, a1, a2, a3, b0, b1});
 }
 void multiply_us(i32 (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
-  multiply<u8, i8>(d, 32, {a0, a1, a2, a3, b0, b1});
+  multiply<32, u8, i8>(d, {a0, a1, a2, a3, b0, b1});
 }
 void multiply_uu(i32 (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
-  multiply<u8, u8>(d, 32, {a0, a1, a2, a3, b0, b1});
+  multiply<32, u8, u8>(d, {a0, a1, a2, a3, b0, b1});
 }
-void multiply_us16(i32 (&d)[4], u32 a0, u32 a1, u32 b0) { multiply<u8, i8>(d, 16, {a0, a1, 0, 0, b0, 0}); }
+void multiply_us16(i32 (&d)[4], u32 a0, u32 a1, u32 b0) { multiply<16, u8, i8>(d, {a0, a1, 0, 0, b0, 0}); }
 
 u32 transpose_halves(u32 x) {
-  memcpy(emulator::current->slot, &x, 4);
-  emulator::sync_warp();
+  emulator::put_down(&x, 4);
   const uint32_t lane = emulator::current->index % 32, row = lane / 4;
   u32 result = 0;
   for (uint32_t i = 0; i < 2; i++) {
     const uint32_t column = lane % 4 * 2 + i;  // of the result: a row of what was put down
     u32 pair;
-    memcpy(&pair, emulator::lane(column * 4 + row / 2).slot, 4);
+    memcpy(&pair, emulator::put_by(column * 4 + row / 2), 4);
     result |= (pair >> (row % 2 * 16) & 0xffff) << (16 * i);
   }
-  emulator::sync_warp();
   return result;
 }

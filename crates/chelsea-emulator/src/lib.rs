@@ -8,10 +8,10 @@
 
 #![allow(unsafe_code)]
 
-use chelsea_cuda::{About, Address, Device, DeviceError, Shape};
+use chelsea_cuda::{About, Address, Device, DeviceError, Launcher, Launches, Prepared, Shape};
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_char, c_int, c_void};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 unsafe extern "C" {
     fn chelsea_emulator_launch(
@@ -61,6 +61,8 @@ pub struct Emulator {
     held: Mutex<BTreeMap<Address, usize>>,
     /// Bytes that may be held at once.
     limit: usize,
+    /// What was prepared, and what the next is known by.
+    prepared: Mutex<(BTreeMap<Prepared, Arc<Launches>>, Prepared)>,
 }
 
 impl Emulator {
@@ -75,7 +77,7 @@ impl Emulator {
     /// A device with so many bytes of memory: what is beyond is refused.
     pub fn with_memory(schedule: Schedule, limit: usize) -> Self {
         let about = About { name: "emulated GPU".to_owned(), capability: (8, 0), memory: limit, processors: 4 };
-        Self { about, schedule, held: Mutex::default(), limit }
+        Self { about, schedule, held: Mutex::default(), limit, prepared: Mutex::default() }
     }
 
     /// Bytes that are allocated.
@@ -97,6 +99,34 @@ impl Emulator {
 
 fn layout(bytes: usize) -> Result<std::alloc::Layout, DeviceError> {
     std::alloc::Layout::from_size_align(bytes.max(1), ALIGNMENT).map_err(|_| DeviceError::Memory { bytes })
+}
+
+impl Launcher for Emulator {
+    fn launch(&self, kernel: &'static str, shape: Shape, arguments: &[u8]) -> Result<(), DeviceError> {
+        let failed = |why: &str| Err(DeviceError::Failed { doing: kernel, why: why.to_owned() });
+        let Ok(name) = CString::new(kernel) else { return Err(DeviceError::Kernel(kernel)) };
+        let [threads, 1, 1] = shape.block else { return failed("blocks have one direction") };
+        // SAFETY: the name ends with a zero, the grid has three numbers, and the arguments are as long as is said. What
+        // addresses among them mean is the caller's affair, as on a GPU.
+        let ended = unsafe {
+            chelsea_emulator_launch(
+                name.as_ptr(),
+                shape.grid.as_ptr(),
+                threads,
+                shape.shared,
+                arguments.as_ptr().cast(),
+                arguments.len() as u32,
+                self.schedule.number(),
+            )
+        };
+        match ended {
+            0 => Ok(()),
+            1 => Err(DeviceError::Kernel(kernel)),
+            2 => failed("the kernel takes arguments of another size"),
+            3 => failed("no GPU takes a launch of this shape"),
+            _ => failed("threads wait for others that never come"),
+        }
+    }
 }
 
 impl Device for Emulator {
@@ -161,30 +191,23 @@ impl Device for Emulator {
         Ok(())
     }
 
-    fn launch(&self, kernel: &'static str, shape: Shape, arguments: &[u8]) -> Result<(), DeviceError> {
-        let failed = |why: &str| Err(DeviceError::Failed { doing: kernel, why: why.to_owned() });
-        let Ok(name) = CString::new(kernel) else { return Err(DeviceError::Kernel(kernel)) };
-        let [threads, 1, 1] = shape.block else { return failed("blocks have one direction") };
-        // SAFETY: the name ends with a zero, the grid has three numbers, and the arguments are as long as is said. What
-        // addresses among them mean is the caller's affair, as on a GPU.
-        let ended = unsafe {
-            chelsea_emulator_launch(
-                name.as_ptr(),
-                shape.grid.as_ptr(),
-                threads,
-                shape.shared,
-                arguments.as_ptr().cast(),
-                arguments.len() as u32,
-                self.schedule.number(),
-            )
-        };
-        match ended {
-            0 => Ok(()),
-            1 => Err(DeviceError::Kernel(kernel)),
-            2 => failed("the kernel takes arguments of another size"),
-            3 => failed("no GPU takes a launch of this shape"),
-            _ => failed("threads wait for others that never come"),
-        }
+    fn prepare(&self, launches: &Launches) -> Result<Prepared, DeviceError> {
+        let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        prepared.1 += 1;
+        let number = prepared.1;
+        prepared.0.insert(number, Arc::new(launches.clone()));
+        Ok(number)
+    }
+
+    fn replay(&self, prepared: Prepared) -> Result<(), DeviceError> {
+        let launches = self.prepared.lock().unwrap_or_else(PoisonError::into_inner).0.get(&prepared).cloned();
+        let why = || DeviceError::Failed { doing: "run a graph", why: "it was not prepared".to_owned() };
+        let launches = launches.ok_or_else(why)?;
+        launches.iter().try_for_each(|(kernel, shape, arguments)| self.launch(kernel, shape, arguments))
+    }
+
+    fn forget(&self, prepared: Prepared) {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner).0.remove(&prepared);
     }
 
     fn synchronize(&self) -> Result<(), DeviceError> {

@@ -88,13 +88,27 @@ impl Case {
             firsts: firsts_at.at(),
             sinks: if self.sinks { sinks_at.at() } else { 0 },
             out: out.at(),
+            bytes: 0,
+            scales: 0,
             dim: dim as u32,
             group: group as u32,
             q_heads: q_heads as u32,
             unused: 0,
         };
         join(&**device, q_heads, &arguments)?;
-        Ok((out.values(q_heads * dim)?, wanted))
+        let found = out.values(q_heads * dim)?;
+        let (bytes, scales) = (Buffer::new(device, q_heads * dim)?, Buffer::new(device, q_heads * dim / 2)?);
+        let arguments = Join { bytes: bytes.at(), scales: scales.at(), ..arguments };
+        let rounded = join(&**device, q_heads, &arguments);
+        if dim.is_multiple_of(32) {
+            rounded?;
+            let twin = chelsea_cuda::twins::linear::quantize(&found);
+            assert!(bytes.values::<i8>(q_heads * dim)? == twin.bytes, "{layout:?}");
+            assert!(scales.values::<f32>(q_heads * dim / 8)? == twin.scales, "{layout:?}");
+        } else {
+            assert!(rounded.is_err(), "heads of {dim} numbers are not rounded");
+        }
+        Ok((found, wanted))
     }
 
     fn assert_right(&self, device: &Arc<dyn Device>, lots: &mut Lots) -> Outcome {

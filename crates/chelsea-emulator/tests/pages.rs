@@ -4,7 +4,8 @@ mod common;
 
 use bytemuck::cast_slice;
 use chelsea_cuda::Buffer;
-use chelsea_cuda::kernels::{Append, NO_BALANCE, PageLayout, PageType, Run, append};
+use chelsea_cuda::kernels::rows::{Rope, ScaleHeads, rope, scale_heads};
+use chelsea_cuda::kernels::{Append, Enter, NO_BALANCE, PageLayout, PageType, Run, append, enter};
 use chelsea_cuda::twins::{Entry, read_entry, write_entry};
 use chelsea_emulator::Schedule;
 use chelsea_kv::{Dims, Head, PAGE};
@@ -71,6 +72,103 @@ fn tokens_are_written_as_the_twin_writes_them_bit_for_bit() -> Outcome {
             }
         }
         assert!(found == wanted.concat(), "{layout:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn tokens_that_are_turned_on_the_way_have_the_bits_of_those_that_were_turned_before() -> Outcome {
+    let mut lots = Lots::new(3);
+    for (i, layout) in layouts().enumerate() {
+        let device = device(Schedule::ALL[i % 3]);
+        // Of every second shape, a part of each head is turned.
+        let (dim, heads, group, tokens) = (layout.dim, 2, 3, 20);
+        let pairs = if i % 2 == 0 { dim / 2 } else { dim / 4 };
+        let (stride, q_width) = (heads * dim, heads * group * dim);
+        let (keys, values) = (lots.row(tokens * stride, 2.0), lots.row(tokens * stride, 0.1));
+        let queries = lots.row(tokens * q_width, 1.0);
+        let balances: Vec<f32> = (0..dim).map(|d| 0.5 + d as f32 / 7.0).collect();
+        let (cosines, sines) = (lots.row(tokens * pairs, 1.0), lots.row(tokens * pairs, 1.0));
+        let run = |page, head| Run {
+            page,
+            slot: 5,
+            count: tokens as u32,
+            row: 0,
+            head,
+            position: 77,
+            balance: if head == 1 { 0 } else { NO_BALANCE },
+        };
+        let which: Vec<u32> = [NO_BALANCE, 0].repeat(tokens);
+        let with = |numbers: &[f32]| Buffer::with(&device, numbers);
+        let (values_at, balances_at) = (with(&values)?, with(&balances)?);
+        let (cosines_at, sines_at, which_at) = (with(&cosines)?, with(&sines)?, Buffer::with(&device, &which)?);
+        let runs_at = Buffer::with(&device, &[run(0, 0), run(1, 1)])?;
+        let noted_at = Buffer::new(&device, tokens * q_width * 4)?;
+        let mut turned_queries = Vec::new();
+        let mut found = Vec::new();
+        for fused in [false, true] {
+            let pool = pool(&device, layout, 2)?;
+            let (keys_at, queries_at) = (with(&keys)?, with(&queries)?);
+            let append_all = Append {
+                pool: pool.at(),
+                runs: runs_at.at(),
+                keys: keys_at.at(),
+                values: values_at.at(),
+                balances: balances_at.at(),
+                dim: dim as u32,
+                stride: stride as u32,
+            };
+            if fused {
+                let arguments = Enter {
+                    append: append_all,
+                    queries: queries_at.at(),
+                    cosines: cosines_at.at(),
+                    sines: sines_at.at(),
+                    noted: if i % 3 == 0 { noted_at.at() } else { 0 },
+                    which: which_at.at(),
+                    pairs: pairs as u32,
+                    runs: 2,
+                    rows: tokens as u32,
+                    q_heads: (heads * group) as u32,
+                    group: group as u32,
+                    unused: 0,
+                };
+                enter(&*device, layout.ty, &arguments)?;
+            } else {
+                for (x, heads) in [(&keys_at, heads), (&queries_at, heads * group)] {
+                    let turned = Rope {
+                        x: x.at(),
+                        cosines: cosines_at.at(),
+                        sines: sines_at.at(),
+                        tokens: tokens as u32,
+                        heads: heads as u32,
+                        dim: dim as u32,
+                        pairs: pairs as u32,
+                        stride: (heads * dim) as u32,
+                        unused: 0,
+                    };
+                    rope(&*device, &turned)?;
+                }
+                turned_queries = queries_at.values::<u32>(tokens * q_width)?;
+                append(&*device, layout.ty, 2, &append_all)?;
+                let scaled = ScaleHeads {
+                    x: queries_at.at(),
+                    factors: balances_at.at(),
+                    which: which_at.at(),
+                    rows: tokens as u32,
+                    kv_heads: heads as u32,
+                    group: group as u32,
+                    dim: dim as u32,
+                    stride: q_width as u32,
+                    unused: 0,
+                };
+                scale_heads(&*device, &scaled)?;
+            }
+            found.push((pool.values::<u8>(2 * layout.bytes())?, queries_at.values::<u32>(tokens * q_width)?));
+        }
+        assert!(found[0] == found[1], "{layout:?}");
+        assert_eq!(noted_at.values::<u32>(tokens * q_width)? == turned_queries, i % 3 == 0, "{layout:?}");
+        assert!(found[0].1 != cast_slice::<f32, u32>(&queries), "queries are turned");
     }
     Ok(())
 }

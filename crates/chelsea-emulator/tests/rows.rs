@@ -4,7 +4,8 @@ mod common;
 
 use chelsea_cuda::Buffer;
 use chelsea_cuda::kernels::rows::{
-    Activation, Add, Largest, Norm, Rope, Scale, ScaleHeads, add, gate, largest, rms_norm, rope, scale, scale_heads,
+    Activation, Add, LIKELIEST, Largest, Norm, Rope, Scale, ScaleHeads, add, gate, largest, likeliest, likeliest_bytes,
+    rms_norm, rope, scale, scale_heads,
 };
 use chelsea_cuda::twins::rows as twin;
 use chelsea_emulator::Schedule;
@@ -136,6 +137,37 @@ fn the_first_of_the_largest_numbers_is_found() -> Outcome {
         largest(&*device, &Largest { x: x_at.at(), out: out.at(), width: width as u32, rows: 6 })?;
         let wanted: Vec<u32> = x.chunks(width).map(twin::largest).collect();
         assert_eq!(out.values::<u32>(6)?, wanted);
+    }
+    Ok(())
+}
+
+#[test]
+fn the_likeliest_are_found_as_the_twin_finds_them() -> Outcome {
+    let mut lots = Lots::new(28);
+    // One block of threads, several, and so many that their finds need several themselves.
+    for (i, width) in [7, 256, 300, 8192, 20_000, 300_000].into_iter().enumerate() {
+        let device = device(Schedule::ALL[i % 3]);
+        let mut x = lots.row(3 * width, 4.0);
+        // Many equal ones, of which the first count; and all alike, but for some odd ones.
+        x[width..2 * width].iter_mut().for_each(|x| *x = (*x / 3.0).round());
+        x[2 * width..].fill(-1.5);
+        let odd = [f32::NAN, f32::NEG_INFINITY, f32::INFINITY, 2.0, 0.0, -0.0];
+        for (j, odd) in odd.into_iter().enumerate().take(width) {
+            x[2 * width + (j * 7919 + 1) % width] = odd;
+        }
+        let x_at = Buffer::with(&device, &x)?;
+        let (room, out) = (Buffer::new(&device, likeliest_bytes(3, width))?, Buffer::new(&device, 3 * LIKELIEST * 8)?);
+        likeliest(&*device, x_at.at(), (3, width), room.at(), out.at())?;
+        let pairs: Vec<[u32; 2]> = out.values(3 * LIKELIEST)?;
+        for (row, x) in x.chunks(width).enumerate() {
+            let found = pairs[row * LIKELIEST..][..LIKELIEST].iter().filter(|pair| pair[1] != u32::MAX);
+            let mut found: Vec<(u32, u32)> = found.map(|pair| (pair[1], pair[0])).collect();
+            let mut wanted: Vec<(u32, u32)> =
+                twin::likeliest(x, LIKELIEST).iter().map(|&(x, place)| (place, x.to_bits())).collect();
+            found.sort_unstable();
+            wanted.sort_unstable();
+            assert!(found == wanted, "row {row} of {width}");
+        }
     }
     Ok(())
 }

@@ -203,7 +203,7 @@ impl Answer {
         tokenizer: &Tokenizer,
         show: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Option<u32>, EngineError> {
-        if sequence.logits().is_empty() {
+        if !sequence.has_logits() {
             return Err(EngineError::NothingRead);
         }
         let most = self.options.max_tokens.unwrap_or(usize::MAX);
@@ -217,15 +217,26 @@ impl Answer {
                 allowed => allowed,
             },
         };
-        let (logits, history) = sequence.logits_and_history();
-        let banned = if self.out.tokens.len() < self.options.min_tokens {
-            ban(logits, tokenizer.turn_ends().iter().chain(&self.options.stop_tokens))
-        } else {
-            Vec::new()
+        let goes_on = self.out.tokens.len() < self.options.min_tokens;
+        // Of a model on a device, the likeliest tokens are here already, and the whole row is not.
+        let likeliest = sequence.likeliest().filter(|_| allowed.is_none() && !goes_on);
+        let vocab = sequence.model().config().vocab;
+        let sampled = likeliest.and_then(|likeliest| self.sampler.sample_likeliest(likeliest, vocab));
+        let token = match sampled {
+            Some(token) => token,
+            None => {
+                let (logits, history) = sequence.logits_and_history();
+                let banned = if goes_on {
+                    ban(logits, tokenizer.turn_ends().iter().chain(&self.options.stop_tokens))
+                } else {
+                    Vec::new()
+                };
+                let token = self.sampler.sample_among(logits, history, allowed);
+                // How likely a token was is told without regard to what was banned.
+                banned.into_iter().rev().for_each(|(token, logit)| logits[token] = logit);
+                token
+            }
         };
-        let token = self.sampler.sample_among(logits, history, allowed);
-        // How likely a token was is told without regard to what was banned.
-        banned.into_iter().rev().for_each(|(token, logit)| logits[token] = logit);
         if let Some(path) = &mut self.path {
             path.take(token)?;
         }

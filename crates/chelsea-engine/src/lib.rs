@@ -12,6 +12,7 @@ mod generate;
 pub mod grammar;
 mod kv;
 mod layout;
+mod logits;
 mod options;
 mod reading;
 mod repetition;

@@ -15,6 +15,7 @@
 //!   and so never grows past what its budget promises. The oldest comes first.
 
 use crate::kv::Compaction;
+use crate::logits::Logits;
 use crate::{EngineError, Reading, Sequence, State};
 use chelsea_model::{Chunk, Model, ModelError, Spent as PhaseTimes, Wanted as LogitsFor, Workspace};
 use rayon::ThreadPool;
@@ -84,13 +85,13 @@ impl Work<'_> {
                 let left = reading.as_ref().map_or(&[][..], Reading::left);
                 let logits = match &*reading {
                     Some(reading) if reading.is_scored() => LogitsFor::All,
-                    _ if n == left.len() => LogitsFor::Last,
+                    _ if n == left.len() => LogitsFor::Held,
                     _ => LogitsFor::None,
                 };
                 Chunk { tokens: &left[..n], cache, logits }
             }
             Work::Decode(sequence, token) => {
-                Chunk { tokens: std::slice::from_ref(token), cache: &mut sequence.cache, logits: LogitsFor::Last }
+                Chunk { tokens: std::slice::from_ref(token), cache: &mut sequence.cache, logits: LogitsFor::Held }
             }
             Work::Score(sequence, tokens) => Chunk { tokens, cache: &mut sequence.cache, logits: LogitsFor::All },
         }
@@ -98,7 +99,7 @@ impl Work<'_> {
 
     /// Takes note that `n` tokens went through the model, and of the logits after the last one. Returns the compaction
     /// that may be due after them.
-    fn took(&mut self, n: usize, logits: &[f32]) -> Option<Compaction> {
+    fn took(&mut self, n: usize, logits: Logits) -> Option<Compaction> {
         match self {
             Work::Read(sequence) => return sequence.took_chunk(n, logits),
             Work::Decode(sequence, token) => sequence.took(std::slice::from_ref(token), logits),
@@ -106,6 +107,15 @@ impl Work<'_> {
         }
         Some(Compaction::Due)
     }
+}
+
+/// Where logits of a work lie in the workspace.
+#[derive(Debug, Clone)]
+enum Place {
+    /// Among those that came back.
+    Here(Range<usize>),
+    /// On the device: which of those that stayed there.
+    There(usize),
 }
 
 /// Takes sequences of one model further.
@@ -119,7 +129,7 @@ pub struct Runner {
     /// Steps so far.
     steps: u64,
     /// Where the logits of each work of the last step lie.
-    rows: Vec<Range<usize>>,
+    rows: Vec<Place>,
 }
 
 impl Runner {
@@ -169,8 +179,11 @@ impl Runner {
     /// [`Work::Score`] and of a text that is scored ([`Reading::scored`]), one after a decoded token and after the end of a
     /// text, and none within a text.
     pub fn logits(&self, index: usize) -> &[f32] {
-        let rows = self.rows.get(index).cloned().unwrap_or_default();
-        self.workspace.logits().get(rows).unwrap_or_default()
+        match self.rows.get(index) {
+            Some(Place::Here(rows)) => self.workspace.logits().get(rows.clone()).unwrap_or_default(),
+            Some(Place::There(held)) => self.workspace.held().get(*held).map_or(&[], |held| held.all()),
+            None => &[],
+        }
     }
 
     /// Takes every sequence of the batch further by its work, all in one pass over the weights. Returns what became of
@@ -292,23 +305,34 @@ impl Runner {
     fn take_note(&mut self, batch: &mut [Work<'_>], outcomes: &[Result<Outcome, EngineError>]) {
         let vocab = self.model.config().vocab;
         self.rows.clear();
-        let mut from = 0;
+        let (mut from, mut held) = (0, 0);
         for (work, outcome) in batch.iter_mut().zip(outcomes) {
             let Ok(Outcome::Took(tokens)) = *outcome else {
-                self.rows.push(0..0);
+                self.rows.push(Place::Here(0..0));
                 continue;
             };
-            let rows = match work.chunk(tokens).logits {
+            let wanted = work.chunk(tokens).logits;
+            let rows = match wanted {
                 LogitsFor::None => 0,
-                LogitsFor::Last => 1,
+                LogitsFor::Last | LogitsFor::Held => 1,
                 LogitsFor::All => tokens,
             };
-            let range = from..from + rows * vocab;
-            from = range.end;
-            let last = range.end - rows.min(1) * vocab..range.end;
-            let logits = self.workspace.logits().get(last).unwrap_or_default();
+            let before = work.sequence_mut().take_logits();
+            let (place, logits) = match self.workspace.held().get(held) {
+                Some(stayed) if wanted == LogitsFor::Held => {
+                    held += 1;
+                    (Place::There(held - 1), Logits::There(Arc::clone(stayed)))
+                }
+                _ => {
+                    let range = from..from + rows * vocab;
+                    from = range.end;
+                    let last = range.end - rows.min(1) * vocab..range.end;
+                    let row = self.workspace.logits().get(last).unwrap_or_default();
+                    (Place::Here(range), Logits::copied(row, before))
+                }
+            };
             let compaction = work.took(tokens, logits);
-            self.rows.push(range);
+            self.rows.push(place);
             if let Some(compaction) = compaction {
                 work.sequence_mut().ask_for(compaction, self.steps);
             }

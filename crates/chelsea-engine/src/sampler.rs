@@ -131,6 +131,24 @@ impl Sampler {
         token
     }
 
+    /// As [`Sampler::sample`], of a vocabulary of `vocab` tokens of which only the likeliest are known
+    /// ([`HeldLogits::likeliest`](chelsea_model::device::HeldLogits::likeliest)). None, and nothing is drawn, where others may
+    /// matter, too: where logits are changed before, and where no top-k says that the rest is left out.
+    pub(crate) fn sample_likeliest(&mut self, likeliest: &[(u32, f32)], vocab: usize) -> Option<u32> {
+        let s = &self.settings;
+        let changes = s.repeat_penalty != 1.0 || s.presence_penalty != 0.0 || s.frequency_penalty != 0.0;
+        let is_all = likeliest.len() == vocab;
+        let &(first, top) = likeliest.first()?;
+        if changes || !s.bias.is_empty() {
+            return None;
+        }
+        if s.temperature == 0.0 {
+            // Zeros of both signs are equal here, and are not in the list's order.
+            return Some(first).filter(|_| top != 0.0);
+        }
+        (is_all || (1..=likeliest.len()).contains(&s.top_k)).then(|| self.choose(|| likeliest.iter().copied()))
+    }
+
     fn penalise_repetition(&mut self, logits: &mut [f32], recent: &[u32]) {
         let penalty = self.settings.repeat_penalty;
         if penalty == 1.0 {
@@ -345,6 +363,63 @@ mod tests {
             drawn(&mut sampler(|s| s.seed = 7), &logits, 100),
             drawn(&mut sampler(|s| s.seed = 8), &logits, 100)
         );
+    }
+
+    #[test]
+    fn the_likeliest_alone_give_the_same_tokens_wherever_they_suffice() {
+        let mut by_lot = StdRng::seed_from_u64(3);
+        let default = Sampling::default();
+        let settings = [
+            default.clone(),
+            Sampling { temperature: 0.7, ..default.clone() },
+            Sampling { temperature: 1.3, top_k: 256, top_p: 0.9, min_p: 0.0, ..default.clone() },
+            Sampling { temperature: 1.0, top_k: 5, top_p: 1.0, min_p: 0.1, ..default.clone() },
+        ];
+        for settings in settings {
+            for vocab in [100, 5000] {
+                let sampler = || Sampler::new(Sampling { seed: 9, ..settings.clone() }).unwrap();
+                let (mut of_all, mut of_likeliest) = (sampler(), sampler());
+                for round in 0..200 {
+                    let number = |_| by_lot.random_range(-8.0f32..8.0);
+                    let mut row: Vec<f32> = (0..vocab).map(number).collect();
+                    if round % 4 == 0 {
+                        // Many equal ones, at the end of the list, too.
+                        row.iter_mut().for_each(|x| *x = x.round());
+                    }
+                    let mut likeliest: Vec<(u32, f32)> = (0..).zip(row.iter().copied()).collect();
+                    likeliest.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+                    likeliest.truncate(256);
+                    let token = of_likeliest.sample_likeliest(&likeliest, vocab);
+                    assert_eq!(token, Some(of_all.sample(&mut row, &[])), "{settings:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_likeliest_do_not_suffice_where_others_may_matter() {
+        let likeliest = [(7, 2.0), (3, 1.0), (1, -1.0)];
+        let of = |vocab, change: fn(&mut Sampling)| sampler(change).sample_likeliest(&likeliest, vocab);
+        assert_eq!(of(9, |s| s.temperature = 0.0), Some(7));
+        assert_eq!(of(9, |_| ()), None, "every token may be drawn");
+        assert!(of(3, |_| ()).is_some(), "there are no others");
+        assert!(of(9, |s| s.top_k = 3).is_some());
+        assert_eq!(of(9, |s| s.top_k = 4), None);
+        let changes: [fn(&mut Sampling); 4] = [
+            |s| s.repeat_penalty = 1.1,
+            |s| s.presence_penalty = 0.5,
+            |s| s.frequency_penalty = 0.5,
+            |s| s.bias = Arc::from([(1, 5.0)]),
+        ];
+        for change in changes {
+            let mut settings = Sampling { top_k: 2, ..Sampling::default() };
+            change(&mut settings);
+            assert_eq!(Sampler::new(settings).unwrap().sample_likeliest(&likeliest, 9), None);
+        }
+        // Equal to each other, and in an order of their own.
+        let zeros = [(5, 0.0), (2, -0.0)];
+        assert_eq!(sampler(|s| s.temperature = 0.0).sample_likeliest(&zeros, 2), None);
+        assert_eq!(sampler(|s| s.temperature = 0.0).sample_likeliest(&[], 2), None);
     }
 
     #[test]

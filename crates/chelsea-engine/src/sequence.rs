@@ -4,6 +4,7 @@
 //! others. Dropping it gives its memory back at once, in whatever state it is.
 
 use crate::kv::Compaction;
+use crate::logits::Logits;
 use crate::reading::Reading;
 use crate::{Compression, EngineError, SessionOptions, cache_config};
 use chelsea_kv::{Budget, CacheConfig, Forecast, MemoryReport, Policy, ReadPlan, SequenceCache};
@@ -37,7 +38,7 @@ pub(crate) struct Pending {
 /// What a sequence is beside its cache and its tokens: what is kept of one whose cache lies in a file for a while.
 #[derive(Debug)]
 pub(crate) struct Beside {
-    logits: Vec<f32>,
+    logits: Logits,
     reading: Option<Reading>,
     pending: Option<Pending>,
 }
@@ -55,8 +56,8 @@ pub struct Sequence {
     model: Arc<Model>,
     pub(crate) cache: SequenceCache,
     history: Vec<u32>,
-    /// Of the token after the last one; empty when nobody made them.
-    logits: Vec<f32>,
+    /// Of the token after the last one.
+    logits: Logits,
     plan: ReadPlan,
     compression: Compression,
     limit: usize,
@@ -114,7 +115,7 @@ impl Sequence {
             model,
             cache,
             history,
-            logits: Vec::new(),
+            logits: Logits::None,
             plan: options.plan(),
             compression: options.compression,
             limit,
@@ -157,13 +158,18 @@ impl Sequence {
         if logits.len() != vocab {
             return Err(EngineError::Logits { given: logits.len(), vocab });
         }
-        Ok(Sequence { logits, ..self })
+        Ok(Sequence { logits: Logits::Here(logits), ..self })
     }
 
     /// Gives up the cache and keeps what else it takes to go on, without the logits where they were used.
-    pub(crate) fn into_beside(self, with_logits: bool) -> Beside {
-        let logits = if with_logits { self.logits } else { Vec::new() };
-        Beside { logits, reading: self.reading, pending: self.pending }
+    pub(crate) fn into_beside(mut self, with_logits: bool) -> Beside {
+        if with_logits {
+            // A device's memory is for those that go on.
+            self.logits.all_mut();
+        } else {
+            self.logits = Logits::None;
+        }
+        Beside { logits: self.logits, reading: self.reading, pending: self.pending }
     }
 
     /// A sequence over the cache that was given up, as it was then.
@@ -238,7 +244,7 @@ impl Sequence {
             State::Lost
         } else if self.reading.is_some() {
             State::Reading
-        } else if self.logits.is_empty() {
+        } else if self.logits.is_none() {
             State::Silent
         } else {
             State::Ready
@@ -276,18 +282,23 @@ impl Sequence {
     }
 
     /// Takes note of tokens that went through the model, and of the logits after the last one if they were wanted.
-    pub(crate) fn took(&mut self, tokens: &[u32], logits: &[f32]) {
+    pub(crate) fn took(&mut self, tokens: &[u32], logits: Logits) {
         self.history.extend_from_slice(tokens);
-        copy(logits, &mut self.logits);
+        self.logits = logits;
+    }
+
+    /// The logits that were made last, whose room may be used again: there are none afterwards.
+    pub(crate) fn take_logits(&mut self) -> Logits {
+        std::mem::take(&mut self.logits)
     }
 
     /// Takes note that `tokens` of the text that is being read went through the model. Returns the compaction that is
     /// to follow.
-    pub(crate) fn took_chunk(&mut self, tokens: usize, logits: &[f32]) -> Option<Compaction> {
+    pub(crate) fn took_chunk(&mut self, tokens: usize, logits: Logits) -> Option<Compaction> {
         let mut reading = self.reading.take()?;
         let ended = tokens == reading.left().len();
         // Within a text nothing is to be sampled, even where logits were made to score it.
-        self.took(&reading.left()[..tokens], if ended { logits } else { &[] });
+        self.took(&reading.left()[..tokens], if ended { logits } else { Logits::None });
         reading.advance(tokens);
         let total = reading.total();
         if !ended {
@@ -320,7 +331,7 @@ impl Sequence {
     pub(crate) fn lose(&mut self) {
         self.lost = true;
         self.reading = None;
-        self.logits.clear();
+        self.logits = Logits::None;
     }
 
     pub(crate) fn count_clustering(&mut self, time: Duration) {
@@ -362,14 +373,24 @@ impl Sequence {
     }
 
     /// Logits of the token after the last one; empty before anything was read, within a text, and after a reading that
-    /// was cut short.
+    /// was cut short. Of a model on a device, the first call copies them from there: [`Sequence::has_logits`] does not.
     pub fn logits(&self) -> &[f32] {
-        &self.logits
+        self.logits.all()
+    }
+
+    /// Whether there are logits of the token after the last one.
+    pub fn has_logits(&self) -> bool {
+        !self.logits.is_none()
+    }
+
+    /// The likeliest of the logits, where a device found them.
+    pub(crate) fn likeliest(&self) -> Option<&[(u32, f32)]> {
+        self.logits.likeliest()
     }
 
     /// The logits, and the tokens they follow: what a sampler needs.
     pub(crate) fn logits_and_history(&mut self) -> (&mut [f32], &[u32]) {
-        (&mut self.logits, &self.history)
+        (self.logits.all_mut(), &self.history)
     }
 
     /// Tokens read and generated so far.
@@ -415,7 +436,7 @@ impl Sequence {
         }
         self.cache.rewind(tokens)?;
         self.history.truncate(self.history.len() - tokens);
-        self.logits.clear();
+        self.logits = Logits::None;
         Ok(())
     }
 
@@ -428,12 +449,4 @@ impl Sequence {
     pub fn memory(&self) -> MemoryReport {
         self.cache.memory()
     }
-}
-
-/// Copies a row of logits, which may be long, by two threads.
-fn copy(from: &[f32], to: &mut Vec<f32>) {
-    to.resize(from.len(), 0.0);
-    let middle = from.len() / 2;
-    let (left, right) = to.split_at_mut(middle);
-    rayon::join(|| left.copy_from_slice(&from[..middle]), || right.copy_from_slice(&from[middle..]));
 }

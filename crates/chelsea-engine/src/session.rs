@@ -177,7 +177,7 @@ impl Session {
     /// If nothing was read, if they do not fit into the context, and those of [`Runner::step`].
     pub fn score_each(&mut self, tokens: &[u32], mut each: impl FnMut(&[f32], u32)) -> Result<(), EngineError> {
         self.check_context(tokens.len())?;
-        if self.logits().is_empty() {
+        if !self.sequence.has_logits() {
             return Err(EngineError::NothingRead);
         }
         let vocab = self.model().config().vocab;

@@ -2,20 +2,18 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use chelsea_engine::{EngineError, Finish, GenerateOptions, Runner, Session, SessionOptions, generate, generate_many};
 use chelsea_kv::Budget;
 use chelsea_linear::Products;
+use chelsea_model::Model;
 use chelsea_model::tokenizer::Tokenizer;
-use chelsea_model::{LoadOptions, Model, RandomModel};
 use rayon::ThreadPool;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-
-fn model(products: Products) -> Arc<Model> {
-    let options = LoadOptions { products };
-    Arc::new(RandomModel::named("tiny").unwrap().make(5, &options, &mut |_, _| ()).unwrap())
-}
+use support::{model, tokens};
 
 fn pool() -> Arc<ThreadPool> {
     Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap())
@@ -23,10 +21,6 @@ fn pool() -> Arc<ThreadPool> {
 
 fn session(model: &Arc<Model>, options: &SessionOptions) -> Session {
     Session::new(model.clone(), pool(), Arc::new(AtomicBool::new(false)), options).unwrap()
-}
-
-fn tokens(n: usize, seed: u32) -> Vec<u32> {
-    (0..n as u32).map(|i| (i * 37 + seed * 101 + i * i) % 320).collect()
 }
 
 /// Sessions of different lengths, budgets and policies, each having read a text of its own.

@@ -6,7 +6,8 @@
 //! definitions line by line, and is what tests compare the first with.
 //!
 //! Policies never see a store: they plan over host heads ([`Store::export`]), which the CPU's store lends as they are and
-//! another device copies out. What they answer, the roots of each head, is carried out by [`Store::apply`].
+//! another device copies out. What they answer, the roots of each head, is carried out by [`Store::apply`]. A store that can
+//! cluster by itself, where its entries lie, is asked first ([`Store::cluster`]), if the policy says by what recipe.
 //!
 //! A device that computes whole forward passes keeps keys, values and queries to itself. It makes room for the tokens of
 //! all layers before the pass ([`SequenceCache::make_room`](crate::SequenceCache::make_room)), fills that room and attends
@@ -16,7 +17,8 @@
 pub use crate::attention::{Attention, Isa};
 pub use crate::scratch::{Reserved, ScratchMeter};
 
-use crate::{Dims, Dtype, Head, LayerSpec, Pool, Reservation};
+use crate::policy::Chelsea;
+use crate::{Dims, Dtype, Head, LayerSpec, Pool, PoolFull, Reservation, Rotary};
 use std::any::Any;
 use std::borrow::Cow;
 use std::fmt::Debug;
@@ -113,6 +115,33 @@ pub struct Change<'a> {
     pub roots: &'a [u32],
 }
 
+/// What a store is to cluster by itself: the candidates of all heads together are to come down to `target` entries, as
+/// `recipe` says, and to be merged.
+#[derive(Debug, Clone)]
+pub struct Clustering<'a> {
+    /// Settings of the policy.
+    pub recipe: &'a Chelsea,
+    /// All heads that a plan is for, those without candidates included.
+    pub heads: Vec<Candidates<'a>>,
+    /// Candidates that are to be left, fewer than there are.
+    pub target: usize,
+}
+
+/// The candidates of one head.
+#[derive(Debug, Clone)]
+pub struct Candidates<'a> {
+    /// The head.
+    pub head: usize,
+    /// Its entries that may be merged.
+    pub range: Range<usize>,
+    /// How keys were turned by their positions.
+    pub rotary: &'a Rotary,
+    /// Weights of the dimensions of keys in the cost: one each.
+    pub query_power: Vec<f32>,
+    /// Mean of `|value|^2` at the head's first compaction; none if this is the first.
+    pub value_scale: Option<f32>,
+}
+
 /// The entries of one sequence: the KV heads of all layers, numbered layer by layer.
 ///
 /// Memory is charged before it is taken: `bytes_to_*` say how much a call takes at most, the cache reserves it, and the
@@ -148,6 +177,21 @@ pub trait Store: Debug + Send + Sync {
     /// their order and every bit. Room for `idle` entries that are given up may be kept for the next ones.
     fn apply(&mut self, changes: &[Change<'_>], idle: usize, scratch: &ScratchMeter, reserved: &Reservation);
 
+    /// Plans and merges by itself, without a copy of the entries in host memory, if it can: then the answer is the mean of
+    /// `|value|^2` over the candidates of each head, as given or else as found. What is taken for a while is counted in
+    /// `scratch`, and pages that others own are copied out of `reserved`, as for [`Store::apply`].
+    ///
+    /// # Errors
+    /// If the pool has no room for what is taken for a while; nothing is changed then.
+    fn cluster(
+        &mut self,
+        _clustering: &Clustering<'_>,
+        _scratch: &ScratchMeter,
+        _reserved: &Reservation,
+    ) -> Result<Option<Vec<Option<f32>>>, PoolFull> {
+        Ok(None)
+    }
+
     /// Bytes that dropping the last `n` entries of every head takes at most.
     fn bytes_to_truncate(&self, n: usize) -> usize;
 
@@ -159,6 +203,11 @@ pub trait Store: Debug + Send + Sync {
 
     /// The heads as they lie in host memory: for policies, for statistics and for snapshots.
     fn export(&self) -> Cow<'_, [Head]>;
+
+    /// Bytes of host memory that [`Store::export`] takes for a copy, until the next change.
+    fn bytes_to_export(&self) -> usize {
+        0
+    }
 
     /// The store itself, for the backend that made it.
     fn as_any(&self) -> &dyn Any;

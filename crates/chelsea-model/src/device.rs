@@ -21,12 +21,27 @@ pub trait Accelerator: Debug + Send + Sync {
     /// Where caches of its sequences lie.
     fn backend(&self) -> Arc<dyn Backend>;
 
-    /// Takes a batch through all layers. Every cache takes in its chunk's tokens, and `logits`, `[wanted][vocab]`, gets
-    /// those of the wanted rows.
+    /// Entries of each head that reading a text should be allowed to hold beyond the budget, for the device to be busy: an
+    /// eighth as many tokens pass through the model at once, or a quarter where nothing has to be clustered for them.
+    fn block(&self) -> usize;
+
+    /// Takes a batch through all layers. Every cache takes in its chunk's tokens. `logits`, `[rows][vocab]`, gets those of the
+    /// wanted rows but for the ones that may stay, which are returned in order.
     ///
     /// # Errors
     /// What went wrong, in one line; the caches of the batch must be dropped.
-    fn forward(&self, pass: &mut Pass<'_, '_>, logits: &mut [f32]) -> Result<(), String>;
+    fn forward(&self, pass: &mut Pass<'_, '_>, logits: &mut [f32]) -> Result<Vec<Arc<dyn HeldLogits>>, String>;
+}
+
+/// Logits of one row that stay on a device, of which the likeliest are here: most tokens are sampled from those.
+pub trait HeldLogits: Debug + Send + Sync {
+    /// The likeliest tokens with their logits, the likeliest first and of equal ones the one with the lower number
+    /// ([`f32::total_cmp`]): all of the vocabulary, or some hundreds. What is no finite number comes first.
+    fn likeliest(&self) -> &[(u32, f32)];
+
+    /// The logits of the whole vocabulary, which are copied when somebody first asks for them. Where the device fails to,
+    /// they are no numbers, and its next pass says why.
+    fn all(&self) -> &[f32];
 }
 
 /// One forward pass, ready to be computed.
@@ -40,6 +55,8 @@ pub struct Pass<'p, 'b> {
     pub rotary: &'p [(&'p [f32], &'p [f32])],
     /// Rows whose logits are wanted, ascending.
     pub wanted: &'p [usize],
+    /// For each of them, whether its logits may stay on the device.
+    pub held: &'p [bool],
 }
 
 /// A product's weights and bias.

@@ -23,6 +23,7 @@ impl Model {
     /// are no numbers, the caches of the batch must be dropped.
     pub fn forward(&self, batch: &mut [Chunk<'_>], ws: &mut Workspace) -> Result<(), ModelError> {
         ws.filled = 0;
+        ws.held.clear();
         ws.clock.start();
         self.check(batch, ws)?;
         self.begin(batch, ws);
@@ -63,12 +64,15 @@ impl Model {
         let rows: usize = ws.chunks.iter().sum();
         let rotary: Vec<_> = ws.rotary[..self.rotaries.len()].iter().map(RotaryTable::tables).collect();
         let embedded = ws.x.take(rows * self.config.hidden);
-        let logits = ws.logits.take(ws.wanted.len() * self.config.vocab);
-        let mut pass = Pass { batch, embedded, rotary: &rotary, wanted: &ws.wanted };
+        let come = ws.may_stay.iter().filter(|&&stays| !stays).count();
+        let logits = ws.logits.take(come * self.config.vocab);
+        let mut pass = Pass { batch, embedded, rotary: &rotary, wanted: &ws.wanted, held: &ws.may_stay };
         ws.clock.lap(Phase::Rest);
-        device.forward(&mut pass, logits).map_err(ModelError::Device)?;
+        ws.held = device.forward(&mut pass, logits).map_err(ModelError::Device)?;
         ws.clock.lap(Phase::Products);
-        if !are_finite(logits) {
+        // What is not finite comes first among the likeliest.
+        let odd = ws.held.iter().any(|held| held.likeliest().first().is_none_or(|(_, logit)| !logit.is_finite()));
+        if odd || !are_finite(logits) {
             return Err(ModelError::Device(format!("the logits that {} computed are not finite", device.name())));
         }
         ws.filled = logits.len();
@@ -81,6 +85,7 @@ impl Model {
         ws.chunks.clear();
         ws.wanted.clear();
         ws.wanted_of_chunks.clear();
+        ws.may_stay.clear();
         let mut rows = 0;
         for chunk in batch {
             let count = chunk.tokens.len();
@@ -100,10 +105,11 @@ impl Model {
             }
             let first = match chunk.logits {
                 Wanted::None => count,
-                Wanted::Last => count - 1,
+                Wanted::Last | Wanted::Held => count - 1,
                 Wanted::All => 0,
             };
             ws.wanted.extend(rows + first..rows + count);
+            ws.may_stay.resize(ws.wanted.len(), chunk.logits == Wanted::Held);
             if first < count {
                 ws.wanted_of_chunks.push(count - first);
             }

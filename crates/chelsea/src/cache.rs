@@ -26,7 +26,7 @@ fn build(args: &BuildArgs) -> Result<()> {
     let quiet = !std::io::stderr().is_terminal();
     let cancel = signals::cancel_flag()?;
     let loaded = setup::load(&args.model, quiet)?;
-    let options = args.cache.session();
+    let options = args.cache.session(&loaded.model);
     setup::warn_long_context(&loaded.model, &options);
     let layout = loaded.layout(&args.layout);
     let mut session = Session::new(loaded.model.clone(), loaded.pool.clone(), cancel, &options)?;

@@ -57,7 +57,6 @@ pub fn run(args: &RunArgs) -> Result<()> {
     if args.prompt.is_empty() && (args.json || !std::io::stdin().is_terminal()) && args.save_cache.is_none() {
         bail!("no question was given: use -p 'QUESTION' (a chat without -p needs a terminal)");
     }
-    let options = args.cache.session();
     options_check(args)?;
     let text = documents::read(&args.document.file, args.document.lossy)?;
     let quiet = args.json || !std::io::stderr().is_terminal();
@@ -65,6 +64,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let editor = talks.then(chat::editor).transpose()?;
     let cancel = signals::cancel_flag()?;
     let loaded = setup::load(&args.model, quiet)?;
+    let options = args.cache.session(&loaded.model);
     setup::warn_long_context(&loaded.model, &options);
     let layout = loaded.layout(&args.layout);
 

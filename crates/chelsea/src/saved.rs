@@ -163,7 +163,8 @@ pub fn load(
     }
     let twice = cache.config().policy.needs().repetition.is_some();
     let (model, pool) = (loaded.model.clone(), loaded.pool.clone());
-    let mut session = Session::with_cache(model, pool, cancel, &args.session(), cache, info.tokens)?;
+    let options = args.session(&model);
+    let mut session = Session::with_cache(model, pool, cancel, &options, cache, info.tokens)?;
     // Once for all questions, and so that what is saved again is of the new size.
     if !twice && !session.cache().is_within_budget() {
         session.compress()?;

@@ -20,9 +20,9 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         print!("{}", args.settings);
         return Ok(());
     }
-    let mut session = args.cache.session();
-    if session.policy.needs().repetition.is_some() {
-        bail!("policy `{}` reads every text twice, which a server does not: choose another", session.policy.name());
+    let policy = args.cache.policy();
+    if policy.needs().repetition.is_some() {
+        bail!("policy `{}` reads every text twice, which a server does not: choose another", policy.name());
     }
     if let Some(folder) = &args.shelf {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
@@ -43,6 +43,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     // Of models while they are loaded, of mounted caches and of the shelf.
     signals::watch_maps()?;
     let Loaded { model, tokenizer, template, pool: threads, name, path, .. } = setup::load(&args.model, quiet)?;
+    let mut session = args.cache.session(&model);
     setup::warn_long_context(&model, &session);
     let max_stall = Duration::from_millis(args.max_stall);
     session.step = Some(match args.read_step {

@@ -192,8 +192,18 @@ fn attend_some(
     kernels::decode(&**device, layout.ty, plan.parts.len(), &decode)?;
     let q_heads = (rows.first().map_or(0, |row| row.heads.len()) * group) as u32;
     let sinks = sinks.map_or(0, |sinks: Address| base + sinks);
-    let join =
-        Join { sums, firsts: base + firsts, sinks, out, dim: dim as u32, group: group as u32, q_heads, unused: 0 };
+    let join = Join {
+        sums,
+        firsts: base + firsts,
+        sinks,
+        out,
+        bytes: 0,
+        scales: 0,
+        dim: dim as u32,
+        group: group as u32,
+        q_heads,
+        unused: 0,
+    };
     kernels::join(&**device, queries.len() / dim, &join)?;
     let mut answers = vec![0.0f32; queries.len()];
     device.read(out, bytemuck::cast_slice_mut(&mut answers))?;

@@ -5,6 +5,7 @@ use crate::device::{Device, DeviceError};
 use crate::kernels::{NO_BALANCE, PageLayout, Run};
 use chelsea_kv::{Dims, Head, Lease, PAGE, Page, Reservation};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A page and what it is charged with. Heads of forks share it until one of them writes to it.
 #[derive(Debug)]
@@ -28,6 +29,14 @@ pub(crate) struct DeviceHead {
     pages: Vec<Arc<Held>>,
     len: usize,
     balance: Option<Arc<Balance>>,
+    /// What nothing else has whose pages are others: lists of them need not be made anew while it stays.
+    stamp: u64,
+}
+
+/// A stamp that nothing has.
+fn new_stamp() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// What tokens that were given room are to become: for kernels that write them.
@@ -42,7 +51,7 @@ pub(crate) struct Growth {
 impl DeviceHead {
     /// A head without entries.
     pub fn new(layout: PageLayout) -> Self {
-        DeviceHead { layout, pages: Vec::new(), len: 0, balance: None }
+        DeviceHead { layout, pages: Vec::new(), len: 0, balance: None, stamp: new_stamp() }
     }
 
     /// Where everything lies in its pages.
@@ -53,6 +62,11 @@ impl DeviceHead {
     /// Entries.
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// A number that changes whenever its pages become others. Forks have the same for as long as they have the same pages.
+    pub fn stamp(&self) -> u64 {
+        self.stamp
     }
 
     /// Numbers of its pages, in order.
@@ -129,6 +143,7 @@ impl DeviceHead {
             let copy = self.take(slab, reserved)?;
             device.copy(self.pages[i].place.at(), copy.place.at(), self.layout.bytes())?;
             self.pages[i] = copy;
+            self.stamp = new_stamp();
         }
         Ok(())
     }
@@ -156,6 +171,7 @@ impl DeviceHead {
                 let page = self.take(slab, reserved)?;
                 growth.clears.push((self.layout, page.place.number(), 0));
                 self.pages.push(page);
+                self.stamp = new_stamp();
             }
             let count = (PAGE - slot).min(n - t);
             growth.runs.push(Run {
@@ -176,6 +192,9 @@ impl DeviceHead {
     /// Drops pages whose entries no later token sees, where a token sees `window` tokens, itself included.
     pub fn slide(&mut self, window: usize) {
         let unseen = self.len.saturating_sub(window - 1) / PAGE;
+        if unseen > 0 {
+            self.stamp = new_stamp();
+        }
         self.pages.drain(..unseen);
         self.len -= unseen * PAGE;
     }
@@ -195,6 +214,7 @@ impl DeviceHead {
         }
         self.len = len;
         self.pages.truncate(len.div_ceil(PAGE));
+        self.stamp = new_stamp();
         if !len.is_multiple_of(PAGE) {
             self.own(len / PAGE, device, slab, reserved)?;
             growth.clears.push((self.layout, self.pages[len / PAGE].place.number(), (len % PAGE) as u32));
@@ -233,6 +253,7 @@ impl DeviceHead {
     ) -> Result<(), DeviceError> {
         let size = self.layout.bytes();
         self.pages.truncate(len.div_ceil(PAGE).max(from));
+        self.stamp = new_stamp();
         self.len = len;
         for (i, bytes) in bytes.chunks_exact(size).enumerate().take(len.div_ceil(PAGE).saturating_sub(from)) {
             match self.pages.get(from + i) {
@@ -257,6 +278,7 @@ impl DeviceHead {
     /// were, as far as those were this head's alone.
     pub fn replace_pages(&mut self, first: usize, places: Vec<Place>, len: usize, reserved: &Reservation) {
         let old = self.pages.split_off(first.min(self.pages.len()));
+        self.stamp = new_stamp();
         let mut leases: Vec<Lease> = old.into_iter().filter_map(Arc::into_inner).map(|held| held.lease).collect();
         for place in places {
             let lease = leases.pop().unwrap_or_else(|| reserved.take(self.page_charge()));

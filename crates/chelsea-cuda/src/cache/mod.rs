@@ -2,6 +2,7 @@
 
 mod attend;
 mod by_lot;
+mod cluster;
 mod entries;
 mod fold;
 mod head;
@@ -11,7 +12,7 @@ mod tables;
 
 pub(crate) use attend::{Plan, Row, reaches};
 pub(crate) use head::Growth;
-pub use store::CudaStore;
+pub use store::{Clusters, CudaStore};
 pub(crate) use tables::{Clears, Growing, Tables};
 
 use crate::device::{Address, Device, DeviceError};
@@ -92,21 +93,17 @@ impl CudaBackend {
 /// Has the slots of `clears` hold no entry. Their tables were sent to `base`.
 pub(crate) fn clear(device: &dyn Device, pool: Address, base: Address, clears: &[Clears]) -> Result<(), DeviceError> {
     clears.iter().try_for_each(|clears| {
-        let (meta, bytes) = (clears.layout.meta() as u32, clears.layout.bytes() as u32);
-        let arguments = Clear { pool, pages: base + clears.pages, firsts: base + clears.firsts, meta, bytes };
-        kernels::clear_slots(device, clears.slots.len(), &arguments)?;
-        if clears.layout.ty == PageType::F16 {
-            return Ok(());
-        }
-        // Attention rounds weights in units of the largest scale of a page's values: one that was left by an entry that is
-        // gone would move the last bits of an answer.
-        clears.slots.iter().try_for_each(|&(page, first)| {
-            let page = pool + Address::from(page) * Address::from(bytes);
-            [0, PAGE].into_iter().try_for_each(|scales| {
-                let at = clears.layout.scales() + 4 * (scales + first as usize);
-                device.zero(page + at as Address, 4 * (PAGE - first as usize))
-            })
-        })
+        let layout = clears.layout;
+        let arguments = Clear {
+            pool,
+            pages: base + clears.pages,
+            firsts: base + clears.firsts,
+            scales: layout.scales() as u32,
+            meta: layout.meta() as u32,
+            bytes: layout.bytes() as u32,
+            unused: 0,
+        };
+        kernels::clear_slots(device, clears.count, &arguments)
     })
 }
 

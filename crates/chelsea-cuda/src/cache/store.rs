@@ -5,15 +5,18 @@
 
 use super::head::{DeviceHead, Growth};
 use super::{Shared, Staging};
-use super::{entries, fold};
+use super::{cluster, entries, fold};
 use crate::device::DeviceError;
 use crate::kernels::{self, Append, PageLayout};
-use chelsea_kv::backend::{Block, Change, ScratchMeter, Store};
-use chelsea_kv::{Head, LayerSpec, Reservation, Rotary};
+use chelsea_kv::backend::{Block, Change, Clustering, ScratchMeter, Store};
+use chelsea_kv::{Head, LayerSpec, PoolFull, Reservation, Rotary};
 use std::any::Any;
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
+
+/// A head by its number, and the members of every entry that is left of it.
+pub type Clusters = (usize, Vec<Vec<u32>>);
 
 /// The KV heads of all layers of one sequence.
 #[derive(Debug)]
@@ -53,6 +56,18 @@ impl CudaStore {
     /// What went wrong, if anything did.
     pub fn lost(&self) -> Option<&DeviceError> {
         self.lost.as_ref()
+    }
+
+    /// What [`Store::cluster`] would make of each head that it would change: the head's number, and of every entry that is left,
+    /// from the page of the first candidate on, the entries that it would be made of. For tests and tools.
+    ///
+    /// # Errors
+    /// If the device fails, or has no room for a plan.
+    pub fn clusters(&self, clustering: &Clustering<'_>) -> Result<Vec<Clusters>, DeviceError> {
+        cluster::clusters(&self.shared, &self.heads, clustering).map_err(|stopped| match stopped {
+            cluster::Stopped::Device(error) => error,
+            cluster::Stopped::Full(full) => DeviceError::Memory { bytes: full.needed },
+        })
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -188,6 +203,27 @@ impl Store for CudaStore {
         self.run(|store| fold::apply(&store.shared, &mut store.heads, changes, reserved));
     }
 
+    fn cluster(
+        &mut self,
+        clustering: &Clustering<'_>,
+        scratch: &ScratchMeter,
+        reserved: &Reservation,
+    ) -> Result<Option<Vec<Option<f32>>>, PoolFull> {
+        if clustering.recipe.chunk != kernels::cluster::CHUNK_ROWS {
+            return Ok(None);
+        }
+        let mut found = Ok(clustering.heads.iter().map(|head| head.value_scale).collect());
+        self.run(|store| {
+            match cluster::cluster(&store.shared, &mut store.heads, clustering, scratch, reserved) {
+                Ok(scales) => found = Ok(scales),
+                Err(cluster::Stopped::Full(full)) => found = Err(full),
+                Err(cluster::Stopped::Device(error)) => return Err(error),
+            }
+            Ok(())
+        });
+        found.map(Some)
+    }
+
     fn bytes_to_truncate(&self, n: usize) -> usize {
         self.heads.iter().map(|head| head.bytes_to_truncate(n)).sum()
     }
@@ -232,6 +268,10 @@ impl Store for CudaStore {
             self.heads.iter().map(export).collect()
         });
         Cow::Borrowed(exported)
+    }
+
+    fn bytes_to_export(&self) -> usize {
+        self.heads.iter().map(DeviceHead::bytes).sum()
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -43,8 +43,8 @@ pub(crate) struct Tables {
 #[derive(Debug, Clone)]
 pub(crate) struct Clears {
     pub layout: PageLayout,
-    /// Pages, and the first slot of each.
-    pub slots: Vec<(u32, u32)>,
+    /// Pages.
+    pub count: usize,
     pub pages: Address,
     pub firsts: Address,
 }
@@ -63,6 +63,15 @@ impl Tables {
         at as Address
     }
 
+    /// Adds a list that is filled up with zeros, so that lists of about as many take the same room; returns how many it has then,
+    /// and where it begins.
+    pub fn put_padded<T: bytemuck::Pod>(&mut self, list: &[T]) -> (usize, Address) {
+        let at = self.put(list);
+        let count = padded(list.len());
+        self.bytes.resize(self.bytes.len() + (count - list.len()) * size_of::<T>(), 0);
+        (count, at)
+    }
+
     /// Adds lists of slots that are to hold no entry.
     pub fn clears(&mut self, slots: &[(PageLayout, u32, u32)]) -> Vec<Clears> {
         let mut layouts: Vec<PageLayout> = Vec::new();
@@ -73,11 +82,15 @@ impl Tables {
         }
         let of_layout = |layout: PageLayout| {
             let of_layout = slots.iter().filter(|slot| slot.0 == layout);
-            let slots: Vec<(u32, u32)> = of_layout.map(|&(_, page, first)| (page, first)).collect();
-            let (pages, firsts): (Vec<u32>, Vec<u32>) = slots.iter().copied().unzip();
-            Clears { layout, slots, pages: self.put(&pages), firsts: self.put(&firsts) }
+            let (pages, firsts): (Vec<u32>, Vec<u32>) = of_layout.map(|&(_, page, first)| (page, first)).unzip();
+            Clears { layout, count: pages.len(), pages: self.put(&pages), firsts: self.put(&firsts) }
         };
         layouts.into_iter().map(of_layout).collect()
+    }
+
+    /// Whether the lists are those of `other`.
+    pub fn holds_what(&self, other: &Tables) -> bool {
+        self.bytes == other.bytes
     }
 
     /// Sends all lists; returns where the first begins.
@@ -87,5 +100,21 @@ impl Tables {
             device.write(at, &self.bytes)?;
         }
         Ok(at)
+    }
+}
+
+/// The room of a list: up to a quarter more than it has, so that its length may change for a while before its room does.
+fn padded(len: usize) -> usize {
+    len.next_multiple_of((len.next_power_of_two() / 8).max(16))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_given_up_to_a_quarter_more_room_or_sixteen() {
+        assert_eq!([0, 1, 16, 17, 128, 129, 1000].map(padded), [0, 16, 16, 32, 128, 160, 1024]);
+        assert!((129..5000).all(|len| (len..=len + len / 4).contains(&padded(len))));
     }
 }

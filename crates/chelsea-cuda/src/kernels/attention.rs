@@ -2,7 +2,7 @@
 
 use super::launch;
 use super::page::{MOST_DIM, PageType};
-use crate::device::{Address, Device, DeviceError};
+use crate::device::{Address, DeviceError, Launcher};
 use bytemuck::{NoUninit, Pod, Zeroable};
 
 /// Most query heads that share a KV head.
@@ -16,7 +16,7 @@ pub struct Part {
     pub query: u32,
     /// Place of its first page in the list of pages.
     pub first: u32,
-    /// Pages.
+    /// Pages; 0 for a part that fills a list up.
     pub count: u32,
     /// Entries at the start of the part's pages that the token does not see, its window being shorter.
     pub hidden: u32,
@@ -66,7 +66,7 @@ pub(super) fn bound<T>(dim: u32, names: [T; 3]) -> T {
 ///
 /// # Errors
 /// If the head size or the group is not among those that kernels take, or the device fails.
-pub fn decode(device: &dyn Device, ty: PageType, parts: usize, arguments: &Decode) -> Result<(), DeviceError> {
+pub fn decode(device: &dyn Launcher, ty: PageType, parts: usize, arguments: &Decode) -> Result<(), DeviceError> {
     check_shape("attend", arguments.dim, arguments.group)?;
     let names = match ty {
         PageType::F16 => ["decode_f16_64", "decode_f16_128", "decode_f16_256"],
@@ -97,8 +97,12 @@ pub struct Join {
     pub firsts: Address,
     /// A logit of each query head that joins the sum of weights, f32, `[q_heads]`; or 0.
     pub sinks: Address,
-    /// Outputs, f32, `[queries][dim]`.
+    /// Outputs, f32, `[queries][dim]`; not written where they are rounded.
     pub out: Address,
+    /// Outputs in bytes, `[queries][dim]`, for products; or 0. The head size is a multiple of 32 then.
+    pub bytes: Address,
+    /// Their scales and sums, f32, `[queries][dim / 32][4]`.
+    pub scales: Address,
     /// Head size.
     pub dim: u32,
     /// Query heads of each KV head.
@@ -112,8 +116,12 @@ pub struct Join {
 /// Joins the parts of `queries` query heads, of all tokens.
 ///
 /// # Errors
-/// If the device fails.
-pub fn join(device: &dyn Device, queries: usize, arguments: &Join) -> Result<(), DeviceError> {
+/// If the device fails, or if the head size is none whose outputs are rounded.
+pub fn join(device: &dyn Launcher, queries: usize, arguments: &Join) -> Result<(), DeviceError> {
+    if arguments.bytes != 0 && !arguments.dim.is_multiple_of(32) {
+        let why = format!("heads of {} numbers are no whole blocks of 32", arguments.dim);
+        return Err(DeviceError::Failed { doing: "round", why });
+    }
     let threads = arguments.dim.next_multiple_of(32).min(256);
     launch(device, "join_parts", [queries as u32, 1], threads, 0, arguments)
 }
@@ -166,7 +174,7 @@ pub struct Prefill {
 ///
 /// # Errors
 /// If the head size or the group is not among those that kernels take, or the device fails.
-pub fn prefill(device: &dyn Device, ty: PageType, heads: usize, arguments: &Prefill) -> Result<(), DeviceError> {
+pub fn prefill(device: &dyn Launcher, ty: PageType, heads: usize, arguments: &Prefill) -> Result<(), DeviceError> {
     check_shape("attend", arguments.dim, arguments.group)?;
     let names = match ty {
         PageType::F16 => ["prefill_f16_64", "prefill_f16_128", "prefill_f16_256"],

@@ -155,13 +155,17 @@ pub struct Clear {
     pub pages: Address,
     /// The first slot to clear of each, u32.
     pub firsts: Address,
+    /// [`PageLayout::scales`]; the same as `meta` in pages that have none.
+    pub scales: u32,
     /// [`PageLayout::meta`].
     pub meta: u32,
     /// [`PageLayout::bytes`].
     pub bytes: u32,
+    /// Nothing.
+    pub unused: u32,
 }
 
-/// Has slots of some pages hold no entry. Every page has to go through this once before entries are appended, and its pool
+/// Has slots of some pages hold no entry, and scales of nothing. Every page has to go through this once before entries are appended, and its pool
 /// has to be zeroed when it is made: attention multiplies what lies in slots without entries by zero.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
 //! What happens to rows between products.
 
 use super::launch;
-use crate::device::{Address, Device, DeviceError};
+use crate::device::{Address, DeviceError, Launcher};
 use bytemuck::NoUninit;
 
 /// Threads of a block.
@@ -35,7 +35,7 @@ pub struct Norm {
 ///
 /// # Errors
 /// If the device fails.
-pub fn rms_norm(device: &dyn Device, arguments: &Norm) -> Result<(), DeviceError> {
+pub fn rms_norm(device: &dyn Launcher, arguments: &Norm) -> Result<(), DeviceError> {
     // Short rows, as heads are, need no more threads than numbers.
     let threads = arguments.width.next_multiple_of(32).min(THREADS);
     launch(device, "rms_norm", [arguments.rows, 1], threads, 32, arguments)
@@ -59,7 +59,7 @@ pub struct Add {
 ///
 /// # Errors
 /// If the device fails.
-pub fn add(device: &dyn Device, arguments: &Add) -> Result<(), DeviceError> {
+pub fn add(device: &dyn Launcher, arguments: &Add) -> Result<(), DeviceError> {
     launch(device, "add", [arguments.count.div_ceil(THREADS), 1], THREADS, 0, arguments)
 }
 
@@ -83,7 +83,7 @@ pub struct Scale {
 ///
 /// # Errors
 /// If the device fails.
-pub fn scale(device: &dyn Device, arguments: &Scale) -> Result<(), DeviceError> {
+pub fn scale(device: &dyn Launcher, arguments: &Scale) -> Result<(), DeviceError> {
     launch(device, "scale", [arguments.count.div_ceil(THREADS), 1], THREADS, 0, arguments)
 }
 
@@ -103,6 +103,17 @@ pub enum Activation {
     },
 }
 
+impl Activation {
+    /// What kernels know it by, and its two numbers.
+    pub(super) fn numbers(self) -> (u32, f32, f32) {
+        match self {
+            Activation::Silu => (0, 0.0, 0.0),
+            Activation::GeluTanh => (1, 0.0, 0.0),
+            Activation::ClampedSwiglu { alpha, limit } => (2, alpha, limit),
+        }
+    }
+}
+
 #[derive(Clone, Copy, NoUninit)]
 #[repr(C)]
 struct Gate {
@@ -119,17 +130,13 @@ struct Gate {
 /// # Errors
 /// If the device fails.
 pub fn gate(
-    device: &dyn Device,
+    device: &dyn Launcher,
     activation: Activation,
     gate: Address,
     up: Address,
     count: u32,
 ) -> Result<(), DeviceError> {
-    let (activation, alpha, limit) = match activation {
-        Activation::Silu => (0, 0.0, 0.0),
-        Activation::GeluTanh => (1, 0.0, 0.0),
-        Activation::ClampedSwiglu { alpha, limit } => (2, alpha, limit),
-    };
+    let (activation, alpha, limit) = activation.numbers();
     let arguments = Gate { gate, up, count, activation, alpha, limit };
     launch(device, "gate", [count.div_ceil(THREADS), 1], THREADS, 0, &arguments)
 }
@@ -162,7 +169,7 @@ pub struct Rope {
 ///
 /// # Errors
 /// If the device fails.
-pub fn rope(device: &dyn Device, arguments: &Rope) -> Result<(), DeviceError> {
+pub fn rope(device: &dyn Launcher, arguments: &Rope) -> Result<(), DeviceError> {
     let numbers = arguments.tokens * arguments.heads * arguments.pairs;
     launch(device, "rope", [numbers.div_ceil(THREADS), 1], THREADS, 0, arguments)
 }
@@ -185,8 +192,62 @@ pub struct Largest {
 ///
 /// # Errors
 /// If the device fails.
-pub fn largest(device: &dyn Device, arguments: &Largest) -> Result<(), DeviceError> {
+pub fn largest(device: &dyn Launcher, arguments: &Largest) -> Result<(), DeviceError> {
     launch(device, "largest", [arguments.rows, 1], THREADS, THREADS as usize * 8, arguments)
+}
+
+/// How many of a row [`likeliest`] finds.
+pub const LIKELIEST: usize = 256;
+
+/// Numbers of a row that a block of threads takes.
+const LIKELIEST_SLICE: usize = 8192;
+
+#[derive(Clone, Copy, NoUninit)]
+#[repr(C)]
+struct Likeliest {
+    x: Address,
+    out: Address,
+    width: u32,
+    parts: u32,
+    pairs: u32,
+    unused: u32,
+}
+
+/// Bytes that [`likeliest`] works in, for rows of `width` numbers: pairs of each stage but the last.
+pub fn likeliest_bytes(rows: usize, width: usize) -> usize {
+    let (mut parts, mut bytes) = (width.div_ceil(LIKELIEST_SLICE), 0);
+    while parts > 1 {
+        bytes += rows * parts * LIKELIEST * 8;
+        parts = (parts * LIKELIEST).div_ceil(LIKELIEST_SLICE);
+    }
+    bytes
+}
+
+/// The [`LIKELIEST`] largest of each of `rows` rows of `width` numbers at `x`, of equal ones the first: to `out`, `[rows]` times
+/// as many pairs of a number (f32) and its place (u32), in no order that means anything. Where a row has fewer, the rest have
+/// the place `u32::MAX`. What is no finite number counts as larger than all others. `room` are [`likeliest_bytes`].
+///
+/// # Errors
+/// If the device fails.
+pub fn likeliest(
+    device: &dyn Launcher,
+    x: Address,
+    (rows, width): (usize, usize),
+    room: Address,
+    out: Address,
+) -> Result<(), DeviceError> {
+    let (mut x, mut width, mut room, mut pairs) = (x, width, room, 0);
+    loop {
+        let parts = width.div_ceil(LIKELIEST_SLICE);
+        let to = if parts > 1 { room } else { out };
+        let arguments = Likeliest { x, out: to, width: width as u32, parts: parts as u32, pairs, unused: 0 };
+        launch(device, "likeliest", [parts as u32, rows as u32], THREADS, 64, &arguments)?;
+        if parts <= 1 {
+            return Ok(());
+        }
+        (x, width, pairs) = (room, parts * LIKELIEST, 1);
+        room += (rows * parts * LIKELIEST * 8) as Address;
+    }
 }
 
 /// Arguments of [`scale_heads`].
@@ -217,7 +278,7 @@ pub struct ScaleHeads {
 ///
 /// # Errors
 /// If the device fails.
-pub fn scale_heads(device: &dyn Device, arguments: &ScaleHeads) -> Result<(), DeviceError> {
+pub fn scale_heads(device: &dyn Launcher, arguments: &ScaleHeads) -> Result<(), DeviceError> {
     let numbers = arguments.rows * arguments.kv_heads * arguments.group * arguments.dim;
     launch(device, "scale_heads", [numbers.div_ceil(THREADS), 1], THREADS, 0, arguments)
 }

@@ -1,9 +1,11 @@
 //! Which entries the tokens of a batch become, and which they see: what kernels of one layer are told in lists.
 
-use crate::cache::{CudaStore, Growth, Plan, Row, Tables, reaches};
-use crate::device::Address;
+use super::kept::Kept;
+use crate::cache::{CudaStore, Growth, Row, Tables, reaches};
+use crate::device::{Address, Device, DeviceError};
 use crate::kernels::{NO_BALANCE, PageType, Run};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// One chunk of the batch.
 #[derive(Debug)]
@@ -26,7 +28,8 @@ pub(super) struct Runs {
     pub at: Address,
 }
 
-/// Single tokens of sequences whose rows follow one another and that are stored alike.
+/// Single tokens of sequences whose rows follow one another and that are stored alike. Their lists are kept from step to step:
+/// these are whole addresses.
 #[derive(Debug, Clone)]
 pub(super) struct Single {
     pub ty: PageType,
@@ -45,7 +48,7 @@ pub(super) struct Several {
     pub reaches: Address,
 }
 
-/// What one layer is told; addresses are counted from where the tables are sent to.
+/// What one layer is told; addresses are counted from where the tables are sent to, but for those of [`Single`].
 #[derive(Debug, Default)]
 pub(super) struct Lists {
     pub runs: Vec<Runs>,
@@ -53,7 +56,7 @@ pub(super) struct Lists {
     pub several: Vec<Several>,
     /// Rows of what queries are multiplied by, u32, `[rows][kv_heads]`, where keys of any chunk are stored divided.
     pub balances: Option<Address>,
-    /// Most parts of tokens that go together.
+    /// Most parts of tokens that go together, with those that fill their lists up.
     pub most_parts: usize,
 }
 
@@ -67,8 +70,14 @@ pub(super) struct OfLayer {
 }
 
 impl Lists {
-    /// Puts the lists of a layer among `tables`.
-    pub fn of(of: &OfLayer, chunks: &[Chunk], stores: &[&CudaStore], tables: &mut Tables) -> Self {
+    /// Puts the lists of a layer among `tables`, but for those that are kept from step to step.
+    pub fn of(
+        of: &OfLayer,
+        chunks: &[Chunk],
+        stores: &[&CudaStore],
+        tables: &mut Tables,
+        (device, kept): (&Arc<dyn Device>, &mut Vec<Kept>),
+    ) -> Result<Self, DeviceError> {
         let heads: Vec<_> = stores.iter().map(|store| store.heads_of(of.heads.clone())).collect();
         let mut lists = Lists::default();
         for ty in PageType::ALL {
@@ -89,10 +98,13 @@ impl Lists {
             let (ty, rows) = (first.ty, first.rows.start..last.rows.end);
             if first.rows.len() == 1 {
                 let seen: Vec<Row<'_>> = some.iter().map(|&c| Row { heads: heads[c] }).collect();
-                let plan = Plan::of(&seen, of.group, of.window);
-                lists.most_parts = lists.most_parts.max(plan.parts.len());
-                let parts = (plan.parts.len(), tables.put(&plan.parts));
-                let (pages, firsts) = (tables.put(&plan.pages), tables.put(&plan.firsts));
+                if kept.len() == lists.single.len() {
+                    kept.push(Kept::default());
+                }
+                let own = &mut kept[lists.single.len()];
+                own.renew(device, &seen, of.group, of.window)?;
+                let Kept { parts, pages, firsts, .. } = *own;
+                lists.most_parts = lists.most_parts.max(parts.0);
                 lists.single.push(Single { ty, rows, parts, pages, firsts });
             } else {
                 let (pages, reaches) = reaches(heads[some[0]]);
@@ -105,6 +117,6 @@ impl Lists {
         });
         let balances: Vec<u32> = balances.collect();
         lists.balances = balances.iter().any(|&row| row != NO_BALANCE).then(|| tables.put(&balances));
-        lists
+        Ok(lists)
     }
 }

@@ -1,19 +1,29 @@
 //! A model whose forward passes a device computes: weights are copied there once, and from the embeddings of a batch's
-//! tokens to its logits nothing comes back, but for the queries that statistics are made of where a policy asks for some.
+//! tokens to the likeliest of the next nothing comes back, but for the queries that statistics are made of where a policy asks
+//! for some.
 
 mod by_lot;
+mod held;
+mod kept;
+mod layers;
 mod lists;
+mod noted;
 mod pass;
+mod steps;
 mod weights;
 
 use crate::cache::{CudaBackend, Growing, Tables};
 use crate::device::{Buffer, Device, DeviceError};
+use crate::kernels::rows::{LIKELIEST, likeliest_bytes};
 use chelsea_kv::{Backend, Dims, LayerSpec};
 use chelsea_linear::LinearError;
 use chelsea_model::Model;
-use chelsea_model::device::{Accelerator, DenseLayer, Pass};
+use chelsea_model::device::{Accelerator, DenseLayer, HeldLogits, Pass};
 use std::sync::{Arc, Mutex, PoisonError};
 use weights::{Biased, Weight};
+
+/// Entries of a block: steps of 512 tokens, each of which reads all weights once.
+const READ_BLOCK: usize = 4096;
 
 /// Why a device does not take a model.
 #[derive(Debug, thiserror::Error)]
@@ -137,7 +147,9 @@ impl CudaWeights {
         // Residual stream, norms, attention, both halves of the gate, and rows in bytes: each may be as large again, since
         // buffers grow by powers of two.
         let row = 4 * (2 * self.hidden + attention + 2 * inner) + 2 * inner.max(self.hidden);
-        2 * (rows * row + logits * self.output.rows() * 4)
+        // Logits of a pass, those that sequences hold on to, and the likeliest of them.
+        let vocab = self.output.rows();
+        2 * (rows * row + logits * (2 * vocab + 2 * LIKELIEST) * 4 + likeliest_bytes(logits, vocab))
     }
 }
 
@@ -161,10 +173,19 @@ struct Workspace {
     kept_x: Growing,
     kept: Growing,
     logits: Growing,
+    /// The likeliest of each row, and what is left behind on the way to them.
+    likeliest: Growing,
+    stages: Growing,
+    /// Rows of logits that sequences hold on to.
+    held: held::Rows,
+    /// Graphs of decode steps.
+    steps: steps::Steps,
     /// What parts of attention leave behind.
     sums: Growing,
     /// Queries of all layers, for statistics.
     queries: Growing,
+    /// Lists of each layer that are kept from step to step.
+    page_lists: Vec<Vec<kept::Kept>>,
     /// Lists for all layers, and for one of them.
     lists: Tables,
     of_layer: Tables,
@@ -177,12 +198,19 @@ pub struct CudaModel {
     weights: CudaWeights,
     backend: CudaBackend,
     workspace: Mutex<Workspace>,
+    /// Whether decode steps become graphs.
+    graphs: bool,
 }
 
 impl CudaModel {
     /// A model of these weights, whose caches lie where `backend` has room, on the same device.
     pub fn new(name: String, weights: CudaWeights, backend: CudaBackend) -> Self {
-        CudaModel { name, weights, backend, workspace: Mutex::default() }
+        CudaModel { name, weights, backend, workspace: Mutex::default(), graphs: true }
+    }
+
+    /// The same, which enqueues the kernels of a decode step one by one: to measure or to test what a graph of them changes.
+    pub fn without_graphs(self) -> Self {
+        CudaModel { graphs: false, ..self }
     }
 }
 
@@ -191,11 +219,15 @@ impl Accelerator for CudaModel {
         &self.name
     }
 
+    fn block(&self) -> usize {
+        READ_BLOCK
+    }
+
     fn backend(&self) -> Arc<dyn Backend> {
         Arc::new(self.backend.clone())
     }
 
-    fn forward(&self, pass: &mut Pass<'_, '_>, logits: &mut [f32]) -> Result<(), String> {
+    fn forward(&self, pass: &mut Pass<'_, '_>, logits: &mut [f32]) -> Result<Vec<Arc<dyn HeldLogits>>, String> {
         let mut workspace = self.workspace.lock().unwrap_or_else(PoisonError::into_inner);
         pass::forward(self, &mut workspace, pass, logits).map_err(|error| format!("{}: {error}", self.name))
     }

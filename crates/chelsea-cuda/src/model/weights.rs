@@ -1,8 +1,9 @@
 //! Weights in a device's memory.
 
 use super::ModelRefused;
-use crate::device::{Address, Buffer, Device, DeviceError};
+use crate::device::{Address, Buffer, Device, DeviceError, Launcher};
 use crate::kernels::linear::{self, BLOCK, FEW_TOKENS, Format, Matrix, Product, Quantize};
+use crate::kernels::rows::Activation;
 use crate::twins::linear::{Row, pack};
 use chelsea_linear::{Linear, open_codes};
 use chelsea_model::device;
@@ -77,19 +78,77 @@ impl<'a> Rounded<'a> {
         (blocks * BLOCK, blocks * 16)
     }
 
+    /// Rows that were rounded into that room.
+    pub fn at(bytes: Address, scales: Address, spans: &'a Spans, columns: usize) -> Self {
+        Rounded { bytes, scales, spans, columns }
+    }
+
     /// Rounds rows at `x` into that room.
     pub fn of(
-        device: &dyn Device,
+        launcher: &dyn Launcher,
         x: Address,
         (spans, columns): (&'a Spans, usize),
         (bytes, scales): (Address, Address),
     ) -> Result<Self, DeviceError> {
-        let rows = spans.rows();
-        let blocks = columns.div_ceil(BLOCK) as u32;
-        let arguments = Quantize { x, bytes, scales, columns: columns as u32, blocks, tokens: rows as u32, unused: 0 };
-        linear::quantize(device, &arguments)?;
-        Ok(Rounded { bytes, scales, spans, columns })
+        let rounded = Rounded::at(bytes, scales, spans, columns);
+        linear::quantize(launcher, &rounded.arguments(x))?;
+        Ok(rounded)
     }
+
+    /// Rounds `activation(gate) * up` into that room.
+    pub fn of_gate(
+        launcher: &dyn Launcher,
+        (activation, gate, up): (Activation, Address, Address),
+        (spans, columns): (&'a Spans, usize),
+        (bytes, scales): (Address, Address),
+    ) -> Result<Self, DeviceError> {
+        let rounded = Rounded::at(bytes, scales, spans, columns);
+        linear::gate_round(launcher, activation, up, &rounded.arguments(gate))?;
+        Ok(rounded)
+    }
+
+    fn arguments(&self, x: Address) -> Quantize {
+        let &Rounded { bytes, scales, spans, columns } = self;
+        let (columns, blocks) = (columns as u32, self.blocks() as u32);
+        Quantize { x, bytes, scales, columns, blocks, tokens: spans.rows() as u32, unused: 0 }
+    }
+
+    /// Blocks of a row.
+    pub fn blocks(&self) -> usize {
+        self.columns.div_ceil(BLOCK)
+    }
+}
+
+/// A matrix, what is added to its outputs, and where those go.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Onto<'a> {
+    weight: &'a Weight,
+    bias: Option<&'a Buffer>,
+    out: Address,
+}
+
+/// `out = x W^T + bias` for matrices that the same rows are multiplied by, `[rows of x][rows of W]` each.
+pub(super) fn multiply(launcher: &dyn Launcher, products: &[Onto<'_>], x: Rounded<'_>) -> Result<(), DeviceError> {
+    let blocks = x.blocks();
+    x.spans.0.iter().try_for_each(|span| {
+        let of_span = |&Onto { weight, bias, out }: &Onto<'_>| {
+            debug_assert_eq!(x.columns, weight.matrix.columns);
+            let rows = weight.matrix.rows;
+            let product = Product {
+                weights: weight.planes.at(),
+                bytes: x.bytes + (span.start * blocks * BLOCK) as Address,
+                scales: x.scales + (span.start * blocks * 16) as Address,
+                out: out + (span.start * rows * 4) as Address,
+                bias: bias.map_or(0, Buffer::at),
+                rows: rows as u32,
+                blocks: blocks as u32,
+                tokens: span.len() as u32,
+                unused: 0,
+            };
+            (weight.matrix.format, product)
+        };
+        linear::products(launcher, &products.iter().map(of_span).collect::<Vec<_>>())
+    })
 }
 
 impl Weight {
@@ -144,23 +203,9 @@ impl Weight {
         self.planes.bytes()
     }
 
-    /// `out = x W^T`, `[rows of x][rows of W]`.
-    pub fn multiply(&self, device: &dyn Device, x: Rounded<'_>, out: Address) -> Result<(), DeviceError> {
-        debug_assert_eq!(x.columns, self.matrix.columns);
-        let blocks = self.matrix.blocks();
-        x.spans.0.iter().try_for_each(|span| {
-            let arguments = Product {
-                weights: self.planes.at(),
-                bytes: x.bytes + (span.start * blocks * BLOCK) as Address,
-                scales: x.scales + (span.start * blocks * 16) as Address,
-                out: out + (span.start * self.matrix.rows * 4) as Address,
-                rows: self.matrix.rows as u32,
-                blocks: blocks as u32,
-                tokens: span.len() as u32,
-                unused: 0,
-            };
-            linear::product(device, self.matrix.format, &arguments)
-        })
+    /// The product whose outputs go to `out`.
+    pub fn onto(&self, out: Address) -> Onto<'_> {
+        Onto { weight: self, bias: None, out }
     }
 }
 
@@ -171,15 +216,9 @@ impl Biased {
         Ok(Biased { weight: Weight::upload(device, product.weight)?, bias })
     }
 
-    /// `out = x W^T + bias`.
-    pub fn multiply(&self, device: &dyn Device, x: Rounded<'_>, out: Address) -> Result<(), DeviceError> {
-        self.weight.multiply(device, x, out)?;
-        let Some(bias) = &self.bias else { return Ok(()) };
-        let period = self.weight.rows() as u32;
-        crate::kernels::rows::add(
-            device,
-            &crate::kernels::rows::Add { x: out, y: bias.at(), count: x.spans.rows() as u32 * period, period },
-        )
+    /// The product whose outputs go to `out`.
+    pub fn onto(&self, out: Address) -> Onto<'_> {
+        Onto { bias: self.bias.as_ref(), ..self.weight.onto(out) }
     }
 
     /// Bytes on the device.

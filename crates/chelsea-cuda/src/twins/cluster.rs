@@ -1,4 +1,4 @@
-//! Clustering of a stretch of rows.
+//! Clustering of a stretch of rows, and what is selected of several.
 
 use super::page::Entry;
 use crate::kernels::cluster::{CHUNK_ROWS, Stretch, largest_number};
@@ -25,6 +25,31 @@ impl Merges {
     }
 }
 
+/// How many merges of each list are among the `wanted` cheapest of all: of equal prices the first.
+pub fn select(lists: &[Merges], wanted: usize) -> Vec<usize> {
+    let mut all: Vec<(f32, usize)> =
+        lists.iter().enumerate().flat_map(|(s, list)| list.prices.iter().map(move |&price| (price, s))).collect();
+    all.sort_by(|x, y| x.0.total_cmp(&y.0));
+    let mut taken = vec![0; lists.len()];
+    all.iter().take(wanted).for_each(|&(_, s)| taken[s] += 1);
+    taken
+}
+
+/// The members of each survivor of a head of `len` entries, in order, where candidates begin at entry `first` and have these
+/// roots: of all entries from the first candidate's page on.
+pub fn members(first: usize, len: usize, roots: &[u32]) -> Vec<Vec<u32>> {
+    let alone = |entries: std::ops::Range<usize>| entries.map(|i| vec![i as u32]);
+    let cluster = |root: usize| {
+        let members = roots.iter().enumerate().filter(move |&(_, &of)| of as usize == root);
+        members.map(|(i, _)| (first + i) as u32).collect::<Vec<u32>>()
+    };
+    let clusters = (0..roots.len()).filter(|&i| roots[i] as usize == i).map(cluster);
+    alone(first / chelsea_kv::PAGE * chelsea_kv::PAGE..first)
+        .chain(clusters)
+        .chain(alone(first + roots.len()..len))
+        .collect()
+}
+
 /// A proposal to merge the row at one place into that at another.
 struct Edge {
     a: usize,
@@ -49,12 +74,13 @@ fn matched(rows: &[Vec<i16>], order: &[usize]) -> Vec<Edge> {
     edges
 }
 
-/// Clusters a stretch of rows that stand for so many tokens each. `stretch.first` is not looked at.
+/// Clusters a stretch of rows that stand for so many tokens each, of numbers that are multiples of `unit`. Of `stretch`,
+/// `count`, `least` and `ceiling` are looked at.
 ///
 /// # Panics
 /// If there are fewer rows or weights than the stretch has.
-pub fn cluster(stretch: Stretch, share: f64, rows: &mut [Vec<i16>], weights: &mut [u32]) -> Merges {
-    let Stretch { count, least, unit, ceiling, .. } = stretch;
+pub fn cluster(stretch: Stretch, unit: f32, share: f64, rows: &mut [Vec<i16>], weights: &mut [u32]) -> Merges {
+    let Stretch { count, least, ceiling, .. } = stretch;
     let least = least as usize;
     let mut order: Vec<usize> = (0..count as usize).collect();
     let mut merges = Merges::default();
@@ -89,6 +115,12 @@ pub fn cluster(stretch: Stretch, share: f64, rows: &mut [Vec<i16>], weights: &mu
         }
     }
     merges
+}
+
+/// Mean of `|value|^2` over entries; 1 if all are zero.
+pub fn value_scale(entries: &[Entry]) -> f32 {
+    let sum: f64 = entries.iter().flat_map(|entry| &entry.value).map(|&x| f64::from(x) * f64::from(x)).sum();
+    if sum > 0.0 { (sum / entries.len() as f64) as f32 } else { 1.0 }
 }
 
 /// The rows of a head's candidates, and what they are multiples of: a key before RoPE, less the mean of all and times `scale`

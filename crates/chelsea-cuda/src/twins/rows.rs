@@ -50,3 +50,13 @@ pub fn largest(x: &[f32]) -> u32 {
     }
     best.unwrap_or(0) as u32
 }
+
+/// The `most` largest numbers, of equal ones the first, with their places: the largest first, by the order of their bits. What
+/// is no finite number counts as larger than all others.
+pub fn likeliest(x: &[f32], most: usize) -> Vec<(f32, u32)> {
+    let order = |x: f32| if x.is_finite() { x } else { f32::INFINITY };
+    let mut pairs: Vec<(f32, u32)> = x.iter().copied().zip(0..).collect();
+    pairs.sort_by(|a, b| order(b.0).total_cmp(&order(a.0)).then(a.1.cmp(&b.1)));
+    pairs.truncate(most);
+    pairs
+}

@@ -2,16 +2,25 @@
 
 #![allow(dead_code, reason = "every test file uses some of it")]
 
+use chelsea_cuda::driver::CudaDevice;
 use chelsea_cuda::kernels::{Clear, PageLayout, PageType, clear_slots};
 use chelsea_cuda::twins::{Entry, write_entry};
 use chelsea_cuda::{Buffer, Device, DeviceError};
 use chelsea_emulator::{Emulator, Schedule};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub type Outcome = Result<(), DeviceError>;
 
+/// An emulated device, or the GPU whose number `CHELSEA_TEST_GPU` is (`cargo xtask gpu-check`).
 pub fn device(schedule: Schedule) -> Arc<dyn Device> {
-    Arc::new(Emulator::new(schedule))
+    static GPU: OnceLock<Arc<CudaDevice>> = OnceLock::new();
+    match std::env::var("CHELSEA_TEST_GPU") {
+        Ok(number) => {
+            let open = || CudaDevice::open(number.parse().expect("CHELSEA_TEST_GPU is a number"));
+            GPU.get_or_init(|| Arc::new(open().expect("the GPU opens"))).clone()
+        }
+        Err(_) => Arc::new(Emulator::new(schedule)),
+    }
 }
 
 /// Numbers by lot, the same at every run.
@@ -72,8 +81,10 @@ pub fn pool(device: &Arc<dyn Device>, layout: PageLayout, pages: usize) -> Resul
         pool: pool.at(),
         pages: numbers.at(),
         firsts: firsts.at(),
+        scales: layout.scales() as u32,
         meta: layout.meta() as u32,
         bytes: layout.bytes() as u32,
+        unused: 0,
     };
     clear_slots(&**device, pages, &arguments)?;
     Ok(pool)

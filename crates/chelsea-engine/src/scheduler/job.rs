@@ -145,7 +145,7 @@ impl Job {
     /// Takes what was made of its prompt elsewhere, if that is what it can go on from.
     pub(super) fn give(&mut self, given: Option<Sequence>) {
         let same = |given: &Sequence| self.pieces.iter().flat_map(|piece| piece.iter()).eq(given.history());
-        let fits = |given: &Sequence| !given.logits().is_empty() && same(given);
+        let fits = |given: &Sequence| given.has_logits() && same(given);
         self.given = given.filter(|given| self.scoring().is_none() && fits(given)).map(Box::new);
     }
 

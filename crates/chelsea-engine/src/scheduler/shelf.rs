@@ -84,7 +84,7 @@ impl Shelf {
         self.fetch(prompt, model, options);
         let fits = |checkpoint: &&mut Checkpoint| {
             let whole = checkpoint.key.pieces.len() == prompt.pieces.len();
-            checkpoint.key.begins(prompt) && !(whole && checkpoint.sequence.logits().is_empty())
+            checkpoint.key.begins(prompt) && (!whole || checkpoint.sequence.has_logits())
         };
         let longest = self.checkpoints.iter_mut().filter(fits).max_by_key(|checkpoint| checkpoint.key.pieces.len());
         let found = longest.and_then(|checkpoint| {

@@ -2,7 +2,7 @@
 
 use super::{CacheConfig, CacheError, SequenceCache};
 use crate::Head;
-use crate::backend::Change;
+use crate::backend::{Candidates, Change, Clustering};
 use crate::budget::{Budget, Length};
 use crate::policy::{HeadView, Plan, View};
 use crate::pool::{Reservation, ScratchLease};
@@ -168,15 +168,19 @@ impl SequenceCache {
         }
         let target = (allowed + candidates(&ranges)).saturating_sub(before);
         let scratch = ScratchMeter::default().charged_to(self.config.pool.clone());
-        let scales = self.value_scale.clone();
-        self.take_value_scales(&ranges);
-        let ready = self.make_ready(&ranges, target, &scratch);
-        if ready.is_err() {
-            // They are taken at the first compaction that is carried out.
-            self.value_scale = scales;
+        if !self.cluster_in_store(&ranges, target, &scratch)? {
+            // What lies in host memory for planning alone is counted as long as it is there; the pool is of the store's memory.
+            let _copied = scratch.count(self.store.bytes_to_export());
+            let scales = self.value_scale.clone();
+            self.take_value_scales(&ranges);
+            let ready = self.make_ready(&ranges, target, &scratch);
+            if ready.is_err() {
+                // They are taken at the first compaction that is carried out.
+                self.value_scale = scales;
+            }
+            let Ready { plan, reserved, .. } = &ready?;
+            self.carry_out(&ranges, plan, self.entries_to_come(allowed), &scratch, reserved);
         }
-        let Ready { plan, reserved, .. } = &ready?;
-        self.carry_out(&ranges, plan, self.entries_to_come(allowed), &scratch, reserved);
         self.compacted_at = self.tokens();
         let window = self.window();
         let frozen: Vec<(usize, usize)> =
@@ -188,6 +192,37 @@ impl SequenceCache {
         let freed = bytes_before.saturating_sub(self.bytes_held());
         let (after, scratch) = (self.entries(), scratch.peak());
         Ok(CompactReport { compacted: true, before, after, freed, scratch, elapsed: start.elapsed() })
+    }
+
+    /// Has the store plan and merge by itself; false if it does not do that by this policy, or statistics of entries, which
+    /// have to follow them, are kept here.
+    fn cluster_in_store(
+        &mut self,
+        ranges: &[Range<usize>],
+        target: usize,
+        scratch: &ScratchMeter,
+    ) -> Result<bool, CacheError> {
+        let policy = self.config.policy.clone();
+        let Some(recipe) = policy.recipe() else { return Ok(false) };
+        if self.statistics.follow_entries() || ranges.iter().map(Range::len).sum::<usize>() <= target {
+            return Ok(false);
+        }
+        let shape = self.config.shape.clone();
+        let candidates = |g: usize| Candidates {
+            head: g,
+            range: ranges[g].clone(),
+            rotary: &shape.layer(shape.layer_of(g)).rotary,
+            query_power: self.query_power.as_ref().map_or(Vec::new(), |power| power.weights(g)),
+            value_scale: self.value_scale[g],
+        };
+        let clustering = Clustering { recipe, heads: self.growing().map(candidates).collect(), target };
+        let (reserved, _merging) = self.reserve_to_merge(ranges)?;
+        let Some(scales) = self.store.cluster(&clustering, scratch, &reserved)? else { return Ok(false) };
+        for (candidates, scale) in clustering.heads.iter().zip(scales) {
+            self.value_scale[candidates.head] = scale;
+        }
+        *self.ahead_tokens.get_mut() = 0;
+        Ok(true)
     }
 
     /// A plan for the candidates `ranges`, and everything that carrying it out takes.

@@ -97,6 +97,11 @@ impl Statistics {
         self.recent.is_some() || self.moments.is_some() || self.mass.is_some() || self.watch.is_some()
     }
 
+    /// Whether any of it belongs to entries, so that it has to follow them.
+    pub(super) fn follow_entries(&self) -> bool {
+        self.mass.is_some() || self.importance.is_some()
+    }
+
     /// What is known that matters to head `g`.
     pub(super) fn seen(&self, config: &CacheConfig, g: usize) -> Seen<'_> {
         let layer = config.shape.layer_of(g);

@@ -125,6 +125,10 @@ impl Policy for Chelsea {
         Needs { query_power: true, value_scale: self.value_weight != 0.0, ..Needs::default() }
     }
 
+    fn recipe(&self) -> Option<&Chelsea> {
+        (self.rounded && !self.drop).then_some(self)
+    }
+
     fn plan(&self, view: &View<'_>, target: usize) -> Result<Plan, PoolFull> {
         if view.len() <= target {
             return Ok(Plan::identity(view.heads.len()));
@@ -149,7 +153,22 @@ fn guessed(lists: &[Merges], wanted: usize) -> f32 {
     2.0 * *prices.select_nth_unstable_by(wanted, f32::total_cmp).1
 }
 
+/// Of the `least` clusters that are left of a head of `len` candidates, those of a stretch: each part keeps its part.
+fn least_of(least: usize, range: &Range<usize>, len: usize) -> usize {
+    (least * range.len() / len).max(1)
+}
+
 impl Chelsea {
+    /// The stretches that candidates are clustered in, head by head, where heads have so many of them and `target` are to be
+    /// left in all: the head, which of its candidates, and how many clusters are left of them at least.
+    pub fn stretches_of(&self, lens: &[usize], target: usize) -> Vec<(usize, Range<usize>, usize)> {
+        let least = head_floor(self.floor, target, lens.len());
+        let of_head = |(g, &len): (usize, &usize)| {
+            self.stretches(len).map(move |range| (g, range.clone(), least_of(least, &range, len)))
+        };
+        lens.iter().enumerate().flat_map(of_head).collect()
+    }
+
     /// Merges until `target` clusters are left in all, not counting those that stay `apart` (`[head][candidate]`; a list
     /// may be empty).
     pub(super) fn cluster(&self, view: &View<'_>, target: usize, apart: &[Vec<bool>]) -> Result<Plan, PoolFull> {
@@ -186,8 +205,7 @@ impl Chelsea {
             chosen.try_for_each_init(Working::<P>::default, |working, (i, list)| {
                 let (g, range) = &stretches[i];
                 let head = &view.heads[*g];
-                // Of a head in parts, each part keeps its part.
-                let least = (least * range.len() / head.len()).max(1);
+                let least = least_of(least, range, head.len());
                 let rounds = Rounds { chunk: self.chunk, share: self.round_share, least, ceiling };
                 let _held = view.scratch.reserve(Working::<P>::bytes(range.len(), features[*g].dim(), rounds))?;
                 *list = working.cluster(head, &features[*g], range.clone(), &apart[*g], rounds);

@@ -102,6 +102,12 @@ pub trait Policy: Debug + Send + Sync {
         false
     }
 
+    /// The settings of [`Chelsea`], where the plan is all that it does: a device may then carry it out by itself, over
+    /// entries that stay in its memory ([`Store::cluster`](crate::backend::Store::cluster)).
+    fn recipe(&self) -> Option<&Chelsea> {
+        None
+    }
+
     /// Brings the candidates of all heads together down to `target` entries: never more, and exactly
     /// that many wherever entries can be merged so.
     ///

@@ -7,8 +7,11 @@ use chelsea_kv::SequenceCache;
 pub enum Wanted {
     /// None: a block of a prompt that goes on.
     None,
-    /// The last one: to sample the next token.
+    /// The last one.
     Last,
+    /// The last one, to sample the next token: a device may keep them, and [`Workspace::held`](super::Workspace::held) has what
+    /// it does keep. Otherwise as [`Wanted::Last`].
+    Held,
     /// All: to score a text.
     All,
 }

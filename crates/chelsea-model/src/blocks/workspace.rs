@@ -1,10 +1,13 @@
 //! Buffers of a forward pass.
 
+use std::sync::Arc;
+
 use chelsea_linear::{Activations, Choice, Routes};
 
 use super::buffer::Buffer;
 use super::clock::{Clock, Spent};
 use super::rope::RotaryTable;
+use crate::device::HeldLogits;
 
 /// Buffers of a forward pass, kept from call to call: nothing is allocated once they have grown to the
 /// largest batch.
@@ -30,11 +33,15 @@ pub struct Workspace {
     pub(crate) logits: Buffer,
     /// Numbers of `logits` that the last call filled.
     pub(crate) filled: usize,
+    /// Logits that the last call left on a device.
+    pub(crate) held: Vec<Arc<dyn HeldLogits>>,
     /// Rows of each chunk of the batch.
     pub(crate) chunks: Vec<usize>,
     /// Rows whose logits are wanted, ascending, and how many of each chunk.
     pub(crate) wanted: Vec<usize>,
     pub(crate) wanted_of_chunks: Vec<usize>,
+    /// For each wanted row, whether its logits may stay on a device.
+    pub(crate) may_stay: Vec<bool>,
     /// One table for each rotary embedding of the model.
     pub(crate) rotary: Vec<RotaryTable>,
     /// Logits of a mixture's router, `[rows][experts]`.
@@ -64,12 +71,18 @@ impl Workspace {
     }
 
     /// Logits of the last call: a row of [`Config::vocab`](crate::Config) numbers for every wanted position,
-    /// in the order of chunks and positions.
+    /// in the order of chunks and positions, but for those that stayed on a device ([`Workspace::held`]).
     pub fn logits(&self) -> &[f32] {
         self.logits.first(self.filled)
     }
 
-    /// The same, to be changed by a sampler.
+    /// Logits of the last call that stayed on a device: those of chunks with [`Wanted::Held`](crate::Wanted), in their order. A
+    /// model that runs on the CPU leaves none: [`Workspace::logits`] has all.
+    pub fn held(&self) -> &[Arc<dyn HeldLogits>] {
+        &self.held
+    }
+
+    /// [`Workspace::logits`], to be changed by a sampler.
     pub fn logits_mut(&mut self) -> &mut [f32] {
         self.logits.take(self.filled)
     }

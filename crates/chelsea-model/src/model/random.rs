@@ -63,6 +63,19 @@ const QWEN2: Shape = Shape {
     context: 32_768,
 };
 
+const TINY_HEADS: Shape = Shape {
+    name: "tiny-qwen2",
+    layers: 2,
+    hidden: 64,
+    feed_forward: 96,
+    heads: (4, 2),
+    head_dim: 32,
+    vocab: 320,
+    base: 10_000.0,
+    context: 4096,
+    ..QWEN2
+};
+
 const SHAPES: &[Shape] = &[
     // Small enough for tests, with a ragged width and a group of three.
     Shape {
@@ -78,6 +91,9 @@ const SHAPES: &[Shape] = &[
         context: 4096,
         ..LLAMA3
     },
+    // The same for tests of norms of heads and of biases, with heads of whole blocks.
+    Shape { name: "tiny-qwen3", architecture: "qwen3", ..TINY_HEADS },
+    TINY_HEADS,
     Shape {
         name: "smollm2-135m",
         layers: 30,

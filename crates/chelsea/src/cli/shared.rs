@@ -5,7 +5,7 @@ use anyhow::Result;
 use chelsea_engine::{Compression, Sampling, SessionOptions};
 use chelsea_kv::policy::{Chelsea, ChelseaBest, PolicyError};
 use chelsea_kv::{Budget, Dtype, Policy, Pool};
-use chelsea_model::{Config, LoadOptions};
+use chelsea_model::{Config, LoadOptions, Model};
 use clap::{Args, ValueEnum};
 use std::borrow::Cow;
 use std::ffi::OsString;
@@ -133,15 +133,10 @@ pub struct CacheArgs {
     /// Last entries of every head that are never merged.
     #[arg(long, default_value_t = 64, hide_short_help = true)]
     pub window: usize,
-    /// Entries per head that the cache may hold beyond its budget while a text is read. An eighth of this many tokens is
-    /// read at a time, or a quarter where nothing has to be clustered for them.
-    #[arg(
-        long,
-        default_value_t = 1024,
-        value_parser = clap::value_parser!(u32).range(1..=65536),
-        hide_short_help = true
-    )]
-    pub block: u32,
+    /// Entries per head that the cache may hold beyond its budget while a text is read: 1024 if not given, and 4096 on a
+    /// GPU. An eighth of this many tokens is read at a time, or a quarter where nothing has to be clustered for them.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65536), hide_short_help = true)]
+    pub block: Option<u32>,
 }
 
 /// When prompts are clustered.
@@ -221,15 +216,17 @@ impl CacheArgs {
         }
     }
 
-    /// The same as options of a session.
-    pub fn session(&self) -> SessionOptions {
+    /// The same as options of a session of this model.
+    pub fn session(&self, model: &Model) -> SessionOptions {
+        let asked = self.block.map(|block| block as usize);
+        let block = asked.or_else(|| model.device().map(|device| device.block()));
         SessionOptions {
             budget: self.budget(),
             policy: self.policy(),
             compression: self.compression(),
             sinks: self.sinks,
             window: self.window,
-            block: self.block as usize,
+            block: block.unwrap_or(SessionOptions::default().block),
             context: self.ctx.filter(|&tokens| tokens > 0),
             dtype: self.kv_type.map(DtypeArg::dtype),
             step: None,

@@ -74,7 +74,7 @@ pub struct CacheCmdArgs {
 #[derive(Debug, Subcommand)]
 pub enum CacheAction {
     /// Read documents and write their cache to a file.
-    Build(BuildArgs),
+    Build(Box<BuildArgs>),
     /// Show what a cache file holds, and check it.
     Show {
         /// The cache file.
