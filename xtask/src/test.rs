@@ -99,12 +99,11 @@ const LONG: &str = "ten_thousand_operations";
 
 /// Tests of the engine that run over an emulated GPU, too, by the variable that their models ask for: sequences, batches,
 /// pools, schedulers and what they save, as many as take a few minutes there.
-const ON_A_DEVICE: [(&str, &[&str]); 7] = [
+const ON_A_DEVICE: [(&str, &[&str]); 6] = [
     ("batch", &["sessions_stepped_together", "a_session_goes_on_alone"]),
     ("handing", &["nothing_is_kept_of_what_came", "what_was_handed_to_others"]),
     ("mounting", &["a_mounted_text_is_not_read"]),
     ("pool", &["who_finds_no_room"]),
-    ("pressure", &["a_cache_is_squeezed_only_where"]),
     ("runner", &["a_reading_goes_through_its_states", "a_compaction_that_waits", "that_is_dropped_gives"]),
     ("scheduler", &["a_checkpoint_gives_the_answer", "prompts_that_begin_alike_are_read_once"]),
 ];
@@ -170,4 +169,21 @@ pub fn run(args: &Args) -> Result<bool> {
         steps.cargo("package", &["publish", "--dry-run", "--allow-dirty", "--quiet", "--package", "chelsea-kv"], &[]);
     }
     Ok(steps.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tests_that_run_on_a_device_are_there() {
+        for (file, names) in ON_A_DEVICE {
+            let path = crate::process::root().join(format!("crates/chelsea-engine/tests/{file}.rs"));
+            let text = std::fs::read_to_string(&path).expect("a file of tests");
+            for name in names {
+                let found = text.lines().filter(|line| line.starts_with("fn ") && line.contains(name)).count();
+                assert_eq!(found, 1, "{name} in {file}.rs");
+            }
+        }
+    }
 }

@@ -51,14 +51,14 @@ fn off(device: &Arc<dyn Device>, matrix: Matrix, tokens: usize, lots: &mut Lots)
     let (bytes, scales) = rounded(device, &x, tokens)?;
     let (weights_at, out) = (Buffer::with(device, &weights)?, Buffer::new(device, tokens * matrix.rows * 4)?);
     // Of every second shape, there is a bias.
-    let bias = if matrix.rows % 2 == 0 { lots.row(matrix.rows, 1.0) } else { vec![0.0; matrix.rows] };
+    let bias = if matrix.rows.is_multiple_of(2) { lots.row(matrix.rows, 1.0) } else { vec![0.0; matrix.rows] };
     let bias_at = Buffer::with(device, &bias)?;
     let arguments = Product {
         weights: weights_at.at(),
         bytes: bytes.at(),
         scales: scales.at(),
         out: out.at(),
-        bias: if matrix.rows % 2 == 0 { bias_at.at() } else { 0 },
+        bias: if matrix.rows.is_multiple_of(2) { bias_at.at() } else { 0 },
         rows: matrix.rows as u32,
         blocks: matrix.blocks() as u32,
         tokens: tokens as u32,
