@@ -18,6 +18,7 @@ use chelsea_kv::{Backend, Budget, CacheConfig, Dtype, Policy, SequenceCache};
 use chelsea_model::device::{Accelerator, Pass};
 use chelsea_model::{Chunk, Config, RandomModel, Wanted};
 use std::error::Error;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -60,7 +61,17 @@ struct Check {
     plan: Plan,
 }
 
-fn main() -> Outcome<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Outcome<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let [which, stage @ ..] = &args[..] else { return Err("which device?".into()) };

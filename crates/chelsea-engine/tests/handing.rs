@@ -167,7 +167,8 @@ fn the_last_request_waits_for_memory_that_was_handed_out_instead_of_failing() {
         // Whoever writes it takes a while.
         let start = std::time::Instant::now();
         while taken.lock().unwrap().is_none() {
-            assert!(start.elapsed().as_secs() < 60);
+            // On an emulated device it takes minutes until there is something to write.
+            assert!(start.elapsed().as_secs() < 1800);
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
         std::thread::sleep(std::time::Duration::from_millis(300));
