@@ -48,6 +48,14 @@ impl<'a> Layout<'a> {
         Layout { special, ..self }
     }
 
+    /// The same with another system message.
+    pub fn with_system<'b>(&self, system: &'b str) -> Layout<'b>
+    where
+        'a: 'b,
+    {
+        Layout::new(self.tokenizer, self.template, Some(system)).with_special(self.special)
+    }
+
     /// Whether the template knows no system message, so that it is put before the first user message.
     pub fn folds_system(&self) -> bool {
         self.folds

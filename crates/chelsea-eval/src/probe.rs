@@ -45,7 +45,8 @@ impl<'a> Prepared<'a> {
                 cue.extend(following(tokenizer, &cue, opening)?);
                 let gap = if opening.is_empty() || opening.ends_with('\n') { "" } else { " " };
                 let mut target = following(tokenizer, &cue, &format!("{gap}{}", right_answer(question)))?;
-                if target.len() > MAX_SCORED {
+                // Rules are kept by many answers.
+                if target.len() > MAX_SCORED || question.metric == Metric::Rules {
                     target.clear();
                 }
                 Prepared { probe, cue, target }

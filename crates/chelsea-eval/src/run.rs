@@ -206,7 +206,10 @@ impl Subject<'_> {
 
     fn prepare<'s>(&self, sample: &'s Sample, settings: &[ParsedSetting]) -> Result<Tokens<'s>, EvalError> {
         let document = match &sample.document {
-            Document::Text(text) => self.layout.document(text)?,
+            Document::Text(text) => match &sample.system {
+                Some(system) => self.layout.with_system(system).document(text)?,
+                None => self.layout.document(text)?,
+            },
             Document::Tokens(tokens) => [self.tokenizer.prefix(), tokens].concat(),
         };
         let prepared = |probe| Prepared::new(probe, self.layout, self.tokenizer);

@@ -14,6 +14,8 @@ pub struct Sample {
     pub id: String,
     /// How long the document was meant to be, in tokens: what the report groups by.
     pub length: usize,
+    /// A system message, where there is one: it stands before a document that is text.
+    pub system: Option<String>,
     /// The document.
     pub document: Document,
     /// What is asked.
@@ -125,6 +127,7 @@ impl Sample {
     /// changed file is not taken for the one measured before.
     pub fn key(&self) -> String {
         let mut digest = Digest::new();
+        self.system.iter().for_each(|system| digest.text(system));
         match &self.document {
             Document::Text(text) => digest.text(text),
             Document::Tokens(tokens) => digest.tokens(tokens),
@@ -200,6 +203,7 @@ pub(crate) mod tests {
             task: "t".into(),
             id: "1".into(),
             length: 10,
+            system: None,
             document: Document::Text(text.into()),
             probes: questions.iter().map(|(q, a)| Probe::Ask(question(q, a))).collect(),
             source: None,
@@ -219,5 +223,6 @@ pub(crate) mod tests {
         ] {
             assert_ne!(other.key(), key);
         }
+        assert_ne!(Sample { system: Some("s".into()), ..sample("doc", &[("q", "a")]) }.key(), key);
     }
 }

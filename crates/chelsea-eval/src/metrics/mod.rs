@@ -2,12 +2,13 @@
 //!
 //! A [`Metric`] compares one answer with the right ones. Where a published benchmark defines a score, this is that
 //! score: RULER's string matches, LongBench's overlap, classification, retrieval and code scores. Several right
-//! answers mean alternatives (the best one counts), except for [`Metric::MatchAll`] and [`Metric::Exact`], which ask
-//! for all of them and give the share found.
+//! answers mean alternatives (the best one counts), except for [`Metric::MatchAll`], [`Metric::Exact`] and
+//! [`Metric::Rules`], which ask for all of them and give the share found.
 
 mod edit;
 mod matching;
 mod overlap;
+mod rules;
 
 pub(crate) use matching::choice;
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,8 @@ pub enum Metric {
     Classification,
     /// Whether the answer chooses the right letter of a multiple choice.
     Choice,
+    /// Share of the rules for its form that the answer keeps, whatever it says.
+    Rules,
     /// Share of the numbers in the answer that are the right paragraph's (LongBench).
     Retrieval,
     /// Share of the numbers in the answer that are right (LongBench).
@@ -58,6 +61,7 @@ pub const METRICS: &[(&str, Metric)] = &[
     ("rouge-l-zh", Metric::RougeLZh),
     ("classification", Metric::Classification),
     ("choice", Metric::Choice),
+    ("rules", Metric::Rules),
     ("retrieval", Metric::Retrieval),
     ("count", Metric::Count),
     ("edit-similarity", Metric::EditSimilarity),
@@ -119,6 +123,7 @@ impl Metric {
             Metric::RougeLZh => best(&|e| overlap::rouge_l(&overlap::spaced(answer), &overlap::spaced(e))),
             Metric::Classification => best(&|e| matching::classification(answer, e, classes)),
             Metric::Choice => best(&|e| f64::from(u8::from(choice(answer).is_some() && choice(answer) == choice(e)))),
+            Metric::Rules => matching::share(expected, |rule| rules::kept(rule, answer)),
             Metric::Retrieval => best(&|e| matching::retrieval(answer, e)),
             Metric::Count => best(&|e| matching::count(answer, e)),
             Metric::EditSimilarity => best(&|e| edit::similarity(answer.trim(), e.trim())),
@@ -139,7 +144,7 @@ impl Metric {
 
     /// Whether all right answers are asked for, rather than any of them.
     pub fn wants_all(self) -> bool {
-        matches!(self, Metric::MatchAll | Metric::Exact)
+        matches!(self, Metric::MatchAll | Metric::Exact | Metric::Rules)
     }
 }
 

@@ -42,6 +42,7 @@ pub fn sample(haystack: &Haystack, options: &ContinuationOptions, index: u64) ->
         task: "continuation".into(),
         id: index.to_string(),
         length: tokens,
+        system: None,
         document: Document::Tokens(all[..tokens].to_vec()),
         probes: vec![Probe::Continue(probe)],
         source: None,

@@ -57,6 +57,7 @@ pub fn sample(
         task: "copying".into(),
         id: index.to_string(),
         length: tokens,
+        system: None,
         document: Document::Tokens(document.to_vec()),
         probes: (0..passages).map(probe).collect(),
         source: None,

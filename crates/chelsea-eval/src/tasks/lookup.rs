@@ -105,6 +105,7 @@ pub fn sample(
         task: kind.task().into(),
         id: index.to_string(),
         length: tokens,
+        system: None,
         document: Document::Text(text),
         probes,
         source: None,

@@ -9,6 +9,7 @@ mod haystack;
 pub mod jsonl;
 pub mod lookup;
 pub mod needles;
+pub mod rules;
 pub mod variables;
 pub mod words;
 

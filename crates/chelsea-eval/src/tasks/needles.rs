@@ -204,6 +204,7 @@ pub fn sample(haystack: &Haystack, options: &NeedleOptions, index: u64) -> Resul
         task: options.task(),
         id,
         length: options.tokens,
+        system: None,
         document: Document::Text(text),
         probes: questions(&needles, &depths, options).into_iter().map(Probe::Ask).collect(),
         source: None,

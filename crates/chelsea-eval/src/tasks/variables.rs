@@ -97,6 +97,7 @@ pub fn sample(haystack: &Haystack, options: &VariableOptions, index: u64) -> Res
         task: "variables".into(),
         id: index.to_string(),
         length: tokens,
+        system: None,
         document: Document::Text(text),
         probes: vec![Probe::Ask(question)],
         source: None,

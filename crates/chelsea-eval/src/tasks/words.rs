@@ -88,6 +88,7 @@ pub fn sample(
         task: "words".into(),
         id: index.to_string(),
         length: tokens,
+        system: None,
         document: Document::Text(lines.join(" ")),
         probes: vec![Probe::Ask(question)],
         source: None,

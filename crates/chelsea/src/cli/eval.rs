@@ -50,6 +50,8 @@ pub enum EvalAction {
     Words(WordsArgs),
     /// Long lists, and several questions about each: the value of a key, a line by its ends, the largest numbers.
     Lookup(LookupArgs),
+    /// A system message with rules for every answer, then a long text: are they still kept?
+    Rules(RulesArgs),
     /// The text that follows: how far do predictions stray from the full cache's?
     Continuation(ContinuationArgs),
     /// Samples of files in the format of RULER or LongBench, or documents with many questions each.
@@ -286,6 +288,18 @@ impl std::fmt::Display for LookupArg {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.to_possible_value().map_or(Ok(()), |value| f.write_str(value.get_name()))
     }
+}
+
+/// `chelsea eval rules`.
+#[derive(Debug, Args)]
+pub struct RulesArgs {
+    #[command(flatten)]
+    pub compare: CompareArgs,
+    #[command(flatten)]
+    pub generate: GenerateArgs,
+    /// Rules of a system message, 6 at most.
+    #[arg(long, default_value_t = 4)]
+    pub rules: usize,
 }
 
 /// `chelsea eval continuation`.

@@ -22,7 +22,7 @@ pub use cluster::ClusterArgs;
 pub use config::parse;
 pub use eval::{
     CompareArgs, ContinuationArgs, CopyingArgs, EvalAction, EvalArgs, GenerateArgs, KindArg, LookupArg, LookupArgs,
-    NeedlesArgs, OnError, QuickArgs, ReportArgs, RunFilesArgs, ValuesArg, VariablesArgs, WordsArgs,
+    NeedlesArgs, OnError, QuickArgs, ReportArgs, RulesArgs, RunFilesArgs, ValuesArg, VariablesArgs, WordsArgs,
 };
 pub use run::RunArgs;
 #[cfg(feature = "serve")]

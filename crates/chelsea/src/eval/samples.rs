@@ -1,8 +1,8 @@
 //! Samples as the flags ask for them.
 
 use crate::cli::{
-    ContinuationArgs, CopyingArgs, GenerateArgs, KindArg, LookupArg, LookupArgs, NeedlesArgs, OnError, RunFilesArgs,
-    ValuesArg, VariablesArgs, WordsArgs,
+    ContinuationArgs, CopyingArgs, GenerateArgs, KindArg, LookupArg, LookupArgs, NeedlesArgs, OnError, RulesArgs,
+    RunFilesArgs, ValuesArg, VariablesArgs, WordsArgs,
 };
 use crate::{documents, output};
 use anyhow::{Context as _, Result, bail};
@@ -12,6 +12,7 @@ use chelsea_eval::tasks::copying::{self, CopyingOptions};
 use chelsea_eval::tasks::jsonl::{self, JsonlOptions};
 use chelsea_eval::tasks::lookup::{self, Lookup, LookupOptions};
 use chelsea_eval::tasks::needles::{self, Kind, NeedleOptions, Values};
+use chelsea_eval::tasks::rules::{self, RuleOptions};
 use chelsea_eval::tasks::variables::{self, VariableOptions};
 use chelsea_eval::tasks::words::{self, WordOptions};
 use chelsea_eval::tasks::{Haystack, HaystackError};
@@ -53,7 +54,7 @@ fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, HaystackError> 
 }
 
 /// `chelsea eval quick`: every generated task as its own verb makes it when nothing is said; of the lists to look things up in,
-/// those of keys and values.
+/// those of keys and values, and no rules: whether small models keep any is another question.
 pub fn quick(source: &Source<'_>, seed: u64) -> Result<Vec<Sample>> {
     let haystack = &source.haystack;
     let mut samples = Vec::new();
@@ -158,6 +159,12 @@ pub fn lookup(args: &LookupArgs, source: &Source<'_>) -> Result<Vec<Sample>> {
         })?);
     }
     Ok(samples)
+}
+
+/// `chelsea eval rules`.
+pub fn rules(args: &RulesArgs, source: &Source<'_>) -> Result<Vec<Sample>> {
+    let (rules, seed) = (args.rules, args.compare.seed);
+    source.each(|tokens, index| rules::sample(&source.haystack, &RuleOptions { tokens, rules, seed }, index))
 }
 
 /// `chelsea eval continuation`.

@@ -209,7 +209,7 @@ fn predictions_of_the_full_cache_do_not_stray_from_themselves() {
 
 #[test]
 #[ignore = "needs models"]
-fn lists_are_asked_about_in_turn_over_one_cache() {
+fn lists_are_asked_about_in_turn_and_rules_are_counted() {
     let model = model();
     let folder = tempfile::tempdir().unwrap();
     let hay = folder.path().join("hay.txt");
@@ -227,6 +227,13 @@ fn lists_are_asked_about_in_turn_over_one_cache() {
         assert_eq!(line["asked"].as_array().unwrap().len(), 3, "{line}");
         assert!((0.0..=1.0).contains(&line["score"].as_f64().unwrap()), "{line}");
     }
+    let rules = ["eval", "rules", "-m", model, "--haystack", hay, "--samples", "1", "--tokens", "300", "--rules", "2"];
+    let (out, _) = ok(&[&rules[..], &["--keeps", "1,0.5", "--json"]].concat());
+    let kept: Vec<Value> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(kept.len(), 2);
+    // Three answers, each of which keeps none, one or both.
+    let halves = kept[0]["score"].as_f64().unwrap() * 6.0;
+    assert!(kept[0]["task"] == "rules" && (halves - halves.round()).abs() < 1e-9, "{out}");
     let said = error(&[&few[..], &["--kinds", "numbers", "--questions", "7"]].concat());
     assert!(said.contains("7 questions") && said.contains('6'), "{said}");
 }

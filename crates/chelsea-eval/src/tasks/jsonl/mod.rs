@@ -205,6 +205,7 @@ impl Common {
             task: self.task,
             id: self.id,
             length: self.length.unwrap_or(0),
+            system: None,
             document: Document::Text(document.trim_end().to_owned()),
             probes: vec![Probe::Ask(question)],
             source: None,

@@ -32,7 +32,7 @@ pub(super) fn sample(line: Line, common: Common) -> Result<Sample, LineError> {
     let probes = questions.map(|question| question.map(Probe::Ask)).collect::<Result<Vec<_>, _>>()?;
     let Common { task, id, length, .. } = common;
     let document = Document::Text(line.context.trim_end().to_owned());
-    Ok(Sample { task, id, length: length.unwrap_or(0), document, probes, source: None })
+    Ok(Sample { task, id, length: length.unwrap_or(0), system: None, document, probes, source: None })
 }
 
 /// Whether a question lists choices, the first two as `(A)` and `(B)`, or on lines that begin with `A.` and `B.`.
