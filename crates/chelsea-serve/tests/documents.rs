@@ -41,6 +41,8 @@ fn cached(answer: &Value) -> usize {
 
 #[test]
 fn a_document_is_read_once_and_goes_before_the_question_as_a_text_of_the_users() {
+    // One that the random model says something to.
+    const QUESTION: &str = "Which colour is it?";
     let server = start();
     let id = put(&server, &[], "tower.txt", &format!("\u{feff}{}\n\n", document()))["id"].as_str().unwrap().to_owned();
     let (status, first) = server.post("/v1/chat/completions", &asked(&id, "When?"));
@@ -48,22 +50,23 @@ fn a_document_is_read_once_and_goes_before_the_question_as_a_text_of_the_users()
     let before = format!("<user>{}\n\n", document()).len();
     let after = "When?</user><assistant>".len();
     assert_eq!((first["usage"]["prompt_tokens"].as_u64(), cached(&first)), (Some((before + after) as u64), 0));
-    let (_, second) = server.post("/v1/chat/completions", &asked(&id, "Which colour?"));
+    let (_, second) = server.post("/v1/chat/completions", &asked(&id, QUESTION));
     assert_eq!(cached(&second), before);
+    assert_ne!(second["choices"][0]["message"]["content"], "");
     // As a part of a message it is the same prompt; so it is to a server that has read nothing.
     let part = json!({"messages": [{"role": "user", "content": [
-        {"type": "text", "text": "Which colour?"}, {"type": "file", "file": {"file_id": id}},
+        {"type": "text", "text": QUESTION}, {"type": "file", "file": {"file_id": id}},
     ]}], "max_tokens": 8, "temperature": 0});
     let (_, third) = server.post("/v1/chat/completions", &part);
-    assert_eq!((cached(&third), &third["choices"]), (before + after - 5 + "Which colour?".len(), &second["choices"]));
+    assert_eq!((cached(&third), &third["choices"]), (before + after - 5 + QUESTION.len(), &second["choices"]));
     let input = json!({"input": [{"role": "user", "content": [
-        {"type": "input_text", "text": "Which colour?"}, {"type": "input_file", "file_id": id},
+        {"type": "input_text", "text": QUESTION}, {"type": "input_file", "file_id": id},
     ]}], "max_output_tokens": 8, "temperature": 0});
     let (_, response) = server.post("/v1/responses", &input);
     assert_eq!(response["output"][0]["content"][0]["text"], second["choices"][0]["message"]["content"], "{response}");
     let fresh = start();
     let id = put(&fresh, &[], "tower.txt", &document())["id"].as_str().unwrap().to_owned();
-    let (_, alone) = fresh.post("/v1/chat/completions", &asked(&id, "Which colour?"));
+    let (_, alone) = fresh.post("/v1/chat/completions", &asked(&id, QUESTION));
     assert_eq!((cached(&alone), &alone["choices"]), (0, &second["choices"]));
 }
 
