@@ -10,6 +10,7 @@ use std::sync::Arc;
 use chelsea_kv::Backend;
 use chelsea_linear::Linear;
 
+pub use crate::blocks::HeldLogits;
 use crate::blocks::{self, Chunk, Layer, Mlp, Projection};
 use crate::config::{Activation, Config, FeedForward, LayerConfig};
 
@@ -31,17 +32,6 @@ pub trait Accelerator: Debug + Send + Sync {
     /// # Errors
     /// What went wrong, in one line; the caches of the batch must be dropped.
     fn forward(&self, pass: &mut Pass<'_, '_>, logits: &mut [f32]) -> Result<Vec<Arc<dyn HeldLogits>>, String>;
-}
-
-/// Logits of one row that stay on a device, of which the likeliest are here: most tokens are sampled from those.
-pub trait HeldLogits: Debug + Send + Sync {
-    /// The likeliest tokens with their logits, the likeliest first and of equal ones the one with the lower number
-    /// ([`f32::total_cmp`]): all of the vocabulary, or some hundreds. What is no finite number comes first.
-    fn likeliest(&self) -> &[(u32, f32)];
-
-    /// The logits of the whole vocabulary, which are copied when somebody first asks for them. Where the device fails to,
-    /// they are no numbers, and its next pass says why.
-    fn all(&self) -> &[f32];
 }
 
 /// One forward pass, ready to be computed.

@@ -21,7 +21,7 @@ pub(crate) use moe::{ExpertProjection, Experts};
 pub(crate) use norm::{add, rms_norm, rms_norm_in_place};
 pub(crate) use product::{Projection, products};
 pub(crate) use rope::RotaryTable;
-pub use workspace::Workspace;
+pub use workspace::{HeldLogits, Workspace};
 
 /// One transformer layer.
 #[derive(Debug)]

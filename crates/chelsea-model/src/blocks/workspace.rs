@@ -1,5 +1,6 @@
 //! Buffers of a forward pass.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use chelsea_linear::{Activations, Choice, Routes};
@@ -7,7 +8,17 @@ use chelsea_linear::{Activations, Choice, Routes};
 use super::buffer::Buffer;
 use super::clock::{Clock, Spent};
 use super::rope::RotaryTable;
-use crate::device::HeldLogits;
+
+/// Logits of one row that stay on a device, of which the likeliest are here: most tokens are sampled from those.
+pub trait HeldLogits: Debug + Send + Sync {
+    /// The likeliest tokens with their logits, the likeliest first and of equal ones the one with the lower number
+    /// ([`f32::total_cmp`]): all of the vocabulary, or some hundreds. What is no finite number comes first.
+    fn likeliest(&self) -> &[(u32, f32)];
+
+    /// The logits of the whole vocabulary, which are copied when somebody first asks for them. Where the device fails to,
+    /// they are no numbers, and its next pass says why.
+    fn all(&self) -> &[f32];
+}
 
 /// Buffers of a forward pass, kept from call to call: nothing is allocated once they have grown to the
 /// largest batch.
