@@ -32,15 +32,7 @@ fn nothing_is_left_of_entries_that_are_gone_and_all_of_those_before() -> Outcome
         }
         let (pages, firsts) = (slots.map(|slot| slot.0), slots.map(|slot| slot.1));
         let (pages, firsts) = (Buffer::with(&device, &pages)?, Buffer::with(&device, &firsts)?);
-        let arguments = Clear {
-            pool: pool.at(),
-            pages: pages.at(),
-            firsts: firsts.at(),
-            scales: layout.scales() as u32,
-            meta: layout.meta() as u32,
-            bytes: layout.bytes() as u32,
-            unused: 0,
-        };
+        let arguments = Clear::of(layout, pool.at(), pages.at(), firsts.at());
         clear_slots(&*device, 2, &arguments)?;
         assert!(pool.values::<u8>(3 * layout.bytes())? == wanted, "{layout:?}");
     }

@@ -93,16 +93,7 @@ impl CudaBackend {
 /// Has the slots of `clears` hold no entry. Their tables were sent to `base`.
 pub(crate) fn clear(device: &dyn Device, pool: Address, base: Address, clears: &[Clears]) -> Result<(), DeviceError> {
     clears.iter().try_for_each(|clears| {
-        let layout = clears.layout;
-        let arguments = Clear {
-            pool,
-            pages: base + clears.pages,
-            firsts: base + clears.firsts,
-            scales: layout.scales() as u32,
-            meta: layout.meta() as u32,
-            bytes: layout.bytes() as u32,
-            unused: 0,
-        };
+        let arguments = Clear::of(clears.layout, pool, base + clears.pages, base + clears.firsts);
         kernels::clear_slots(device, clears.count, &arguments)
     })
 }

@@ -165,8 +165,16 @@ pub struct Clear {
     pub unused: u32,
 }
 
-/// Has slots of some pages hold no entry, and scales of nothing. Every page has to go through this once before entries are appended, and its pool
-/// has to be zeroed when it is made: attention multiplies what lies in slots without entries by zero.
+impl Clear {
+    /// For pages of this layout in `pool`, whose numbers and first slots lie at these addresses.
+    pub fn of(layout: PageLayout, pool: Address, pages: Address, firsts: Address) -> Self {
+        let [scales, meta, bytes] = [layout.scales(), layout.meta(), layout.bytes()].map(|at| at as u32);
+        Clear { pool, pages, firsts, scales, meta, bytes, unused: 0 }
+    }
+}
+
+/// Has slots of some pages hold no entry, and scales of nothing. Every page has to go through this once before entries are
+/// appended, and its pool has to be zeroed when it is made: attention multiplies what lies in slots without entries by zero.
 ///
 /// # Errors
 /// If the device fails.

@@ -77,15 +77,7 @@ pub fn pool(device: &Arc<dyn Device>, layout: PageLayout, pages: usize) -> Resul
     device.zero(pool.at(), pool.bytes())?;
     let numbers = Buffer::with(device, &(0..pages as u32).collect::<Vec<_>>())?;
     let firsts = Buffer::with(device, &vec![0u32; pages])?;
-    let arguments = Clear {
-        pool: pool.at(),
-        pages: numbers.at(),
-        firsts: firsts.at(),
-        scales: layout.scales() as u32,
-        meta: layout.meta() as u32,
-        bytes: layout.bytes() as u32,
-        unused: 0,
-    };
+    let arguments = Clear::of(layout, pool.at(), numbers.at(), firsts.at());
     clear_slots(&**device, pages, &arguments)?;
     Ok(pool)
 }
