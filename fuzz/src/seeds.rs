@@ -202,6 +202,7 @@ fn snapshots() -> Seeds {
         ("ok-streaming-bf16.kv", cache("streaming", Dtype::Bf16, 64, 0.5)),
         ("ok-chelsea-q8.kv", cache("chelsea", Dtype::Q8, 90, 0.5)),
         ("ok-chelsea-k8v4.kv", cache("chelsea", Dtype::K8V4, 87, 0.5)),
+        ("ok-chelsea-k5v4.kv", cache("chelsea", Dtype::K5V4, 87, 0.5)),
         ("ok-h2o-f16.kv", cache("h2o", Dtype::F16, 70, 0.5)),
         ("ok-expected-attention-f16.kv", cache("expected-attention", Dtype::F16, 70, 0.5)),
     ];

@@ -10,7 +10,7 @@
 #![allow(unsafe_code)]
 
 use chelsea_kv::attention::{Attention, Isa, Request, attend_with};
-use chelsea_kv::{Dtype, Head};
+use chelsea_kv::{Dtype, Head, Reservation, Rotary};
 use rayon::prelude::*;
 use std::time::{Duration, Instant};
 
@@ -49,7 +49,11 @@ impl Numbers {
 fn layer(model: &Model, dtype: Dtype, entries: usize, numbers: &mut Numbers) -> Vec<Head> {
     let mut heads = vec![Head::new(model.head_dim, dtype); model.kv_heads];
     let pool = numbers.take(64 * model.head_dim);
+    let rotary = Rotary::plain(model.head_dim, 1e6);
     for head in &mut heads {
+        if Head::weighs(dtype, 0) {
+            head.weigh(&pool, model.head_dim, 64, 0, &rotary, &Reservation::unbound());
+        }
         for i in 0..entries {
             let at = |i: usize| &pool[i % 61 * model.head_dim..][..model.head_dim];
             head.push(at(i), at(i + 7), 1 + (i % 5) as u32, i as f32);
@@ -257,7 +261,7 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).map(|a| a.to_lowercase()).collect();
     let asked_for = |name: &str| arguments.iter().any(|a| a == name);
     let isa = Isa::available().find(|isa| asked_for(&format!("{isa:?}").to_lowercase())).unwrap_or_else(Isa::best);
-    let all = [Dtype::F16, Dtype::Q8, Dtype::K8V4];
+    let all = [Dtype::F16, Dtype::Q8, Dtype::K8V4, Dtype::K5V4];
     let some = all.into_iter().filter(|dtype| asked_for(dtype.name())).collect::<Vec<_>>();
     let after = arguments.iter().position(|a| a == "--model").and_then(|at| arguments.get(at + 1));
     let named = |model: &&Model| after.is_none_or(|name| model.name.to_lowercase().contains(name.as_str()));

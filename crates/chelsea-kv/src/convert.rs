@@ -2,9 +2,11 @@
 #![allow(unsafe_code)]
 
 use crate::TILE;
+use crate::fives::Fives;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::Level;
 use bytemuck::Pod;
+use chelsea_simd::vectorized;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 #[cfg(target_arch = "x86_64")]
@@ -141,8 +143,8 @@ impl Number for Byte {
 
 /// How keys and values of one [`Dtype`](crate::Dtype) are stored. Both have scales where keys do.
 pub trait Format {
-    /// Numbers of keys.
-    type Key: Number;
+    /// What keys are made of.
+    type Key: Columns;
     /// What rows of values are made of.
     type Value: Rows;
 }
@@ -159,6 +161,71 @@ pub enum K8V4 {}
 impl Format for K8V4 {
     type Key = Byte;
     type Value = Nibbles;
+}
+
+/// [`Dtype::K5V4`](crate::Dtype::K5V4).
+#[derive(Debug, Clone, Copy)]
+pub enum K5V4 {}
+
+impl Format for K5V4 {
+    type Key = Fives;
+    type Value = Nibbles;
+}
+
+/// What columns of numbers are made of, which are the keys of a tile: an element's neighbours in a column are
+/// [`Columns::TOGETHER`] side by side, and so on every `TILE` times as many elements further on.
+pub trait Columns: Pod {
+    /// Elements of a column that lie side by side.
+    const TOGETHER: usize;
+    /// Whether a column needs a scale to mean anything; 1 serves those that need none.
+    const SCALED: bool;
+    /// Elements that a column of `dim` numbers takes.
+    fn stored(dim: usize) -> usize;
+    /// The scale of a column: what it is stored with, and read with.
+    fn column_scale(row: &[f32]) -> f32;
+    /// Reads the column that begins with `src`, times `scale`.
+    fn read_column(src: &[Self], scale: f32, out: &mut [f32]);
+    /// Stores `row`, divided by `scale`, as the column that begins with `out`.
+    fn write_column(row: &[f32], scale: f32, out: &mut [Self]);
+    /// Reads a tile without the columns' scales into `out`, `[dim][TILE]`.
+    fn read_tile(src: &[Self], out: &mut [f32]);
+}
+
+impl<T: Number> Columns for T {
+    const TOGETHER: usize = T::TOGETHER;
+    const SCALED: bool = T::SCALED;
+
+    fn stored(dim: usize) -> usize {
+        dim.next_multiple_of(T::TOGETHER)
+    }
+    fn column_scale(row: &[f32]) -> f32 {
+        T::scale(row)
+    }
+    fn read_column(src: &[T], scale: f32, out: &mut [f32]) {
+        let mut stored = [T::zeroed(); TILE];
+        for (part, first) in out.chunks_mut(TILE).zip((0..).step_by(TILE)) {
+            let words = src[first * TILE..].chunks(TILE * T::TOGETHER);
+            stored[..part.len()]
+                .chunks_mut(T::TOGETHER)
+                .zip(words)
+                .for_each(|(to, word)| to.copy_from_slice(&word[..to.len()]));
+            T::widen(&stored[..part.len()], scale, part);
+        }
+    }
+    fn write_column(row: &[f32], scale: f32, out: &mut [T]) {
+        let mut narrow = [T::zeroed(); TILE];
+        for (part, first) in row.chunks(TILE).zip((0..).step_by(TILE)) {
+            T::narrow(part, scale, &mut narrow[..part.len()]);
+            let words = out[first * TILE..].chunks_mut(TILE * T::TOGETHER);
+            narrow[..part.len()]
+                .chunks(T::TOGETHER)
+                .zip(words)
+                .for_each(|(from, word)| word[..from.len()].copy_from_slice(from));
+        }
+    }
+    fn read_tile(src: &[T], out: &mut [f32]) {
+        T::widen_tile(src, out);
+    }
 }
 
 /// What rows of numbers are made of. [`Rows::TOGETHER`] times [`Rows::SHARED`] rows lie together: for each column as many
@@ -236,28 +303,11 @@ impl Rows for Nibbles {
     const TOGETHER: usize = Byte::WORD;
     const SHARED: usize = 2;
 
-    /// The number of largest magnitude goes to the negative end, which reaches further, so the scale has its sign turned
-    /// round. Of several steps, with which it becomes -7 or is cut to -8, the one with the least squared error is taken, and
-    /// the first where errors are no numbers. What is stored is always finite, as with bytes.
+    /// Of several steps, with which the number of largest magnitude becomes -7 or is cut to -8, the one with the least
+    /// squared error.
     fn row_scale(row: &[f32]) -> f32 {
         const LARGEST: [f32; 8] = [8.0, 7.0, 7.5, 8.5, 9.0, 10.0, 11.0, 12.5];
-        let largest = row.iter().fold(0.0f32, |largest, &x| if x.abs() > largest.abs() { x } else { largest });
-        let largest = largest.clamp(-f32::MAX / 2.0, f32::MAX / 2.0);
-        if (largest / 16.0).abs() < f32::MIN_POSITIVE {
-            return 0.0;
-        }
-        // In units of the largest, so that no square is too large or too small.
-        let unit = -largest.recip();
-        let mut errors = [0.0f32; LARGEST.len()];
-        for &x in row {
-            for (error, steps) in errors.iter_mut().zip(LARGEST) {
-                let x = x * unit * steps;
-                *error += (x - whole(x)).powi(2);
-            }
-        }
-        errors.iter_mut().zip(LARGEST).for_each(|(error, steps)| *error /= steps * steps);
-        let best = (1..LARGEST.len()).fold(0, |best, i| if errors[i] < errors[best] { i } else { best });
-        -largest / LARGEST[best]
+        best_scale(row, LARGEST, whole)
     }
     fn read(src: &[Nibbles], part: usize, scale: f32, out: &mut [f32]) {
         let src = src.iter().step_by(Self::TOGETHER);
@@ -274,7 +324,39 @@ impl Rows for Nibbles {
     }
 }
 
+/// The scale of a row that is stored in few bits. The number of largest magnitude goes to the negative end, which reaches
+/// further, so the scale has its sign turned round. Of the numbers that it may become, `largest`, the one is taken with
+/// which the squared error of rounding to `whole` numbers is least, and the first where errors are no numbers. What is
+/// stored is always finite, as with bytes.
+#[inline(always)]
+pub(crate) fn best_scale<const N: usize>(row: &[f32], steps: [f32; N], whole: impl Fn(f32) -> f32) -> f32 {
+    let largest = row.iter().fold(0.0f32, |largest, &x| if x.abs() > largest.abs() { x } else { largest });
+    let largest = largest.clamp(-f32::MAX / 2.0, f32::MAX / 2.0);
+    if (largest / (2.0 * steps[0])).abs() < f32::MIN_POSITIVE {
+        return 0.0;
+    }
+    // In units of the largest, so that no square is too large or too small.
+    let unit = -largest.recip();
+    let mut errors = [0.0f32; N];
+    vectorized(
+        #[inline(always)]
+        || {
+            for &x in row {
+                for (error, steps) in errors.iter_mut().zip(steps) {
+                    let x = x * unit * steps;
+                    let off = x - whole(x);
+                    *error += off * off;
+                }
+            }
+        },
+    );
+    errors.iter_mut().zip(steps).for_each(|(error, steps)| *error /= steps * steps);
+    let best = (1..N).fold(0, |best, i| if errors[i] < errors[best] { i } else { best });
+    -largest / steps[best]
+}
+
 /// The nearest number that 4 bits hold.
+#[inline(always)]
 fn whole(x: f32) -> f32 {
     // Adding 1.5 * 2^23 rounds to a whole number.
     const SHIFT: f32 = 12_582_912.0;
@@ -353,6 +435,10 @@ macro_rules! with_format {
             }
             $crate::Dtype::K8V4 => {
                 type $T = $crate::convert::K8V4;
+                $body
+            }
+            $crate::Dtype::K5V4 => {
+                type $T = $crate::convert::K5V4;
                 $body
             }
         }

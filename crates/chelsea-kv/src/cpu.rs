@@ -77,7 +77,7 @@ impl Store for CpuStore {
             let keys = &k[(h * layer.key_dim).min(k.len())..];
             let values = &v[(h * layer.value_dim).min(v.len())..];
             if Head::weighs(head.dtype(), first) {
-                head.weigh(keys, strides.key, n, &layer.rotary, reserved);
+                head.weigh(keys, strides.key, n, first, &layer.rotary, reserved);
             }
             head.extend_from(keys, values, strides, n, first, reserved);
         };
@@ -118,7 +118,7 @@ impl Store for CpuStore {
             head.truncate_from(head.len().saturating_sub(n), reserved);
             if head.is_empty() {
                 // How large keys are is found out anew.
-                head.set_balance(None);
+                head.set_form(None);
             }
         }
     }

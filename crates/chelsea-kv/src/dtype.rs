@@ -1,5 +1,7 @@
 //! How the numbers of keys and values are stored.
 
+use crate::fives;
+
 /// Sizes of the entries of a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Dims {
@@ -38,11 +40,14 @@ pub enum Dtype {
     /// Keys as in [`Dtype::Q8`], values in 4-bit integers: three quarters of its bytes. Attention averages over values,
     /// and the error of their rounding with them; keys decide what it averages over.
     K8V4,
+    /// Keys in 5-bit integers, values in 4: 57% of the bytes of [`Dtype::Q8`]. What the keys of a head have in common is
+    /// taken out of them, and the rest is rotated, so that few bits are enough.
+    K5V4,
 }
 
 impl Dtype {
     /// All of them, the widest first.
-    pub const ALL: [Dtype; 5] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8, Dtype::K8V4];
+    pub const ALL: [Dtype; 6] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8, Dtype::K8V4, Dtype::K5V4];
 
     /// What it is called in options and results.
     pub const fn name(self) -> &'static str {
@@ -52,6 +57,7 @@ impl Dtype {
             Dtype::Bf16 => "bf16",
             Dtype::Q8 => "q8",
             Dtype::K8V4 => "k8v4",
+            Dtype::K5V4 => "k5v4",
         }
     }
 
@@ -61,20 +67,26 @@ impl Dtype {
             Dtype::F32 => 32,
             Dtype::F16 | Dtype::Bf16 => 16,
             Dtype::Q8 | Dtype::K8V4 => 8,
+            Dtype::K5V4 => 5,
         }
     }
 
     /// Bits of a number of a value.
     pub const fn value_bits(self) -> usize {
         match self {
-            Dtype::K8V4 => 4,
+            Dtype::K8V4 | Dtype::K5V4 => 4,
             _ => self.key_bits(),
         }
     }
 
+    /// Whether keys are stored less what those of their head have in common, and rotated.
+    pub const fn rotated(self) -> bool {
+        matches!(self, Dtype::K5V4)
+    }
+
     /// Whether rows of numbers have a scale each.
     pub const fn scaled(self) -> bool {
-        matches!(self, Dtype::Q8 | Dtype::K8V4)
+        matches!(self, Dtype::Q8 | Dtype::K8V4 | Dtype::K5V4)
     }
 
     /// Bytes of an entry's scales, the key's and the value's together; 0 for types that have none.
@@ -82,9 +94,14 @@ impl Dtype {
         if self.scaled() { 2 * size_of::<f32>() } else { 0 }
     }
 
-    /// Bytes of `entries` keys of `key_dim` numbers, without scales. Keys in 8 bits are whole words of four bytes.
+    /// Bytes of `entries` keys of `key_dim` numbers, without scales. Keys in 8 bits are whole words of four bytes, those
+    /// in 5 bits whole groups of 32 numbers.
     pub const fn key_bytes(self, entries: usize, key_dim: usize) -> usize {
-        let key_dim = if self.scaled() { key_dim.next_multiple_of(4) } else { key_dim };
+        let key_dim = match self {
+            Dtype::K5V4 => key_dim.next_multiple_of(fives::GROUP),
+            Dtype::Q8 | Dtype::K8V4 => key_dim.next_multiple_of(4),
+            _ => key_dim,
+        };
         entries * key_dim * self.key_bits() / 8
     }
 

@@ -1,6 +1,6 @@
 //! One KV head of one layer: an ordered list of entries in pages.
 
-use crate::balance::Balance;
+use crate::form::Form;
 use crate::pool::Reservation;
 use crate::{Dims, Dtype, PAGE, Page, Rotary, TILE};
 
@@ -17,15 +17,15 @@ pub struct Head {
     len: usize,
     dims: Dims,
     dtype: Dtype,
-    /// What keys are stored divided by; nothing where they are stored as they are.
-    balance: Option<Balance>,
+    /// How keys are stored; nothing where they are stored as they are.
+    form: Option<Form>,
 }
 
 impl Clone for Head {
     /// Shares the pages that hold entries; those that wait for some stay here.
     fn clone(&self) -> Self {
-        let Head { pages, len, dims, dtype, balance, .. } = self;
-        Head { balance: balance.clone(), ..Head::from_pages(pages.clone(), *len, *dims, *dtype) }
+        let Head { pages, len, dims, dtype, form, .. } = self;
+        Head { form: form.clone(), ..Head::from_pages(pages.clone(), *len, *dims, *dtype) }
     }
 }
 
@@ -38,7 +38,7 @@ impl Head {
     /// A head of `len` entries in `pages`, of which all but the last are full.
     pub(crate) fn from_pages(pages: Vec<Page>, len: usize, dims: Dims, dtype: Dtype) -> Self {
         debug_assert_eq!(pages.len(), len.div_ceil(PAGE));
-        Head { pages, idle: Vec::new(), idle_limit: 0, len, dims, dtype, balance: None }
+        Head { pages, idle: Vec::new(), idle_limit: 0, len, dims, dtype, form: None }
     }
 
     /// Number of entries.
@@ -94,7 +94,7 @@ impl Head {
 
     /// What keys are stored divided by, number by number, where they are: queries must be multiplied by it.
     pub fn key_sizes(&self) -> Option<&[f32]> {
-        self.balance.as_ref().map(Balance::sizes)
+        self.form.as_ref().map(Form::sizes)
     }
 
     /// The same head without entries, whose keys are going to be stored divided by `sizes`.
@@ -103,40 +103,57 @@ impl Head {
     /// If there are not as many as a key has numbers, or the head has entries.
     pub fn with_key_sizes(mut self, sizes: &[f32]) -> Self {
         assert!(self.is_empty() && sizes.len() == self.dims.key, "one size for each number of a key");
-        self.balance = Balance::from_sizes(sizes.into());
+        self.form = Form::from_parts(sizes.into(), None);
         self
     }
 
     /// Whether a head of this type finds out how large keys are from tokens at position `first`, before it stores them
     /// ([`Head::weigh`]).
     pub fn weighs(dtype: Dtype, first: usize) -> bool {
-        dtype.scaled() && first < Balance::SETTLED
+        dtype.scaled() && first < Form::SETTLED
     }
 
-    /// What keys are stored divided by, so that queries must be multiplied by it.
-    pub(crate) fn balance(&self) -> Option<&Balance> {
-        self.balance.as_ref()
+    /// How keys are stored, so that queries must be made ones for it.
+    pub(crate) fn form(&self) -> Option<&Form> {
+        self.form.as_ref()
     }
 
-    /// Has keys be stored divided by `balance`, all from the first on.
-    pub(crate) fn set_balance(&mut self, balance: Option<Balance>) {
-        debug_assert!(self.is_empty() || self.balance.is_none());
-        self.balance = balance;
+    /// Has keys be stored in `form`, all from the first on.
+    pub(crate) fn set_form(&mut self, form: Option<Form>) {
+        debug_assert!(self.is_empty() || self.form.is_none());
+        self.form = form;
     }
 
-    /// Looks how large the keys are of a head that is still short, with `n` that come next, and states its own anew where
-    /// that tells more than before. Key `t` of these is `keys[t * stride..][..key_dim]`.
-    pub fn weigh(&mut self, keys: &[f32], stride: usize, n: usize, rotary: &Rotary, reserved: &Reservation) {
+    /// Looks how large the keys are of a head that is still short, with `n` that come next at positions `first..first + n`,
+    /// and states its own anew where that tells more than before. Key `t` of these is `keys[t * stride..][..key_dim]`.
+    pub fn weigh(
+        &mut self,
+        keys: &[f32],
+        stride: usize,
+        n: usize,
+        first: usize,
+        rotary: &Rotary,
+        reserved: &Reservation,
+    ) {
         let (dim, held) = (self.dims.key, self.len);
-        if n == 0 || (self.balance.is_some() && held + n < Balance::SETTLED) {
+        // What a few keys have in common may be little of what all have, so it is looked for again whenever they have doubled.
+        let doubled = self.dtype.rotated() && (held + n).max(1).ilog2() > held.max(1).ilog2();
+        if n == 0 || (self.form.is_some() && held + n < Form::SETTLED && !doubled) {
             return;
         }
         let mut all = vec![0.0; (held + n) * dim];
         let (own, next) = all.split_at_mut(held * dim);
         own.chunks_exact_mut(dim).enumerate().for_each(|(i, key)| self.read_key(i, key));
         next.chunks_exact_mut(dim).enumerate().for_each(|(t, key)| key.copy_from_slice(&keys[t * stride..][..dim]));
-        let Some(balance) = Balance::of(&all, dim, dim, held + n, rotary) else { return };
-        self.balance = Some(balance);
+        let form = if self.dtype.rotated() {
+            let next = (first..first + n).map(|position| position as f32);
+            let positions: Vec<f32> = (0..held).map(|i| self.position(i)).chain(next).collect();
+            Form::rotated(&all, &positions, dim, rotary)
+        } else {
+            Form::balanced(&all, dim, rotary)
+        };
+        let Some(form) = form else { return };
+        self.form = Some(form);
         let mut value = vec![0.0; self.dims.value];
         for (i, key) in all.chunks_exact(dim).take(held).enumerate() {
             self.read_value(i, &mut value);
@@ -159,7 +176,7 @@ impl Head {
     pub(crate) fn bytes_to_extend(&self, n: usize) -> usize {
         let made = (self.len + n).div_ceil(PAGE).saturating_sub(self.pages_held());
         // While keys are still weighed, all of them may be stored anew.
-        let first = if self.dtype.scaled() && self.len < Balance::SETTLED { 0 } else { self.len / PAGE };
+        let first = if self.dtype.scaled() && self.len < Form::SETTLED { 0 } else { self.len / PAGE };
         (if n == 0 { 0 } else { made + self.foreign_pages(first) }) * self.page_bytes()
     }
 
@@ -246,9 +263,10 @@ impl Head {
             let here = (PAGE - slot).min(n - t);
             let mut page = self.pages[self.len / PAGE].to_mut(reserved);
             for i in 0..here {
-                let key = stored(&mut self.balance, &keys[(t + i) * strides.key..][..dims.key]);
+                let position = (first + t + i) as f32;
+                let key = stored(&mut self.form, &keys[(t + i) * strides.key..][..dims.key], position);
                 let value = &values[(t + i) * strides.value..][..dims.value];
-                page.set(slot + i, self.dtype, key, value, 1, (first + t + i) as f32);
+                page.set(slot + i, self.dtype, key, value, 1, position);
             }
             self.len += here;
             t += here;
@@ -266,7 +284,7 @@ impl Head {
         reserved: &Reservation,
     ) {
         debug_assert!(i < self.len);
-        let key = stored(&mut self.balance, key);
+        let key = stored(&mut self.form, key, position);
         self.pages[i / PAGE].to_mut(reserved).set(i % PAGE, self.dtype, key, value, count, position);
     }
 
@@ -330,8 +348,8 @@ impl Head {
     /// Reads key `i`, after RoPE as it is stored.
     pub fn read_key(&self, i: usize, out: &mut [f32]) {
         self.pages[i / PAGE].read_key(i % PAGE, self.dtype, out);
-        if let Some(balance) = &self.balance {
-            out.iter_mut().zip(balance.sizes()).for_each(|(x, size)| *x *= size);
+        if let Some(form) = &self.form {
+            form.restore(out, self.position(i));
         }
     }
 
@@ -339,10 +357,9 @@ impl Head {
     /// Lanes past the head's length hold finite numbers that mean nothing.
     pub(crate) fn read_key_tile(&self, i: usize, out: &mut [f32]) {
         self.pages[i / PAGE].read_key_tile(i % PAGE / TILE, self.dtype, out);
-        if let Some(balance) = &self.balance {
-            out.chunks_exact_mut(TILE)
-                .zip(balance.sizes())
-                .for_each(|(row, size)| row.iter_mut().for_each(|x| *x *= size));
+        if let Some(form) = &self.form {
+            let positions = self.pages[i / PAGE].positions()[i % PAGE / TILE * TILE..].first_chunk::<TILE>();
+            form.restore_tile(out, positions.expect("a page is whole tiles"));
         }
     }
 
@@ -352,10 +369,10 @@ impl Head {
     }
 }
 
-/// The key `key` as a head with this balance stores it.
-fn stored<'a>(balance: &'a mut Option<Balance>, key: &'a [f32]) -> &'a [f32] {
-    match balance {
-        Some(balance) => balance.divide(key),
+/// The key `key` at `position` as a head with this form stores it.
+fn stored<'a>(form: &'a mut Option<Form>, key: &'a [f32], position: f32) -> &'a [f32] {
+    match form {
+        Some(form) => form.store(key, position),
         None => key,
     }
 }
@@ -454,7 +471,7 @@ mod tests {
 
     #[test]
     fn moved_entries_keep_every_bit() {
-        for dtype in [Dtype::F16, Dtype::Q8, Dtype::K8V4] {
+        for dtype in [Dtype::F16, Dtype::Q8, Dtype::K8V4, Dtype::K5V4] {
             let mut head = filled(200, 10, dtype);
             for (to, from) in [(3, 5), (3, 70), (64, 66), (17, 199), (20, 21), (90, 190), (91, 140)] {
                 let (before, beside) = (bits(&head, from), [to - 1, to + 1].map(|i| bits(&head, i)));

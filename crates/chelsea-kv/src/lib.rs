@@ -61,14 +61,16 @@
 #![cfg_attr(not(feature = "internals"), allow(dead_code, reason = "some of it only tests and benches call"))]
 
 pub mod backend;
-mod balance;
 mod cache;
 mod convert;
 mod cpu;
 mod dtype;
+mod fives;
+mod form;
 mod head;
 mod layer;
 mod mapped;
+mod offset;
 mod page;
 pub mod policy;
 mod pool;

@@ -8,18 +8,19 @@
 //! Integers lie in words of four bytes, which the dot products of processors add up: four dimensions of a key
 //! (`[tile][dim / 4][TILE][4]`), one dimension of the values of four entries (`[entry / 4][dim][4]`), or of eight where two
 //! values of 4 bits share a byte (`[entry / 8][dim][4]`, entries 0 to 3 in the low halves and 4 to 7 in the high ones).
-//! Keys whose size is no multiple of four end in numbers that nobody reads. Numbers that need a scale ([`Dtype::scaled`]) are followed by one `f32` for each key and then one for each value:
+//! Keys whose size is no multiple of four end in numbers that nobody reads. How keys in 5 bits lie is told in [`Fives`]'s
+//! module. Numbers that need a scale ([`Dtype::scaled`]) are followed by one `f32` for each key and then one for each value:
 //! a number is what is stored times the scale of its row.
 //!
 //! Keys and values may lie in a mapped file, in the very same layout; they are copied out of it when a
 //! page is written to.
 
 use crate::convert::with_format;
-pub use crate::convert::{Byte, Format, K8V4, Nibbles, Number, Rows};
+pub use crate::convert::{Byte, Columns, Format, K5V4, K8V4, Nibbles, Number, Rows};
+pub use crate::fives::Fives;
 use crate::pool::{Lease, Reservation};
 use crate::simd::prefetch;
 use crate::{Dims, Dtype, Mapped};
-use bytemuck::Zeroable;
 use std::ops::Range;
 use std::sync::Arc;
 use triomphe::HeaderSlice;
@@ -224,7 +225,7 @@ impl Page {
 
     /// Where values begin in the lines, and where scales begin.
     fn split<F: Format>(dims: Dims) -> (usize, usize) {
-        let keys = PAGE * padded::<F>(dims.key) * size_of::<F::Key>();
+        let keys = PAGE * F::Key::stored(dims.key) * size_of::<F::Key>();
         (keys, keys + PAGE * dims.value * size_of::<F::Value>() / F::Value::SHARED)
     }
 
@@ -276,15 +277,7 @@ impl Page {
         fn get<F: Format>(page: &Page, slot: usize, out: &mut [f32]) {
             let scale = page.scales::<F>().map_or(1.0, |scales| scales.keys[slot]);
             let keys = &page.keys::<F>()[column::<F>(slot, out.len())..];
-            let mut stored = [F::Key::zeroed(); TILE];
-            for (part, first) in out.chunks_mut(TILE).zip((0..).step_by(TILE)) {
-                let words = keys[first * TILE..].chunks(stride::<F>());
-                stored[..part.len()]
-                    .chunks_mut(<F::Key as Number>::TOGETHER)
-                    .zip(words)
-                    .for_each(|(to, word)| to.copy_from_slice(&word[..to.len()]));
-                F::Key::widen(&stored[..part.len()], scale, part);
-            }
+            F::Key::read_column(keys, scale, out);
         }
         with_format!(dtype, F => get::<F>(self, slot, out));
     }
@@ -293,8 +286,8 @@ impl Page {
     /// whatever the page holds there: finite numbers that mean nothing.
     pub fn read_key_tile(&self, tile: usize, dtype: Dtype, out: &mut [f32]) {
         fn get<F: Format>(page: &Page, tile: usize, out: &mut [f32]) {
-            let len = TILE * padded::<F>(out.len() / TILE);
-            F::Key::widen_tile(&page.keys::<F>()[tile * len..][..len], out);
+            let len = TILE * F::Key::stored(out.len() / TILE);
+            F::Key::read_tile(&page.keys::<F>()[tile * len..][..len], out);
             if let Some(scales) = page.scales::<F>() {
                 let lanes = &scales.keys[tile * TILE..][..TILE];
                 for row in out.chunks_exact_mut(TILE) {
@@ -370,17 +363,9 @@ impl Writer<'_> {
     ) {
         fn put<F: Format>(page: &mut Writer<'_>, slot: usize, key: &[f32], value: &[f32], known: Option<(f32, f32)>) {
             let Parts { keys, values, scales } = page.parts_mut::<F>();
-            let (key_scale, value_scale) = known.unwrap_or_else(|| (F::Key::scale(key), F::Value::row_scale(value)));
-            let keys = &mut keys[column::<F>(slot, key.len())..];
-            let mut narrow = [F::Key::zeroed(); TILE];
-            for (part, first) in key.chunks(TILE).zip((0..).step_by(TILE)) {
-                F::Key::narrow(part, key_scale, &mut narrow[..part.len()]);
-                let words = keys[first * TILE..].chunks_mut(stride::<F>());
-                narrow[..part.len()]
-                    .chunks(<F::Key as Number>::TOGETHER)
-                    .zip(words)
-                    .for_each(|(from, word)| word[..from.len()].copy_from_slice(from));
-            }
+            let (key_scale, value_scale) =
+                known.unwrap_or_else(|| (F::Key::column_scale(key), F::Value::row_scale(value)));
+            F::Key::write_column(key, key_scale, &mut keys[column::<F>(slot, key.len())..]);
             let (row, part) = row::<F>(slot, value.len());
             F::Value::write(value, value_scale, &mut values[row], part);
             if F::Key::SCALED {
@@ -405,8 +390,8 @@ impl Writer<'_> {
             let Parts { keys, values, scales } = page.parts_mut::<F>();
             let (source_keys, source_values) = (source.keys::<F>(), source.values::<F>());
             let (to, at) = (column::<F>(slot, dim), column::<F>(from, dim));
-            let (together, stride) = (<F::Key as Number>::TOGETHER, stride::<F>());
-            for word in (0..padded::<F>(dim) / together).map(|word| word * stride) {
+            let (together, stride) = (F::Key::TOGETHER, stride::<F>());
+            for word in (0..F::Key::stored(dim) / together).map(|word| word * stride) {
                 keys[to + word..][..together].copy_from_slice(&source_keys[at + word..][..together]);
             }
             let ((to, part), (at, of)) = (row::<F>(slot, value_dim), row::<F>(from, value_dim));
@@ -427,8 +412,8 @@ impl Writer<'_> {
             let Dims { key: dim, value: value_dim } = page.dims;
             let Parts { keys, values, scales } = page.parts_mut::<F>();
             let (to, at) = (column::<F>(slot, dim), column::<F>(from, dim));
-            let (together, stride) = (<F::Key as Number>::TOGETHER, stride::<F>());
-            for word in (0..padded::<F>(dim) / together).map(|word| word * stride) {
+            let (together, stride) = (F::Key::TOGETHER, stride::<F>());
+            for word in (0..F::Key::stored(dim) / together).map(|word| word * stride) {
                 keys.copy_within(at + word..at + word + together, to + word);
             }
             let ((to, part), (at, of)) = (row::<F>(slot, value_dim), row::<F>(from, value_dim));
@@ -465,20 +450,15 @@ fn line_of(bytes: &[u8], i: usize) -> Line {
     line
 }
 
-/// Numbers that a key of `dim` takes: whole groups of those that lie together.
-const fn padded<F: Format>(dim: usize) -> usize {
-    dim.next_multiple_of(<F::Key as Number>::TOGETHER)
-}
-
 /// Where the key of entry `slot` begins in a page of keys of `dim` numbers: those that lie together at the start of every
 /// [`stride`] numbers from there on.
 fn column<F: Format>(slot: usize, dim: usize) -> usize {
-    slot / TILE * TILE * padded::<F>(dim) + slot % TILE * <F::Key as Number>::TOGETHER
+    slot / TILE * TILE * F::Key::stored(dim) + slot % TILE * F::Key::TOGETHER
 }
 
 /// Numbers from those of a key that lie together to the next.
 const fn stride<F: Format>() -> usize {
-    TILE * <F::Key as Number>::TOGETHER
+    TILE * F::Key::TOGETHER
 }
 
 /// Where the value of entry `slot` lies in a page of values of `dim` numbers: in every [`Rows::TOGETHER`]th of these

@@ -212,15 +212,34 @@ fn turn(xs: &mut [f32; TILE], ys: &mut [f32; TILE], sins: &[f32; TILE], coss: &[
     (*xs, *ys) = (turned_x, turned_y);
 }
 
-/// Sine and cosine without branches, within 1.2e-7 of exact up to phases of 2^24: the quadrant is taken
-/// off in `f64`, minimax polynomials (those of the Cephes library) do the rest.
+/// Sine and cosine without branches, within 1.2e-7 of exact up to phases of 2^24.
 #[inline(always)]
 fn sin_cos(phase: f32) -> (f32, f32) {
+    let (quadrant, rest) = quadrant(phase as f64 * FRAC_2_PI);
+    sin_cos_of(quadrant, (phase as f64 - rest * FRAC_PI_2) as f32)
+}
+
+/// Sine and cosine of so many full turns, as exact as those of phases.
+#[inline(always)]
+pub(crate) fn sin_cos_of_turns(turns: f64) -> (f32, f32) {
+    let quarters = 4.0 * turns;
+    let (quadrant, whole) = quadrant(quarters);
+    sin_cos_of(quadrant, ((quarters - whole) * FRAC_PI_2) as f32)
+}
+
+/// The nearest whole number, whose last bits say in which quadrant a phase of so many quarter turns is.
+#[inline(always)]
+fn quadrant(quarters: f64) -> (u32, f64) {
     // Adding and taking off 1.5 * 2^52 rounds to the nearest integer and leaves it in the low bits.
     const ROUND: f64 = 6_755_399_441_055_744.0;
-    let shifted = phase as f64 * FRAC_2_PI + ROUND;
-    let quadrant = shifted.to_bits() as u32;
-    let r = (phase as f64 - (shifted - ROUND) * FRAC_PI_2) as f32;
+    let shifted = quarters + ROUND;
+    (shifted.to_bits() as u32, shifted - ROUND)
+}
+
+/// Sine and cosine of a phase that is `r` beyond the middle of a quadrant: minimax polynomials (those of the Cephes
+/// library).
+#[inline(always)]
+fn sin_cos_of(quadrant: u32, r: f32) -> (f32, f32) {
     let z = r * r;
     let sin = r + r * z * (-1.666_665_5e-1 + z * (8.332_161e-3 - z * 1.951_529_6e-4));
     let cos = 1.0 - 0.5 * z + z * z * (4.166_664_6e-2 + z * (-1.388_731_6e-3 + z * 2.443_315_7e-5));
@@ -241,6 +260,8 @@ mod tests {
             for phase in [i as f32 * 0.01, i as f32 * 1.7, i as f32 * 13.37] {
                 let (s, c) = sin_cos(phase);
                 let (es, ec) = (phase as f64).sin_cos();
+                assert!((s as f64 - es).abs() < 1.2e-7 && (c as f64 - ec).abs() < 1.2e-7, "{phase}: {s} {es} {c} {ec}");
+                let (s, c) = sin_cos_of_turns(phase as f64 / std::f64::consts::TAU);
                 assert!((s as f64 - es).abs() < 1.2e-7 && (c as f64 - ec).abs() < 1.2e-7, "{phase}: {s} {es} {c} {ec}");
             }
         }

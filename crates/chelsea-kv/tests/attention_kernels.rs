@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use chelsea_kv::attention::{Attention, Isa, Request, attend_batch, attend_with, reference};
-use chelsea_kv::{CacheConfig, CacheShape, Dims, Dtype, Head, Rotary, SequenceCache};
+use chelsea_kv::{CacheConfig, CacheShape, Dims, Dtype, Head, Reservation, Rotary, SequenceCache};
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -73,7 +73,7 @@ fn layers() -> impl Strategy<Value = Layer> {
     (
         sizes(),
         1usize..=8,
-        prop::sample::select(vec![Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8, Dtype::K8V4]),
+        prop::sample::select(vec![Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8, Dtype::K8V4, Dtype::K5V4]),
         prop::collection::vec(prop_oneof![Just(0usize), 0usize..20, 0usize..300], 1..4),
         prop_oneof![3 => 1usize..4, 2 => 1usize..=70],
         prop::sample::select(vec![0.0f32, 1.0, 10.0]),
@@ -125,7 +125,7 @@ fn check(layer: &Layer, scale: f32, tolerance: f32) {
         // Matrix instructions keep 16 bits of each factor, of which scores in the hundreds show the last. Beside entries in
         // integers queries and weights have 16 bits, of which the largest of a row sets the first.
         let tolerance = match layer.dtype {
-            Dtype::Q8 | Dtype::K8V4 => 20.0 * tolerance,
+            Dtype::Q8 | Dtype::K8V4 | Dtype::K5V4 => 20.0 * tolerance,
             _ if isa == Isa::Amx => 4.0 * tolerance,
             _ => tolerance,
         };
@@ -154,6 +154,11 @@ fn keys_that_are_stored_divided_agree_with_the_definition() {
         (64, 1, Dtype::K8V4),
         (128, 33, Dtype::K8V4),
         (10, 3, Dtype::K8V4),
+        (64, 1, Dtype::K5V4),
+        (64, 130, Dtype::K5V4),
+        (128, 33, Dtype::K5V4),
+        (80, 40, Dtype::K5V4),
+        (10, 3, Dtype::K5V4),
     ] {
         let shape = CacheShape::uniform(1, 6, 2, head_dim, Rotary::plain(head_dim, 10_000.0)).unwrap();
         let mut cache = SequenceCache::new(CacheConfig { dtype, ..CacheConfig::new(shape) }).unwrap();
@@ -239,6 +244,40 @@ fn a_prompt_block_is_causal() {
 }
 
 #[test]
+fn keys_without_an_offset_agree_with_the_definition_wherever_they_are() {
+    let mut rng = SmallRng::seed_from_u64(11);
+    for (dim, pairs, group) in [(64, 32, 7), (128, 64, 1), (96, 24, 3), (64, 0, 2)] {
+        let rotary = Rotary { inv_freq: Rotary::plain(2 * pairs.max(1), 1e6).inv_freq[..pairs].to_vec(), scale: 1.0 };
+        let mut head = Head::new(dim, Dtype::K5V4);
+        let mut numbers = |n: usize, common: f32| -> Vec<f32> {
+            (0..n * dim).map(|i| rng.random_range(-1.0..1.0) + if i % dim % 9 == 4 { common } else { 0.0 }).collect()
+        };
+        let (keys, values) = (numbers(300, 8.0), numbers(300, 0.0));
+        head.weigh(&keys, dim, 300, 0, &rotary, &Reservation::unbound());
+        head.extend(&keys, &values, dim.into(), 300, 0);
+        // One after the other, one every page, and in no order, further apart than a vector of anchors.
+        head.extend(&numbers(200, 8.0), &numbers(200, 0.0), dim.into(), 200, 5000);
+        for i in 0..150usize {
+            let position = if i < 75 { 6000 + 64 * i } else { i * 7919 % 100_000 };
+            head.push(&numbers(1, 8.0), &numbers(1, 0.0), 1 + i as u32 % 3, position as f32 + 0.25);
+        }
+        for n in [1, 5, 40] {
+            let q: Vec<f32> = numbers(n * group, 0.0);
+            let heads = std::slice::from_ref(&head);
+            let attention = Attention::full(group, 0.125);
+            let mut expected = vec![f32::NAN; q.len()];
+            reference::attend(Request { heads, q: &q, n, out: &mut expected }, &attention);
+            for isa in Isa::available() {
+                let mut out = vec![f32::NAN; q.len()];
+                attend_with(isa, &mut [Request { heads, q: &q, n, out: &mut out }], &attention);
+                let (off, at) = difference(&out, &expected);
+                assert!(off < 2e-4, "{isa:?}, {dim}, {n} queries: off by {off} at {at}, {}", expected[at]);
+            }
+        }
+    }
+}
+
+#[test]
 fn long_caches_are_split_and_merged() {
     for threads in [1, 2, 5] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
@@ -256,7 +295,9 @@ fn windows_hide_what_came_before() {
     // Chunks that begin before the window is full, and after; many rows and few.
     for window in [1, 7, 64, 65, 130, 5000] {
         for (before, n) in [(0, 1), (0, 200), (40, 150), (100, 1), (500, 1), (500, 3), (511, 130), (2000, 200)] {
-            for (dtype, head_dim) in [(Dtype::F16, 64), (Dtype::F32, 20), (Dtype::Q8, 64), (Dtype::K8V4, 64)] {
+            for (dtype, head_dim) in
+                [(Dtype::F16, 64), (Dtype::F32, 20), (Dtype::Q8, 64), (Dtype::K8V4, 64), (Dtype::K5V4, 96)]
+            {
                 let layer = Layer {
                     before: vec![before, before / 2],
                     n,
@@ -274,7 +315,8 @@ fn windows_hide_what_came_before() {
 #[test]
 fn what_a_window_hides_leaves_no_trace() {
     // Entries before the window have by far the largest scores, and values that no number of 16 bits holds.
-    for (n, dtype) in [(1, Dtype::F16), (40, Dtype::F16), (1, Dtype::K8V4), (40, Dtype::K8V4)] {
+    let types = [Dtype::F16, Dtype::K8V4, Dtype::K5V4];
+    for (n, dtype) in types.into_iter().flat_map(|dtype| [(1, dtype), (40, dtype)]) {
         let mut heads = vec![Head::new(64, dtype)];
         for i in 0..300 {
             let (key, value) = if i < 200 { (1000.0, 1e6) } else { (0.01 * (i % 7) as f32, (i % 5) as f32) };
@@ -362,6 +404,8 @@ fn entries_cut_off_leave_no_trace() {
         (40, 1e6, Dtype::F16),
         (1, 1e6, Dtype::K8V4),
         (40, 1e6, Dtype::K8V4),
+        (1, 1e6, Dtype::K5V4),
+        (40, 1e6, Dtype::K5V4),
     ] {
         let layer = Layer { before: vec![150 - n], n, dtype, ..plain() };
         let mut rng = SmallRng::seed_from_u64(3);

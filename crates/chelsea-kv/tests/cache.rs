@@ -324,7 +324,7 @@ fn one_shot_compression_meets_the_ratio() {
 
 #[test]
 fn every_byte_is_somewhere() {
-    for dtype in [Dtype::F16, Dtype::Q8, Dtype::K8V4] {
+    for dtype in [Dtype::F16, Dtype::Q8, Dtype::K8V4, Dtype::K5V4] {
         let config = CacheConfig { dtype, ..config("chelsea", Budget::EntryFraction(0.5)) };
         let mut cache = SequenceCache::new(config).unwrap();
         feed(&mut cache, 300, 0);
@@ -334,6 +334,8 @@ fn every_byte_is_somewhere() {
         let (keys, values, scales) = match dtype {
             Dtype::F16 => (2 * 16, 2 * 16, 0),
             Dtype::Q8 => (16, 16, 8),
+            // Whole groups of 32 numbers.
+            Dtype::K5V4 => (20, 8, 8),
             _ => (16, 8, 8),
         };
         assert_eq!((memory.keys, memory.values), (entries * keys, entries * values));

@@ -179,7 +179,7 @@ fn rows(head: &Head, i: usize) -> [Vec<f32>; 2] {
 
 #[test]
 fn a_centroid_is_rounded_once() {
-    for (dtype, dim) in [(Dtype::Q8, 6), (Dtype::Q8, 64), (Dtype::K8V4, 6), (Dtype::K8V4, 64)] {
+    for (dtype, dim) in [(Dtype::Q8, 6), (Dtype::Q8, 64), (Dtype::K8V4, 6), (Dtype::K8V4, 64), (Dtype::K5V4, 64)] {
         let mut head = Data::realistic(dim, 100, &mut SmallRng::seed_from_u64(9)).head(dtype);
         // Three in a row become one, in the middle of the head.
         let roots: Vec<u32> = (0..60).map(|i| i / 3 * 3).collect();
@@ -204,7 +204,7 @@ fn a_centroid_is_rounded_once() {
                 let step = mean.iter().fold(0.0f64, |largest, x| largest.max(x.abs())) / 127.0;
                 for ((x, once), mean) in merged[which].iter().zip(once).zip(&mean) {
                     assert!(f64::from(x - once).abs() <= 0.02 * step, "{x}, rounded once {once}");
-                    let eight = which == 0 || dtype == Dtype::Q8;
+                    let eight = [dtype.key_bits(), dtype.value_bits()][which] == 8;
                     assert!(!eight || (f64::from(*x) - mean).abs() <= 0.501 * step, "{x} for {mean}, step {step}");
                 }
             }
@@ -217,7 +217,7 @@ fn a_centroid_is_rounded_once() {
 
 #[test]
 fn rows_of_zeros_are_entries_like_others() {
-    for dtype in [Dtype::Q8, Dtype::K8V4] {
+    for dtype in [Dtype::Q8, Dtype::K8V4, Dtype::K5V4] {
         zeros_are_entries(dtype);
     }
 }
@@ -253,7 +253,8 @@ fn a_budget_in_bytes_holds_more_entries_the_fewer_bits_they_have() {
         assert!(cache.entries() <= allowed && cache.entries() + PAGE * shape.heads() > allowed);
         cache.entries()
     };
-    let (half, byte, less) = (entries(Dtype::F16), entries(Dtype::Q8), entries(Dtype::K8V4));
+    let [half, byte, less, least] = [Dtype::F16, Dtype::Q8, Dtype::K8V4, Dtype::K5V4].map(entries);
     assert!(byte as f64 > 1.7 * half as f64, "{byte} entries in 8 bits, {half} in 16");
     assert!(less as f64 > 1.2 * byte as f64, "{less} entries with values in 4 bits, {byte} in 8");
+    assert!(least as f64 > 1.2 * less as f64, "{least} entries with keys in 5 bits, {less} in 8");
 }

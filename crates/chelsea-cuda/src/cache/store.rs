@@ -116,7 +116,7 @@ impl CudaStore {
                 let bytes = if held > 0 { head.read_pages(0, &**device)? } else { Vec::new() };
                 let mut weighed = entries::to_head(layout, &bytes, held, head.sizes());
                 let before = head.sizes().map(<[f32]>::to_vec);
-                weighed.weigh(&keys[h * layout.dim..], stride, n, rotary, &Reservation::unbound());
+                weighed.weigh(&keys[h * layout.dim..], stride, n, held, rotary, &Reservation::unbound());
                 let Some(sizes) = weighed.key_sizes().filter(|sizes| before.as_deref() != Some(sizes)) else {
                     continue;
                 };

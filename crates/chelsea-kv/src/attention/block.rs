@@ -12,10 +12,11 @@ use super::integers::OverIntegers;
 use super::job::Job;
 #[cfg(target_arch = "x86_64")]
 use super::matrix::{self, Operands};
+use super::offsets::{self, Offsets};
 use super::simd::Simd;
 use super::softmax::{Softmax, add_lanes};
 use super::sums::Sums;
-use crate::page::{Byte, Format, K8V4, Page};
+use crate::page::{Byte, Format, K5V4, K8V4, Page};
 use crate::{Dtype, PAGE, TILE};
 #[cfg(target_arch = "x86_64")]
 use chelsea_simd::Amx;
@@ -34,6 +35,7 @@ pub(super) struct Scratch {
     pub less: Vec<i32>,
     pub factors: Vec<f32>,
     pub weights: Vec<f32>,
+    pub offsets: offsets::Room,
     #[cfg(target_arch = "x86_64")]
     pub operands: Operands,
 }
@@ -71,6 +73,7 @@ impl Block<'_> {
             Dtype::Bf16 => isa.run(Over::<bf16>::new(self)),
             Dtype::Q8 => isa.run_dots(OverIntegers::<Byte>::new(self)),
             Dtype::K8V4 => isa.run_dots(OverIntegers::<K8V4>::new(self)),
+            Dtype::K5V4 => isa.run_dots(OverIntegers::<K5V4>::new(self)),
         }
     }
 }
@@ -120,6 +123,8 @@ pub(super) struct Buffers<'a> {
     pub scores: &'a mut Vec<f32>,
     pub factors: &'a mut Vec<f32>,
     pub weights: &'a mut Vec<f32>,
+    /// What scores get back, if keys are stored without an offset.
+    pub offsets: Option<Offsets<'a>>,
 }
 
 /// Walks the pages of a job.
@@ -162,7 +167,8 @@ pub(super) unsafe fn walk<S: Simd, M: Multiply<S>>(
             }
             let span = Span { first, len, used, ahead };
             let scores = &mut scores[..len * PAGE];
-            let softmax = Softmax { bias: &bias, scales: page.scales::<M::Format>(), columns: span.columns() };
+            let offsets = buffers.offsets.map(|offsets| offsets.from_row(first).on::<S>(page));
+            let softmax = Softmax { bias: &bias, scales: page.scales::<M::Format>(), offsets, columns: span.columns() };
             // SAFETY: the caller promises the instruction set.
             unsafe {
                 products.scores(page, &span, scores);

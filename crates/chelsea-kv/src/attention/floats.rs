@@ -39,7 +39,7 @@ impl<F: Stored> Kernel for Over<'_, F> {
         }
         let products = Floats::<F> { queries, rows, key_dim, value_dim, format: PhantomData };
         // SAFETY: the caller promises the instruction set.
-        unsafe { walk::<S, _>(&job, products, Buffers { scores, factors, weights }, sums) };
+        unsafe { walk::<S, _>(&job, products, Buffers { scores, factors, weights, offsets: None }, sums) };
     }
 }
 

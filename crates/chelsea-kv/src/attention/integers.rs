@@ -7,10 +7,12 @@
 #![allow(unsafe_code)]
 
 use super::block::{Block, Buffers, Multiply, Scratch, Span, at_least, walk};
-use super::dots::{DotKernel, Dots, Four, LARGEST, WORD};
+use super::dots::{DotKernel, Dots, FIVES, Four, LARGEST, WORD};
+use super::offsets::Offsets;
 use super::simd::Simd;
-use crate::balance::Balance;
-use crate::page::{Byte, Format, Nibbles, Page, Rows};
+use super::word_product::{Product, ProductRows, lines};
+use crate::form::Form;
+use crate::page::{Byte, Columns, Fives, Format, Nibbles, Page, Rows};
 use crate::{PAGE, TILE};
 use core::marker::PhantomData;
 
@@ -28,10 +30,28 @@ impl Whole for Nibbles {
     const OFFSET: i32 = Nibbles::OFFSET;
 }
 
-/// Keys in bytes, and values in bytes or halves of them.
-pub(super) trait Integers: Format<Key = Byte, Value: Whole> {}
+/// What keys are made of, for dot products.
+pub(super) trait Words: Columns {
+    /// Words that share their bytes.
+    const SHARED: usize;
+    /// What is added to stored numbers.
+    const OFFSET: i32;
+}
 
-impl<F: Format<Key = Byte, Value: Whole>> Integers for F {}
+impl Words for Byte {
+    const SHARED: usize = 1;
+    const OFFSET: i32 = Byte::OFFSET;
+}
+
+impl Words for Fives {
+    const SHARED: usize = FIVES;
+    const OFFSET: i32 = Fives::OFFSET;
+}
+
+/// Keys and values in integers.
+pub(super) trait Integers: Format<Key: Words, Value: Whole> {}
+
+impl<F: Format<Key: Words, Value: Whole>> Integers for F {}
 
 /// Below this a row of numbers counts as zeros: the inverse of its scale would be none.
 const NOTHING: f32 = 1e-33;
@@ -59,9 +79,12 @@ impl<F: Integers> DotKernel for OverIntegers<'_, F> {
     unsafe fn run<D: Dots>(self) {
         let Block { job, scratch, sums } = self.block;
         let (key_dim, value_dim, rows) = (job.head.key_dim(), job.head.value_dim(), job.rows.len());
-        let Scratch { queries, scores, factors, weights, fours: [of_queries, of_weights], scales, less, .. } = scratch;
-        let depth = key_dim.div_ceil(WORD);
-        let padded = key_dim.next_multiple_of(TILE);
+        let Scratch {
+            queries, scores, factors, weights, fours: [of_queries, of_weights], scales, less, offsets, ..
+        } = scratch;
+        let shared = F::Key::SHARED;
+        let depth = key_dim.div_ceil(WORD * shared) * shared;
+        let padded = (depth * WORD).next_multiple_of(TILE);
         let row = at_least(queries, padded);
         let of_queries = at_least(of_queries, rows * (padded / WORD));
         let (scales, less) = (at_least(scales, 2 * rows), at_least(less, 2 * rows));
@@ -69,18 +92,19 @@ impl<F: Integers> DotKernel for OverIntegers<'_, F> {
         let largest = LARGEST * (512.0 / key_dim as f32).min(1.0);
 
         let scale = job.scale * core::f32::consts::LOG2_E;
-        let balance = job.head.balance().map(Balance::sizes);
+        let form = job.head.form();
+        let taken = if shared == 1 { D::TAKEN } else { 0 };
         for r in 0..rows {
             row.fill(0.0);
             row.iter_mut().zip(job.query(r)).for_each(|(to, &x)| *to = x * scale);
-            if let Some(sizes) = balance {
-                row.iter_mut().zip(sizes).for_each(|(to, size)| *to *= size);
+            if let Some(form) = form {
+                form.query(row);
             }
             let of_row = &mut of_queries[r * (padded / WORD)..][..padded / WORD];
             // SAFETY: the caller promises the instruction set.
             let (scale, total) = unsafe { factors_of::<D>(row, largest, of_row) };
             scales[r] = scale;
-            less[r] = (Byte::OFFSET - D::TAKEN).wrapping_mul(total);
+            less[r] = (F::Key::OFFSET - taken).wrapping_mul(total);
         }
         let of_weights = at_least(of_weights, rows * PAGE_WORDS);
         let (scales, weight_scales) = scales.split_at_mut(rows);
@@ -89,6 +113,7 @@ impl<F: Integers> DotKernel for OverIntegers<'_, F> {
             queries: of_queries,
             query_row: padded / WORD,
             depth,
+            tile_bytes: F::Key::stored(key_dim) * TILE,
             scales,
             less,
             weights: of_weights,
@@ -98,7 +123,11 @@ impl<F: Integers> DotKernel for OverIntegers<'_, F> {
             format: PhantomData,
         };
         // SAFETY: the caller promises the instruction set.
-        unsafe { walk::<D::S, _>(&job, products, Buffers { scores, factors, weights }, sums) };
+        unsafe {
+            let offset = form.and_then(Form::offset);
+            let offsets = offset.map(|offset| Offsets::of::<D::S>(&job, offset, scale, offsets));
+            walk::<D::S, _>(&job, products, Buffers { scores, factors, weights, offsets }, sums);
+        }
     }
 }
 
@@ -136,8 +165,10 @@ struct Products<'a, F, D> {
     /// `[rows][query_row]`.
     queries: &'a [Four],
     query_row: usize,
-    /// Words of a key.
+    /// Words of a key, opened.
     depth: usize,
+    /// Bytes of a tile of keys.
+    tile_bytes: usize,
     /// Of each row of queries: its scale, and the offset of its sums.
     scales: &'a [f32],
     less: &'a [i32],
@@ -156,17 +187,19 @@ impl<F: Integers, D: Dots> Multiply<D::S> for Products<'_, F, D> {
     unsafe fn scores(&mut self, page: &Page, span: &Span, scores: &mut [f32]) {
         let keys: &[u8] = bytemuck::cast_slice(page.keys::<F>());
         let (columns, first) = (span.columns(), span.first);
-        let deep = self.depth * WORD;
-        assert!(keys.len() >= PAGE * deep && scores.len() == span.len * PAGE, "a page is PAGE entries");
+        assert!(
+            keys.len() >= PAGE / TILE * self.tile_bytes && scores.len() == span.len * PAGE,
+            "a page is PAGE entries"
+        );
         assert!(self.queries.len() >= (first + span.len) * self.query_row && self.less.len() >= first + span.len);
         let product = Product {
             factors: self.queries[first * self.query_row..].as_ptr(),
             factors_row: self.query_row,
             scales: self.scales[first..].as_ptr(),
             less: self.less[first..].as_ptr(),
-            words: keys[columns.start * deep..].as_ptr(),
-            step: TILE * WORD,
-            tile: TILE * deep,
+            words: keys[columns.start / TILE * self.tile_bytes..].as_ptr(),
+            step: lines(F::Key::SHARED) * TILE * WORD,
+            tile: self.tile_bytes,
             depth: self.depth,
             sums: scores[columns.start..].as_mut_ptr(),
             sums_row: PAGE,
@@ -175,7 +208,13 @@ impl<F: Integers, D: Dots> Multiply<D::S> for Products<'_, F, D> {
         };
         // SAFETY: `len` rows of factors begin at `first`, keys hold PAGE / TILE tiles of words, of which the columns are
         // some, and scores have room for `len` rows of PAGE.
-        unsafe { D::run(ProductRows::<1, false> { product, rows: span.len, vectors: columns.len() / D::S::LANES }) };
+        unsafe {
+            let (rows, vectors) = (span.len, columns.len() / D::S::LANES);
+            match F::Key::SHARED {
+                1 => D::run(ProductRows::<1, false> { product, rows, vectors }),
+                _ => D::run(ProductRows::<FIVES, false> { product, rows, vectors }),
+            }
+        }
     }
 
     #[inline(always)]
@@ -246,174 +285,4 @@ impl<F: Integers, D: Dots> Multiply<D::S> for Products<'_, F, D> {
             sums.iter_mut().zip(rest).for_each(|(sum, rest)| *sum = *sum * factors[r] + rest);
         }
     }
-}
-
-/// `sums = scale * (factors . words - less)`, or the same added to what `left` leaves of `sums`, all by address. Columns
-/// are counted in vectors.
-#[derive(Clone, Copy)]
-struct Product {
-    /// A row every `factors_row`.
-    factors: *const Four,
-    factors_row: usize,
-    /// One of each for every row.
-    scales: *const f32,
-    less: *const i32,
-    /// Words of the columns.
-    words: *const u8,
-    /// Bytes from a step along the depth, or from the steps that share their bytes, to the next.
-    step: usize,
-    /// Bytes from [`TILE`] columns to the next.
-    tile: usize,
-    /// Steps: four factors of a row each.
-    depth: usize,
-    /// A row every `sums_row`.
-    sums: *mut f32,
-    sums_row: usize,
-    /// One factor a row for what `sums` holds; unused when that is overwritten.
-    left: *const f32,
-    /// Bytes from `words` to those that will be wanted next, which are asked for on the way; 0 for none.
-    ahead: isize,
-}
-
-/// `rows` rows of `vectors` vectors of a product, with `SHARED` steps in the same bytes; added to the sums if `ADD`.
-struct ProductRows<const SHARED: usize, const ADD: bool> {
-    product: Product,
-    rows: usize,
-    vectors: usize,
-}
-
-impl<const SHARED: usize, const ADD: bool> DotKernel for ProductRows<SHARED, ADD> {
-    #[inline(always)]
-    unsafe fn run<D: Dots>(self) {
-        let ProductRows { mut product, rows, vectors } = self;
-        // As many rows at once as there are registers for, in even shares: 13 rows are 7 and 6, not 12 and 1.
-        let most = if fits::<D>(12, 1) { 12 } else { 8 };
-        let blocks = rows.div_ceil(most);
-        for i in 0..blocks {
-            let share = rows / blocks + usize::from(i < rows % blocks);
-            // SAFETY: the caller's promise; rows are walked in order and add up to `rows`.
-            unsafe {
-                match share {
-                    1 => product.columns::<D, 1, SHARED, ADD>(vectors),
-                    2 => product.columns::<D, 2, SHARED, ADD>(vectors),
-                    3 => product.columns::<D, 3, SHARED, ADD>(vectors),
-                    4 => product.columns::<D, 4, SHARED, ADD>(vectors),
-                    5 => product.columns::<D, 5, SHARED, ADD>(vectors),
-                    6 => product.columns::<D, 6, SHARED, ADD>(vectors),
-                    7 => product.columns::<D, 7, SHARED, ADD>(vectors),
-                    8 => product.columns::<D, 8, SHARED, ADD>(vectors),
-                    9 => product.columns::<D, 9, SHARED, ADD>(vectors),
-                    10 => product.columns::<D, 10, SHARED, ADD>(vectors),
-                    11 => product.columns::<D, 11, SHARED, ADD>(vectors),
-                    _ => product.columns::<D, 12, SHARED, ADD>(vectors),
-                }
-                product.factors = product.factors.add(share * product.factors_row);
-                product.scales = product.scales.add(share);
-                product.less = product.less.add(share);
-                product.sums = product.sums.wrapping_add(share * product.sums_row);
-                product.left = product.left.wrapping_add(share);
-            }
-            product.ahead = 0;
-        }
-    }
-}
-
-impl Product {
-    /// # Safety
-    /// `D`'s instruction set is available, and every matrix has the numbers that the fields promise.
-    #[inline(always)]
-    unsafe fn columns<D: Dots, const M: usize, const SHARED: usize, const ADD: bool>(&self, vectors: usize) {
-        let mut at = 0;
-        // SAFETY: the caller's promise; vectors are walked in order up to `vectors`.
-        unsafe {
-            if const { fits::<D>(M, 4) } {
-                at = self.blocks::<D, M, 4, SHARED, ADD>(at, vectors);
-            }
-            if const { fits::<D>(M, 2) } {
-                at = self.blocks::<D, M, 2, SHARED, ADD>(at, vectors);
-            }
-            self.blocks::<D, M, 1, SHARED, ADD>(at, vectors);
-        }
-    }
-
-    /// `M` rows of as many blocks of `N` vectors as there are from vector `at` on; returns the first vector that is left.
-    ///
-    /// # Safety
-    /// As [`columns`](Self::columns).
-    #[inline(always)]
-    unsafe fn blocks<D: Dots, const M: usize, const N: usize, const SHARED: usize, const ADD: bool>(
-        &self,
-        mut at: usize,
-        vectors: usize,
-    ) -> usize {
-        while at + N <= vectors {
-            // SAFETY: the caller's promise.
-            unsafe { self.registers::<D, M, N, SHARED, ADD>(at) };
-            at += N;
-        }
-        at
-    }
-
-    /// `M` rows of the `N` vectors that begin at vector `at`, summed in registers.
-    ///
-    /// # Safety
-    /// As [`columns`](Self::columns).
-    #[inline(always)]
-    unsafe fn registers<D: Dots, const M: usize, const N: usize, const SHARED: usize, const ADD: bool>(
-        &self,
-        at: usize,
-    ) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let mut words = [self.words; N];
-            for (n, words) in words.iter_mut().enumerate() {
-                let first = (at + n) * D::S::LANES;
-                *words = words.add(first / TILE * self.tile + first % TILE * WORD);
-            }
-            let mut sums = [[D::zero(); N]; M];
-            let mut factors = self.factors;
-            for _ in 0..self.depth / SHARED {
-                if self.ahead != 0 {
-                    for &words in &words {
-                        D::S::prefetch(words.wrapping_offset(self.ahead));
-                    }
-                }
-                for part in 0..SHARED {
-                    let mut step = [D::load(words[0]); N];
-                    for n in 0..N {
-                        step[n] = if SHARED == 1 { D::load(words[n]) } else { D::load_halves(words[n], part) };
-                    }
-                    for (m, sums) in sums.iter_mut().enumerate() {
-                        let four = factors.add(m * self.factors_row);
-                        for n in 0..N {
-                            sums[n] = D::dot(sums[n], step[n], four);
-                        }
-                    }
-                    factors = factors.add(1);
-                }
-                for words in &mut words {
-                    *words = words.wrapping_add(self.step);
-                }
-            }
-            for (m, sums) in sums.iter().enumerate() {
-                let out = self.sums.add(m * self.sums_row + at * D::S::LANES);
-                let (less, scale) = (*self.less.add(m), D::S::splat(*self.scales.add(m)));
-                for (n, &sum) in sums.iter().enumerate() {
-                    let (out, sum) = (out.add(n * D::S::LANES), D::finish(sum, less));
-                    if ADD {
-                        let left = D::S::splat(*self.left.add(m));
-                        D::S::store(out, D::S::mul_add(sum, scale, D::S::mul(D::S::load(out), left)));
-                    } else {
-                        D::S::store(out, D::S::mul(sum, scale));
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Whether the sums of `rows` by `vectors` fit in registers, with the words of the vectors, two for factors, and one to
-/// spare.
-const fn fits<D: Dots>(rows: usize, vectors: usize) -> bool {
-    rows * vectors * D::SUM_REGISTERS + vectors * D::WORD_REGISTERS + 2 < D::S::REGISTERS
 }

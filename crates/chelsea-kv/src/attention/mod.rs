@@ -30,12 +30,14 @@ mod isa;
 mod job;
 #[cfg(target_arch = "x86_64")]
 mod matrix;
+mod offsets;
 mod plan;
 mod product;
 pub mod reference;
 mod simd;
 mod softmax;
 mod sums;
+mod word_product;
 
 pub use isa::Isa;
 

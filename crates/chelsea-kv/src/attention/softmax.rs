@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code)]
 
+use super::offsets::OnPage;
 use super::simd::Simd;
 use crate::page::Scales;
 use crate::{PAGE, TILE};
@@ -30,6 +31,8 @@ pub(super) struct Softmax<'a> {
     /// Scales of stored numbers, if they have any. The keys' belong on what comes out of the first
     /// product, the values' on what goes into the second.
     pub scales: Option<Scales<'a>>,
+    /// What scores get back for the offset that keys are stored without, if they are.
+    pub offsets: Option<OnPage<'a>>,
     /// The part of a row that holds scores: whole tiles.
     pub columns: Range<usize>,
 }
@@ -55,7 +58,7 @@ impl Softmax<'_> {
         unsafe {
             for (r, (scores, max)) in scores.chunks_exact_mut(PAGE).zip(&mut *max).enumerate() {
                 let old = *max;
-                *max = old.max(self.largest::<S>(scores, seen.as_ref().map(|seen| seen(r))));
+                *max = old.max(self.largest::<S>(r, scores, seen.as_ref().map(|seen| seen(r))));
                 factors[r] = old - *max;
             }
             exponentials::<S>(&mut factors[..rows.next_multiple_of(S::LANES)]);
@@ -66,36 +69,22 @@ impl Softmax<'_> {
         }
     }
 
-    /// Hides the entries before `first` from a row.
-    ///
-    /// # Safety
-    /// `S`'s instruction set is available.
-    #[inline(always)]
-    unsafe fn hide_before<S: Simd>(&self, scores: &mut [f32], first: usize) {
-        let hide = &HIDE[PAGE - first..][..PAGE];
-        for v in self.columns.clone().step_by(S::LANES) {
-            let (scores, hide) = (&mut scores[v..][..S::LANES], &hide[v..][..S::LANES]);
-            // SAFETY: both are one vector; the caller promises the instruction set.
-            unsafe { S::store(scores.as_mut_ptr(), S::add(S::load(scores.as_ptr()), S::load(hide.as_ptr()))) };
-        }
-    }
-
-    /// Adds scales and bias to the scores of a row, which sees the entries `seen` or all, and returns the largest: at least
+    /// Adds scales, offsets and bias to the scores of row `r`, which sees the entries `seen` or all, and returns the largest: at least
     /// `f32::MIN`, even if none is seen.
     ///
     /// # Safety
     /// `S`'s instruction set is available.
     #[inline(always)]
-    unsafe fn largest<S: Simd>(&self, scores: &mut [f32], seen: Option<Range<usize>>) -> f32 {
+    unsafe fn largest<S: Simd>(&self, r: usize, scores: &mut [f32], seen: Option<Range<usize>>) -> f32 {
         assert!(scores.len() == PAGE && self.columns.end <= PAGE);
-        let mut hide: Option<&[f32; PAGE]> = None;
+        // Hidden after scales were multiplied by, which may be negative, or zero.
+        let mut hide: [Option<&[f32; PAGE]>; 2] = [None; 2];
         if let Some(seen) = seen {
             if seen.start > self.columns.start {
-                // SAFETY: the caller promises the instruction set.
-                unsafe { self.hide_before::<S>(scores, seen.start) };
+                hide[0] = HIDE[PAGE - seen.start..].first_chunk();
             }
             if seen.end < self.columns.end {
-                hide = HIDE[2 * PAGE - seen.end..].first_chunk();
+                hide[1] = HIDE[2 * PAGE - seen.end..].first_chunk();
             }
         }
         let scores = scores.as_mut_ptr();
@@ -103,12 +92,15 @@ impl Softmax<'_> {
         unsafe {
             let mut largest = S::splat(f32::MIN);
             for v in self.columns.clone().step_by(S::LANES) {
-                let (mut score, bias) = (S::load(scores.add(v)), S::load(self.bias.as_ptr().add(v)));
+                let (mut score, mut bias) = (S::load(scores.add(v)), S::load(self.bias.as_ptr().add(v)));
+                if let Some(offsets) = &self.offsets {
+                    bias = S::add(bias, offsets.row::<S>(r, v));
+                }
                 score = match self.scales {
                     Some(scales) => S::mul_add(score, S::load(scales.keys.as_ptr().add(v)), bias),
                     None => S::add(score, bias),
                 };
-                if let Some(hide) = hide {
+                for hide in hide.iter().flatten() {
                     score = S::add(score, S::load(hide.as_ptr().add(v)));
                 }
                 S::store(scores.add(v), score);

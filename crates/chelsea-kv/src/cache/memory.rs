@@ -3,7 +3,7 @@
 use super::statistics::Statistics;
 use super::{CacheConfig, SequenceCache};
 use crate::LayerSpec;
-use crate::balance::Balance;
+use crate::form::Form;
 use crate::policy::Needs;
 use crate::query::QueryPower;
 use crate::{Dims, Head, PAGE, Page};
@@ -51,9 +51,11 @@ pub(super) fn fixed_bytes(config: &CacheConfig, needs: Needs) -> usize {
     let shape = &config.shape;
     let power = if needs.query_power { QueryPower::bytes_for(shape) } else { 0 };
     let heads = shape.heads() * (size_of::<Head>() + size_of::<f32>() + size_of::<usize>());
-    let of_layer = |(_, layer): (usize, &LayerSpec)| Balance::bytes(layer.key_dim);
-    let balance = if config.dtype.scaled() { shape.layer_of_heads().map(of_layer).sum() } else { 0 };
-    heads + balance + power + Statistics::fixed_bytes(shape, needs)
+    let of_layer = |(_, layer): (usize, &LayerSpec)| {
+        Form::bytes(layer.key_dim, layer.rotary.inv_freq.len(), config.dtype.rotated())
+    };
+    let forms = if config.dtype.scaled() { shape.layer_of_heads().map(of_layer).sum() } else { 0 };
+    heads + forms + power + Statistics::fixed_bytes(shape, needs)
 }
 
 impl SequenceCache {

@@ -18,8 +18,8 @@ use xxhash_rust::xxh3::xxh3_64;
 fn unused(dims: Dims, dtype: Dtype, used: usize) -> impl Iterator<Item = (Range<usize>, u8)> {
     // Integers lie in words of four: dimensions of a key, values of four entries or of eight.
     let (together, shared) = if dtype.scaled() { (4, 8 / dtype.value_bits()) } else { (1, 1) };
-    let size = dtype.key_bytes(1, together);
-    let words = dims.key.div_ceil(together);
+    let size = if dtype.scaled() { together } else { dtype.key_bytes(1, 1) };
+    let words = dtype.key_bytes(1, dims.key) / size;
     let keys = (0..PAGE / TILE).flat_map(move |tile| {
         let first = used.saturating_sub(tile * TILE).min(TILE);
         (0..words).map(move |i| {
@@ -144,8 +144,9 @@ impl Block {
             total += u64::from(count);
         }
         ensure(total <= tokens as u64, || format!("head {g} stands for {total} of {tokens} tokens"))?;
-        // Scales of values in 4 bits have signs.
-        let signs = |i: usize| header.dtype == Dtype::K8V4 && i / PAGE % 2 == 1;
+        // Scales of numbers in less than 8 bits have signs.
+        let bits = [header.dtype.key_bits(), header.dtype.value_bits()];
+        let signs = |i: usize| bits[i / PAGE % 2] < 8;
         let sane = |(i, scale): (usize, f32)| scale.is_finite() && (scale.is_sign_positive() || signs(i));
         let scales = self.scales(header, block).enumerate().all(sane);
         ensure(scales, || format!("head {g} has a scale that is not finite, or negative where none may be"))?;
@@ -177,7 +178,7 @@ impl Block {
             Page::restored(source(start..start + page_bytes), dims, entries.by_ref().take(PAGE), reserved)
         });
         let mut head = Head::from_pages(pages.collect(), self.len, dims, header.dtype);
-        head.set_balance(header.balances.get(self.g).cloned().flatten());
+        head.set_form(header.forms.get(self.g).cloned().flatten());
         head
     }
 }

@@ -18,10 +18,11 @@ use super::fields::{Reader, Writer};
 use super::layers::{check_layers, decode_layers, encode_layers};
 use super::statistics::Found;
 use super::{ALIGN, MAX_NOTE, SnapshotError};
-use crate::balance::Balance;
 use crate::cache::Saved;
+use crate::form::Form;
+use crate::offset::Offset;
 use crate::query::QueryPower;
-use crate::{Budget, CacheConfig, CacheShape, Dims, Dtype, MAX_TOKENS, PAGE, Pool};
+use crate::{Budget, CacheConfig, CacheShape, Dims, Dtype, LayerSpec, MAX_TOKENS, PAGE, Pool};
 use xxhash_rust::xxh3::Xxh3;
 
 /// How a snapshot begins; the first byte is no ASCII, so that no text is taken for one.
@@ -74,7 +75,7 @@ pub(super) struct Header {
     /// Other statistics, which have a section of their own.
     pub found: Found,
     /// What keys are stored divided by, one for each head, where they are stored in integers; else none at all.
-    pub balances: Vec<Option<Balance>>,
+    pub forms: Vec<Option<Form>>,
 }
 
 /// What the prelude says.
@@ -278,6 +279,7 @@ impl Header {
             Dtype::Bf16 => 2,
             Dtype::Q8 => 3,
             Dtype::K8V4 => 4,
+            Dtype::K5V4 => 5,
         });
         out.u32(CLUSTERED_ONCE);
         let (kind, amount) = match self.budget {
@@ -307,9 +309,10 @@ impl Header {
             samples.iter().for_each(|&n| out.u64(n));
         }
         self.found.encode(&mut out);
-        for balance in &self.balances {
-            out.u32(u32::from(balance.is_some()));
-            balance.iter().flat_map(Balance::sizes).for_each(|&x| out.f32(x));
+        for form in &self.forms {
+            out.u32(u32::from(form.is_some()));
+            form.iter().flat_map(Form::sizes).for_each(|&x| out.f32(x));
+            form.iter().filter_map(Form::offset).flat_map(Offset::mean).for_each(|&x| out.f32(x));
         }
         let mut bytes = out.into_bytes();
         bytes.resize(bytes.len().next_multiple_of(ALIGN), 0);
@@ -334,6 +337,7 @@ impl Header {
             2 => Dtype::Bf16,
             3 => Dtype::Q8,
             4 => Dtype::K8V4,
+            5 => Dtype::K5V4,
             other => return Err(SnapshotError::Inconsistent(format!("there is no storage type {other}"))),
         };
         match fields.u32()? {
@@ -374,7 +378,7 @@ impl Header {
             heads: Vec::new(),
             power: None,
             found: Found::default(),
-            balances: Vec::new(),
+            forms: Vec::new(),
         };
         let shape = header.shape.clone();
         header.heads = fields.many(shape.heads(), 24, |fields| {
@@ -388,8 +392,8 @@ impl Header {
         }
         header.found = Found::decode(&mut fields, &shape)?;
         if dtype.scaled() {
-            header.balances =
-                (0..shape.heads()).map(|g| balance(&mut fields, g, header.dims(g).key)).collect::<Result<_, _>>()?;
+            let forms = (0..shape.heads()).map(|g| form(&mut fields, g, dtype, shape.layer(shape.layer_of(g))));
+            header.forms = forms.collect::<Result<_, _>>()?;
         }
         let padding = fields.rest();
         ensure(padding.len() < ALIGN && padding.iter().all(|&byte| byte == 0), || "the header is too long".into())?;
@@ -400,13 +404,15 @@ impl Header {
     }
 }
 
-/// What the keys of head `g` are stored divided by, if anything.
-fn balance(fields: &mut Reader<'_>, g: usize, key_dim: usize) -> Result<Option<Balance>, SnapshotError> {
+/// How the keys of head `g` are stored, if not as they are.
+fn form(fields: &mut Reader<'_>, g: usize, dtype: Dtype, layer: &LayerSpec) -> Result<Option<Form>, SnapshotError> {
     if !fields.flag()? {
         return Ok(None);
     }
-    let sizes = fields.many(key_dim, 4, |f| f.f32())?;
-    let balance = Balance::from_sizes(sizes.into());
-    ensure(balance.is_some(), || format!("the keys of head {g} are divided by zero or by what is no number"))?;
-    Ok(balance)
+    let sizes = fields.many(layer.key_dim, 4, |f| f.f32())?;
+    let mean = if dtype.rotated() { Some(fields.many(layer.key_dim, 4, |f| f.f32())?) } else { None };
+    let offset = mean.map(|mean| Offset::from_mean(mean.into(), &layer.rotary));
+    let form = Form::from_parts(sizes.into(), offset);
+    ensure(form.is_some(), || format!("the keys of head {g} are divided by zero or by what is no number"))?;
+    Ok(form)
 }

@@ -173,8 +173,8 @@ impl<'a> Ready<'a> {
             heads: cache.heads().par_iter().enumerate().map(record).collect(),
             power: power.map(|(sums, samples)| (sums.to_vec(), samples.to_vec())),
             found: Found::of(cache),
-            balances: if config.dtype.scaled() {
-                cache.heads().iter().map(|head| head.balance().cloned()).collect()
+            forms: if config.dtype.scaled() {
+                cache.heads().iter().map(|head| head.form().cloned()).collect()
             } else {
                 Vec::new()
             },

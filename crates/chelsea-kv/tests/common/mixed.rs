@@ -104,6 +104,6 @@ pub fn error(dtype: Dtype) -> f32 {
         Dtype::F16 => 2e-3,
         Dtype::Bf16 => 1.5e-2,
         Dtype::Q8 => 2e-2,
-        Dtype::K8V4 => 0.2,
+        Dtype::K8V4 | Dtype::K5V4 => 0.2,
     }
 }

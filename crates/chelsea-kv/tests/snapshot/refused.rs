@@ -70,7 +70,7 @@ fn every_shorter_or_longer_file_is_refused() {
 
 /// Small snapshots of every storage type and with every kind of statistics.
 fn kinds() -> Vec<(String, Vec<u8>)> {
-    let stored = [Dtype::F16, Dtype::Q8, Dtype::K8V4].map(|dtype| (format!("{dtype:?}"), small_in(dtype)));
+    let stored = [Dtype::F16, Dtype::Q8, Dtype::K8V4, Dtype::K5V4].map(|dtype| (format!("{dtype:?}"), small_in(dtype)));
     let statistics = ["h2o", "snapkv:window=8", "expected-attention", "expected-attention:cov=0", "chelsea-best"];
     stored.into_iter().chain(statistics.map(|spec| (spec.to_owned(), small_of(spec)))).collect()
 }

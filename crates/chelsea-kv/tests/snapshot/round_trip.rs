@@ -25,6 +25,7 @@ fn a_loaded_cache_goes_on_exactly_as_the_saved_one() {
         ("chelsea", Budget::Bytes(120_000), Dtype::Q8),
         ("chelsea", Budget::ByteFraction(0.6), Dtype::Q8),
         ("chelsea", Budget::ByteFraction(0.4), Dtype::K8V4),
+        ("chelsea", Budget::ByteFraction(0.3), Dtype::K5V4),
     ]
     .into_iter()
     .enumerate()
@@ -135,7 +136,7 @@ fn an_empty_cache_comes_back_empty() {
 
 #[test]
 fn mapped_pages_are_copied_before_they_are_written() {
-    [Dtype::F16, Dtype::Q8, Dtype::K8V4].into_iter().for_each(mapped_pages_are_copied);
+    [Dtype::F16, Dtype::Q8, Dtype::K8V4, Dtype::K5V4].into_iter().for_each(mapped_pages_are_copied);
 }
 
 fn mapped_pages_are_copied(dtype: Dtype) {

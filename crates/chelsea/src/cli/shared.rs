@@ -172,6 +172,8 @@ pub enum DtypeArg {
     Q8,
     /// Keys in 8 bits, values in 4, with a scale for each.
     K8v4,
+    /// Keys in 5 bits, without what those of a head have in common and rotated; values in 4.
+    K5v4,
 }
 
 impl DtypeArg {
@@ -183,6 +185,7 @@ impl DtypeArg {
             DtypeArg::Bf16 => Dtype::Bf16,
             DtypeArg::Q8 => Dtype::Q8,
             DtypeArg::K8v4 => Dtype::K8V4,
+            DtypeArg::K5v4 => Dtype::K5V4,
         }
     }
 }

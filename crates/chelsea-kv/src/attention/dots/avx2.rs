@@ -1,7 +1,7 @@
 //! AVX2: pairs of 16-bit numbers are multiplied and added up, the even bytes of words apart from the odd ones.
 
 use super::super::simd::avx2::Avx2;
-use super::{DotKernel, Dots, Four, WORD};
+use super::{DotKernel, Dots, Four, WORD, fives_at};
 use core::arch::x86_64::*;
 
 /// The factors of a word's even bytes, and those of its odd ones.
@@ -50,6 +50,21 @@ impl Dots for Pairs256 {
             let half = if part == 0 { both } else { _mm256_srli_epi32::<4>(both) };
             let half = _mm256_and_si256(half, _mm256_set1_epi8(0xf));
             [_mm256_and_si256(half, _mm256_set1_epi16(0xff)), _mm256_srli_epi16::<8>(half)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_fives(at: *const u8, part: usize) -> [__m256i; 2] {
+        // SAFETY: as above.
+        unsafe {
+            let [halves, rest] = fives_at(at, part).map(|at| _mm256_loadu_si256(at.cast()));
+            let halves = if part.is_multiple_of(2) { halves } else { _mm256_srli_epi32::<4>(halves) };
+            let rest = match part {
+                0..4 => _mm256_sll_epi32(rest, _mm_cvtsi32_si128(4 - part as i32)),
+                _ => _mm256_srl_epi32(rest, _mm_cvtsi32_si128(part as i32 - 4)),
+            };
+            let halves = _mm256_and_si256(halves, _mm256_set1_epi8(0xf));
+            let all = _mm256_or_si256(halves, _mm256_and_si256(rest, _mm256_set1_epi8(0x10)));
+            [_mm256_and_si256(all, _mm256_set1_epi16(0xff)), _mm256_srli_epi16::<8>(all)]
         }
     }
     #[inline(always)]

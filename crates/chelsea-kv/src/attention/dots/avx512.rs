@@ -3,7 +3,7 @@
 
 use super::super::simd::Simd;
 use super::super::simd::avx512::Avx512;
-use super::{DotKernel, Dots, Four, WORD};
+use super::{DotKernel, Dots, Four, WORD, fives_at};
 use core::arch::x86_64::*;
 
 #[derive(Clone, Copy)]
@@ -43,6 +43,11 @@ impl Dots for Vnni {
             let half = if part == 0 { both } else { _mm512_srli_epi32::<4>(both) };
             _mm512_and_si512(half, _mm512_set1_epi8(0xf))
         }
+    }
+    #[inline(always)]
+    unsafe fn load_fives(at: *const u8, part: usize) -> __m512i {
+        // SAFETY: as above.
+        unsafe { fives(at, part) }
     }
     #[inline(always)]
     unsafe fn zero() -> [__m512i; 2] {
@@ -88,6 +93,26 @@ impl Dots for Vnni {
     }
 }
 
+/// Bytes of five bits.
+///
+/// # Safety
+/// As above, but for VNNI.
+#[inline(always)]
+unsafe fn fives(at: *const u8, part: usize) -> __m512i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let [halves, rest] = fives_at(at, part).map(|at| _mm512_loadu_si512(at.cast()));
+        let halves = if part.is_multiple_of(2) { halves } else { _mm512_srli_epi32::<4>(halves) };
+        let rest = match part {
+            0..4 => _mm512_sll_epi32(rest, _mm_cvtsi32_si128(4 - part as i32)),
+            _ => _mm512_srl_epi32(rest, _mm_cvtsi32_si128(part as i32 - 4)),
+        };
+        let halves = _mm512_and_si512(halves, _mm512_set1_epi8(0xf));
+        // halves | (rest & 0x10)
+        _mm512_ternarylogic_epi32::<0xf8>(halves, rest, _mm512_set1_epi8(0x10))
+    }
+}
+
 /// AVX-512 without VNNI: pairs of 16-bit numbers are multiplied and added up.
 #[derive(Clone, Copy)]
 pub(in super::super) struct Pairs512;
@@ -128,6 +153,14 @@ impl Dots for Pairs512 {
             let half = if part == 0 { both } else { _mm512_srli_epi32::<4>(both) };
             let half = _mm512_and_si512(half, _mm512_set1_epi8(0xf));
             [_mm512_and_si512(half, _mm512_set1_epi16(0xff)), _mm512_srli_epi16::<8>(half)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_fives(at: *const u8, part: usize) -> [__m512i; 2] {
+        // SAFETY: as above.
+        unsafe {
+            let all = fives(at, part);
+            [_mm512_and_si512(all, _mm512_set1_epi16(0xff)), _mm512_srli_epi16::<8>(all)]
         }
     }
     #[inline(always)]

@@ -17,12 +17,16 @@ pub(super) mod portable;
 
 use super::simd::Simd;
 use crate::page::Byte;
+use crate::{TILE, fives};
 
 /// Bytes of a word, and factors that belong to it.
 pub(super) const WORD: usize = Byte::WORD;
 
 /// The largest factor: both of its bytes have a sign where it is cut into two.
 pub(super) const LARGEST: f32 = 32_512.0;
+
+/// Words of a group of keys in 5 bits: so many steps share their bytes.
+pub(super) const FIVES: usize = fives::GROUP / WORD;
 
 /// Four factors in the form that an implementation wants them.
 pub(super) type Four = [u32; 2];
@@ -53,6 +57,8 @@ pub(super) trait Dots: Copy {
     unsafe fn load(at: *const u8) -> Self::Words;
     /// Words of half bytes: the low ones for part 0, the high ones for part 1.
     unsafe fn load_halves(at: *const u8, part: usize) -> Self::Words;
+    /// Words of a group of keys in 5 bits ([`fives`]), whose first line has those of this vector at `at`.
+    unsafe fn load_fives(at: *const u8, part: usize) -> Self::Words;
     unsafe fn zero() -> Self::Sum;
     /// `sum + words . factors`, modulo 2^32.
     unsafe fn dot(sum: Self::Sum, words: Self::Words, factors: *const Four) -> Self::Sum;
@@ -64,7 +70,7 @@ pub(super) trait Dots: Copy {
     /// Writes [`Simd::LANES`] whole numbers, of at most [`LARGEST`], as factors.
     #[inline(always)]
     unsafe fn store(numbers: <Self::S as Simd>::V, at: *mut Four) {
-        let mut all = [0.0f32; crate::TILE];
+        let mut all = [0.0f32; TILE];
         // SAFETY: a vector has at most TILE lanes, and the caller has room for the factors of one.
         unsafe {
             Self::S::store(all.as_mut_ptr(), numbers);
@@ -73,6 +79,12 @@ pub(super) trait Dots: Copy {
             }
         }
     }
+}
+
+/// Where the halves of bytes of a part of a group begin, and where the bits that they lack.
+#[inline(always)]
+fn fives_at(at: *const u8, part: usize) -> [*const u8; 2] {
+    [part / 2, fives::LINES - 1].map(|line| at.wrapping_add(line * TILE * WORD))
 }
 
 /// Something to run with an instruction set enabled.
@@ -85,7 +97,6 @@ pub(super) trait DotKernel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::TILE;
     use crate::attention::Isa;
 
     /// Sums of `words` times `factors`, as they are defined, and as each implementation forms them.
@@ -105,15 +116,23 @@ mod tests {
                 unsafe { D::store(D::S::load(part.as_ptr()), stored[at * lanes / WORD..].as_mut_ptr()) };
             }
             for first in (0..TILE).step_by(lanes) {
-                // Bytes, then their low halves, then their high ones.
-                for form in 0..3 {
+                // Bytes, then their low halves, then their high ones, then parts of five bits.
+                for form in 0..3 + FIVES {
                     let mut out = [0.0f32; TILE];
                     // SAFETY: words are TILE words each, of which a vector begins at `first`.
                     unsafe {
                         let mut sum = D::zero();
                         for (words, four) in self.words.iter().zip(&stored) {
                             let at = words[first * WORD..].as_ptr();
-                            let words = if form == 0 { D::load(at) } else { D::load_halves(at, form - 1) };
+                            let words = match form {
+                                0 => D::load(at),
+                                1 | 2 => D::load_halves(at, form - 1),
+                                _ => {
+                                    // A group whose lines are all these words.
+                                    let group = [*words; fives::LINES];
+                                    D::load_fives(group[0][first * WORD..].as_ptr(), form - 3)
+                                }
+                            };
                             sum = D::dot(sum, words, four);
                         }
                         D::S::store(out.as_mut_ptr(), D::finish(sum, 12_345));
@@ -122,7 +141,11 @@ mod tests {
                         let number = |byte: u8| match form {
                             0 => i32::from(byte) - D::TAKEN,
                             1 => i32::from(byte & 0xf),
-                            _ => i32::from(byte >> 4),
+                            2 => i32::from(byte >> 4),
+                            _ => {
+                                let part = form - 3;
+                                i32::from(byte >> (4 * (part % 2)) & 0xf | (byte >> part & 1) << 4)
+                            }
                         };
                         let mut expected = -12_345i32;
                         for (words, factors) in self.words.iter().zip(self.factors) {

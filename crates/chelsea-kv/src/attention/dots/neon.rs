@@ -2,7 +2,7 @@
 //! factors are cut into two bytes.
 
 use super::super::simd::neon::Neon;
-use super::{DotKernel, Dots, Four, WORD};
+use super::{DotKernel, Dots, Four, WORD, fives_at};
 use core::arch::aarch64::*;
 use core::arch::asm;
 
@@ -39,6 +39,11 @@ impl Dots for Widened {
     unsafe fn load_halves(at: *const u8, part: usize) -> [int32x4_t; WORD] {
         // SAFETY: as above.
         unsafe { bytes(vreinterpretq_u32_u8(halves(vld1q_u8(at), part))) }
+    }
+    #[inline(always)]
+    unsafe fn load_fives(at: *const u8, part: usize) -> [int32x4_t; WORD] {
+        // SAFETY: as above.
+        unsafe { bytes(vreinterpretq_u32_u8(fives(at, part))) }
     }
     #[inline(always)]
     unsafe fn zero() -> int32x4_t {
@@ -95,6 +100,20 @@ unsafe fn halves(bytes: uint8x16_t, part: usize) -> uint8x16_t {
     unsafe { if part == 0 { vandq_u8(bytes, vdupq_n_u8(0xf)) } else { vshrq_n_u8::<4>(bytes) } }
 }
 
+/// Bytes of five bits.
+///
+/// # Safety
+/// `at` is good for the lines of a group.
+#[inline(always)]
+unsafe fn fives(at: *const u8, part: usize) -> uint8x16_t {
+    // SAFETY: the caller's promise; NEON belongs to the base of aarch64.
+    unsafe {
+        let [low, rest] = fives_at(at, part).map(|at| vld1q_u8(at));
+        let rest = vshlq_u8(rest, vdupq_n_s8(4 - part as i8));
+        vorrq_u8(halves(low, part % 2), vandq_u8(rest, vdupq_n_u8(0x10)))
+    }
+}
+
 /// With dot products of bytes, all of which have a sign: the stored ones less 128.
 #[derive(Clone, Copy)]
 pub(in super::super) struct Dotprod;
@@ -129,6 +148,11 @@ impl Dots for Dotprod {
     unsafe fn load_halves(at: *const u8, part: usize) -> int8x16_t {
         // SAFETY: as above.
         unsafe { vreinterpretq_s8_u8(halves(vld1q_u8(at), part)) }
+    }
+    #[inline(always)]
+    unsafe fn load_fives(at: *const u8, part: usize) -> int8x16_t {
+        // SAFETY: as above.
+        unsafe { vreinterpretq_s8_u8(fives(at, part)) }
     }
     #[inline(always)]
     unsafe fn zero() -> [int32x4_t; 2] {

@@ -2,7 +2,7 @@
 
 use super::super::simd::Simd;
 use super::super::simd::portable::Portable;
-use super::{DotKernel, Dots, Four, WORD};
+use super::{DotKernel, Dots, Four, WORD, fives_at};
 
 const LANES: usize = Portable::LANES;
 
@@ -32,6 +32,13 @@ impl Dots for Plain {
     unsafe fn load_halves(at: *const u8, part: usize) -> [u32; LANES] {
         // SAFETY: as above.
         unsafe { Self::load(at) }.map(|word| word >> (4 * part) & 0x0f0f_0f0f)
+    }
+    #[inline(always)]
+    unsafe fn load_fives(at: *const u8, part: usize) -> [u32; LANES] {
+        // SAFETY: as above.
+        let [halves, rest] = fives_at(at, part).map(|at| unsafe { Self::load(at) });
+        let number = |i: usize| halves[i] >> (4 * (part % 2)) & 0x0f0f_0f0f | (rest[i] >> part & 0x0101_0101) << 4;
+        core::array::from_fn(number)
     }
     #[inline(always)]
     unsafe fn zero() -> [i32; LANES] {

@@ -8,11 +8,12 @@ mod operands;
 pub(super) use operands::Operands;
 
 use super::block::{Block, Scratch, at_least};
+use super::offsets::Offsets;
 use super::simd::Simd;
 use super::simd::avx512::Avx512;
 use super::softmax::{Softmax, add_lanes};
-use crate::balance::Balance;
-use crate::page::{Byte, Format, K8V4};
+use crate::form::Form;
+use crate::page::{Byte, Format, K5V4, K8V4};
 use crate::{Dtype, Head, PAGE};
 use chelsea_simd::{Amx, DEPTH, SIDE};
 use half::{bf16, f16};
@@ -38,6 +39,7 @@ impl Block<'_> {
                 Dtype::Bf16 => self.opened::<bf16>(amx),
                 Dtype::Q8 => self.opened::<Byte>(amx),
                 Dtype::K8V4 => self.opened::<K8V4>(amx),
+                Dtype::K5V4 => self.opened::<K5V4>(amx),
             }
         }
     }
@@ -49,7 +51,7 @@ impl Block<'_> {
         type S = Avx512;
         let Block { job, scratch, sums } = self;
         let (key_dim, value_dim, rows) = (job.head.key_dim(), job.head.value_dim(), job.rows.len());
-        let Scratch { factors, weights, operands, .. } = scratch;
+        let Scratch { factors, weights, offsets, operands, .. } = scratch;
         let factors = at_least(factors, rows.next_multiple_of(S::LANES));
         let weights = at_least(weights, rows * S::LANES);
         assert!(sums.values.len() == rows * value_dim && sums.max.len() == rows && sums.weight.len() == rows);
@@ -61,8 +63,9 @@ impl Block<'_> {
         // SAFETY: the caller promises the instruction set; registers are configured between the first product and
         // the last, and operands were made for these shapes.
         unsafe {
-            let balance = job.head.balance().map(Balance::sizes);
-            operands.set_queries(rows, key_dim, scale, balance, |r| job.query(r));
+            let form = job.head.form();
+            operands.set_queries(rows, key_dim, scale, form, |r| job.query(r));
+            let offsets = form.and_then(Form::offset).map(|offset| Offsets::of::<S>(&job, offset, scale, offsets));
             amx.configure();
             let whole = job.whole();
             for p in job.pages.clone() {
@@ -75,7 +78,8 @@ impl Block<'_> {
                 operands.open_keys::<F>(page.keys::<F>(), key_dim, used.clone());
                 operands.open_values::<F>(page.values::<F>(), value_dim, used);
                 let bias = page.ln_counts().map(|ln_count| ln_count * core::f32::consts::LOG2_E);
-                let softmax = Softmax { bias: &bias, scales: page.scales::<F>(), columns: 0..PAGE };
+                let offsets = offsets.map(|offsets| offsets.on::<S>(page));
+                let softmax = Softmax { bias: &bias, scales: page.scales::<F>(), offsets, columns: 0..PAGE };
                 let scores = operands.scores::<F>(amx, rows, key_dim);
                 softmax.page::<S>(
                     scores,

@@ -2,8 +2,8 @@
 
 #![allow(unsafe_code)]
 
-use crate::page::{Byte, Nibbles, Number, Rows};
-use crate::{PAGE, TILE};
+use crate::page::{Byte, Columns, Fives, Nibbles, Number, Rows};
+use crate::{PAGE, TILE, fives};
 use core::arch::x86_64::*;
 use half::{bf16, f16};
 
@@ -14,7 +14,7 @@ pub(in super::super) trait Parts {
 }
 
 /// Numbers of keys.
-pub(in super::super) trait Key: Number + Parts {
+pub(in super::super) trait Key: Columns + Parts {
     /// Dimension `i` of the [`TILE`] keys of a tile.
     ///
     /// # Safety
@@ -40,6 +40,10 @@ impl Parts for bf16 {
 }
 
 impl Parts for Byte {
+    const IN_BF16: bool = true;
+}
+
+impl Parts for Fives {
     const IN_BF16: bool = true;
 }
 
@@ -127,6 +131,22 @@ impl Key for Byte {
     }
 }
 
+impl Key for Fives {
+    #[inline(always)]
+    unsafe fn dimension(tile: &[Fives], i: usize) -> __m512 {
+        let line = TILE * Byte::WORD;
+        let (group, word, byte) = (&tile[i / fives::GROUP * fives::LINES * line..], i % fives::GROUP / 4, i % 4);
+        let halves = &group[word / 2 * line..];
+        let rest = &group[(fives::LINES - 1) * line..];
+        // SAFETY: the caller has the instructions.
+        unsafe {
+            let low = of_words(halves, byte * 8 + word % 2 * 4, 0xf, Fives::OFFSET);
+            let high = of_words(rest, byte * 8 + word, 1, 0);
+            _mm512_fmadd_ps(high, _mm512_set1_ps(16.0), low)
+        }
+    }
+}
+
 impl Value for Byte {
     #[inline(always)]
     unsafe fn dimensions(values: &[Byte], dim: usize, slot: usize, first: usize) -> __m512 {
@@ -151,7 +171,7 @@ const _: () = assert!(PAGE.is_multiple_of(<Nibbles as Rows>::GROUP));
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::page::{Format, K8V4};
+    use crate::page::{Format, K5V4, K8V4};
     use crate::{Dtype, Head};
     use chelsea_simd::Level;
 
@@ -168,7 +188,8 @@ mod tests {
             let of = |which: &[f32; PAGE]| which[slot];
             let (key_scale, value_scale) = scales.map_or((1.0, 1.0), |scales| (of(scales.keys), of(scales.values)));
             let keys = page.keys::<F>();
-            let tile = &keys[slot / TILE * TILE * dim..][..TILE * dim];
+            let len = TILE * F::Key::stored(dim);
+            let tile = &keys[slot / TILE * len..][..len];
             page.read_key(slot, dtype, &mut row);
             for (i, &x) in row.iter().enumerate() {
                 // SAFETY: the machine has AVX-512.
@@ -194,6 +215,7 @@ mod tests {
             check::<bf16>(Dtype::Bf16);
             check::<Byte>(Dtype::Q8);
             check::<K8V4>(Dtype::K8V4);
+            check::<K5V4>(Dtype::K5V4);
         }
     }
 }

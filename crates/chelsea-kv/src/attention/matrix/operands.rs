@@ -13,7 +13,8 @@
 
 use super::ROWS;
 use super::opened::{Key, Parts, Value};
-use crate::page::{Format, Line, Rows};
+use crate::form::Form;
+use crate::page::{Columns, Format, Line, Rows};
 use crate::simd::{split, squares};
 use crate::{PAGE, TILE};
 use bytemuck::Zeroable;
@@ -92,7 +93,7 @@ unsafe fn multiply<E: Parts>(
 }
 
 impl Operands {
-    /// Takes in the queries of a block, `[rows][d]`, times `scale` and times `balance`, dimension by dimension.
+    /// Takes in the queries of a block, `[rows][d]`, times `scale`, as `form` wants them.
     ///
     /// # Safety
     /// The machine has the instructions of [`Avx512`] and AVX-512's BF16.
@@ -102,26 +103,23 @@ impl Operands {
         rows: usize,
         d: usize,
         scale: f32,
-        balance: Option<&[f32]>,
+        form: Option<&Form>,
         query: impl Fn(usize) -> &'q [f32],
     ) {
         let blocks = d / DEPTH;
-        assert!(balance.is_none_or(|sizes| sizes.len() == d));
         let all = bytes(&mut self.queries, rows.next_multiple_of(ROWS) / SIDE, 2 * blocks);
+        let mut row = vec![0.0f32; d];
         for r in 0..rows {
-            let query = &query(r)[..d];
+            row.iter_mut().zip(query(r)).for_each(|(x, q)| *x = q * scale);
+            if let Some(form) = form {
+                form.query(&mut row);
+            }
             let out = &mut all[r / SIDE * 2 * blocks * BLOCK_BYTES..];
-            for (b, part) in query.chunks_exact(DEPTH).enumerate() {
+            for (b, part) in row.chunks_exact(DEPTH).enumerate() {
                 // SAFETY: 32 numbers; the caller has the instructions.
                 unsafe {
-                    let scale = _mm512_set1_ps(scale);
-                    let mut low = _mm512_mul_ps(_mm512_loadu_ps(part.as_ptr()), scale);
-                    let mut high = _mm512_mul_ps(_mm512_loadu_ps(part.as_ptr().add(16)), scale);
-                    if let Some(sizes) = balance {
-                        let sizes = sizes.as_ptr().add(b * DEPTH);
-                        low = _mm512_mul_ps(low, _mm512_loadu_ps(sizes));
-                        high = _mm512_mul_ps(high, _mm512_loadu_ps(sizes.add(16)));
-                    }
+                    let low = _mm512_loadu_ps(part.as_ptr());
+                    let high = _mm512_loadu_ps(part.as_ptr().add(16));
                     split_row(low, high, out, blocks, b, r % SIDE);
                 }
             }
@@ -139,11 +137,12 @@ impl Operands {
         d: usize,
         used: Range<usize>,
     ) {
-        assert!(keys.len() >= PAGE * d && d.is_multiple_of(DEPTH));
+        let tile_len = TILE * F::Key::stored(d);
+        assert!(keys.len() >= PAGE / TILE * tile_len && d.is_multiple_of(DEPTH));
         let blocks = d / DEPTH;
         let deep = parts::<F::Key>() * blocks;
         let out = bytes(&mut self.keys, PAGE / SIDE, deep);
-        let tiles = keys.chunks_exact(TILE * d).zip(out.chunks_exact_mut(deep * BLOCK_BYTES));
+        let tiles = keys.chunks_exact(tile_len).zip(out.chunks_exact_mut(deep * BLOCK_BYTES));
         for (tile, (keys, out)) in tiles.enumerate() {
             if tile * TILE >= used.end || (tile + 1) * TILE <= used.start {
                 out.fill(0);

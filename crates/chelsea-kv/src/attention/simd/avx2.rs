@@ -103,6 +103,11 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn pick(table: *const f32, index: *const u32) -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), _mm256_loadu_si256(index.cast())) }
+    }
+    #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
         // SAFETY: a prefetch reads nothing and never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }

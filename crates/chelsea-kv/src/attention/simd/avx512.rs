@@ -95,6 +95,11 @@ impl Simd for Avx512 {
         unsafe { _mm512_reduce_add_ps(v) }
     }
     #[inline(always)]
+    unsafe fn pick(table: *const f32, index: *const u32) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_permutexvar_ps(_mm512_loadu_si512(index.cast()), _mm512_loadu_ps(table)) }
+    }
+    #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
         // SAFETY: a prefetch reads nothing and never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }

@@ -51,6 +51,8 @@ pub(super) trait Simd: Copy {
     unsafe fn power_of_two(shifted: Self::V) -> Self::V;
     unsafe fn reduce_max(v: Self::V) -> f32;
     unsafe fn reduce_add(v: Self::V) -> f32;
+    /// `table[index]` lane by lane, of a table and indices of one vector each; indices are below its lanes.
+    unsafe fn pick(table: *const f32, index: *const u32) -> Self::V;
     /// Asks for the cache line at `at`, which may be any address.
     unsafe fn prefetch(at: *const u8);
 
@@ -190,6 +192,28 @@ mod tests {
             isa.run(Exp2Error(&mut error));
             assert!(error < 3e-7, "{isa:?}: {error:e}");
         });
+    }
+
+    /// Every lane picks every lane.
+    struct Picks;
+
+    impl Kernel for Picks {
+        #[inline(always)]
+        unsafe fn run<S: Simd>(self) {
+            let table: [f32; 16] = std::array::from_fn(|i| i as f32 + 0.5);
+            for turn in 0..S::LANES {
+                let index: [u32; 16] = std::array::from_fn(|i| ((i * 3 + turn) % S::LANES) as u32);
+                let mut out = [0.0f32; 16];
+                // SAFETY: the caller promises the instruction set; a vector has at most 16 lanes.
+                unsafe { S::store(out.as_mut_ptr(), S::pick(table.as_ptr(), index.as_ptr())) };
+                assert!((0..S::LANES).all(|i| out[i] == table[index[i] as usize]), "{index:?}: {out:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn lanes_are_picked_by_index() {
+        on_each(|isa| isa.run(Picks));
     }
 
     #[test]

@@ -103,6 +103,15 @@ impl Simd for Neon {
         unsafe { vaddvq_f32(v) }
     }
     #[inline(always)]
+    unsafe fn pick(table: *const f32, index: *const u32) -> float32x4_t {
+        // SAFETY: as above; indices are below the number of lanes.
+        unsafe {
+            let lane = |i: usize| *table.add(*index.add(i) as usize);
+            let picked = [lane(0), lane(1), lane(2), lane(3)];
+            vld1q_f32(picked.as_ptr())
+        }
+    }
+    #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
         // SAFETY: a prefetch reads nothing and never faults.
         unsafe { asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(nostack, readonly, preserves_flags)) }

@@ -110,5 +110,10 @@ impl Simd for Portable {
         v.iter().sum()
     }
     #[inline(always)]
+    unsafe fn pick(table: *const f32, index: *const u32) -> Self::V {
+        // SAFETY: as above; indices are below the number of lanes.
+        core::array::from_fn(|i| unsafe { *table.add(*index.add(i) as usize) })
+    }
+    #[inline(always)]
     unsafe fn prefetch(_: *const u8) {}
 }

@@ -35,7 +35,7 @@ fn kv() -> Field {
     let fields = [
         ("budget", text(), "As `--kv-budget` takes it: `full`, `25%`, `512MiB`, entries per head"),
         ("policy", text(), "As `--policy` takes it"),
-        ("type", one_of(&["f32", "f16", "bf16", "q8", "k8v4"]), "In which numbers entries are kept"),
+        ("type", one_of(&["f32", "f16", "bf16", "q8", "k8v4", "k5v4"]), "In which numbers entries are kept"),
         ("min", text(), "A smaller budget that the cache may be squeezed to should memory run short"),
         ("document", text(), "The id of a document that goes before what the user says"),
         (
