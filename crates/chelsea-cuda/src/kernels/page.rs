@@ -29,7 +29,7 @@ impl PageType {
             Dtype::F16 => Some(PageType::F16),
             Dtype::Q8 => Some(PageType::Q8),
             Dtype::K8V4 => Some(PageType::K8V4),
-            Dtype::F32 | Dtype::Bf16 => None,
+            Dtype::F32 | Dtype::Bf16 | Dtype::K5V4 => None,
         }
     }
 
