@@ -41,7 +41,7 @@ pub enum Dtype {
     /// and the error of their rounding with them; keys decide what it averages over.
     K8V4,
     /// Keys in 5-bit integers, values in 4: 57% of the bytes of [`Dtype::Q8`]. What the keys of a head have in common is
-    /// taken out of them, and the rest is rotated, so that few bits are enough.
+    /// taken out of them, and the rest is rotated, as values are, so that few bits are enough.
     K5V4,
 }
 
@@ -79,7 +79,7 @@ impl Dtype {
         }
     }
 
-    /// Whether keys are stored less what those of their head have in common, and rotated.
+    /// Whether keys are stored less what those of their head have in common, and rotated, and values rotated.
     pub const fn rotated(self) -> bool {
         matches!(self, Dtype::K5V4)
     }

@@ -7,7 +7,8 @@
 //! Five bits need more. Most of what is large is the same in all keys of a head before RoPE. This [`offset`](crate::offset)
 //! is taken out, turned to where the key is, and given back to scores as one number for every query and some dozens of
 //! positions. What is left is divided by the root of how far each dimension strays, and rotated by a Hadamard matrix
-//! (QuaRot, arXiv:2404.00456), as queries are, so that no dimension stands out.
+//! (QuaRot, arXiv:2404.00456), as queries are, so that no dimension stands out. Values beside such keys are rotated as
+//! well, and attention's outputs back.
 
 use crate::Rotary;
 use crate::offset::{Offset, STEP, anchor};
@@ -162,7 +163,7 @@ const fn block_of(dim: usize) -> usize {
 }
 
 /// Multiplies every block of a row by a Hadamard matrix of length-preserving scale, which is its own inverse.
-fn rotate(row: &mut [f32]) {
+pub(crate) fn rotate(row: &mut [f32]) {
     let block = block_of(row.len());
     let scale = (block as f32).sqrt().recip();
     vectorized(

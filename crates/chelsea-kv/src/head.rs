@@ -1,6 +1,6 @@
 //! One KV head of one layer: an ordered list of entries in pages.
 
-use crate::form::Form;
+use crate::form::{Form, rotate};
 use crate::pool::Reservation;
 use crate::{Dims, Dtype, PAGE, Page, Rotary, TILE};
 
@@ -266,7 +266,7 @@ impl Head {
                 let position = (first + t + i) as f32;
                 let key = stored(&mut self.form, &keys[(t + i) * strides.key..][..dims.key], position);
                 let value = &values[(t + i) * strides.value..][..dims.value];
-                page.set(slot + i, self.dtype, key, value, 1, position);
+                stored_value(self.dtype, value, |value| page.set(slot + i, self.dtype, key, value, 1, position));
             }
             self.len += here;
             t += here;
@@ -285,7 +285,8 @@ impl Head {
     ) {
         debug_assert!(i < self.len);
         let key = stored(&mut self.form, key, position);
-        self.pages[i / PAGE].to_mut(reserved).set(i % PAGE, self.dtype, key, value, count, position);
+        let mut page = self.pages[i / PAGE].to_mut(reserved);
+        stored_value(self.dtype, value, |value| page.set(i % PAGE, self.dtype, key, value, count, position));
     }
 
     /// Copies entry `from` over the earlier entry `to`, bit for bit.
@@ -366,6 +367,29 @@ impl Head {
     /// Reads value `i`.
     pub fn read_value(&self, i: usize, out: &mut [f32]) {
         self.pages[i / PAGE].read_value(i % PAGE, self.dtype, out);
+        if self.dtype.rotated() {
+            rotate(out);
+        }
+    }
+}
+
+/// Calls `put` with the value as it is stored.
+fn stored_value(dtype: Dtype, value: &[f32], put: impl FnOnce(&[f32])) {
+    const MOST: usize = 512;
+    match value.len() {
+        _ if !dtype.rotated() => put(value),
+        0..=MOST => {
+            let mut room = [0.0; MOST];
+            let rotated = &mut room[..value.len()];
+            rotated.copy_from_slice(value);
+            rotate(rotated);
+            put(rotated);
+        }
+        _ => {
+            let mut rotated = value.to_vec();
+            rotate(&mut rotated);
+            put(&rotated);
+        }
     }
 }
 

@@ -164,8 +164,9 @@ const MANY_TOKENS: usize = 64;
 /// Merges the parts of a request's blocks and writes its outputs.
 fn finish(isa: Isa, plan: &Plan, blocks: &[RowBlock], sums: &[f32], request: &mut Request<'_>, layer: &Attention<'_>) {
     let (heads, group, value_dim) = (request.heads.len(), layer.group, request.heads[0].value_dim());
+    let rotated = request.heads[0].dtype().rotated();
     let write = |first_token: usize, out: &mut [f32]| {
-        isa.run(Merge { plan, blocks, sums, heads, group, value_dim, sinks: layer.sinks, first_token, out });
+        isa.run(Merge { plan, blocks, sums, heads, group, value_dim, rotated, sinks: layer.sinks, first_token, out });
     };
     if request.n < MANY_TOKENS {
         write(0, request.out);

@@ -6,6 +6,7 @@ use super::plan::{MOST_PARTS, Plan, RowBlock};
 use super::simd::{Kernel, Simd};
 use super::softmax::exponentials;
 use crate::TILE;
+use crate::form::rotate;
 use core::f32::consts::LOG2_E;
 
 /// Numbers that the sums of `rows` rows take: see [`Sums`].
@@ -47,6 +48,8 @@ pub(super) struct Merge<'a> {
     /// Query heads of each.
     pub group: usize,
     pub value_dim: usize,
+    /// Whether values are stored rotated, so that outputs are to be rotated back.
+    pub rotated: bool,
     /// A logit of each query head that joins the sum of weights.
     pub sinks: Option<&'a [f32]>,
     pub first_token: usize,
@@ -57,7 +60,7 @@ pub(super) struct Merge<'a> {
 impl Kernel for Merge<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Merge { plan, blocks, sums, heads, group, value_dim: d, sinks, first_token, out } = self;
+        let Merge { plan, blocks, sums, heads, group, value_dim: d, rotated, sinks, first_token, out } = self;
         let tokens = out.len() / (heads * group * d);
         let mut factors = [0.0; MOST_PARTS + TILE];
         for block in blocks {
@@ -71,6 +74,9 @@ impl Kernel for Merge<'_> {
                 let sink = sinks.map(|sinks| sinks[q_head] * LOG2_E);
                 // SAFETY: the caller promises the instruction set.
                 unsafe { merge::<S>(held, block.rows.len(), row - block.rows.start, sink, &mut factors, out) };
+                if rotated {
+                    rotate(out);
+                }
             }
         }
     }
