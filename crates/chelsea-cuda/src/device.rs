@@ -126,11 +126,57 @@ pub trait Device: Launcher + Debug + Send + Sync {
     /// Forgets launches that were prepared. Those that were enqueued still run.
     fn forget(&self, prepared: Prepared);
 
+    /// Forms a product by a library of the device's maker. Returns whether it did: where there is none, or it does not take
+    /// such a product ([`HalvesProduct::is_aligned`], among others), nothing was done. The bits of a row may hang on all
+    /// sizes of the product.
+    ///
+    /// # Errors
+    /// If the device failed.
+    fn multiply(&self, product: &HalvesProduct) -> Result<bool, DeviceError>;
+
     /// Waits for everything that was asked for.
     ///
     /// # Errors
     /// If any of it failed.
     fn synchronize(&self) -> Result<(), DeviceError>;
+}
+
+/// A product of matrices of 16-bit numbers: `out = factor (x W^T)`, with sums in f32.
+///
+/// Rows lie one after the other here. A library that counts a matrix's columns as what lies one after the other reads the same
+/// memory as `out' = factor (A^T B)`: `A` are the weights, `columns` by `rows` with a leading dimension of `columns`; `B` is
+/// `x`, `columns` by `tokens` with a leading dimension of `columns`; `out'` is `rows` by `tokens` with a leading dimension of
+/// `stride`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HalvesProduct {
+    /// Weights, f16, `[rows][columns]`.
+    pub weights: Address,
+    /// Tokens, f16, `[tokens][columns]`.
+    pub x: Address,
+    /// Outputs, f32, `[tokens][stride]`, of which the first `rows` of each token are written.
+    pub out: Address,
+    /// Outputs of a token.
+    pub rows: u32,
+    /// Tokens.
+    pub tokens: u32,
+    /// Numbers of a token.
+    pub columns: u32,
+    /// Numbers from the outputs of a token to those of the next.
+    pub stride: u32,
+    /// What sums are multiplied by.
+    pub factor: f32,
+}
+
+impl HalvesProduct {
+    /// What addresses, and rows of all matrices, begin at multiples of where a library is to form a product, in bytes.
+    pub const ALIGNMENT: u32 = 16;
+
+    /// Whether they do.
+    pub fn is_aligned(&self) -> bool {
+        let &Self { weights, x, out, columns, stride, .. } = self;
+        let rows = [u64::from(columns) * 2, u64::from(stride) * 4];
+        [weights, x, out].into_iter().chain(rows).all(|at| at.is_multiple_of(Self::ALIGNMENT.into()))
+    }
 }
 
 /// Launches in the order in which they were asked for.

@@ -9,9 +9,14 @@
 
 #![allow(unsafe_code)]
 
-use crate::device::{About, Address, Device, DeviceError, Launcher, Launches, Prepared, Shape};
+mod library;
+
+pub use library::NoLibrary;
+
+use crate::device::{About, Address, Device, DeviceError, HalvesProduct, Launcher, Launches, Prepared, Shape};
 use crate::kernels;
 use cudarc::driver::{result, sys};
+use library::Library;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::sync::{Mutex, PoisonError};
@@ -76,6 +81,7 @@ pub struct CudaDevice {
     stream: sys::CUstream,
     module: sys::CUmodule,
     functions: Mutex<HashMap<&'static str, Function>>,
+    library: Result<Library, NoLibrary>,
 }
 
 /// A kernel, and how much dynamic shared memory it may be started with.
@@ -174,7 +180,8 @@ impl CudaDevice {
         // SAFETY: the image is a whole fatbin, which says its own length; the driver copies what it takes of it.
         let module = unsafe { result::module::load_data(program.as_ptr().cast::<c_void>()) }
             .map_err(|error| refused(error.to_string()))?;
-        let device = CudaDevice { about, context, stream, module, functions: Mutex::default() };
+        let library = Library::open(about.capability.0);
+        let device = CudaDevice { about, context, stream, module, functions: Mutex::default(), library };
         self_test(&device)
             .map_err(|why| Unavailable::SelfTest { name: device.about.name.clone(), why: why.to_string() })?;
         Ok(device)
@@ -187,6 +194,14 @@ impl CudaDevice {
     pub fn free_memory(&self) -> Result<usize, DeviceError> {
         self.enter("tell its free memory")?;
         result::mem_get_info().map(|(free, _)| free).map_err(failed("tell its free memory"))
+    }
+
+    /// The version of cuBLASLt that multiplies for it.
+    ///
+    /// # Errors
+    /// [`NoLibrary`], which says why kernels of this crate do so instead.
+    pub fn library(&self) -> Result<String, &NoLibrary> {
+        self.library.as_ref().map(Library::version)
     }
 
     /// Makes the context current on this thread.
@@ -367,6 +382,15 @@ impl Device for CudaDevice {
             // SAFETY: as above, and nobody replays it any more. One that runs is ended first by the driver.
             let _ = unsafe { result::graph::exec_destroy(prepared as sys::CUgraphExec) };
         }
+    }
+
+    fn multiply(&self, product: &HalvesProduct) -> Result<bool, DeviceError> {
+        let Ok(library) = &self.library else { return Ok(false) };
+        if !product.is_aligned() {
+            return Ok(false);
+        }
+        self.enter("multiply")?;
+        library.multiply(product, self.stream)
     }
 
     fn synchronize(&self) -> Result<(), DeviceError> {

@@ -8,6 +8,7 @@ mod attention;
 pub mod cluster;
 mod enter;
 mod fold;
+pub mod halves;
 pub mod linear;
 mod page;
 pub mod rows;

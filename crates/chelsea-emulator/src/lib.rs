@@ -8,7 +8,8 @@
 
 #![allow(unsafe_code)]
 
-use chelsea_cuda::{About, Address, Device, DeviceError, Launcher, Launches, Prepared, Shape};
+use chelsea_cuda::{About, Address, Device, DeviceError, HalvesProduct, Launcher, Launches, Prepared, Shape};
+use half::f16;
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -57,6 +58,8 @@ const ALIGNMENT: usize = 256;
 pub struct Emulator {
     about: About,
     schedule: Schedule,
+    /// Whether it has a library of products.
+    library: bool,
     /// What is allocated: address and size in bytes.
     held: Mutex<BTreeMap<Address, usize>>,
     /// Bytes that may be held at once.
@@ -77,12 +80,25 @@ impl Emulator {
     /// A device with so many bytes of memory: what is beyond is refused.
     pub fn with_memory(schedule: Schedule, limit: usize) -> Self {
         let about = About { name: "emulated GPU".to_owned(), capability: (8, 0), memory: limit, processors: 4 };
-        Self { about, schedule, held: Mutex::default(), limit, prepared: Mutex::default() }
+        Self { about, schedule, library: true, held: Mutex::default(), limit, prepared: Mutex::default() }
+    }
+
+    /// The same without a library of products, as a GPU where none is found.
+    pub fn without_library(mut self) -> Self {
+        self.library = false;
+        self
     }
 
     /// Bytes that are allocated.
     pub fn held(&self) -> usize {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+    }
+
+    /// So many 16-bit floats, as numbers.
+    fn halves(&self, at: Address, count: usize) -> Result<Vec<f32>, DeviceError> {
+        let mut bytes = vec![0; count * 2];
+        self.read(at, &mut bytes)?;
+        Ok(bytes.chunks_exact(2).map(|pair| f16::from_ne_bytes([pair[0], pair[1]]).to_f32()).collect())
     }
 
     /// Holds a copy to what was allocated.
@@ -208,6 +224,28 @@ impl Device for Emulator {
 
     fn forget(&self, prepared: Prepared) {
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner).0.remove(&prepared);
+    }
+
+    fn multiply(&self, product: &HalvesProduct) -> Result<bool, DeviceError> {
+        if !self.library || !product.is_aligned() {
+            return Ok(false);
+        }
+        let &HalvesProduct { weights, x, out, rows, tokens, columns, stride, factor } = product;
+        let [rows, tokens, columns, stride] = [rows, tokens, columns, stride].map(|number| number as usize);
+        if rows > stride {
+            let why = format!("{rows} outputs of a token go to places for {stride}");
+            return Err(DeviceError::Failed { doing: "multiply", why });
+        }
+        let (weights, x) = (self.halves(weights, rows * columns)?, self.halves(x, tokens * columns)?);
+        let mut row = vec![0.0f32; rows];
+        for (token, x) in x.chunks_exact(columns).enumerate() {
+            for (sum, weights) in row.iter_mut().zip(weights.chunks_exact(columns)) {
+                *sum = factor * weights.iter().zip(x).map(|(w, x)| w * x).sum::<f32>();
+            }
+            let bytes: Vec<u8> = row.iter().flat_map(|sum| sum.to_ne_bytes()).collect();
+            self.write(out + (token * stride * 4) as Address, &bytes)?;
+        }
+        Ok(true)
     }
 
     fn synchronize(&self) -> Result<(), DeviceError> {
