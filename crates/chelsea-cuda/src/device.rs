@@ -141,12 +141,20 @@ pub trait Device: Launcher + Debug + Send + Sync {
     fn synchronize(&self) -> Result<(), DeviceError>;
 }
 
+/// A matrix as BLAS describes one, column after column: number `(i, j)` lies at place `i + j * leading`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// Rows.
+    pub rows: u32,
+    /// Columns.
+    pub columns: u32,
+    /// Places from the start of a column to that of the next, at least as many as rows.
+    pub leading: u32,
+}
+
 /// A product of matrices of 16-bit numbers: `out = factor (x W^T)`, with sums in f32.
 ///
-/// Rows lie one after the other here. A library that counts a matrix's columns as what lies one after the other reads the same
-/// memory as `out' = factor (A^T B)`: `A` are the weights, `columns` by `rows` with a leading dimension of `columns`; `B` is
-/// `x`, `columns` by `tokens` with a leading dimension of `columns`; `out'` is `rows` by `tokens` with a leading dimension of
-/// `stride`.
+/// Here, rows lie one after the other; [`HalvesProduct::layouts`] says what the same memory is to a library.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HalvesProduct {
     /// Weights, f16, `[rows][columns]`.
@@ -168,6 +176,14 @@ pub struct HalvesProduct {
 }
 
 impl HalvesProduct {
+    /// The product as BLAS has it, `D = factor (A^T B)`: `A` are the weights, `B` the tokens and `D` the outputs, whose columns
+    /// are the rows here. Of the first, so, it is the transpose that is multiplied (`CUBLAS_OP_T`), of the second it is not.
+    pub fn layouts(&self) -> [Layout; 3] {
+        let &Self { rows, tokens, columns, stride, .. } = self;
+        let of_rows = |count: u32| Layout { rows: columns, columns: count, leading: columns };
+        [of_rows(rows), of_rows(tokens), Layout { rows, columns: tokens, leading: stride }]
+    }
+
     /// What addresses, and rows of all matrices, begin at multiples of where a library is to form a product, in bytes.
     pub const ALIGNMENT: u32 = 16;
 

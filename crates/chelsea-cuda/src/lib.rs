@@ -12,6 +12,7 @@ mod model;
 
 pub use cache::{Clusters, CudaBackend, CudaStore};
 pub use device::{
-    About, Address, Buffer, Device, DeviceError, Graph, HalvesProduct, Launcher, Launches, Prepared, Recorder, Shape,
+    About, Address, Buffer, Device, DeviceError, Graph, HalvesProduct, Launcher, Launches, Layout, Prepared, Recorder,
+    Shape,
 };
 pub use model::{CudaModel, CudaWeights, ModelRefused};

@@ -8,7 +8,7 @@
 
 #![allow(unsafe_code)]
 
-use chelsea_cuda::{About, Address, Device, DeviceError, HalvesProduct, Launcher, Launches, Prepared, Shape};
+use chelsea_cuda::{About, Address, Device, DeviceError, HalvesProduct, Launcher, Launches, Layout, Prepared, Shape};
 use half::f16;
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -94,9 +94,9 @@ impl Emulator {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
     }
 
-    /// So many 16-bit floats, as numbers.
-    fn halves(&self, at: Address, count: usize) -> Result<Vec<f32>, DeviceError> {
-        let mut bytes = vec![0; count * 2];
+    /// A matrix of 16-bit floats, with what lies between its columns.
+    fn halves(&self, at: Address, layout: Layout) -> Result<Vec<f32>, DeviceError> {
+        let mut bytes = vec![0; layout.columns as usize * layout.leading as usize * 2];
         self.read(at, &mut bytes)?;
         Ok(bytes.chunks_exact(2).map(|pair| f16::from_ne_bytes([pair[0], pair[1]]).to_f32()).collect())
     }
@@ -230,20 +230,21 @@ impl Device for Emulator {
         if !self.library || !product.is_aligned() {
             return Ok(false);
         }
-        let &HalvesProduct { weights, x, out, rows, tokens, columns, stride, factor } = product;
-        let [rows, tokens, columns, stride] = [rows, tokens, columns, stride].map(|number| number as usize);
-        if rows > stride {
-            let why = format!("{rows} outputs of a token go to places for {stride}");
-            return Err(DeviceError::Failed { doing: "multiply", why });
+        // As BLAS has it: number (i, j) of a matrix lies at place i + j * leading.
+        let &HalvesProduct { weights, x, out, factor, .. } = product;
+        let [a, b, d] = product.layouts();
+        if let Some(wrong) = [a, b, d].iter().find(|layout| layout.rows > layout.leading) {
+            return Err(DeviceError::Failed { doing: "multiply", why: format!("columns overlap: {wrong:?}") });
         }
-        let (weights, x) = (self.halves(weights, rows * columns)?, self.halves(x, tokens * columns)?);
-        let mut row = vec![0.0f32; rows];
-        for (token, x) in x.chunks_exact(columns).enumerate() {
-            for (sum, weights) in row.iter_mut().zip(weights.chunks_exact(columns)) {
-                *sum = factor * weights.iter().zip(x).map(|(w, x)| w * x).sum::<f32>();
-            }
-            let bytes: Vec<u8> = row.iter().flat_map(|sum| sum.to_ne_bytes()).collect();
-            self.write(out + (token * stride * 4) as Address, &bytes)?;
+        let columns = |of: &[f32], Layout { rows, columns, leading }: Layout| -> Vec<Vec<f32>> {
+            let column = |j: u32| of[(j * leading) as usize..][..rows as usize].to_vec();
+            (0..columns).map(column).collect()
+        };
+        let (a, b) = (columns(&self.halves(weights, a)?, a), columns(&self.halves(x, b)?, b));
+        for (j, b) in b.iter().enumerate() {
+            let of_a = |a: &Vec<f32>| factor * a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+            let column: Vec<u8> = a.iter().flat_map(|a| of_a(a).to_ne_bytes()).collect();
+            self.write(out + j as Address * Address::from(d.leading) * 4, &column)?;
         }
         Ok(true)
     }

@@ -248,9 +248,11 @@ impl Asked {
             let of = |matrix: &[f16], i: usize| matrix[i * columns..(i + 1) * columns].to_vec();
             f64::from(factor) * twin::product_of_halves(&of(&weights, row), &of(&x, token))
         };
-        let places: Vec<(usize, usize)> = (0..tokens).flat_map(|token| (0..rows).map(move |row| (token, row))).collect();
+        let places: Vec<(usize, usize)> =
+            (0..tokens).flat_map(|token| (0..rows).map(move |row| (token, row))).collect();
         let wanted: Vec<f64> = places.iter().map(|&(token, row)| dot(token, row)).collect();
-        let settle = |(sum, &(token, row)): (&f64, &(usize, usize))| sum * f64::from(units[token]) + f64::from(bias[row]);
+        let settle =
+            |(sum, &(token, row)): (&f64, &(usize, usize))| sum * f64::from(units[token]) + f64::from(bias[row]);
         let settled = wanted.iter().zip(&places).map(settle).collect();
         let out = Buffer::with(device, &vec![f32::NAN; tokens * stride])?;
         let (weights, x) = (Buffer::with(device, &bits(&weights))?, Buffer::with(device, &bits(&x))?);

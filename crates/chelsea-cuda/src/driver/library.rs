@@ -1,10 +1,10 @@
 //! Products by cuBLASLt, where it is installed: it comes with CUDA's toolkit, and not with the driver.
 //!
-//! The library is looked for when a device is opened. It is given as little as there is to give: see [`HalvesProduct`] for
-//! what its columns are. What it computes hangs on the sizes of a product alone: for each it is asked once which algorithm it
+//! The library is looked for when a device is opened. Matrices are described to it as [`HalvesProduct::layouts`] has them, which
+//! the emulator goes by, too. What it computes hangs on the sizes of a product alone: for each it is asked once which algorithm it
 //! would take, for addresses that are multiples of [`HalvesProduct::ALIGNMENT`].
 
-use crate::device::{Address, DeviceError, HalvesProduct};
+use crate::device::{Address, DeviceError, HalvesProduct, Layout};
 use cudarc::cublaslt::{result, sys};
 use cudarc::driver;
 use std::collections::HashMap;
@@ -92,19 +92,15 @@ impl Library {
             .map_err(|error| DeviceError::Failed { doing: "multiply by cuBLASLt", why: error.to_string() })
     }
 
-    fn enqueue(
-        &self,
-        product: &HalvesProduct,
-        stream: driver::sys::CUstream,
-    ) -> Result<bool, result::CublasError> {
+    fn enqueue(&self, product: &HalvesProduct, stream: driver::sys::CUstream) -> Result<bool, result::CublasError> {
         let &HalvesProduct { weights, x, out, rows, tokens, columns, stride, factor } = product;
         let (halves, floats) = (sys::cudaDataType::CUDA_R_16F, sys::cudaDataType::CUDA_R_32F);
-        let layout = |ty, rows: u32, columns: u32, leading: u32| {
+        let layout = |ty, Layout { rows, columns, leading }: Layout| {
             let layout = result::create_matrix_layout(ty, rows.into(), columns.into(), leading.into())?;
             Ok::<_, result::CublasError>(Owned(layout, result::destroy_matrix_layout))
         };
-        let (a, b) = (layout(halves, columns, rows, columns)?, layout(halves, columns, tokens, columns)?);
-        let d = layout(floats, rows, tokens, stride)?;
+        let [a, b, d] = product.layouts();
+        let (a, b, d) = (layout(halves, a)?, layout(halves, b)?, layout(floats, d)?);
         let of_floats = result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, floats)?;
         let described = Owned(of_floats, result::destroy_matmul_desc);
         let transposed = TRANSPOSED;

@@ -192,11 +192,7 @@ pub fn settle(device: &dyn Launcher, product: &HalvesProduct, settled: Settled) 
 ///
 /// # Errors
 /// If the device fails.
-pub fn product(
-    device: &dyn crate::Device,
-    product: &HalvesProduct,
-    settled: Settled,
-) -> Result<(), DeviceError> {
+pub fn product(device: &dyn crate::Device, product: &HalvesProduct, settled: Settled) -> Result<(), DeviceError> {
     match device.multiply(product)? {
         true => settle(device, product, settled),
         false => multiply(device, product, settled),

@@ -2,7 +2,7 @@
 
 use super::lists::Lists;
 use super::pass::Found;
-use super::products::{Onto, Room, Rounded, Spans, multiply};
+use super::products::{Onto, Room, Rounded, Spans, Way, multiply};
 use super::{CudaModel, Layer, Workspace};
 use crate::device::{Address, Device, DeviceError, Launcher};
 use crate::kernels::linear;
@@ -91,7 +91,7 @@ impl CudaModel {
     }
 
     fn multiply(&self, launcher: &dyn Launcher, products: &[Onto<'_>], x: Rounded<'_>) -> Result<(), DeviceError> {
-        multiply((launcher, self.device()), products, x)
+        multiply(Way { launcher, device: self.device(), library: self.library }, products, x)
     }
 
     /// `x += y`, where there is a `y`; `x` -> queries, keys and values, before the rotary embedding.

@@ -219,12 +219,22 @@ pub struct CudaModel {
     graphs: bool,
     /// Tokens of a chunk from which on weights are opened for it.
     long: usize,
+    /// Whether opened weights are multiplied by the device's library, where it has one.
+    library: bool,
 }
 
 impl CudaModel {
     /// A model of these weights, whose caches lie where `backend` has room, on the same device.
     pub fn new(name: String, weights: CudaWeights, backend: CudaBackend) -> Self {
-        CudaModel { name, weights, backend, workspace: Mutex::default(), graphs: true, long: products::LONG }
+        CudaModel {
+            name,
+            weights,
+            backend,
+            workspace: Mutex::default(),
+            graphs: true,
+            long: products::LONG,
+            library: true,
+        }
     }
 
     /// The same, which enqueues the kernels of a decode step one by one: to measure or to test what a graph of them changes.
@@ -236,6 +246,11 @@ impl CudaModel {
     /// nothing is rounded to bytes and no step is a graph. To measure or to test what opening them changes.
     pub fn opening_from(self, tokens: usize) -> Self {
         CudaModel { long: tokens, ..self }
+    }
+
+    /// The same, which multiplies opened weights by kernels of its own, whatever library the device has: to measure or to test.
+    pub fn without_library(self) -> Self {
+        CudaModel { library: false, ..self }
     }
 }
 

@@ -235,13 +235,19 @@ pub(super) struct Onto<'a> {
     pub out: Address,
 }
 
-/// `out = x W^T + bias` for matrices that the same rows are multiplied by, `[rows of x][rows of W]` each. What is opened is
-/// multiplied on `device` at once; all else is launched by `launcher`.
-pub(super) fn multiply(
-    (launcher, device): (&dyn Launcher, &dyn Device),
-    products: &[Onto<'_>],
-    x: Rounded<'_>,
-) -> Result<(), DeviceError> {
+/// Who multiplies.
+#[derive(Clone, Copy)]
+pub(super) struct Way<'a> {
+    /// Takes all launches but those for opened weights.
+    pub launcher: &'a dyn Launcher,
+    /// Multiplies by opened weights at once.
+    pub device: &'a dyn Device,
+    /// Whether it is asked for its library.
+    pub library: bool,
+}
+
+/// `out = x W^T + bias` for matrices that the same rows are multiplied by, `[rows of x][rows of W]` each.
+pub(super) fn multiply(way: Way<'_>, products: &[Onto<'_>], x: Rounded<'_>) -> Result<(), DeviceError> {
     for span in x.spans.short() {
         let Quantize { bytes, scales, blocks, tokens, .. } = x.bytes(0, span);
         let of_span = |&Onto { weight, bias, out }: &Onto<'_>| {
@@ -260,17 +266,17 @@ pub(super) fn multiply(
             };
             (weight.matrix.format, product)
         };
-        linear::products(launcher, &products.iter().map(of_span).collect::<Vec<_>>())?;
+        linear::products(way.launcher, &products.iter().map(of_span).collect::<Vec<_>>())?;
     }
     if x.spans.has_long() {
-        products.iter().try_for_each(|onto| multiply_opened(device, onto, x))?;
+        products.iter().try_for_each(|onto| multiply_opened(way, onto, x))?;
     }
     Ok(())
 }
 
 /// The same for the rows of long chunks. A strip is opened once for all of them.
 fn multiply_opened(
-    device: &dyn Device,
+    Way { device, library, .. }: Way<'_>,
     &Onto { weight, bias, out }: &Onto<'_>,
     x: Rounded<'_>,
 ) -> Result<(), DeviceError> {
@@ -301,7 +307,11 @@ fn multiply_opened(
                 factor: weight.unit,
             };
             let bias = bias.map_or(0, |bias| bias.at() + (first * 4) as Address);
-            halves::product(device, &product, Settled { units, bias })?;
+            let settled = Settled { units, bias };
+            match library {
+                true => halves::product(device, &product, settled)?,
+                false => halves::multiply(device, &product, settled)?,
+            }
         }
     }
     Ok(())
