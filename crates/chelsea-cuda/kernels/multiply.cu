@@ -1,7 +1,7 @@
 // Products of halves by matrix instructions, where there is no library for them. See halves.cuh.
 //
 // A block of eight warps makes 128 rows for 128 tokens, each of its warps 32 rows for 64 tokens. Slabs of 32 columns of both
-// operands lie in shared memory, two of them, so that the next is fetched while one is multiplied. Of a slab a lane reads 16
+// operands lie in shared memory, three of them: two are on their way while one is multiplied. Of a slab a lane reads 16
 // bytes of a row: its numbers of two k-steps, which may be any as long as both operands agree (operands.cuh); 8 lanes read
 // 128 bytes in a row, so that no bank is asked twice. Blocks that share weights follow one another.
 //
@@ -12,6 +12,7 @@
 #define SLAB 32
 #define MULTIPLY_THREADS 256
 #define PIECES (SLAB / 8)  // of 16 bytes, of a row of a slab
+#define SLABS 3            // that lie in shared memory
 
 struct Multiply {
   u64 weights, x, out;               // halves `[rows][columns]` and `[tokens][columns]`; f32 `[tokens][stride]`
@@ -21,23 +22,13 @@ struct Multiply {
   u32 unused;
 };
 
-struct Fetched {
-  uint4 pieces[2];
-};
-
-// What this thread fetches of a slab of rows `first` .. of a matrix; past the last, the last once more.
-DEVICE Fetched fetch_slab(u64 matrix, u32 first, u32 rows, u32 columns, u32 slab) {
-  Fetched fetched;
+// Has a slab of rows `first` .. of a matrix copied; past the last, the last once more.
+DEVICE void fetch_slab(uint4* to, u64 matrix, u32 first, u32 rows, u32 columns, u32 slab) {
   UNROLL
-  for (u32 i = 0; i < 2; i++) {
-    u32 place = thread_index() + i * MULTIPLY_THREADS, row = min_of(first + place / PIECES, rows - 1);
-    fetched.pieces[i] = *(const uint4*)(at<u16>(matrix) + (u64)row * columns + slab * SLAB + place % PIECES * 8);
+  for (u32 i = 0; i < TILE * PIECES; i += MULTIPLY_THREADS) {
+    u32 place = thread_index() + i, row = min_of(first + place / PIECES, rows - 1);
+    copy_later(to + place, (const uint4*)(at<u16>(matrix) + (u64)row * columns + slab * SLAB + place % PIECES * 8));
   }
-  return fetched;
-}
-DEVICE void keep(uint4* slab, const Fetched& fetched) {
-  UNROLL
-  for (u32 i = 0; i < 2; i++) slab[thread_index() + i * MULTIPLY_THREADS] = fetched.pieces[i];
 }
 
 KERNEL(multiply_opened, Multiply, MULTIPLY_THREADS) {
@@ -46,23 +37,35 @@ KERNEL(multiply_opened, Multiply, MULTIPLY_THREADS) {
   u32 token = block_x() * TILE, row = block_y() * TILE, own_token = warp % 2 * 64, own_row = warp / 2 * 32;
   // All lanes of a warp agree.
   bool works = token + own_token < a.tokens && row + own_row < a.rows;
-  uint4* slabs = (uint4*)shared;  // [2][x, weights][TILE][PIECES]
+  uint4* slabs = (uint4*)shared;  // [SLABS][x, weights][TILE][PIECES]
   f32 sums[4][4][4];
   UNROLL
   for (u32 m = 0; m < 4; m++) {
     UNROLL
     for (u32 n = 0; n < 4; n++) sums[m][n][0] = sums[m][n][1] = sums[m][n][2] = sums[m][n][3] = 0;
   }
-  keep(slabs, fetch_slab(a.x, token, a.tokens, a.columns, 0));
-  keep(slabs + TILE * PIECES, fetch_slab(a.weights, row, a.rows, a.columns, 0));
-  barrier();
   u32 count = a.columns / SLAB;
+  // A slab, or none, is a group.
+  for (u32 slab = 0; slab + 1 < SLABS; slab++) {
+    if (slab < count) {
+      uint4* to = slabs + slab * 2 * TILE * PIECES;
+      fetch_slab(to, a.x, token, a.tokens, a.columns, slab);
+      fetch_slab(to + TILE * PIECES, a.weights, row, a.rows, a.columns, slab);
+    }
+    end_group();
+  }
   for (u32 slab = 0; slab < count; slab++) {
-    // The last is fetched once more, and not looked at.
-    u32 next = min_of(slab + 1, count - 1);
-    Fetched next_x = fetch_slab(a.x, token, a.tokens, a.columns, next);
-    Fetched next_weights = fetch_slab(a.weights, row, a.rows, a.columns, next);
-    const uint4 *x = slabs + slab % 2 * 2 * TILE * PIECES, *weights = x + TILE * PIECES;
+    wait_for_groups<SLABS - 2>();
+    // Of all threads; and all are done with the slab whose place the next is fetched to.
+    barrier();
+    u32 next = slab + SLABS - 1;
+    if (next < count) {
+      uint4* to = slabs + next % SLABS * 2 * TILE * PIECES;
+      fetch_slab(to, a.x, token, a.tokens, a.columns, next);
+      fetch_slab(to + TILE * PIECES, a.weights, row, a.rows, a.columns, next);
+    }
+    end_group();
+    const uint4 *x = slabs + slab % SLABS * 2 * TILE * PIECES, *weights = x + TILE * PIECES;
     if (works) {
       uint4 b[4];
       UNROLL
@@ -77,10 +80,6 @@ KERNEL(multiply_opened, Multiply, MULTIPLY_THREADS) {
         }
       }
     }
-    uint4* other = slabs + (slab + 1) % 2 * 2 * TILE * PIECES;
-    keep(other, next_x);
-    keep(other + TILE * PIECES, next_weights);
-    barrier();
   }
   if (!works) return;
   UNROLL

@@ -165,7 +165,9 @@ pub fn multiply(device: &dyn Launcher, product: &HalvesProduct, settled: Settled
     let Settled { units, bias } = settled;
     let arguments = Multiply { weights, x, out, rows, tokens, columns, stride, units, bias, factor, unused: 0 };
     let tiles = |numbers: u32| numbers.div_ceil(128);
-    launch(device, "multiply_opened", [tiles(tokens), tiles(rows)], 256, 4 * 128 * 64, &arguments)
+    // Three slabs of both operands: 128 rows of 32 halves.
+    let slabs = 3 * 2 * 128 * 64;
+    launch(device, "multiply_opened", [tiles(tokens), tiles(rows)], 256, slabs, &arguments)
 }
 
 #[derive(Clone, Copy, NoUninit)]
