@@ -10,8 +10,10 @@
 #![allow(unsafe_code)]
 
 mod library;
+mod unavailable;
 
 pub use library::NoLibrary;
+pub use unavailable::Unavailable;
 
 use crate::device::{About, Address, Device, DeviceError, HalvesProduct, Launcher, Launches, Prepared, Shape};
 use crate::kernels;
@@ -26,53 +28,6 @@ pub const LEAST_CAPABILITY: (u32, u32) = (8, 0);
 
 /// Dynamic shared memory of a block that every device gives without being asked.
 const PLAIN_SHARED_BYTES: u32 = 48 << 10;
-
-/// Why there is no GPU to run on.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unavailable {
-    /// The driver's library is not installed.
-    #[error("no NVIDIA driver is installed (libcuda was not found)")]
-    NoDriver,
-    /// The driver is there and does not start.
-    #[error("the NVIDIA driver does not start: {0}")]
-    Driver(String),
-    /// There is a driver, and nothing for it to drive.
-    #[error("the NVIDIA driver finds no GPU")]
-    NoDevice,
-    /// No device has this number.
-    #[error("there is no GPU {asked}: the driver finds {found}, numbered from 0")]
-    NoSuchDevice {
-        /// Which one was asked for.
-        asked: usize,
-        /// How many there are.
-        found: usize,
-    },
-    /// The device is too old.
-    #[error("{name} has compute capability {}.{}; kernels are made for {}.{} and later", capability.0, capability.1,
-        LEAST_CAPABILITY.0, LEAST_CAPABILITY.1)]
-    Capability {
-        /// The device.
-        name: String,
-        /// What it has.
-        capability: (u32, u32),
-    },
-    /// The driver does not take the kernels.
-    #[error("{name} does not take the kernels: {why}; a driver of version 525 or later is needed")]
-    Program {
-        /// The device.
-        name: String,
-        /// What the driver says.
-        why: String,
-    },
-    /// The device computes something else than it should.
-    #[error("{name} failed its self-test: {why}")]
-    SelfTest {
-        /// The device.
-        name: String,
-        /// What went wrong.
-        why: String,
-    },
-}
 
 /// A GPU.
 pub struct CudaDevice {
@@ -422,6 +377,15 @@ mod tests {
                 assert!(!error.to_string().contains('\n'));
             }
             Ok(found) => assert!(matches!(about(found), Err(Unavailable::NoSuchDevice { .. }))),
+        }
+    }
+
+    #[test]
+    fn without_a_driver_there_is_no_library_of_products_and_nothing_panics() {
+        // Whether it is installed or not.
+        if count().is_err() {
+            let why = Library::open(9).err().expect("there is nothing to multiply on").to_string();
+            assert!(why.starts_with("cuBLASLt ") && !why.contains('\n'), "{why}");
         }
     }
 }
