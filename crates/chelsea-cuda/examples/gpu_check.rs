@@ -48,8 +48,14 @@ const FULL: Plan = Plan {
     steps: 15,
 };
 
-const EMULATED: Plan =
-    Plan { depths: &[100], batches: &[1, 2], reading: &[(20, 40)], compacted: &[300], copy: 1 << 16, steps: 1 };
+const EMULATED: Plan = Plan {
+    depths: &[100],
+    batches: &[1, 2],
+    reading: &[(20, 40), (300, 0)],
+    compacted: &[300],
+    copy: 1 << 16,
+    steps: 1,
+};
 
 /// Share of entries that a clustered cache keeps.
 const KEPT: f64 = 0.2;
@@ -58,6 +64,8 @@ struct Check {
     device: Arc<dyn Device>,
     /// Bytes of its memory that nobody has taken.
     free: usize,
+    /// The library of products that it has, or why it has none.
+    library: String,
     plan: Plan,
 }
 
@@ -76,11 +84,16 @@ fn run() -> Outcome<()> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let [which, stage @ ..] = &args[..] else { return Err("which device?".into()) };
     let check = if *which == "emulated" {
-        Check { device: Arc::new(Emulator::new(Schedule::InOrder)), free: 256 << 20, plan: EMULATED }
+        let library = "emulated".to_owned();
+        Check { device: Arc::new(Emulator::new(Schedule::InOrder)), free: 256 << 20, library, plan: EMULATED }
     } else {
         let device = CudaDevice::open(which.parse()?)?;
         let free = device.free_memory()?;
-        Check { device: Arc::new(device), free, plan: FULL }
+        let library = match device.library() {
+            Ok(version) => format!("cuBLASLt {version}"),
+            Err(why) => format!("none ({why})"),
+        };
+        Check { device: Arc::new(device), free, library, plan: FULL }
     };
     match stage {
         ["copy"] => check.copy(),
@@ -96,6 +109,7 @@ impl Check {
         let About { name, capability, memory, processors } = self.device.about();
         println!("device: {name}, compute capability {}.{}, {processors} multiprocessors", capability.0, capability.1);
         println!("memory: {} GiB, {} free", memory >> 30, self.free >> 30);
+        println!("library of products: {}", self.library);
         println!("a copy reads and writes {:.0} GB/s together", self.ceiling()? / 1e9);
         Ok(())
     }
@@ -174,12 +188,21 @@ impl Check {
     }
 
     fn reading(&self, shape: &str) -> Outcome<()> {
-        let subject = self.subject(shape)?;
-        println!("| shape | tokens before | tokens read at once | step, ms | tokens/s |");
-        println!("|---|---|---|---|---|");
+        let mut subject = self.subject(shape)?;
+        println!("| shape | tokens before | tokens read at once | products of long steps | step, ms | tokens/s |");
+        println!("|---|---|---|---|---|---|");
+        self.reading_rows(&subject, &format!("library: {}", self.library))?;
+        subject.model = subject.model.without_library();
+        self.reading_rows(&subject, "kernels")?;
+        subject.model = subject.model.opening_from(usize::MAX);
+        self.reading_rows(&subject, "kernels, on bytes")
+    }
+
+    fn reading_rows(&self, subject: &Subject, products: &str) -> Outcome<()> {
         for &(tokens, before) in self.plan.reading {
             let step = subject.read(tokens, before)?.as_secs_f64();
-            println!("| {shape} | {before} | {tokens} | {:.2} | {:.0} |", step * 1e3, tokens as f64 / step);
+            let (name, ms, rate) = (subject.model.name(), step * 1e3, tokens as f64 / step);
+            println!("| {name} | {before} | {tokens} | {products} | {ms:.2} | {rate:.0} |");
         }
         Ok(())
     }

@@ -126,11 +126,73 @@ pub trait Device: Launcher + Debug + Send + Sync {
     /// Forgets launches that were prepared. Those that were enqueued still run.
     fn forget(&self, prepared: Prepared);
 
+    /// Forms a product by a library of the device's maker. Returns whether it did: where there is none, or it does not take
+    /// such a product ([`HalvesProduct::is_aligned`], among others), nothing was done. The bits of a row may hang on all
+    /// sizes of the product.
+    ///
+    /// # Errors
+    /// If the device failed.
+    fn multiply(&self, product: &HalvesProduct) -> Result<bool, DeviceError>;
+
     /// Waits for everything that was asked for.
     ///
     /// # Errors
     /// If any of it failed.
     fn synchronize(&self) -> Result<(), DeviceError>;
+}
+
+/// A matrix as BLAS describes one, column after column: number `(i, j)` lies at place `i + j * leading`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// Rows.
+    pub rows: u32,
+    /// Columns.
+    pub columns: u32,
+    /// Places from the start of a column to that of the next, at least as many as rows.
+    pub leading: u32,
+}
+
+/// A product of matrices of 16-bit numbers: `out = factor (x W^T)`, with sums in f32.
+///
+/// Here, rows lie one after the other; [`HalvesProduct::layouts`] says what the same memory is to a library.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HalvesProduct {
+    /// Weights, f16, `[rows][columns]`.
+    pub weights: Address,
+    /// Tokens, f16, `[tokens][columns]`.
+    pub x: Address,
+    /// Outputs, f32, `[tokens][stride]`, of which the first `rows` of each token are written.
+    pub out: Address,
+    /// Outputs of a token.
+    pub rows: u32,
+    /// Tokens.
+    pub tokens: u32,
+    /// Numbers of a token.
+    pub columns: u32,
+    /// Numbers from the outputs of a token to those of the next.
+    pub stride: u32,
+    /// What sums are multiplied by.
+    pub factor: f32,
+}
+
+impl HalvesProduct {
+    /// The product as BLAS has it, `D = factor (A^T B)`: `A` are the weights, `B` the tokens and `D` the outputs, whose columns
+    /// are the rows here. Of the first, so, it is the transpose that is multiplied (`CUBLAS_OP_T`), of the second it is not.
+    pub fn layouts(&self) -> [Layout; 3] {
+        let &Self { rows, tokens, columns, stride, .. } = self;
+        let of_rows = |count: u32| Layout { rows: columns, columns: count, leading: columns };
+        [of_rows(rows), of_rows(tokens), Layout { rows, columns: tokens, leading: stride }]
+    }
+
+    /// What addresses, and rows of all matrices, begin at multiples of where a library is to form a product, in bytes.
+    pub const ALIGNMENT: u32 = 16;
+
+    /// Whether they do.
+    pub fn is_aligned(&self) -> bool {
+        let &Self { weights, x, out, columns, stride, .. } = self;
+        let rows = [u64::from(columns) * 2, u64::from(stride) * 4];
+        [weights, x, out].into_iter().chain(rows).all(|at| at.is_multiple_of(Self::ALIGNMENT.into()))
+    }
 }
 
 /// Launches in the order in which they were asked for.

@@ -9,9 +9,16 @@
 
 #![allow(unsafe_code)]
 
-use crate::device::{About, Address, Device, DeviceError, Launcher, Launches, Prepared, Shape};
+mod library;
+mod unavailable;
+
+pub use library::NoLibrary;
+pub use unavailable::Unavailable;
+
+use crate::device::{About, Address, Device, DeviceError, HalvesProduct, Launcher, Launches, Prepared, Shape};
 use crate::kernels;
 use cudarc::driver::{result, sys};
+use library::Library;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::sync::{Mutex, PoisonError};
@@ -22,53 +29,6 @@ pub const LEAST_CAPABILITY: (u32, u32) = (8, 0);
 /// Dynamic shared memory of a block that every device gives without being asked.
 const PLAIN_SHARED_BYTES: u32 = 48 << 10;
 
-/// Why there is no GPU to run on.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unavailable {
-    /// The driver's library is not installed.
-    #[error("no NVIDIA driver is installed (libcuda was not found)")]
-    NoDriver,
-    /// The driver is there and does not start.
-    #[error("the NVIDIA driver does not start: {0}")]
-    Driver(String),
-    /// There is a driver, and nothing for it to drive.
-    #[error("the NVIDIA driver finds no GPU")]
-    NoDevice,
-    /// No device has this number.
-    #[error("there is no GPU {asked}: the driver finds {found}, numbered from 0")]
-    NoSuchDevice {
-        /// Which one was asked for.
-        asked: usize,
-        /// How many there are.
-        found: usize,
-    },
-    /// The device is too old.
-    #[error("{name} has compute capability {}.{}; kernels are made for {}.{} and later", capability.0, capability.1,
-        LEAST_CAPABILITY.0, LEAST_CAPABILITY.1)]
-    Capability {
-        /// The device.
-        name: String,
-        /// What it has.
-        capability: (u32, u32),
-    },
-    /// The driver does not take the kernels.
-    #[error("{name} does not take the kernels: {why}; a driver of version 525 or later is needed")]
-    Program {
-        /// The device.
-        name: String,
-        /// What the driver says.
-        why: String,
-    },
-    /// The device computes something else than it should.
-    #[error("{name} failed its self-test: {why}")]
-    SelfTest {
-        /// The device.
-        name: String,
-        /// What went wrong.
-        why: String,
-    },
-}
-
 /// A GPU.
 pub struct CudaDevice {
     about: About,
@@ -76,6 +36,7 @@ pub struct CudaDevice {
     stream: sys::CUstream,
     module: sys::CUmodule,
     functions: Mutex<HashMap<&'static str, Function>>,
+    library: Result<Library, NoLibrary>,
 }
 
 /// A kernel, and how much dynamic shared memory it may be started with.
@@ -174,7 +135,8 @@ impl CudaDevice {
         // SAFETY: the image is a whole fatbin, which says its own length; the driver copies what it takes of it.
         let module = unsafe { result::module::load_data(program.as_ptr().cast::<c_void>()) }
             .map_err(|error| refused(error.to_string()))?;
-        let device = CudaDevice { about, context, stream, module, functions: Mutex::default() };
+        let library = Library::open(about.capability.0);
+        let device = CudaDevice { about, context, stream, module, functions: Mutex::default(), library };
         self_test(&device)
             .map_err(|why| Unavailable::SelfTest { name: device.about.name.clone(), why: why.to_string() })?;
         Ok(device)
@@ -187,6 +149,14 @@ impl CudaDevice {
     pub fn free_memory(&self) -> Result<usize, DeviceError> {
         self.enter("tell its free memory")?;
         result::mem_get_info().map(|(free, _)| free).map_err(failed("tell its free memory"))
+    }
+
+    /// The version of cuBLASLt that multiplies for it.
+    ///
+    /// # Errors
+    /// [`NoLibrary`], which says why kernels of this crate do so instead.
+    pub fn library(&self) -> Result<String, &NoLibrary> {
+        self.library.as_ref().map(Library::version)
     }
 
     /// Makes the context current on this thread.
@@ -369,6 +339,15 @@ impl Device for CudaDevice {
         }
     }
 
+    fn multiply(&self, product: &HalvesProduct) -> Result<bool, DeviceError> {
+        let Ok(library) = &self.library else { return Ok(false) };
+        if !product.is_aligned() {
+            return Ok(false);
+        }
+        self.enter("multiply")?;
+        library.multiply(product, self.stream)
+    }
+
     fn synchronize(&self) -> Result<(), DeviceError> {
         self.enter("finish")?;
         // SAFETY: a stream of this context.
@@ -398,6 +377,15 @@ mod tests {
                 assert!(!error.to_string().contains('\n'));
             }
             Ok(found) => assert!(matches!(about(found), Err(Unavailable::NoSuchDevice { .. }))),
+        }
+    }
+
+    #[test]
+    fn without_a_driver_there_is_no_library_of_products_and_nothing_panics() {
+        // Whether it is installed or not.
+        if count().is_err() {
+            let why = Library::open(9).err().expect("there is nothing to multiply on").to_string();
+            assert!(why.starts_with("cuBLASLt ") && !why.contains('\n'), "{why}");
         }
     }
 }

@@ -8,6 +8,7 @@ mod attention;
 pub mod cluster;
 mod enter;
 mod fold;
+pub mod halves;
 pub mod linear;
 mod page;
 pub mod rows;
@@ -60,5 +61,47 @@ mod tests {
         let table = include_str!("../kernels/registers.txt");
         let names: Vec<&str> = table.lines().skip(2).filter_map(|line| line.split_whitespace().next()).collect();
         assert!(names.len() > 50 && names.is_sorted());
+    }
+
+    /// Numbers in a cell of a table.
+    fn numbers(cell: &str) -> Vec<u32> {
+        // What stands in brackets or quotes are names of kernels and types.
+        let plain: String = cell.split('`').step_by(2).collect();
+        plain.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
+    }
+
+    #[test]
+    fn every_kernel_has_its_row_in_the_read_me() {
+        // Of sm_90a: registers and spilled bytes.
+        let of_kernel = |line: &'static str| {
+            let mut cells = line.split_whitespace();
+            let name = cells.next().expect("a name");
+            let cell: Vec<u32> = cells.nth(2).expect("a third architecture").split('/').flat_map(str::parse).collect();
+            (name, cell[0], cell[2])
+        };
+        let kernels: Vec<_> = include_str!("../kernels/registers.txt").lines().skip(2).map(of_kernel).collect();
+        let mut told = vec![false; kernels.len()];
+        let read_me = include_str!("../kernels/README.md").split("| kernel | registers |").nth(1).expect("a table");
+        for row in read_me.lines().skip(2).take_while(|line| line.starts_with('|')) {
+            let cells: Vec<&str> = row.split('|').collect();
+            let patterns: Vec<&str> = cells[1].split('`').skip(1).step_by(2).collect();
+            let fits = |pattern: &str, name: &str| match pattern.split_once('*') {
+                Some((start, end)) => name.starts_with(start) && name.ends_with(end),
+                None => name == pattern,
+            };
+            let (mut registers, mut spilled) = (Vec::new(), 0);
+            for pattern in patterns {
+                let own = kernels.iter().enumerate().filter(|(_, kernel)| fits(pattern, kernel.0));
+                let own: Vec<_> = own.inspect(|(i, _)| told[*i] = true).collect();
+                registers.push(own.iter().map(|(_, kernel)| kernel.1).max().expect(pattern));
+                spilled = own.iter().map(|(_, kernel)| kernel.2).fold(spilled, u32::max);
+            }
+            let most = registers.iter().copied().max();
+            let said = numbers(cells[2]);
+            assert!(said == registers || said.len() == 1 && said.first().copied() == most, "{registers:?}: {row}");
+            assert_eq!(numbers(cells[3]).into_iter().max(), Some(spilled), "{row}");
+        }
+        let left: Vec<_> = kernels.iter().zip(told).filter(|(_, told)| !told).map(|(kernel, _)| kernel.0).collect();
+        assert!(left.is_empty(), "{left:?}");
     }
 }

@@ -11,5 +11,8 @@ pub mod driver;
 mod model;
 
 pub use cache::{Clusters, CudaBackend, CudaStore};
-pub use device::{About, Address, Buffer, Device, DeviceError, Graph, Launcher, Launches, Prepared, Recorder, Shape};
+pub use device::{
+    About, Address, Buffer, Device, DeviceError, Graph, HalvesProduct, Launcher, Launches, Layout, Prepared, Recorder,
+    Shape,
+};
 pub use model::{CudaModel, CudaWeights, ModelRefused};

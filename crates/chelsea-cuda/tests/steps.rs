@@ -5,12 +5,12 @@
 mod common;
 
 use chelsea_cuda::{
-    About, Address, CudaBackend, CudaModel, CudaWeights, Device, DeviceError, Launcher, Launches, Prepared, Shape,
+    About, Address, CudaModel, Device, DeviceError, HalvesProduct, Launcher, Launches, Prepared, Shape,
 };
 use chelsea_emulator::Schedule;
-use chelsea_kv::{Budget, CacheConfig, Dtype, SequenceCache, policy};
-use chelsea_linear::Products;
-use chelsea_model::{Chunk, LoadOptions, Model, RandomModel, Wanted, Workspace};
+use chelsea_kv::{Dtype, SequenceCache};
+use chelsea_model::{Chunk, Model, Wanted, Workspace};
+use common::{on, token};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -87,6 +87,10 @@ impl Device for Counting {
         self.device.forget(prepared);
     }
 
+    fn multiply(&self, product: &HalvesProduct) -> Result<bool, DeviceError> {
+        self.device.multiply(product)
+    }
+
     fn synchronize(&self) -> Result<(), DeviceError> {
         self.device.synchronize()
     }
@@ -94,36 +98,14 @@ impl Device for Counting {
 
 /// The same random model, with graphs and without.
 fn models(name: &str) -> (Model, Model, Arc<Counting>) {
-    let make = || {
-        let options = LoadOptions { products: Products::Source };
-        RandomModel::named(name).unwrap().make(5, &options, &mut |_, _| ()).unwrap()
-    };
     let counting = Counting::new();
-    let on = |device: Arc<dyn Device>, graphs: bool| {
-        let kept = make();
-        let weights = CudaWeights::upload(&device, &kept).unwrap();
-        let model = CudaModel::new("emulated".into(), weights, CudaBackend::new(device, 32 << 20).unwrap());
-        kept.on(Arc::new(if graphs { model } else { model.without_graphs() }))
-    };
-    (on(counting.clone(), true), on(common::device(Schedule::InOrder), false), counting)
+    let with = on(counting.clone(), name, |model| model);
+    (with, on(common::device(Schedule::InOrder), name, CudaModel::without_graphs), counting)
 }
 
+/// Statistics of queries are made for the one, and not for the other.
 fn cache(model: &Model, dtype: Dtype, keep: f32) -> SequenceCache {
-    let config = CacheConfig {
-        dtype,
-        budget: Budget::EntryFraction(keep),
-        // Statistics of queries are made for the one, and not for the other.
-        policy: policy(if keep < 1.0 { "chelsea" } else { "full" }).unwrap(),
-        window: 16,
-        decode_block: 8,
-        backend: model.backend(),
-        ..CacheConfig::new(model.cache_shape())
-    };
-    SequenceCache::new(config).unwrap()
-}
-
-fn token(i: usize) -> u32 {
-    ((i * 37 + i * i * 11) % 320) as u32
+    common::cache(model, dtype, if keep < 1.0 { "chelsea" } else { "full" }, keep)
 }
 
 #[test]

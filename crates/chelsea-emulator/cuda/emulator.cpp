@@ -63,8 +63,17 @@ chelsea_emulator_switch:
 )");
 #endif
 
+// A copy that was asked for, and in which of its thread's groups.
+struct Copy {
+  void* to;
+  const void* from;
+  uint32_t group;
+};
+
 struct Fiber {
   Thread thread;
+  std::vector<Copy> copies;
+  uint32_t groups;  // that were ended
   Place place;
   char* stack;
   bool done;
@@ -162,6 +171,8 @@ void start(Fiber& fiber, uint32_t index) {
 #endif
   fiber.thread.index = index;
   fiber.thread.turn = 0;
+  fiber.copies.clear();
+  fiber.groups = 0;
   fiber.done = false;
 #if OWN_SWITCH
   void** top = (void**)(fiber.stack + STACK - 64);
@@ -230,6 +241,19 @@ void put_down(const void* bytes, size_t count) {
   current->turn ^= 1;
   memcpy(current->slots[current->turn], bytes, count);
   sync_warp();
+}
+void copy_later(void* to, const void* from) {
+  Fiber& fiber = *running_block->running;
+  fiber.copies.push_back({to, from, fiber.groups});
+}
+void end_group() { running_block->running->groups++; }
+void wait_for_groups(uint32_t left) {
+  Fiber& fiber = *running_block->running;
+  auto waits = [&](const Copy& copy) { return copy.group + left >= fiber.groups; };
+  for (const Copy& copy : fiber.copies)
+    if (!waits(copy)) memcpy(copy.to, copy.from, 16);
+  fiber.copies.erase(std::remove_if(fiber.copies.begin(), fiber.copies.end(), [&](const Copy& copy) { return !waits(copy); }),
+                     fiber.copies.end());
 }
 const unsigned char* put_by(uint32_t index) {
   // A lane that a partial warp has not: its own, as on a GPU where what is read is undefined.

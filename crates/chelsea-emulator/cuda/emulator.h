@@ -5,7 +5,7 @@
 // instructions): each puts down what it has, and goes on once all have. Then the schedule says who is next. Blocks
 // run one after the other, in an order that the schedule says, too.
 //
-// Shared memory is filled with 0xff (as floats: no numbers) before each block. Barriers are strict: all threads of the block,
+// Asynchronous copies are made when they are waited for, as late as may be. Shared memory is filled with 0xff (as floats: no numbers) before each block. Barriers are strict: all threads of the block,
 // or of the warp, have to come, and a launch where some wait forever is an error. What cannot be seen here: races between
 // blocks that run at the same time, races within a warp between barriers that its schedules happen not to show, and time.
 #pragma once
@@ -38,6 +38,11 @@ void sync_warp();
 void put_down(const void* bytes, size_t count);
 // What lane `index` of the warp put down then.
 const unsigned char* put_by(uint32_t index);
+
+// Copies of 16 bytes that are made when their group is waited for, and no sooner.
+void copy_later(void* to, const void* from);
+void end_group();
+void wait_for_groups(uint32_t left);
 
 struct Kernel {
   const char* name;
@@ -103,6 +108,9 @@ DEVICE i32 dot_signed(u32 a, u32 b, i32 sum) {
   for (u32 i = 0; i < 32; i += 8) sum += (i32)(i8)(a >> i) * (i8)(b >> i);
   return sum;
 }
+DEVICE void copy_later(uint4* to, const uint4* from) { emulator::copy_later(to, from); }
+DEVICE void end_group() { emulator::end_group(); }
+template <int LEFT> DEVICE void wait_for_groups() { emulator::wait_for_groups(LEFT); }
 DEVICE uint4 load_stream(const uint4* p) { return *p; }
 DEVICE uint2 load_stream(const uint2* p) { return *p; }
 

@@ -55,6 +55,29 @@ KERNEL(probe_shared, Words, 128) {
   ((u32*)shared)[thread_index()] = 0;
 }
 
+// Each thread has three copies made of 16 bytes, in two groups and a third that is not ended, and tells what of them is there once
+// it has waited for all groups but `mistake`, and what its neighbour's first is then.
+struct Copied {
+  u64 from, to;  // `[threads][3][4]`, `[threads][4]`
+  u32 mistake, unused;
+};
+KERNEL(probe_copies, Copied, 64) {
+  SHARED(shared);
+  uint4* held = (uint4*)shared + thread_index() * 3;
+  const uint4* from = at<uint4>(a.from) + thread_index() * 3;
+  copy_later(held, from);
+  end_group();
+  copy_later(held + 1, from + 1);
+  end_group();
+  copy_later(held + 2, from + 2);
+  if (a.mistake == 0) wait_for_groups<0>();
+  if (a.mistake == 1) wait_for_groups<1>();
+  if (a.mistake == 2) wait_for_groups<2>();
+  barrier();
+  uint4* next = (uint4*)shared + (thread_index() + 1) % threads_of_block() * 3;
+  at<uint4>(a.to)[thread_index()] = make_uint4(held[0].x, held[1].y, held[2].z, next->w);
+}
+
 // The order in which blocks run: each writes how many ran before it. (A GPU would need an atomic addition.)
 KERNEL(probe_blocks, Words, 1) {
   u32* words = at<u32>(a.words);

@@ -8,7 +8,8 @@
 
 #![allow(unsafe_code)]
 
-use chelsea_cuda::{About, Address, Device, DeviceError, Launcher, Launches, Prepared, Shape};
+use chelsea_cuda::{About, Address, Device, DeviceError, HalvesProduct, Launcher, Launches, Layout, Prepared, Shape};
+use half::f16;
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -57,6 +58,8 @@ const ALIGNMENT: usize = 256;
 pub struct Emulator {
     about: About,
     schedule: Schedule,
+    /// Whether it has a library of products.
+    library: bool,
     /// What is allocated: address and size in bytes.
     held: Mutex<BTreeMap<Address, usize>>,
     /// Bytes that may be held at once.
@@ -77,12 +80,25 @@ impl Emulator {
     /// A device with so many bytes of memory: what is beyond is refused.
     pub fn with_memory(schedule: Schedule, limit: usize) -> Self {
         let about = About { name: "emulated GPU".to_owned(), capability: (8, 0), memory: limit, processors: 4 };
-        Self { about, schedule, held: Mutex::default(), limit, prepared: Mutex::default() }
+        Self { about, schedule, library: true, held: Mutex::default(), limit, prepared: Mutex::default() }
+    }
+
+    /// The same without a library of products, as a GPU where none is found.
+    pub fn without_library(mut self) -> Self {
+        self.library = false;
+        self
     }
 
     /// Bytes that are allocated.
     pub fn held(&self) -> usize {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+    }
+
+    /// A matrix of 16-bit floats, with what lies between its columns.
+    fn halves(&self, at: Address, layout: Layout) -> Result<Vec<f32>, DeviceError> {
+        let mut bytes = vec![0; layout.columns as usize * layout.leading as usize * 2];
+        self.read(at, &mut bytes)?;
+        Ok(bytes.chunks_exact(2).map(|pair| f16::from_ne_bytes([pair[0], pair[1]]).to_f32()).collect())
     }
 
     /// Holds a copy to what was allocated.
@@ -208,6 +224,29 @@ impl Device for Emulator {
 
     fn forget(&self, prepared: Prepared) {
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner).0.remove(&prepared);
+    }
+
+    fn multiply(&self, product: &HalvesProduct) -> Result<bool, DeviceError> {
+        if !self.library || !product.is_aligned() {
+            return Ok(false);
+        }
+        // As BLAS has it: number (i, j) of a matrix lies at place i + j * leading.
+        let &HalvesProduct { weights, x, out, factor, .. } = product;
+        let [a, b, d] = product.layouts();
+        if let Some(wrong) = [a, b, d].iter().find(|layout| layout.rows > layout.leading) {
+            return Err(DeviceError::Failed { doing: "multiply", why: format!("columns overlap: {wrong:?}") });
+        }
+        let columns = |of: &[f32], Layout { rows, columns, leading }: Layout| -> Vec<Vec<f32>> {
+            let column = |j: u32| of[(j * leading) as usize..][..rows as usize].to_vec();
+            (0..columns).map(column).collect()
+        };
+        let (a, b) = (columns(&self.halves(weights, a)?, a), columns(&self.halves(x, b)?, b));
+        for (j, b) in b.iter().enumerate() {
+            let of_a = |a: &Vec<f32>| factor * a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+            let column: Vec<u8> = a.iter().flat_map(|a| of_a(a).to_ne_bytes()).collect();
+            self.write(out + j as Address * Address::from(d.leading) * 4, &column)?;
+        }
+        Ok(true)
     }
 
     fn synchronize(&self) -> Result<(), DeviceError> {

@@ -228,6 +228,44 @@ fn memory_that_nobody_wrote_holds_no_numbers() -> Outcome {
     Ok(())
 }
 
+#[derive(Clone, Copy, NoUninit)]
+#[repr(C)]
+struct Copied {
+    from: u64,
+    to: u64,
+    mistake: u32,
+    unused: u32,
+}
+
+#[test]
+fn copies_are_there_when_their_group_was_waited_for_and_no_sooner() -> Outcome {
+    for schedule in Schedule::ALL {
+        let device = device(schedule);
+        let from: Vec<u32> = (0..64 * 12).collect();
+        let (from_at, to) = (Buffer::with(&device, &from)?, Buffer::new(&device, 64 * 16)?);
+        // Of the last groups, so many are not waited for; the third was never ended.
+        for left in 0..3 {
+            let arguments = Copied { from: from_at.at(), to: to.at(), mistake: left, unused: 0 };
+            let shape = Shape { shared: 64 * 48, ..Shape::line(1, 64) };
+            device.launch("probe_copies", shape, bytemuck::bytes_of(&arguments))?;
+            let found: Vec<u32> = to.values(64 * 4)?;
+            for (thread, found) in found.chunks(4).enumerate() {
+                let number = |thread: usize, word: usize| from[thread * 12 + word];
+                let there = |is: bool, number: u32| if is { number } else { u32::MAX };
+                let first = left < 2;
+                let wanted = [
+                    there(first, number(thread, 0)),
+                    there(left < 1, number(thread, 5)),
+                    u32::MAX,
+                    there(first, number((thread + 1) % 64, 3)),
+                ];
+                assert_eq!(found, wanted, "all groups but {left}");
+            }
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn blocks_run_in_the_order_that_the_schedule_says() -> Outcome {
     let order = |schedule| -> Result<Vec<u32>, DeviceError> {

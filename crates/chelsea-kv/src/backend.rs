@@ -18,6 +18,7 @@ pub use crate::attention::{Attention, Isa};
 pub use crate::scratch::{Reserved, ScratchMeter};
 
 use crate::policy::Chelsea;
+use crate::query::key_scales;
 use crate::{Dims, Dtype, Head, LayerSpec, Pool, PoolFull, Reservation, Rotary};
 use std::any::Any;
 use std::borrow::Cow;
@@ -140,6 +141,13 @@ pub struct Candidates<'a> {
     pub query_power: Vec<f32>,
     /// Mean of `|value|^2` at the head's first compaction; none if this is the first.
     pub value_scale: Option<f32>,
+}
+
+impl Candidates<'_> {
+    /// What the dimensions of keys before RoPE are multiplied by, `[key_dim]`, so that squared distances are costs.
+    pub fn key_scales(&self, key_dim: usize) -> Vec<f32> {
+        key_scales(&self.query_power, key_dim)
+    }
 }
 
 /// The entries of one sequence: the KV heads of all layers, numbered layer by layer.

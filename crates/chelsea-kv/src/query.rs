@@ -32,6 +32,15 @@ pub(crate) struct Seen<'a> {
     pub importance: Option<&'a [f32]>,
 }
 
+/// What dimensions of keys are multiplied by so that squared distances are costs, for weights as [`QueryPower`] has them; all
+/// dimensions count alike where there are none.
+pub(crate) fn key_scales(power: &[f32], dim: usize) -> Vec<f32> {
+    match power {
+        [] => vec![(1.0 / dim as f32).sqrt(); dim],
+        power => power.iter().map(|weight| weight.sqrt()).collect(),
+    }
+}
+
 /// Positions sampled from one block of queries at most.
 const SAMPLES: usize = 64;
 

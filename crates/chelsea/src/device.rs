@@ -160,7 +160,13 @@ fn gpus() -> Vec<Row> {
         let (memory, state) = match CudaDevice::open(number) {
             Ok(opened) => {
                 let (major, minor) = about.capability;
-                let ready = format!("ready; compute capability {major}.{minor}, {} multiprocessors", about.processors);
+                let products = match opened.library() {
+                    Ok(version) => format!("cuBLASLt {version}"),
+                    Err(why) => format!("long texts by kernels of our own ({why})"),
+                };
+                let processors = about.processors;
+                let ready =
+                    format!("ready; compute capability {major}.{minor}, {processors} multiprocessors; {products}");
                 (opened.free_memory().ok(), ready)
             }
             Err(why) => (None, why.to_string()),
@@ -230,6 +236,9 @@ mod cuda {
                 output::bytes(weights.bytes()),
                 output::bytes(room)
             );
+            if let Err(why) = self.device.library() {
+                tracing::info!("{}: long texts are multiplied by kernels of our own: {why}", self.name);
+            }
             let backend = CudaBackend::new(device, room)?;
             Ok(model.on(Arc::new(CudaModel::new(self.name, weights, backend))))
         }

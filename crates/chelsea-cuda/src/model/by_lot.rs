@@ -53,7 +53,7 @@ impl Patterns {
         self.fill(&pairs, planes.at() + matrix.scales() as Address, matrix.units() - matrix.scales())?;
         let unit = 3.46 / (most * (columns as f32).sqrt());
         self.device.write(planes.at() + matrix.units() as Address, bytemuck::cast_slice(&vec![unit; rows]))?;
-        Ok(Weight::of(matrix, planes))
+        Ok(Weight::of(matrix, planes, most / 2.0 * unit))
     }
 
     fn layer(&self, config: &Config, index: usize, spec: &LayerSpec) -> Result<Layer, ModelRefused> {

@@ -2,10 +2,10 @@
 
 use super::lists::Lists;
 use super::pass::Found;
-use super::weights::{Rounded, Spans, multiply};
+use super::products::{Onto, Room, Rounded, Spans, Way, multiply};
 use super::{CudaModel, Layer, Workspace};
 use crate::device::{Address, Device, DeviceError, Launcher};
-use crate::kernels::linear::{self, NormRound};
+use crate::kernels::linear;
 use crate::kernels::rows::{self, Activation, Norm, Rope};
 use crate::kernels::{self, Append, Decode, Enter, Join, Prefill};
 
@@ -19,8 +19,8 @@ pub(super) struct Buffers {
     pub attended: Address,
     pub gate: Address,
     pub up: Address,
-    /// Rows in bytes, and their scales.
-    pub rounded: (Address, Address),
+    /// Rows on their way into products.
+    pub rounded: Room,
 }
 
 /// Tables of a rotary embedding: cosines, sines, and pairs of numbers that are turned.
@@ -47,14 +47,24 @@ impl CudaModel {
         &*self.weights.device
     }
 
-    pub(super) fn buffers(&self, workspace: &mut Workspace, rows: usize) -> Result<Buffers, DeviceError> {
+    /// Room for so many rows; `long`: for chunks that weights are opened for, too.
+    pub(super) fn buffers(&self, workspace: &mut Workspace, rows: usize, long: bool) -> Result<Buffers, DeviceError> {
         let device = &self.weights.device;
         let hidden = self.weights.hidden;
         let most = |width: fn(&Layer) -> usize| self.weights.layers.iter().map(width).max().unwrap_or(0);
         let (q, kv) = (most(|layer| layer.q.weight.rows()), most(|layer| layer.k.weight.rows()));
         let inner = most(|layer| layer.gate.rows());
-        let (bytes, scales) = Rounded::room(rows, hidden.max(q).max(inner));
+        let widest = hidden.max(q).max(inner);
         let w = workspace;
+        let (bytes, scales) = Room::of_bytes(rows, widest);
+        let (bytes, scales) = (w.bytes.room(device, bytes)?, w.scales.room(device, scales)?);
+        let mut rounded = Room { bytes, scales, ..Room::default() };
+        if long {
+            let (halves, units) = Room::of_halves(rows, widest);
+            rounded.halves = w.halves.room(device, halves)?;
+            rounded.units = w.units.room(device, units)?;
+            rounded.opened = w.opened.room(device, self.weights.strip_bytes())?;
+        }
         Ok(Buffers {
             x: w.x.room(device, rows * hidden * 4)?,
             y: w.y.room(device, rows * hidden * 4)?,
@@ -64,24 +74,24 @@ impl CudaModel {
             attended: w.attended.room(device, rows * q * 4)?,
             gate: w.gate.room(device, rows * inner * 4)?,
             up: w.up.room(device, rows * inner * 4)?,
-            rounded: (w.bytes.room(device, bytes)?, w.scales.room(device, scales)?),
+            rounded,
         })
     }
 
-    /// `x += y`, where there is a `y`; the norm of `x` times `weight`, in bytes.
+    /// `x += y`, where there is a `y`; the norm of `x` times `weight`, rounded.
     fn norm<'a>(
         &self,
         launcher: &dyn Launcher,
         (x, y, weight): (Address, Address, Address),
         spans: &'a Spans,
-        (bytes, scales): (Address, Address),
+        room: Room,
     ) -> Result<Rounded<'a>, DeviceError> {
         let width = self.weights.hidden;
-        let rounded = Rounded::at(bytes, scales, spans, width);
-        let (blocks, eps) = (rounded.blocks() as u32, self.weights.eps);
-        let norm = NormRound { x, y, weight, bytes, scales, width: width as u32, blocks, eps, unused: 0 };
-        linear::norm_round(launcher, spans.rows(), &norm)?;
-        Ok(rounded)
+        Rounded::normed(launcher, (x, y, weight), (spans, width), room, self.weights.eps)
+    }
+
+    fn multiply(&self, launcher: &dyn Launcher, products: &[Onto<'_>], x: Rounded<'_>) -> Result<(), DeviceError> {
+        multiply(Way { launcher, device: self.device(), library: self.library }, products, x)
     }
 
     /// `x += y`, where there is a `y`; `x` -> queries, keys and values, before the rotary embedding.
@@ -96,7 +106,7 @@ impl CudaModel {
         let &Buffers { x, q, k, v, rounded, .. } = buffers;
         let normed = self.norm(launcher, (x, y, layer.attn_norm.at()), spans, rounded)?;
         let of = [(&layer.q, q), (&layer.k, k), (&layer.v, v)].map(|(product, out)| product.onto(out));
-        multiply(launcher, &of, normed)?;
+        self.multiply(launcher, &of, normed)?;
         let Some((q_norm, k_norm)) = &layer.qk_norm else { return Ok(()) };
         let (rows, dim) = (spans.rows(), layer.spec.key_dim as u32);
         let of_heads = |x, weight, heads: usize| {
@@ -191,8 +201,8 @@ impl CudaModel {
                 firsts: single.firsts,
                 sinks: 0,
                 out: of_row(buffers.attended, single.rows.start),
-                bytes: if round { buffers.rounded.0 + blocks * linear::BLOCK as Address } else { 0 },
-                scales: if round { buffers.rounded.1 + blocks * 16 } else { 0 },
+                bytes: if round { buffers.rounded.bytes + blocks * linear::BLOCK as Address } else { 0 },
+                scales: if round { buffers.rounded.scales + blocks * 16 } else { 0 },
                 dim,
                 group,
                 q_heads: spec.q_heads as u32,
@@ -235,14 +245,14 @@ impl CudaModel {
         let &Buffers { x, y, attended, gate, up, rounded, .. } = buffers;
         let width = layer.q.weight.rows();
         let heads = match is_rounded {
-            true => Rounded::at(rounded.0, rounded.1, spans, width),
+            true => Rounded::at(rounded, spans, width),
             false => Rounded::of(launcher, attended, (spans, width), rounded)?,
         };
-        multiply(launcher, &[layer.output.onto(y)], heads)?;
+        self.multiply(launcher, &[layer.output.onto(y)], heads)?;
         let normed = self.norm(launcher, (x, y, layer.ffn_norm.at()), spans, rounded)?;
-        multiply(launcher, &[layer.gate.onto(gate), layer.up.onto(up)], normed)?;
+        self.multiply(launcher, &[layer.gate.onto(gate), layer.up.onto(up)], normed)?;
         let gated = Rounded::of_gate(launcher, (Activation::Silu, gate, up), (spans, layer.gate.rows()), rounded)?;
-        multiply(launcher, &[layer.down.onto(y)], gated)
+        self.multiply(launcher, &[layer.down.onto(y)], gated)
     }
 
     /// The last norm and product; where `likeliest` are wanted, those too.
@@ -258,7 +268,7 @@ impl CudaModel {
         let weight = self.weights.output_norm.at();
         let normed = self.norm(launcher, (buffers.x, buffers.y, weight), spans, buffers.rounded)?;
         let logits = workspace.logits.room(device, rows * vocab * 4)?;
-        multiply(launcher, &[self.weights.output.onto(logits)], normed)?;
+        self.multiply(launcher, &[self.weights.output.onto(logits)], normed)?;
         let mut found = Found { logits, likeliest: None };
         if likeliest {
             let room = workspace.stages.room(device, rows::likeliest_bytes(rows, vocab))?;

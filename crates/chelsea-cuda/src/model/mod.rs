@@ -9,6 +9,7 @@ mod layers;
 mod lists;
 mod noted;
 mod pass;
+mod products;
 mod steps;
 mod weights;
 
@@ -144,12 +145,24 @@ impl CudaWeights {
         let widest = |width: fn(&Layer) -> usize| self.layers.iter().map(width).max().unwrap_or(0);
         let attention = widest(|layer| layer.q.weight.rows() * 2 + layer.k.weight.rows() * 2);
         let inner = widest(|layer| layer.gate.rows());
-        // Residual stream, norms, attention, both halves of the gate, and rows in bytes: each may be as large again, since
-        // buffers grow by powers of two.
-        let row = 4 * (2 * self.hidden + attention + 2 * inner) + 2 * inner.max(self.hidden);
+        // Residual stream, norms, attention, both halves of the gate, and rows in bytes and in 16 bits: each may be as large
+        // again, since buffers grow by powers of two. So may a strip of opened weights.
+        let row = 4 * (2 * self.hidden + attention + 2 * inner) + 4 * inner.max(self.hidden) + 4;
         // Logits of a pass, those that sequences hold on to, and the likeliest of them.
         let vocab = self.output.rows();
-        2 * (rows * row + logits * (2 * vocab + 2 * LIKELIEST) * 4 + likeliest_bytes(logits, vocab))
+        let logits = logits * (2 * vocab + 2 * LIKELIEST) * 4 + likeliest_bytes(logits, vocab);
+        2 * (rows * row + logits + self.strip_bytes())
+    }
+
+    /// Bytes of the largest strip of opened weights.
+    fn strip_bytes(&self) -> usize {
+        let of_layer = |layer: &Layer| {
+            let Layer { q, k, v, output, gate, up, down, .. } = layer;
+            let weights = [&q.weight, &k.weight, &v.weight, &output.weight, gate, up, down];
+            weights.map(products::strip_bytes).into_iter().max().unwrap_or(0)
+        };
+        let layers = self.layers.iter().map(of_layer).max().unwrap_or(0);
+        layers.max(products::strip_bytes(&self.output))
     }
 }
 
@@ -169,6 +182,10 @@ struct Workspace {
     /// Rows in bytes and their scales.
     bytes: Growing,
     scales: Growing,
+    /// Rows of long chunks in halves and their units, and a strip of opened weights.
+    halves: Growing,
+    units: Growing,
+    opened: Growing,
     /// Rows of the residual stream and of attention's output whose logits are wanted.
     kept_x: Growing,
     kept: Growing,
@@ -200,17 +217,40 @@ pub struct CudaModel {
     workspace: Mutex<Workspace>,
     /// Whether decode steps become graphs.
     graphs: bool,
+    /// Tokens of a chunk from which on weights are opened for it.
+    long: usize,
+    /// Whether opened weights are multiplied by the device's library, where it has one.
+    library: bool,
 }
 
 impl CudaModel {
     /// A model of these weights, whose caches lie where `backend` has room, on the same device.
     pub fn new(name: String, weights: CudaWeights, backend: CudaBackend) -> Self {
-        CudaModel { name, weights, backend, workspace: Mutex::default(), graphs: true }
+        CudaModel {
+            name,
+            weights,
+            backend,
+            workspace: Mutex::default(),
+            graphs: true,
+            long: products::LONG,
+            library: true,
+        }
     }
 
     /// The same, which enqueues the kernels of a decode step one by one: to measure or to test what a graph of them changes.
     pub fn without_graphs(self) -> Self {
         CudaModel { graphs: false, ..self }
+    }
+
+    /// The same, which opens weights to 16 bits for chunks of so many tokens and more: `usize::MAX` for none, 1 for all, so that
+    /// nothing is rounded to bytes and no step is a graph. To measure or to test what opening them changes.
+    pub fn opening_from(self, tokens: usize) -> Self {
+        CudaModel { long: tokens, ..self }
+    }
+
+    /// The same, which multiplies opened weights by kernels of its own, whatever library the device has: to measure or to test.
+    pub fn without_library(self) -> Self {
+        CudaModel { library: false, ..self }
     }
 }
 

@@ -10,7 +10,7 @@
 use super::layers::{Buffers, Heads, Rotary};
 use super::lists::{Chunk, Lists, OfLayer};
 use super::noted::{MOST_QUERIES, Noted};
-use super::weights::Spans;
+use super::products::Spans;
 use super::{CudaModel, Layer, Workspace};
 use crate::cache::{self, CudaStore, Growth};
 use crate::device::{Address, Device, DeviceError, Launcher, Recorder};
@@ -46,7 +46,8 @@ pub(super) fn forward(
     let layers = &model.weights.layers;
     let chunks = make_room(model, pass)?;
     let rows: usize = pass.batch.iter().map(|chunk| chunk.tokens.len()).sum();
-    let buffers = model.buffers(workspace, rows)?;
+    let spans = Spans::of(chunks.iter().map(|chunk| chunk.rows.len()), model.long);
+    let buffers = model.buffers(workspace, rows, spans.has_long())?;
     device.write(buffers.x, bytemuck::cast_slice(pass.embedded))?;
 
     // Lists of the whole pass. Those of new pages come last: how many there are differs from step to step.
@@ -82,17 +83,16 @@ pub(super) fn forward(
 
     let mut noted = Noted::new(pass, rows);
     let decodes = chunks.iter().all(|chunk| chunk.rows.len() == 1) && pass.wanted.len() == rows;
-    let is_step = model.graphs && decodes && !weighed && noted.waits_to_the_end(layers);
+    let is_step = model.graphs && decodes && !weighed && !spans.has_long() && noted.waits_to_the_end(layers);
     let recorder = Recorder::default();
     let launcher: &dyn Launcher = if is_step { &recorder } else { &**device };
 
     let last = layers.len() - 1;
     let (mut x, mut attended) = (buffers.x, buffers.attended);
-    let spans = Spans::of(chunks.iter().map(|chunk| chunk.rows.len()));
     // Of the rows that are left in the end.
     let pass_wanted = pass.wanted;
     let wanted = |chunk: &Chunk| pass_wanted.iter().filter(|row| chunk.rows.contains(row)).count();
-    let last_spans = Spans::of(chunks.iter().map(wanted));
+    let last_spans = Spans::of(chunks.iter().map(wanted), model.long);
     let mut left = &spans;
     for (index, layer) in layers.iter().enumerate() {
         // What the layer before adds to the residual stream is added here, on the way.
@@ -116,7 +116,7 @@ pub(super) fn forward(
         let noted_at = noted.place(device, workspace, layers, index)?.unwrap_or_default();
         let heads = Heads { lists: &lists, base, sums: workspace.sums.at().unwrap_or_default(), noted: noted_at, rows };
         let turns = turns.filter(|_| !weighed);
-        let rounded = model.attend(launcher, layer, &heads, turns, &buffers, !cut)?;
+        let rounded = model.attend(launcher, layer, &heads, turns, &buffers, !cut && !spans.has_long())?;
         noted.settle(&**device, workspace, layers, pass, MOST_QUERIES)?;
         if cut {
             left = &last_spans;

@@ -127,3 +127,33 @@ pub fn product(matrix: Matrix, bytes: &[u8], row: usize, x: &Bytes) -> f64 {
     let term = |(i, w): (usize, &f32)| f64::from(*w) * f64::from(x.bytes[i]) * f64::from(x.scales[i / BLOCK * 4]);
     weights.iter().enumerate().map(term).sum()
 }
+
+/// Row `row` of a packed matrix as halves, which are to be multiplied by `unit`, filled up with zeros to whole blocks.
+///
+/// # Panics
+/// If there is no such row.
+pub fn open_halves(matrix: Matrix, bytes: &[u8], row: usize, unit: f32) -> Vec<f16> {
+    let opened = open(matrix, bytes, row);
+    let mut halves: Vec<f16> = opened.iter().map(|weight| f16::from_f32(weight * (1.0 / unit))).collect();
+    halves.resize(matrix.blocks() * BLOCK, f16::ZERO);
+    halves
+}
+
+/// A row as halves, filled up with zeros to whole blocks, and what they are to be multiplied by: 1, unless its numbers are too
+/// large or too small for halves.
+pub fn halve(x: &[f32]) -> (Vec<f16>, f32) {
+    // As whole numbers, magnitudes are in the order of the numbers, with what is infinite or no number on top.
+    let exponent = x.iter().map(|x| x.abs().to_bits()).fold(0, u32::max) & 0x7f80_0000;
+    let exponent_of = |x: f32| x.to_bits();
+    let fits = (exponent_of(2f32.powi(-10))..=exponent_of(2f32.powi(14))).contains(&exponent);
+    let plain = fits || !(0x1000_0000..=0x7e00_0000).contains(&exponent);
+    let unit = if plain { 1.0 } else { f32::from_bits(exponent) };
+    let mut halves: Vec<f16> = x.iter().map(|x| f16::from_f32(x * (1.0 / unit))).collect();
+    halves.resize(x.len().next_multiple_of(BLOCK), f16::ZERO);
+    (halves, unit)
+}
+
+/// The product of two rows of halves, in f64.
+pub fn product_of_halves(weights: &[f16], x: &[f16]) -> f64 {
+    weights.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum()
+}

@@ -7,6 +7,7 @@
 use super::HeadView;
 use crate::matching::rounded::{self, Word};
 use crate::matching::{Cut, Edge, Measure, Scratch, match_chunks};
+use crate::query::key_scales;
 use crate::rotary::Steps;
 use chelsea_simd::vectorized;
 use std::ops::Range;
@@ -30,10 +31,7 @@ pub(super) struct Features<'s> {
 impl<'s> Features<'s> {
     pub(super) fn of(head: &HeadView<'_>, steps: &'s Steps, value_weight: f64) -> Self {
         let dims = head.dims();
-        let scale: Vec<f32> = match head.query_power() {
-            [] => vec![(1.0 / dims.key as f32).sqrt(); dims.key],
-            power => power.iter().map(|w| w.sqrt()).collect(),
-        };
+        let scale = key_scales(head.query_power(), dims.key);
         let mut sums = vec![0.0f64; dims.key];
         let (mut least, mut most) = (vec![f32::INFINITY; dims.key], vec![f32::NEG_INFINITY; dims.key]);
         let count = |_, key: &[f32]| {

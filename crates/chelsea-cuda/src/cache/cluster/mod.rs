@@ -20,7 +20,7 @@ use crate::device::{Address, Buffer, DeviceError};
 use crate::kernels::cluster::{
     self as kernels, Cluster, Features, Found, Members, PlannedHead, Select, Stretch, largest_number, row_stride,
 };
-use chelsea_kv::backend::{Candidates, Clustering, Reserved, ScratchMeter};
+use chelsea_kv::backend::{Clustering, Reserved, ScratchMeter};
 use chelsea_kv::{PAGE, PoolFull, Reservation};
 use planning::{Group, Planning};
 
@@ -238,7 +238,7 @@ fn enqueue(
         .groups
         .iter()
         .map(|group| {
-            let scales = group.members.iter().flat_map(|&i| key_scales(&clustering.heads[i], group.layout.dim));
+            let scales = group.members.iter().flat_map(|&i| clustering.heads[i].key_scales(group.layout.dim));
             (tables.put(&scales.collect::<Vec<f32>>()), tables.put(&group.rotary.inv_freq))
         })
         .collect();
@@ -329,12 +329,4 @@ fn enqueue(
 
 fn bytes_of<T>(count: usize) -> Address {
     (count * size_of::<T>()) as Address
-}
-
-/// What the dimensions of a head's keys are multiplied by, so that squared distances are costs.
-fn key_scales(head: &Candidates<'_>, dim: usize) -> Vec<f32> {
-    match &head.query_power[..] {
-        [] => vec![(1.0 / dim as f32).sqrt(); dim],
-        power => power.iter().map(|weight| weight.sqrt()).collect(),
-    }
 }
