@@ -337,17 +337,20 @@ pub(crate) fn best_scale<const N: usize>(row: &[f32], steps: [f32; N], whole: im
     }
     // In units of the largest, so that no square is too large or too small.
     let unit = -largest.recip();
-    let mut errors = [0.0f32; N];
-    vectorized(
+    let mut errors = vectorized(
         #[inline(always)]
         || {
+            // An array of its own, which the compiler keeps in registers.
+            let mut errors = [0.0f32; N];
             for &x in row {
-                for (error, steps) in errors.iter_mut().zip(steps) {
-                    let x = x * unit * steps;
+                let x = x * unit;
+                for i in 0..N {
+                    let x = x * steps[i];
                     let off = x - whole(x);
-                    *error += off * off;
+                    errors[i] += off * off;
                 }
             }
+            errors
         },
     );
     errors.iter_mut().zip(steps).for_each(|(error, steps)| *error /= steps * steps);

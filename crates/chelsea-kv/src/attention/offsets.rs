@@ -10,7 +10,7 @@
 use super::block::at_least;
 use super::job::Job;
 use super::simd::Simd;
-use crate::offset::{Offset, anchor, middle};
+use crate::offset::{Offset, STEP, anchor, middle};
 use crate::page::Page;
 use crate::rotary::sin_cos_of_turns;
 use crate::{PAGE, TILE};
@@ -81,7 +81,8 @@ impl<'a> Offsets<'a> {
     /// `S`'s instruction set is available.
     #[inline(always)]
     pub unsafe fn of<S: Simd>(job: &Job<'_>, offset: &Offset, scale: f32, room: &'a mut Room) -> Self {
-        let (first, last) = anchors(job);
+        // SAFETY: the caller's promise.
+        let (first, last) = unsafe { anchors::<S>(job) };
         let (rows, len) = (job.rows.len(), last - first + 1);
         let stride = len.next_multiple_of(TILE) + TILE;
         let pairs = offset.turns().len();
@@ -145,11 +146,10 @@ impl<'a> Offsets<'a> {
     #[inline(always)]
     pub fn on<S: Simd>(self, page: &Page) -> OnPage<'a> {
         let mut on = OnPage { offsets: self, index: [0; PAGE], base: [0; PAGE / MIN_LANES], far: 0 };
-        let last = (self.len - 1) as i32;
-        let first = self.first as i32;
+        let (first, last) = (self.first as i32, (self.len - 1) as i32);
         // Slots past the last entry hold any position.
         for (index, position) in on.index.iter_mut().zip(page.positions()) {
-            *index = (anchor(*position) as i32 - first).clamp(0, last) as u32;
+            *index = (near_anchor(*position) - first).clamp(0, last) as u32;
         }
         for (v, vector) in on.index.chunks_exact_mut(S::LANES).enumerate() {
             let base = vector.iter().copied().fold(u32::MAX, u32::min);
@@ -200,14 +200,41 @@ impl OnPage<'_> {
     }
 }
 
+/// Pages ahead whose positions are asked for.
+const AHEAD: usize = 6;
+
 /// The first and the last anchor of the entries that a job walks.
-fn anchors(job: &Job<'_>) -> (usize, usize) {
-    let (mut least, mut most) = (f32::INFINITY, 0.0f32);
+///
+/// # Safety
+/// `S`'s instruction set is available.
+#[inline(always)]
+unsafe fn anchors<S: Simd>(job: &Job<'_>) -> (usize, usize) {
+    // Positions are no less than 0, so that their bits are ordered as they are.
+    let (mut least, mut most) = (u32::MAX, 0);
+    let mut take = |positions: &[f32]| {
+        for position in positions {
+            let bits = position.to_bits() & !(1 << 31);
+            (least, most) = (least.min(bits), most.max(bits));
+        }
+    };
     for p in job.pages.clone() {
-        let used = (job.head.len() - p * PAGE).min(PAGE);
-        for &position in &job.head.pages()[p].positions()[..used] {
-            (least, most) = (least.min(position), most.max(position));
+        // Every page is a place of its own, which nobody would foresee.
+        if let Some(later) = job.head.pages().get(p + AHEAD) {
+            for line in later.positions().chunks(TILE) {
+                // SAFETY: any address may be asked for; the caller promises the instruction set.
+                unsafe { S::prefetch(line.as_ptr().cast()) };
+            }
+        }
+        match (job.head.len() - p * PAGE).min(PAGE) {
+            PAGE => take(job.head.pages()[p].positions()),
+            used => take(&job.head.pages()[p].positions()[..used]),
         }
     }
-    if least > most { (0, 0) } else { (anchor(least), anchor(most)) }
+    if least > most { (0, 0) } else { (anchor(f32::from_bits(least)), anchor(f32::from_bits(most))) }
+}
+
+/// [`anchor`] of any number, in few bits, so that vectors of them are found at once.
+#[inline(always)]
+fn near_anchor(position: f32) -> i32 {
+    (position * (1.0 / STEP as f32)) as i32
 }

@@ -139,22 +139,37 @@ impl Product {
                         }
                     }
                 }
-                for part in 0..SHARED {
-                    let mut step = [D::load(words[0]); N];
-                    for n in 0..N {
-                        step[n] = match SHARED {
-                            1 => D::load(words[n]),
-                            2 => D::load_halves(words[n], part),
-                            _ => D::load_fives(words[n], part),
-                        };
-                    }
-                    for (m, sums) in sums.iter_mut().enumerate() {
-                        let four = factors.add(m * self.factors_row);
+                macro_rules! step {
+                    ($load:expr) => {{
+                        let mut step = [D::load(words[0]); N];
                         for n in 0..N {
-                            sums[n] = D::dot(sums[n], step[n], four);
+                            step[n] = $load(words[n]);
                         }
+                        for (m, sums) in sums.iter_mut().enumerate() {
+                            let four = factors.add(m * self.factors_row);
+                            for n in 0..N {
+                                sums[n] = D::dot(sums[n], step[n], four);
+                            }
+                        }
+                        factors = factors.add(1);
+                    }};
+                }
+                match SHARED {
+                    1 => step!(|at| D::load(at)),
+                    2 => {
+                        step!(|at| D::load_halves(at, 0));
+                        step!(|at| D::load_halves(at, 1));
                     }
-                    factors = factors.add(1);
+                    _ => {
+                        step!(|at| D::load_fives::<0>(at));
+                        step!(|at| D::load_fives::<1>(at));
+                        step!(|at| D::load_fives::<2>(at));
+                        step!(|at| D::load_fives::<3>(at));
+                        step!(|at| D::load_fives::<4>(at));
+                        step!(|at| D::load_fives::<5>(at));
+                        step!(|at| D::load_fives::<6>(at));
+                        step!(|at| D::load_fives::<7>(at));
+                    }
                 }
                 for words in &mut words {
                     *words = words.wrapping_add(self.step);

@@ -53,14 +53,20 @@ impl Dots for Pairs256 {
         }
     }
     #[inline(always)]
-    unsafe fn load_fives(at: *const u8, part: usize) -> [__m256i; 2] {
+    unsafe fn load_fives<const PART: usize>(at: *const u8) -> [__m256i; 2] {
         // SAFETY: as above.
         unsafe {
-            let [halves, rest] = fives_at(at, part).map(|at| _mm256_loadu_si256(at.cast()));
-            let halves = if part.is_multiple_of(2) { halves } else { _mm256_srli_epi32::<4>(halves) };
-            let rest = match part {
-                0..4 => _mm256_sll_epi32(rest, _mm_cvtsi32_si128(4 - part as i32)),
-                _ => _mm256_srl_epi32(rest, _mm_cvtsi32_si128(part as i32 - 4)),
+            let [halves, rest] = fives_at::<PART>(at).map(|at| _mm256_loadu_si256(at.cast()));
+            let halves = if PART.is_multiple_of(2) { halves } else { _mm256_srli_epi32::<4>(halves) };
+            let rest = match PART {
+                0 => _mm256_slli_epi32::<4>(rest),
+                1 => _mm256_slli_epi32::<3>(rest),
+                2 => _mm256_slli_epi32::<2>(rest),
+                3 => _mm256_slli_epi32::<1>(rest),
+                4 => rest,
+                5 => _mm256_srli_epi32::<1>(rest),
+                6 => _mm256_srli_epi32::<2>(rest),
+                _ => _mm256_srli_epi32::<3>(rest),
             };
             let halves = _mm256_and_si256(halves, _mm256_set1_epi8(0xf));
             let all = _mm256_or_si256(halves, _mm256_and_si256(rest, _mm256_set1_epi8(0x10)));

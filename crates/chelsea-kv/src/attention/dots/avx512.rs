@@ -45,9 +45,9 @@ impl Dots for Vnni {
         }
     }
     #[inline(always)]
-    unsafe fn load_fives(at: *const u8, part: usize) -> __m512i {
+    unsafe fn load_fives<const PART: usize>(at: *const u8) -> __m512i {
         // SAFETY: as above.
-        unsafe { fives(at, part) }
+        unsafe { fives::<PART>(at) }
     }
     #[inline(always)]
     unsafe fn zero() -> [__m512i; 2] {
@@ -98,15 +98,21 @@ impl Dots for Vnni {
 /// # Safety
 /// As above, but for VNNI.
 #[inline(always)]
-unsafe fn fives(at: *const u8, part: usize) -> __m512i {
+unsafe fn fives<const PART: usize>(at: *const u8) -> __m512i {
     // SAFETY: the caller's promise.
     unsafe {
-        let [halves, rest] = fives_at(at, part).map(|at| _mm512_loadu_si512(at.cast()));
-        let halves = if part.is_multiple_of(2) { halves } else { _mm512_srli_epi32::<4>(halves) };
-        let rest = match part {
-            0..4 => _mm512_sll_epi32(rest, _mm_cvtsi32_si128(4 - part as i32)),
-            _ => _mm512_srl_epi32(rest, _mm_cvtsi32_si128(part as i32 - 4)),
-        };
+        let [halves, rest] = fives_at::<PART>(at).map(|at| _mm512_loadu_si512(at.cast()));
+        let halves = if PART.is_multiple_of(2) { halves } else { _mm512_srli_epi32::<4>(halves) };
+        let rest = match PART {
+                0 => _mm512_slli_epi32::<4>(rest),
+                1 => _mm512_slli_epi32::<3>(rest),
+                2 => _mm512_slli_epi32::<2>(rest),
+                3 => _mm512_slli_epi32::<1>(rest),
+                4 => rest,
+                5 => _mm512_srli_epi32::<1>(rest),
+                6 => _mm512_srli_epi32::<2>(rest),
+                _ => _mm512_srli_epi32::<3>(rest),
+            };
         let halves = _mm512_and_si512(halves, _mm512_set1_epi8(0xf));
         // halves | (rest & 0x10)
         _mm512_ternarylogic_epi32::<0xf8>(halves, rest, _mm512_set1_epi8(0x10))
@@ -156,10 +162,10 @@ impl Dots for Pairs512 {
         }
     }
     #[inline(always)]
-    unsafe fn load_fives(at: *const u8, part: usize) -> [__m512i; 2] {
+    unsafe fn load_fives<const PART: usize>(at: *const u8) -> [__m512i; 2] {
         // SAFETY: as above.
         unsafe {
-            let all = fives(at, part);
+            let all = fives::<PART>(at);
             [_mm512_and_si512(all, _mm512_set1_epi16(0xff)), _mm512_srli_epi16::<8>(all)]
         }
     }

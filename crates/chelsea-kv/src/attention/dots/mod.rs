@@ -58,7 +58,7 @@ pub(super) trait Dots: Copy {
     /// Words of half bytes: the low ones for part 0, the high ones for part 1.
     unsafe fn load_halves(at: *const u8, part: usize) -> Self::Words;
     /// Words of a group of keys in 5 bits ([`fives`]), whose first line has those of this vector at `at`.
-    unsafe fn load_fives(at: *const u8, part: usize) -> Self::Words;
+    unsafe fn load_fives<const PART: usize>(at: *const u8) -> Self::Words;
     unsafe fn zero() -> Self::Sum;
     /// `sum + words . factors`, modulo 2^32.
     unsafe fn dot(sum: Self::Sum, words: Self::Words, factors: *const Four) -> Self::Sum;
@@ -83,8 +83,8 @@ pub(super) trait Dots: Copy {
 
 /// Where the halves of bytes of a part of a group begin, and where the bits that they lack.
 #[inline(always)]
-fn fives_at(at: *const u8, part: usize) -> [*const u8; 2] {
-    [part / 2, fives::LINES - 1].map(|line| at.wrapping_add(line * TILE * WORD))
+fn fives_at<const PART: usize>(at: *const u8) -> [*const u8; 2] {
+    [PART / 2, fives::LINES - 1].map(|line| at.wrapping_add(line * TILE * WORD))
 }
 
 /// Something to run with an instruction set enabled.
@@ -130,7 +130,17 @@ mod tests {
                                 _ => {
                                     // A group whose lines are all these words.
                                     let group = [*words; fives::LINES];
-                                    D::load_fives(group[0][first * WORD..].as_ptr(), form - 3)
+                                    let at = group[0][first * WORD..].as_ptr();
+                                    match form - 3 {
+                                        0 => D::load_fives::<0>(at),
+                                        1 => D::load_fives::<1>(at),
+                                        2 => D::load_fives::<2>(at),
+                                        3 => D::load_fives::<3>(at),
+                                        4 => D::load_fives::<4>(at),
+                                        5 => D::load_fives::<5>(at),
+                                        6 => D::load_fives::<6>(at),
+                                        _ => D::load_fives::<7>(at),
+                                    }
                                 }
                             };
                             sum = D::dot(sum, words, four);

@@ -41,9 +41,9 @@ impl Dots for Widened {
         unsafe { bytes(vreinterpretq_u32_u8(halves(vld1q_u8(at), part))) }
     }
     #[inline(always)]
-    unsafe fn load_fives(at: *const u8, part: usize) -> [int32x4_t; WORD] {
+    unsafe fn load_fives<const PART: usize>(at: *const u8) -> [int32x4_t; WORD] {
         // SAFETY: as above.
-        unsafe { bytes(vreinterpretq_u32_u8(fives(at, part))) }
+        unsafe { bytes(vreinterpretq_u32_u8(fives::<PART>(at))) }
     }
     #[inline(always)]
     unsafe fn zero() -> int32x4_t {
@@ -105,12 +105,12 @@ unsafe fn halves(bytes: uint8x16_t, part: usize) -> uint8x16_t {
 /// # Safety
 /// `at` is good for the lines of a group.
 #[inline(always)]
-unsafe fn fives(at: *const u8, part: usize) -> uint8x16_t {
+unsafe fn fives<const PART: usize>(at: *const u8) -> uint8x16_t {
     // SAFETY: the caller's promise; NEON belongs to the base of aarch64.
     unsafe {
-        let [low, rest] = fives_at(at, part).map(|at| vld1q_u8(at));
-        let rest = vshlq_u8(rest, vdupq_n_s8(4 - part as i8));
-        vorrq_u8(halves(low, part % 2), vandq_u8(rest, vdupq_n_u8(0x10)))
+        let [low, rest] = fives_at::<PART>(at).map(|at| vld1q_u8(at));
+        let rest = vshlq_u8(rest, vdupq_n_s8(4 - PART as i8));
+        vorrq_u8(halves(low, PART % 2), vandq_u8(rest, vdupq_n_u8(0x10)))
     }
 }
 
@@ -150,9 +150,9 @@ impl Dots for Dotprod {
         unsafe { vreinterpretq_s8_u8(halves(vld1q_u8(at), part)) }
     }
     #[inline(always)]
-    unsafe fn load_fives(at: *const u8, part: usize) -> int8x16_t {
+    unsafe fn load_fives<const PART: usize>(at: *const u8) -> int8x16_t {
         // SAFETY: as above.
-        unsafe { vreinterpretq_s8_u8(fives(at, part)) }
+        unsafe { vreinterpretq_s8_u8(fives::<PART>(at)) }
     }
     #[inline(always)]
     unsafe fn zero() -> [int32x4_t; 2] {

@@ -34,10 +34,10 @@ impl Dots for Plain {
         unsafe { Self::load(at) }.map(|word| word >> (4 * part) & 0x0f0f_0f0f)
     }
     #[inline(always)]
-    unsafe fn load_fives(at: *const u8, part: usize) -> [u32; LANES] {
+    unsafe fn load_fives<const PART: usize>(at: *const u8) -> [u32; LANES] {
         // SAFETY: as above.
-        let [halves, rest] = fives_at(at, part).map(|at| unsafe { Self::load(at) });
-        let number = |i: usize| halves[i] >> (4 * (part % 2)) & 0x0f0f_0f0f | (rest[i] >> part & 0x0101_0101) << 4;
+        let [halves, rest] = fives_at::<PART>(at).map(|at| unsafe { Self::load(at) });
+        let number = |i: usize| halves[i] >> (4 * (PART % 2)) & 0x0f0f_0f0f | (rest[i] >> PART & 0x0101_0101) << 4;
         core::array::from_fn(number)
     }
     #[inline(always)]
