@@ -79,8 +79,12 @@ pub fn cache_config(model: &Model, options: &SessionOptions) -> Result<CacheConf
         None => backend.pool().unwrap_or_else(|| options.pool.clone()),
         Some(_) => options.pool.clone(),
     };
+    let usual = dtype_for(options.budget, model.kv_dtype());
+    // What not every device stores has its next best.
+    let known = if usual == Dtype::K5V4 && !backend.supports(usual) { Dtype::K8V4 } else { usual };
+    let dtype = options.dtype.unwrap_or(known);
     Ok(CacheConfig {
-        dtype: options.dtype.unwrap_or(dtype_for(options.budget, model.kv_dtype())),
+        dtype,
         sinks: options.sinks,
         window: options.window,
         policy: options.policy.clone(),
@@ -95,10 +99,14 @@ pub fn cache_config(model: &Model, options: &SessionOptions) -> Result<CacheConf
 /// is less than what the entries are worth that there is room for (docs/lab/number-types.md, "Values in 4 bits").
 const ENOUGH_FOR_Q8: f32 = 0.15;
 
+/// Share below which the same is true of keys in 5 bits (docs/lab/number-types.md, "Keys in 4 and 5 bits").
+const ENOUGH_FOR_K8: f32 = 0.08;
+
 /// How keys and values are stored when nobody says how, by a model that works in `own`: a budget of bytes holds the more
 /// entries the smaller they are.
 pub fn dtype_for(budget: Budget, own: Dtype) -> Dtype {
     match budget {
+        Budget::ByteFraction(share) if share < ENOUGH_FOR_K8 => Dtype::K5V4,
         Budget::ByteFraction(share) if share < ENOUGH_FOR_Q8 => Dtype::K8V4,
         Budget::ByteFraction(_) | Budget::Bytes(_) => Dtype::Q8,
         Budget::EntryFraction(_) | Budget::Entries(_) => own,
@@ -114,7 +122,8 @@ mod tests {
         let stored = |budget: &str| dtype_for(budget.parse().expect("a budget"), Dtype::Bf16);
         assert_eq!(["100%", "20000"].map(stored), [Dtype::Bf16; 2]);
         assert_eq!(["99%", "25%", "15%", "512MiB"].map(stored), [Dtype::Q8; 4]);
-        assert_eq!(["14.9%", "1%"].map(stored), [Dtype::K8V4; 2]);
+        assert_eq!(["14.9%", "8%"].map(stored), [Dtype::K8V4; 2]);
+        assert_eq!(["7.9%", "1%"].map(stored), [Dtype::K5V4; 2]);
         assert_eq!(dtype_for(Budget::EntryFraction(0.1), Dtype::F16), Dtype::F16);
     }
 }

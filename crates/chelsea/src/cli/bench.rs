@@ -109,8 +109,8 @@ pub struct BenchArgs {
     /// How entries are chosen when something is clustered.
     #[arg(long, default_value = "chelsea", value_parser = parse_policy, help_heading = "Caches")]
     pub policy: Arc<dyn Policy>,
-    /// Number format of cached keys and values [default: for a budget of bytes q8, or k8v4 for
-    /// shares below 15%; else f16, or bf16 for models in bf16].
+    /// Number format of cached keys and values [default: for a budget of bytes q8, for shares below
+    /// 15% k8v4, below 8% k5v4; else f16, or bf16 for models in bf16].
     #[arg(long, value_enum, help_heading = "Caches")]
     pub kv_type: Option<DtypeArg>,
 }

@@ -98,7 +98,7 @@ pub struct CompareArgs {
     #[arg(short, long, value_name = "TOKENS")]
     pub ctx: Option<usize>,
     /// Number format of cached keys and values [default: f16, or bf16 for models in bf16; for --kv-budgets below 100% q8, or
-    /// k8v4 below 15%].
+    /// k8v4 below 15%, k5v4 below 8%].
     #[arg(long, value_enum)]
     pub kv_type: Option<DtypeArg>,
     /// Give documents and questions to the model as they are.

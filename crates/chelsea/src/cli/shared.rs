@@ -120,8 +120,8 @@ pub struct CacheArgs {
     /// Share of the cache entries to keep, above 0 and at most 1; 1 is the full cache.
     #[arg(short, long, value_parser = parse_keep, conflicts_with = "kv_budget", hide_short_help = true)]
     pub keep: Option<f32>,
-    /// Number format of cached keys and values [default: for a budget of bytes q8, or k8v4 for shares below 15%; else f16,
-    /// or bf16 for models in bf16].
+    /// Number format of cached keys and values [default: for a budget of bytes q8, for shares below 15% k8v4, below 8% k5v4;
+    /// else f16, or bf16 for models in bf16].
     #[arg(long, value_enum, hide_short_help = true)]
     pub kv_type: Option<DtypeArg>,
     /// When prompts are clustered: block by block while reading, or once after it.

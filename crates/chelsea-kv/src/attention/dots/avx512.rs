@@ -104,15 +104,15 @@ unsafe fn fives<const PART: usize>(at: *const u8) -> __m512i {
         let [halves, rest] = fives_at::<PART>(at).map(|at| _mm512_loadu_si512(at.cast()));
         let halves = if PART.is_multiple_of(2) { halves } else { _mm512_srli_epi32::<4>(halves) };
         let rest = match PART {
-                0 => _mm512_slli_epi32::<4>(rest),
-                1 => _mm512_slli_epi32::<3>(rest),
-                2 => _mm512_slli_epi32::<2>(rest),
-                3 => _mm512_slli_epi32::<1>(rest),
-                4 => rest,
-                5 => _mm512_srli_epi32::<1>(rest),
-                6 => _mm512_srli_epi32::<2>(rest),
-                _ => _mm512_srli_epi32::<3>(rest),
-            };
+            0 => _mm512_slli_epi32::<4>(rest),
+            1 => _mm512_slli_epi32::<3>(rest),
+            2 => _mm512_slli_epi32::<2>(rest),
+            3 => _mm512_slli_epi32::<1>(rest),
+            4 => rest,
+            5 => _mm512_srli_epi32::<1>(rest),
+            6 => _mm512_srli_epi32::<2>(rest),
+            _ => _mm512_srli_epi32::<3>(rest),
+        };
         let halves = _mm512_and_si512(halves, _mm512_set1_epi8(0xf));
         // halves | (rest & 0x10)
         _mm512_ternarylogic_epi32::<0xf8>(halves, rest, _mm512_set1_epi8(0x10))
