@@ -167,7 +167,7 @@ pub(super) unsafe fn walk<S: Simd, M: Multiply<S>>(
             }
             let span = Span { first, len, used, ahead };
             let scores = &mut scores[..len * PAGE];
-            let offsets = buffers.offsets.map(|offsets| offsets.from_row(first).on::<S>(page));
+            let offsets = buffers.offsets.map(|offsets| offsets.after(first).on::<S>(page));
             let softmax = Softmax { bias: &bias, scales: page.scales::<M::Format>(), offsets, columns: span.columns() };
             // SAFETY: the caller promises the instruction set.
             unsafe {

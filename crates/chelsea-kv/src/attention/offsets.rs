@@ -56,10 +56,12 @@ impl Steps {
     }
 }
 
-/// `(cos, sin)` turned on by another pair.
+/// Turns cosines and sines on by another pair's.
 #[inline(always)]
-fn turned([cos, sin]: [f32; 2], [by_cos, by_sin]: [f32; 2]) -> [f32; 2] {
-    [cos * by_cos - sin * by_sin, sin * by_cos + cos * by_sin]
+fn turn([coss, sins]: &mut [[f32; TILE]; 2], [by_cos, by_sin]: [f32; 2]) {
+    for (cos, sin) in coss.iter_mut().zip(sins) {
+        (*cos, *sin) = (*cos * by_cos - *sin * by_sin, *sin * by_cos + *cos * by_sin);
+    }
 }
 
 /// What the rows of a block get back at the anchors of its pages.
@@ -106,10 +108,8 @@ impl<'a> Offsets<'a> {
         waves.clear();
         waves.extend(steps.lanes.iter().zip(offset.turns()).map(|(lanes, turns)| {
             let (sin, cos) = sin_cos_of_turns(turns * middle(first));
-            let mut wave = [[0.0; TILE]; 2];
-            for lane in 0..TILE {
-                [wave[0][lane], wave[1][lane]] = turned([lanes[0][lane], lanes[1][lane]], [cos, sin]);
-            }
+            let mut wave = *lanes;
+            turn(&mut wave, [cos, sin]);
             wave
         }));
         for at in (0..len).step_by(TILE) {
@@ -129,16 +129,14 @@ impl<'a> Offsets<'a> {
                 }
             }
             for (wave, &far) in waves.iter_mut().zip(&steps.far) {
-                for lane in 0..TILE {
-                    [wave[0][lane], wave[1][lane]] = turned([wave[0][lane], wave[1][lane]], far);
-                }
+                turn(wave, far);
             }
         }
         Offsets { table, stride, first, len }
     }
 
     /// The same from row `first` on.
-    pub fn from_row(self, first: usize) -> Self {
+    pub fn after(self, first: usize) -> Self {
         Offsets { table: &self.table[first * self.stride..], ..self }
     }
 
