@@ -1,6 +1,6 @@
 //! How the numbers of keys and values are stored.
 
-use crate::fives;
+use crate::convert::fives;
 
 /// Sizes of the entries of a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -11,7 +11,7 @@
 //! well, and attention's outputs back.
 
 use crate::Rotary;
-use crate::offset::{Offset, STEP, anchor};
+use crate::offset::{Offset, anchor};
 use chelsea_simd::vectorized;
 
 /// How a head's keys are stored.
@@ -117,7 +117,7 @@ impl Form {
         }
         key.iter_mut().zip(&self.sizes).for_each(|(x, size)| *x *= size);
         if let Some(offset) = &self.offset {
-            offset.add(key, 1, anchor(position));
+            offset.add(key, anchor(position));
         }
     }
 
@@ -212,8 +212,6 @@ fn rotate_rows<const LANES: usize>(rows: &mut [[f32; LANES]]) {
     );
 }
 
-const _: () = assert!(STEP > 0);
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -297,7 +295,7 @@ mod tests {
             let key = &keys[i * dim..][..dim];
             let of_stored = dot(&turned, form.store(key, positions[i]));
             let mut common = vec![0.0; dim];
-            form.offset().expect("an offset").add(&mut common, 1, anchor(positions[i]));
+            form.offset().expect("an offset").add(&mut common, anchor(positions[i]));
             let score = of_stored + dot(&query, &common);
             assert!((score - dot(&query, key)).abs() < 1e-3, "{score} {}", dot(&query, key));
         }

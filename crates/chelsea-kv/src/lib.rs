@@ -65,7 +65,6 @@ mod cache;
 mod convert;
 mod cpu;
 mod dtype;
-mod fives;
 mod form;
 mod head;
 mod layer;

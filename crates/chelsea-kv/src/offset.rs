@@ -95,10 +95,9 @@ impl Offset {
         &self.turned
     }
 
-    /// Adds the offset at `anchor` to every `stride`th number from the first on.
-    pub fn add(&self, key: &mut [f32], stride: usize, anchor: usize) {
-        let add = |common: &[f32]| key.iter_mut().step_by(stride).zip(common).for_each(|(x, common)| *x += common);
-        self.with(anchor, add);
+    /// Adds the offset at `anchor` to a key.
+    pub fn add(&self, key: &mut [f32], anchor: usize) {
+        self.with(anchor, |common| key.iter_mut().zip(common).for_each(|(x, common)| *x += common));
     }
 
     /// Adds the offset at each column's anchor to the columns of `[key_dim][LANES]`.
@@ -195,7 +194,7 @@ mod tests {
         offset.add_rows(&mut rows, &anchors);
         for (lane, &anchor) in anchors.iter().enumerate() {
             let mut key = vec![0.5; dim];
-            offset.add(&mut key, 1, anchor);
+            offset.add(&mut key, anchor);
             assert!(key.iter().zip(&rows).all(|(x, row)| *x == row[lane]), "lane {lane}");
         }
     }

@@ -16,8 +16,7 @@
 //! page is written to.
 
 use crate::convert::with_format;
-pub use crate::convert::{Byte, Columns, Format, K5V4, K8V4, Nibbles, Number, Rows};
-pub use crate::fives::Fives;
+pub use crate::convert::{Byte, Columns, Fives, Format, K5V4, K8V4, Nibbles, Number, Rows};
 use crate::pool::{Lease, Reservation};
 use crate::simd::prefetch;
 use crate::{Dims, Dtype, Mapped};

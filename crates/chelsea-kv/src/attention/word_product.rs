@@ -4,7 +4,8 @@
 
 use super::dots::{DotKernel, Dots, FIVES, Four, WORD};
 use super::simd::Simd;
-use crate::{TILE, fives};
+use crate::TILE;
+use crate::convert::fives;
 
 /// `sums = scale * (factors . words - less)`, or the same added to what `left` leaves of `sums`, all by address. Columns
 /// are counted in vectors.

@@ -16,8 +16,9 @@ pub(super) mod neon;
 pub(super) mod portable;
 
 use super::simd::Simd;
+use crate::TILE;
+use crate::convert::fives;
 use crate::page::Byte;
-use crate::{TILE, fives};
 
 /// Bytes of a word, and factors that belong to it.
 pub(super) const WORD: usize = Byte::WORD;

@@ -2,8 +2,9 @@
 
 #![allow(unsafe_code)]
 
+use crate::convert::fives;
 use crate::page::{Byte, Columns, Fives, Nibbles, Number, Rows};
-use crate::{PAGE, TILE, fives};
+use crate::{PAGE, TILE};
 use core::arch::x86_64::*;
 use half::{bf16, f16};
 

@@ -5,8 +5,9 @@
 //! `w / 2`, in the low half for even `w` and in the high one for odd. The fifth line has the bits that are left: bit `w` of
 //! byte `b`.
 
+use super::Columns;
+use super::rows::best_scale;
 use crate::TILE;
-use crate::convert::{Columns, best_scale};
 use chelsea_simd::vectorized;
 
 /// Dimensions that lie together.
