@@ -20,7 +20,7 @@ pub(crate) struct Form {
     /// `[key_dim]`, all finite and above 0.
     sizes: Box<[f32]>,
     /// What keys are stored without; they are rotated if there is one.
-    offset: Option<Offset>,
+    offset: Option<Box<Offset>>,
     /// Room for a key.
     row: Box<[f32]>,
 }
@@ -77,12 +77,13 @@ impl Form {
     pub fn from_parts(sizes: Box<[f32]>, offset: Option<Offset>) -> Option<Self> {
         let row = vec![0.0; sizes.len()].into_boxed_slice();
         let sane = sizes.iter().all(|size| (1e-18..1e18).contains(size)) && offset.as_ref().is_none_or(Offset::is_sane);
-        sane.then_some(Form { sizes, offset, row })
+        sane.then_some(Form { sizes, offset: offset.map(Box::new), row })
     }
 
     /// Bytes of a form of keys of `key_dim` numbers with `pairs` rotary pairs.
     pub const fn bytes(key_dim: usize, pairs: usize, rotated: bool) -> usize {
-        2 * key_dim * size_of::<f32>() + if rotated { Offset::bytes(key_dim, pairs) } else { 0 }
+        let offset = if rotated { size_of::<Offset>() + Offset::bytes(key_dim, pairs) } else { 0 };
+        size_of::<Form>() + 2 * key_dim * size_of::<f32>() + offset
     }
 
     /// What keys are divided by and queries are multiplied by.
@@ -92,7 +93,7 @@ impl Form {
 
     /// What keys are stored without, if anything.
     pub fn offset(&self) -> Option<&Offset> {
-        self.offset.as_ref()
+        self.offset.as_deref()
     }
 
     /// The key `key` at `position` as it is stored.

@@ -18,7 +18,7 @@ pub struct Head {
     dims: Dims,
     dtype: Dtype,
     /// How keys are stored; nothing where they are stored as they are.
-    form: Option<Form>,
+    form: Option<Box<Form>>,
 }
 
 impl Clone for Head {
@@ -94,7 +94,7 @@ impl Head {
 
     /// What keys are stored divided by, number by number, where they are: queries must be multiplied by it.
     pub fn key_sizes(&self) -> Option<&[f32]> {
-        self.form.as_ref().map(Form::sizes)
+        self.form().map(Form::sizes)
     }
 
     /// The same head without entries, whose keys are going to be stored divided by `sizes`.
@@ -103,7 +103,7 @@ impl Head {
     /// If there are not as many as a key has numbers, or the head has entries.
     pub fn with_key_sizes(mut self, sizes: &[f32]) -> Self {
         assert!(self.is_empty() && sizes.len() == self.dims.key, "one size for each number of a key");
-        self.form = Form::from_parts(sizes.into(), None);
+        self.form = Form::from_parts(sizes.into(), None).map(Box::new);
         self
     }
 
@@ -115,13 +115,13 @@ impl Head {
 
     /// How keys are stored, so that queries must be made ones for it.
     pub(crate) fn form(&self) -> Option<&Form> {
-        self.form.as_ref()
+        self.form.as_deref()
     }
 
     /// Has keys be stored in `form`, all from the first on.
     pub(crate) fn set_form(&mut self, form: Option<Form>) {
         debug_assert!(self.is_empty() || self.form.is_none());
-        self.form = form;
+        self.form = form.map(Box::new);
     }
 
     /// Looks how large the keys are of a head that is still short, with `n` that come next at positions `first..first + n`,
@@ -153,7 +153,7 @@ impl Head {
             Form::balanced(&all, dim, rotary)
         };
         let Some(form) = form else { return };
-        self.form = Some(form);
+        self.form = Some(Box::new(form));
         let mut value = vec![0.0; self.dims.value];
         for (i, key) in all.chunks_exact(dim).take(held).enumerate() {
             self.read_value(i, &mut value);
@@ -394,7 +394,7 @@ fn stored_value(dtype: Dtype, value: &[f32], put: impl FnOnce(&[f32])) {
 }
 
 /// The key `key` at `position` as a head with this form stores it.
-fn stored<'a>(form: &'a mut Option<Form>, key: &'a [f32], position: f32) -> &'a [f32] {
+fn stored<'a>(form: &'a mut Option<Box<Form>>, key: &'a [f32], position: f32) -> &'a [f32] {
     match form {
         Some(form) => form.store(key, position),
         None => key,
