@@ -165,26 +165,7 @@ const fn block_of(dim: usize) -> usize {
 
 /// Multiplies every block of a row by a Hadamard matrix of length-preserving scale, which is its own inverse.
 pub(crate) fn rotate(row: &mut [f32]) {
-    let block = block_of(row.len());
-    let scale = (block as f32).sqrt().recip();
-    vectorized(
-        #[inline(always)]
-        || {
-            for block in row.chunks_exact_mut(block) {
-                let mut half = 1;
-                while half < block.len() {
-                    for pair in block.chunks_exact_mut(2 * half) {
-                        let (low, high) = pair.split_at_mut(half);
-                        for (x, y) in low.iter_mut().zip(high) {
-                            (*x, *y) = (*x + *y, *x - *y);
-                        }
-                    }
-                    half *= 2;
-                }
-                block.iter_mut().for_each(|x| *x *= scale);
-            }
-        },
-    );
+    rotate_rows(row.as_chunks_mut::<1>().0);
 }
 
 /// [`rotate`] for every column.

@@ -16,10 +16,10 @@ use std::f64::consts::TAU;
 /// Tokens whose keys have the offset turned alike.
 pub(crate) const STEP: usize = 64;
 
-/// The anchor of a key at `position`.
+/// The anchor of a key at `position`, which is no less than 0. By way of few bits, so that many are found at once.
 #[inline(always)]
 pub(crate) fn anchor(position: f32) -> usize {
-    (position * (1.0 / STEP as f32)) as usize
+    (position * (1.0 / STEP as f32)) as i32 as usize
 }
 
 /// The offset of a head's keys.

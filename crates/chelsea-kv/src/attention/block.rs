@@ -151,6 +151,7 @@ pub(super) unsafe fn walk<S: Simd, M: Multiply<S>>(
     for p in job.pages.clone() {
         let page = &job.head.pages()[p];
         let bias = page.ln_counts().map(|ln_count| ln_count * core::f32::consts::LOG2_E);
+        let offsets = buffers.offsets.map(|offsets| offsets.on::<S>(page));
         // SAFETY: the caller promises the instruction set.
         let mut ahead = unsafe { prefetch_distance::<S, M::Format>(job, p) };
 
@@ -167,7 +168,7 @@ pub(super) unsafe fn walk<S: Simd, M: Multiply<S>>(
             }
             let span = Span { first, len, used, ahead };
             let scores = &mut scores[..len * PAGE];
-            let offsets = buffers.offsets.map(|offsets| offsets.after(first).on::<S>(page));
+            let offsets = offsets.as_ref().map(|offsets| (offsets, first));
             let softmax = Softmax { bias: &bias, scales: page.scales::<M::Format>(), offsets, columns: span.columns() };
             // SAFETY: the caller promises the instruction set.
             unsafe {

@@ -10,7 +10,7 @@
 use super::block::at_least;
 use super::job::Job;
 use super::simd::Simd;
-use crate::offset::{Offset, STEP, anchor, middle};
+use crate::offset::{Offset, anchor, middle};
 use crate::page::Page;
 use crate::rotary::sin_cos_of_turns;
 use crate::{PAGE, TILE};
@@ -135,11 +135,6 @@ impl<'a> Offsets<'a> {
         Offsets { table, stride, first, len }
     }
 
-    /// The same from row `first` on.
-    pub fn after(self, first: usize) -> Self {
-        Offsets { table: &self.table[first * self.stride..], ..self }
-    }
-
     /// Where the entries of a page find what they get back.
     #[inline(always)]
     pub fn on<S: Simd>(self, page: &Page) -> OnPage<'a> {
@@ -147,7 +142,7 @@ impl<'a> Offsets<'a> {
         let (first, last) = (self.first as i32, (self.len - 1) as i32);
         // Slots past the last entry hold any position.
         for (index, position) in on.index.iter_mut().zip(page.positions()) {
-            *index = (near_anchor(*position) - first).clamp(0, last) as u32;
+            *index = (anchor(*position) as i32 - first).clamp(0, last) as u32;
         }
         for (v, vector) in on.index.chunks_exact_mut(S::LANES).enumerate() {
             let base = vector.iter().copied().fold(u32::MAX, u32::min);
@@ -229,10 +224,4 @@ unsafe fn anchors<S: Simd>(job: &Job<'_>) -> (usize, usize) {
         }
     }
     if least > most { (0, 0) } else { (anchor(f32::from_bits(least)), anchor(f32::from_bits(most))) }
-}
-
-/// [`anchor`] of any number, in few bits, so that vectors of them are found at once.
-#[inline(always)]
-fn near_anchor(position: f32) -> i32 {
-    (position * (1.0 / STEP as f32)) as i32
 }

@@ -31,8 +31,9 @@ pub(super) struct Softmax<'a> {
     /// Scales of stored numbers, if they have any. The keys' belong on what comes out of the first
     /// product, the values' on what goes into the second.
     pub scales: Option<Scales<'a>>,
-    /// What scores get back for the offset that keys are stored without, if they are.
-    pub offsets: Option<OnPage<'a>>,
+    /// What scores get back for the offset that keys are stored without, if they are, and which of its rows is the first
+    /// here.
+    pub offsets: Option<(&'a OnPage<'a>, usize)>,
     /// The part of a row that holds scores: whole tiles.
     pub columns: Range<usize>,
 }
@@ -93,8 +94,8 @@ impl Softmax<'_> {
             let mut largest = S::splat(f32::MIN);
             for v in self.columns.clone().step_by(S::LANES) {
                 let (mut score, mut bias) = (S::load(scores.add(v)), S::load(self.bias.as_ptr().add(v)));
-                if let Some(offsets) = &self.offsets {
-                    bias = S::add(bias, offsets.row::<S>(r, v));
+                if let Some((offsets, first)) = self.offsets {
+                    bias = S::add(bias, offsets.row::<S>(first + r, v));
                 }
                 score = match self.scales {
                     Some(scales) => S::mul_add(score, S::load(scales.keys.as_ptr().add(v)), bias),

@@ -79,6 +79,7 @@ impl Block<'_> {
                 operands.open_values::<F>(page.values::<F>(), value_dim, used);
                 let bias = page.ln_counts().map(|ln_count| ln_count * core::f32::consts::LOG2_E);
                 let offsets = offsets.map(|offsets| offsets.on::<S>(page));
+                let offsets = offsets.as_ref().map(|offsets| (offsets, 0));
                 let softmax = Softmax { bias: &bias, scales: page.scales::<F>(), offsets, columns: 0..PAGE };
                 let scores = operands.scores::<F>(amx, rows, key_dim);
                 softmax.page::<S>(
