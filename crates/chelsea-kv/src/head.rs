@@ -289,18 +289,24 @@ impl Head {
         stored_value(self.dtype, value, |value| page.set(i % PAGE, self.dtype, key, value, count, position));
     }
 
-    /// Copies entry `from` over the earlier entry `to`, bit for bit.
-    pub(crate) fn move_down(&mut self, to: usize, from: usize, reserved: &Reservation) {
-        debug_assert!(to <= from && from < self.len);
+    /// Copies the `len` entries from `from` on over those from the earlier entry `to` on, bit for bit.
+    pub(crate) fn move_down(&mut self, to: usize, from: usize, len: usize, reserved: &Reservation) {
+        debug_assert!(to <= from && from + len <= self.len);
         if to == from {
             return;
         }
-        let dtype = self.dtype;
-        if to / PAGE == from / PAGE {
-            self.pages[to / PAGE].to_mut(reserved).move_entry(to % PAGE, from % PAGE, dtype);
-        } else {
+        let left = |i: usize| PAGE - i % PAGE;
+        let mut done = 0;
+        while done < len {
+            let (to, from) = (to + done, from + done);
+            let run = (len - done).min(left(to)).min(left(from));
             let (front, back) = self.pages.split_at_mut(from / PAGE);
-            front[to / PAGE].to_mut(reserved).copy_entry(to % PAGE, &back[0], from % PAGE, dtype);
+            let (page, source) = match front.get_mut(to / PAGE) {
+                Some(page) => (page, Some(&back[0])),
+                None => (&mut back[0], None),
+            };
+            page.to_mut(reserved).copy_run(to % PAGE, source, from % PAGE, run, self.dtype);
+            done += run;
         }
     }
 

@@ -93,28 +93,30 @@ pub(crate) fn merge_from(
             values.iter_mut().zip(&value).for_each(|(sum, x)| *sum += weight * x);
         }
     }
-    // Survivors move to the front in order: what is overwritten was moved, or summed up, before.
+    // Survivors move to the front in order: what is overwritten was moved, or summed up, before. Those that stay alone move
+    // with their neighbours.
     let mut at = range.start;
-    for (i, cluster) in clusters.iter().enumerate() {
-        match cluster.members {
-            0 => continue,
-            1 => head.move_down(at, range.start + i, reserved),
-            _ => {
-                let total = cluster.count as f32;
-                let mean = &mut sums[cluster.row as usize * dim..][..dim];
-                mean.iter_mut().for_each(|x| *x /= total);
-                let count = u32::try_from(cluster.count).expect("a sequence has fewer than 2^32 tokens");
-                let position = (cluster.moment / cluster.count as f64) as f32;
-                head.set(at, &mean[..key_dim], &mean[key_dim..], count, position, reserved);
-            }
+    let mut i = 0;
+    while i < clusters.len() {
+        let alone = clusters[i..].iter().take_while(|cluster| cluster.members == 1).count();
+        head.move_down(at, range.start + i, alone, reserved);
+        at += alone;
+        i += alone;
+        let Some(cluster) = clusters.get(i) else { break };
+        if cluster.members > 1 {
+            let total = cluster.count as f32;
+            let mean = &mut sums[cluster.row as usize * dim..][..dim];
+            mean.iter_mut().for_each(|x| *x /= total);
+            let count = u32::try_from(cluster.count).expect("a sequence has fewer than 2^32 tokens");
+            let position = (cluster.moment / cluster.count as f64) as f32;
+            head.set(at, &mean[..key_dim], &mean[key_dim..], count, position, reserved);
+            at += 1;
         }
-        at += 1;
+        i += 1;
     }
     let left = at - range.start;
-    for from in range.end..head.len() {
-        head.move_down(at, from, reserved);
-        at += 1;
-    }
+    head.move_down(at, range.end, head.len() - range.end, reserved);
+    at += head.len() - range.end;
     head.truncate_from(at, reserved);
     left
 }

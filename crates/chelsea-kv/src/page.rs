@@ -15,6 +15,8 @@
 //! Keys and values may lie in a mapped file, in the very same layout; they are copied out of it when a
 //! page is written to.
 
+mod runs;
+
 use crate::convert::with_format;
 pub use crate::convert::{Byte, Columns, Fives, Format, K5V4, K8V4, Nibbles, Number, Rows};
 use crate::pool::{Lease, Reservation};
@@ -275,7 +277,7 @@ impl Page {
     pub fn read_key(&self, slot: usize, dtype: Dtype, out: &mut [f32]) {
         fn get<F: Format>(page: &Page, slot: usize, out: &mut [f32]) {
             let scale = page.scales::<F>().map_or(1.0, |scales| scales.keys[slot]);
-            let keys = &page.keys::<F>()[column::<F>(slot, out.len())..];
+            let keys = &page.keys::<F>()[column::<F::Key>(slot, out.len())..];
             F::Key::read_column(keys, scale, out);
         }
         with_format!(dtype, F => get::<F>(self, slot, out));
@@ -364,7 +366,7 @@ impl Writer<'_> {
             let Parts { keys, values, scales } = page.parts_mut::<F>();
             let (key_scale, value_scale) =
                 known.unwrap_or_else(|| (F::Key::column_scale(key), F::Value::row_scale(value)));
-            F::Key::write_column(key, key_scale, &mut keys[column::<F>(slot, key.len())..]);
+            F::Key::write_column(key, key_scale, &mut keys[column::<F::Key>(slot, key.len())..]);
             let (row, part) = row::<F>(slot, value.len());
             F::Value::write(value, value_scale, &mut values[row], part);
             if F::Key::SCALED {
@@ -380,51 +382,6 @@ impl Writer<'_> {
         let ln_count = if count == 1 { 0.0 } else { (count as f32).ln() };
         (self.meta[slot], self.meta[PAGE + slot]) = (ln_count.to_bits(), count);
         self.meta[2 * PAGE + slot] = position.to_bits();
-    }
-
-    /// Copies entry `from` of `source` to `slot`, bit for bit.
-    pub fn copy_entry(&mut self, slot: usize, source: &Page, from: usize, dtype: Dtype) {
-        fn put<F: Format>(page: &mut Writer<'_>, slot: usize, source: &Page, from: usize) {
-            let Dims { key: dim, value: value_dim } = page.dims;
-            let Parts { keys, values, scales } = page.parts_mut::<F>();
-            let (source_keys, source_values) = (source.keys::<F>(), source.values::<F>());
-            let (to, at) = (column::<F>(slot, dim), column::<F>(from, dim));
-            let (together, stride) = (F::Key::TOGETHER, stride::<F>());
-            for word in (0..F::Key::stored(dim) / together).map(|word| word * stride) {
-                keys[to + word..][..together].copy_from_slice(&source_keys[at + word..][..together]);
-            }
-            let ((to, part), (at, of)) = (row::<F>(slot, value_dim), row::<F>(from, value_dim));
-            for (to, at) in to.zip(at).step_by(F::Value::TOGETHER) {
-                values[to] = values[to].with(part, source_values[at], of);
-            }
-            if let Some(source) = source.scales::<F>() {
-                (scales[slot], scales[PAGE + slot]) = (source.keys[from], source.values[from]);
-            }
-        }
-        with_format!(dtype, F => put::<F>(self, slot, source, from));
-        self.set_meta(slot, source.counts()[from], source.positions()[from]);
-    }
-
-    /// Moves entry `from` of this page to the earlier slot `slot`, bit for bit.
-    pub fn move_entry(&mut self, slot: usize, from: usize, dtype: Dtype) {
-        fn put<F: Format>(page: &mut Writer<'_>, slot: usize, from: usize) {
-            let Dims { key: dim, value: value_dim } = page.dims;
-            let Parts { keys, values, scales } = page.parts_mut::<F>();
-            let (to, at) = (column::<F>(slot, dim), column::<F>(from, dim));
-            let (together, stride) = (F::Key::TOGETHER, stride::<F>());
-            for word in (0..F::Key::stored(dim) / together).map(|word| word * stride) {
-                keys.copy_within(at + word..at + word + together, to + word);
-            }
-            let ((to, part), (at, of)) = (row::<F>(slot, value_dim), row::<F>(from, value_dim));
-            for (to, at) in to.zip(at).step_by(F::Value::TOGETHER) {
-                values[to] = values[to].with(part, values[at], of);
-            }
-            if F::Key::SCALED {
-                (scales[slot], scales[PAGE + slot]) = (scales[from], scales[PAGE + from]);
-            }
-        }
-        with_format!(dtype, F => put::<F>(self, slot, from));
-        self.set_meta(slot, self.meta[PAGE + from], f32::from_bits(self.meta[2 * PAGE + from]));
     }
 
     /// Marks slots `from..` as holding no entry.
@@ -451,13 +408,13 @@ fn line_of(bytes: &[u8], i: usize) -> Line {
 
 /// Where the key of entry `slot` begins in a page of keys of `dim` numbers: those that lie together at the start of every
 /// [`stride`] numbers from there on.
-fn column<F: Format>(slot: usize, dim: usize) -> usize {
-    slot / TILE * TILE * F::Key::stored(dim) + slot % TILE * F::Key::TOGETHER
+fn column<K: Columns>(slot: usize, dim: usize) -> usize {
+    slot / TILE * TILE * K::stored(dim) + slot % TILE * K::TOGETHER
 }
 
 /// Numbers from those of a key that lie together to the next.
-const fn stride<F: Format>() -> usize {
-    TILE * F::Key::TOGETHER
+const fn stride<K: Columns>() -> usize {
+    TILE * K::TOGETHER
 }
 
 /// Where the value of entry `slot` lies in a page of values of `dim` numbers: in every [`Rows::TOGETHER`]th of these

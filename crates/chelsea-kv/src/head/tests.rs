@@ -1,5 +1,7 @@
 use super::*;
 use half::f16;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 fn row(i: usize, dim: usize) -> Vec<f32> {
     (0..dim).map(|k| (i * 31 + k) as f32 * 0.25).collect()
@@ -89,15 +91,22 @@ fn bits(head: &Head, i: usize) -> Vec<u32> {
 }
 
 #[test]
-fn moved_entries_keep_every_bit() {
-    for dtype in [Dtype::F16, Dtype::Q8, Dtype::K8V4, Dtype::K5V4] {
-        let mut head = filled(200, 10, dtype);
-        for (to, from) in [(3, 5), (3, 70), (64, 66), (17, 199), (20, 21), (90, 190), (91, 140)] {
-            let (before, beside) = (bits(&head, from), [to - 1, to + 1].map(|i| bits(&head, i)));
-            head.move_down(to, from, &Reservation::unbound());
-            assert_eq!(bits(&head, to), before, "{dtype:?}");
-            assert_eq!([to - 1, to + 1].map(|i| bits(&head, i)), beside, "{dtype:?}");
-            assert_entry(&head, to, from);
+fn moved_entries_keep_every_bit_and_so_do_their_neighbours() {
+    let mut rng = StdRng::seed_from_u64(3);
+    for dtype in [Dtype::F32, Dtype::F16, Dtype::Q8, Dtype::K8V4, Dtype::K5V4] {
+        for dim in [10, 32] {
+            let mut head = filled(300, dim, dtype);
+            for _ in 0..60 {
+                let (most, furthest) = if rng.random() { (5, 5) } else { (150, 200) };
+                let len = rng.random_range(0..=most);
+                let from = rng.random_range(1..=300 - len);
+                let to = from - rng.random_range(1..=from.min(furthest));
+                let mut expected: Vec<_> = (0..300).map(|i| bits(&head, i)).collect();
+                (0..len).for_each(|i| expected[to + i] = expected[from + i].clone());
+                head.move_down(to, from, len, &Reservation::unbound());
+                let moved: Vec<_> = (0..300).map(|i| bits(&head, i)).collect();
+                assert!(moved == expected, "{dtype:?}, {dim} numbers, {len} entries from {from} to {to}");
+            }
         }
     }
 }
