@@ -7,7 +7,7 @@ mod common;
 
 use chelsea_kv::matching::{Edge, Measure, Scratch, match_chunks, normalise};
 use chelsea_kv::merge::merge_head;
-use chelsea_kv::policy::{Chelsea, ChelseaPlain, HeadView, Plan, Policy, View};
+use chelsea_kv::policy::{Chelsea, ChelseaPlain, HeadView, Plan, Policy, RoundShare, View};
 use chelsea_kv::scratch::ScratchMeter;
 use chelsea_kv::{Dtype, Head, QueryPower, Rotary, attention};
 use common::Uniform;
@@ -206,7 +206,7 @@ fn the_global_recipe_agrees_with_its_oracle() {
         }
         let policy = Chelsea {
             chunk: case.int("chunk"),
-            round_share: case.double("frac"),
+            round_share: RoundShare::Fixed(case.double("frac")),
             floor: case.double("floor"),
             value_weight: case.double("lam"),
             rounded: false,

@@ -8,7 +8,10 @@ use crate::matching::rounded::Word;
 use crate::rotary::Steps;
 use crate::{PoolFull, Rotary};
 use rayon::prelude::*;
+use std::fmt;
+use std::num::ParseFloatError;
 use std::ops::Range;
+use std::str::FromStr;
 use std::sync::Arc;
 
 /// The global recipe.
@@ -24,7 +27,7 @@ pub struct Chelsea {
     /// Entries of a chunk.
     pub chunk: usize,
     /// Share of a head's clusters that one round merges at most.
-    pub round_share: f64,
+    pub round_share: RoundShare,
     /// Share of the average that every head keeps at least.
     pub floor: f64,
     /// Weight of the squared distance of values in the cost.
@@ -36,17 +39,66 @@ pub struct Chelsea {
     pub drop: bool,
 }
 
+/// How large rounds are: large ones take less time, and merge pairs that looked good only because better partners were not to
+/// be had in that round.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum RoundShare {
+    /// An eighth where three eighths or more of the candidates are kept, and no difference was ever seen between such rounds
+    /// and smaller ones; a sixteenth where less is.
+    ByWhatIsKept,
+    /// Always so much.
+    Fixed(f64),
+}
+
+impl RoundShare {
+    /// The share, where `target` of so many candidates are kept.
+    pub fn of(self, target: usize, candidates: usize) -> f64 {
+        match self {
+            RoundShare::Fixed(share) => share,
+            RoundShare::ByWhatIsKept if target * 8 >= candidates * 3 => 0.125,
+            RoundShare::ByWhatIsKept => 0.0625,
+        }
+    }
+}
+
+impl FromStr for RoundShare {
+    type Err = ParseFloatError;
+
+    fn from_str(text: &str) -> Result<Self, ParseFloatError> {
+        if text == "auto" { Ok(RoundShare::ByWhatIsKept) } else { text.parse().map(RoundShare::Fixed) }
+    }
+}
+
+impl fmt::Display for RoundShare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RoundShare::ByWhatIsKept => f.write_str("auto"),
+            RoundShare::Fixed(share) => share.fmt(f),
+        }
+    }
+}
+
 impl Default for Chelsea {
     fn default() -> Self {
-        Chelsea { chunk: 256, round_share: 0.0625, floor: 0.05, value_weight: 1.0, rounded: true, drop: false }
+        Chelsea {
+            chunk: 256,
+            round_share: RoundShare::ByWhatIsKept,
+            floor: 0.05,
+            value_weight: 1.0,
+            rounded: true,
+            drop: false,
+        }
     }
 }
 
 pub(super) const CHUNK: Setting =
     Setting::new("chunk", "256", "entries of a chunk, which are matched among themselves");
-pub(super) const ROUND_SHARE: Setting =
-    Setting::new("round_share", "0.0625", "most that one round merges, as a share of a head's entries")
-        .formerly("frac");
+pub(super) const ROUND_SHARE: Setting = Setting::new(
+    "round_share",
+    "auto",
+    "most that one round merges, as a share; auto: 0.125 where 3/8 are kept, else 0.0625",
+)
+.formerly("frac");
 pub(super) const FLOOR: Setting =
     Setting::new("floor", "0.05", "least that every head keeps, as a share of the average");
 pub(super) const VALUE_WEIGHT: Setting =
@@ -92,10 +144,13 @@ impl<'a> AllSteps<'a> {
 impl Chelsea {
     pub(super) fn from_settings(s: &Settings) -> Result<Self, PolicyError> {
         let default = Chelsea::default();
-        let share = |x: &f64| *x > 0.0 && *x <= 1.0;
+        let share = |x: &RoundShare| match *x {
+            RoundShare::Fixed(share) => share > 0.0 && share <= 1.0,
+            RoundShare::ByWhatIsKept => true,
+        };
         Ok(Chelsea {
             chunk: s.chunk(default.chunk)?,
-            round_share: s.get("round_share", default.round_share, "above 0 and at most 1", share)?,
+            round_share: s.get("round_share", default.round_share, "auto, or above 0 and at most 1", share)?,
             floor: s.get("floor", default.floor, "from 0 to 1", |x| (0.0..=1.0).contains(x))?,
             value_weight: s.get("value_weight", default.value_weight, "0 or more", |&x| x >= 0.0 && x.is_finite())?,
             rounded: s.get("rounded", default.rounded, "true or false", |_| true)?,
@@ -199,6 +254,7 @@ impl Chelsea {
             .collect();
         let least = head_floor(self.floor, target, view.heads.len());
         let wanted = total.saturating_sub(target);
+        let share = self.round_share.of(target, total);
         let mut lists: Vec<Merges> = stretches.iter().map(|_| Merges::default()).collect();
         let cluster = |lists: &mut [Merges], which: &(dyn Fn(usize, &Merges) -> bool + Sync), ceiling: f32| {
             let chosen = lists.par_iter_mut().enumerate().filter(|(i, list)| which(*i, list));
@@ -206,7 +262,7 @@ impl Chelsea {
                 let (g, range) = &stretches[i];
                 let head = &view.heads[*g];
                 let least = least_of(least, range, head.len());
-                let rounds = Rounds { chunk: self.chunk, share: self.round_share, least, ceiling };
+                let rounds = Rounds { chunk: self.chunk, share, least, ceiling };
                 let _held = view.scratch.reserve(Working::<P>::bytes(range.len(), features[*g].dim(), rounds))?;
                 *list = working.cluster(head, &features[*g], range.clone(), &apart[*g], rounds);
                 Ok(())
@@ -294,6 +350,24 @@ mod tests {
             for (i, (&root, &kept)) in merged.roots(g).iter().zip(dropped.roots(g)).enumerate() {
                 assert_eq!(kept, if root as usize == i { root } else { EVICT });
             }
+        }
+    }
+
+    #[test]
+    fn rounds_are_larger_where_much_is_kept_unless_their_size_is_given() {
+        let rotary = Rotary::plain(8, 10_000.0);
+        let scratch = ScratchMeter::default();
+        let heads = heads(3, 200, true);
+        let view = View {
+            heads: heads.iter().map(|head| HeadView::new(head, 0..head.len(), &rotary, Vec::new(), 1.0)).collect(),
+            tokens: 200,
+            scratch: &scratch,
+        };
+        let plan = |spec: &str, target| crate::policy::policy(spec).unwrap().plan(&view, target).unwrap();
+        for (target, like, unlike) in [(225, "0.125", "0.0625"), (224, "0.0625", "0.125"), (60, "0.0625", "0.125")] {
+            let auto = plan("chelsea", target);
+            assert_eq!(auto, plan(&format!("chelsea:round_share={like}"), target), "{target} of 600");
+            assert_ne!(auto, plan(&format!("chelsea:round_share={unlike}"), target), "{target} of 600");
         }
     }
 

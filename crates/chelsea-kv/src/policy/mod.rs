@@ -21,7 +21,7 @@ mod streaming;
 mod stretch;
 mod view;
 
-pub use chelsea::Chelsea;
+pub use chelsea::{Chelsea, RoundShare};
 pub use chelsea_best::ChelseaBest;
 pub use chelsea_plain::ChelseaPlain;
 pub use evict::{Evict, FLOOR, HEADS_EVEN, Heads, Scorer, by_age, keeping};

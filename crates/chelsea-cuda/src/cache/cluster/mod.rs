@@ -289,7 +289,7 @@ fn enqueue(
                 pairs: listed.pairs,
                 prices: listed.prices,
                 counts: of_stretch(listed.counts, batch.start),
-                share: recipe.round_share,
+                share: recipe.round_share.of(*target, planning.candidates),
                 stride: stride as u32,
                 unused: 0,
             };
