@@ -96,6 +96,16 @@ def stream(port: int, path: str, body: dict, seen=lambda text: None, timeout: fl
     return text, reason, usage
 
 
+def answers(router: cluster.Cluster, args) -> bool:
+    """Whether a short request is answered. A router that has listed all servers may refuse for a moment more."""
+    body = {"model": args.name, "prompt": "One, two, three, four, five,", "max_tokens": 4, "temperature": 0, "stream": True}
+    try:
+        stream(router.port, "/v1/completions", body)
+    except Refused:
+        return False
+    return True
+
+
 def conversations(router: cluster.Cluster, args) -> dict:
     """Asks turn after turn, and looks where prompts were found."""
     rng = random.Random(args.seed)
@@ -335,6 +345,7 @@ def main():
     try:
         with cluster.make([*line, "--", *serve]) as router:
             print(f"logs are in {router.folder}", file=sys.stderr)
+            cluster.wait_for("a first answer", lambda: answers(router, args), 60)
             told = {"router": args.kind}
             if args.conversations:
                 told["conversations"] = conversations(router, args)
