@@ -1,6 +1,7 @@
 //! One KV head of one layer: an ordered list of entries in pages.
 
 use crate::form::{Form, rotate};
+use crate::page::pieces;
 use crate::pool::Reservation;
 use crate::{Dims, Dtype, PAGE, Page, Rotary, TILE};
 
@@ -295,18 +296,13 @@ impl Head {
         if to == from {
             return;
         }
-        let left = |i: usize| PAGE - i % PAGE;
-        let mut done = 0;
-        while done < len {
-            let (to, from) = (to + done, from + done);
-            let run = (len - done).min(left(to)).min(left(from));
+        for (to, from, run) in pieces(to, from, len, PAGE) {
             let (front, back) = self.pages.split_at_mut(from / PAGE);
             let (page, source) = match front.get_mut(to / PAGE) {
                 Some(page) => (page, Some(&back[0])),
                 None => (&mut back[0], None),
             };
             page.to_mut(reserved).copy_run(to % PAGE, source, from % PAGE, run, self.dtype);
-            done += run;
         }
     }
 

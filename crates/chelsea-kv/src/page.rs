@@ -17,6 +17,8 @@
 
 mod runs;
 
+pub(crate) use runs::pieces;
+
 use crate::convert::with_format;
 pub use crate::convert::{Byte, Columns, Fives, Format, K5V4, K8V4, Nibbles, Number, Rows};
 use crate::pool::{Lease, Reservation};

@@ -53,6 +53,18 @@ impl Writer<'_> {
     }
 }
 
+/// The parts of a run of `len` entries that lie in one group of `size` entries both where they come from and where they go:
+/// to where, from where, and how many.
+pub(crate) fn pieces(to: usize, from: usize, len: usize, size: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        let (to, from) = (to + done, from + done);
+        let piece = (len - done).min(size - to % size).min(size - from % size);
+        done += piece;
+        (piece > 0).then_some((to, from, piece))
+    })
+}
+
 /// Copies `to[at..at + len]` from `source`, or from `to` itself.
 fn copy<T: Copy>(to: &mut [T], at: usize, source: Option<&[T]>, from: usize, len: usize) {
     match source {
@@ -63,11 +75,7 @@ fn copy<T: Copy>(to: &mut [T], at: usize, source: Option<&[T]>, from: usize, len
 
 /// Copies keys of `dim` numbers. Those of entries that follow each other in a tile lie side by side in each of its rows.
 fn copy_keys<K: Columns>(to: &mut [K], source: Option<&[K]>, dim: usize, run: Run) {
-    let left = |slot: usize| TILE - slot % TILE;
-    let mut done = 0;
-    while done < run.len {
-        let (slot, from) = (run.to + done, run.from + done);
-        let len = (run.len - done).min(left(slot)).min(left(from));
+    for (slot, from, len) in pieces(run.to, run.from, run.len, TILE) {
         let (at, of) = (column::<K>(slot, dim), column::<K>(from, dim));
         for row in (0..K::stored(dim) / K::TOGETHER).map(|row| row * stride::<K>()) {
             if len == 1 {
@@ -77,7 +85,6 @@ fn copy_keys<K: Columns>(to: &mut [K], source: Option<&[K]>, dim: usize, run: Ru
                 copy(to, at + row, source, of + row, len * K::TOGETHER);
             }
         }
-        done += len;
     }
 }
 

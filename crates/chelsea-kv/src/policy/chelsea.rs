@@ -333,16 +333,17 @@ mod tests {
         (0..count).map(head).collect()
     }
 
+    fn view<'a>(heads: &'a [Head], rotary: &'a Rotary, scratch: &'a ScratchMeter) -> View<'a> {
+        let view = |head: &'a Head| HeadView::new(head, 0..head.len(), rotary, Vec::new(), 1.0);
+        View { heads: heads.iter().map(view).collect(), tokens: heads[0].len(), scratch }
+    }
+
     #[test]
     fn what_would_join_another_can_be_dropped_instead() {
         let rotary = Rotary::plain(8, 10_000.0);
         let scratch = ScratchMeter::default();
         let heads = heads(3, 100, true);
-        let view = View {
-            heads: heads.iter().map(|head| HeadView::new(head, 0..head.len(), &rotary, Vec::new(), 1.0)).collect(),
-            tokens: 100,
-            scratch: &scratch,
-        };
+        let view = view(&heads, &rotary, &scratch);
         let plan = |spec: &str| crate::policy::policy(spec).unwrap().plan(&view, 120).unwrap();
         let (merged, dropped) = (plan("chelsea"), plan("chelsea:drop=true"));
         for g in 0..heads.len() {
@@ -358,11 +359,7 @@ mod tests {
         let rotary = Rotary::plain(8, 10_000.0);
         let scratch = ScratchMeter::default();
         let heads = heads(3, 200, true);
-        let view = View {
-            heads: heads.iter().map(|head| HeadView::new(head, 0..head.len(), &rotary, Vec::new(), 1.0)).collect(),
-            tokens: 200,
-            scratch: &scratch,
-        };
+        let view = view(&heads, &rotary, &scratch);
         let plan = |spec: &str, target| crate::policy::policy(spec).unwrap().plan(&view, target).unwrap();
         for (target, like, unlike) in [(225, "0.125", "0.0625"), (224, "0.0625", "0.125"), (60, "0.0625", "0.125")] {
             let auto = plan("chelsea", target);
@@ -377,11 +374,7 @@ mod tests {
         let scratch = ScratchMeter::default();
         for rising in [true, false] {
             let heads = heads(20, 150, rising);
-            let view = View {
-                heads: heads.iter().map(|head| HeadView::new(head, 0..head.len(), &rotary, Vec::new(), 1.0)).collect(),
-                tokens: 150,
-                scratch: &scratch,
-            };
+            let view = view(&heads, &rotary, &scratch);
             let apart = vec![Vec::new(); heads.len()];
             for target in [150, 700, 1500, 2900] {
                 for policy in [Chelsea::default(), Chelsea { chunk: 32, floor: 0.5, ..Chelsea::default() }] {
