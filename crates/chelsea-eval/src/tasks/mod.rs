@@ -3,6 +3,7 @@
 //! A generator is a function of a [`Haystack`], its options and the number of the sample: the same three make the
 //! same sample on every machine with the same tokenizer.
 
+pub mod arithmetic;
 pub mod continuation;
 pub mod copying;
 mod haystack;

@@ -52,6 +52,8 @@ pub enum EvalAction {
     Lookup(LookupArgs),
     /// A system message with rules for every answer, then a long text: are they still kept?
     Rules(RulesArgs),
+    /// Worked examples, then problems of several steps: does one wrong number spoil the answer?
+    Arithmetic(ArithmeticArgs),
     /// The text that follows: how far do predictions stray from the full cache's?
     Continuation(ContinuationArgs),
     /// Samples of files in the format of RULER or LongBench, or documents with many questions each.
@@ -300,6 +302,21 @@ pub struct RulesArgs {
     /// Rules of a system message, 6 at most.
     #[arg(long, default_value_t = 4)]
     pub rules: usize,
+}
+
+/// `chelsea eval arithmetic`.
+#[derive(Debug, Args)]
+pub struct ArithmeticArgs {
+    #[command(flatten)]
+    pub compare: CompareArgs,
+    #[command(flatten)]
+    pub generate: GenerateArgs,
+    /// Steps of every problem.
+    #[arg(long, default_value_t = 4)]
+    pub steps: usize,
+    /// Problems asked after the examples.
+    #[arg(long, default_value_t = 6)]
+    pub questions: usize,
 }
 
 /// `chelsea eval continuation`.

@@ -21,8 +21,9 @@ pub use cluster::ClusterArgs;
 #[cfg(feature = "serve")]
 pub use config::parse;
 pub use eval::{
-    CompareArgs, ContinuationArgs, CopyingArgs, EvalAction, EvalArgs, GenerateArgs, KindArg, LookupArg, LookupArgs,
-    NeedlesArgs, OnError, QuickArgs, ReportArgs, RulesArgs, RunFilesArgs, ValuesArg, VariablesArgs, WordsArgs,
+    ArithmeticArgs, CompareArgs, ContinuationArgs, CopyingArgs, EvalAction, EvalArgs, GenerateArgs, KindArg, LookupArg,
+    LookupArgs, NeedlesArgs, OnError, QuickArgs, ReportArgs, RulesArgs, RunFilesArgs, ValuesArg, VariablesArgs,
+    WordsArgs,
 };
 pub use run::RunArgs;
 #[cfg(feature = "serve")]

@@ -24,6 +24,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         EvalAction::Words(a) => generated(&a.compare, &a.generate, Shown::Tasks, &|s| samples::words(a, s)),
         EvalAction::Lookup(a) => generated(&a.compare, &a.generate, Shown::Tasks, &|s| samples::lookup(a, s)),
         EvalAction::Rules(a) => generated(&a.compare, &a.generate, Shown::Tasks, &|s| samples::rules(a, s)),
+        EvalAction::Arithmetic(a) => generated(&a.compare, &a.generate, Shown::Tasks, &|s| samples::arithmetic(a, s)),
         EvalAction::Continuation(a) => {
             generated(&a.compare, &a.generate, Shown::Tasks, &|s| samples::continuation(a, s))
         }

@@ -1,12 +1,13 @@
 //! Samples as the flags ask for them.
 
 use crate::cli::{
-    ContinuationArgs, CopyingArgs, GenerateArgs, KindArg, LookupArg, LookupArgs, NeedlesArgs, OnError, RulesArgs,
-    RunFilesArgs, ValuesArg, VariablesArgs, WordsArgs,
+    ArithmeticArgs, ContinuationArgs, CopyingArgs, GenerateArgs, KindArg, LookupArg, LookupArgs, NeedlesArgs, OnError,
+    RulesArgs, RunFilesArgs, ValuesArg, VariablesArgs, WordsArgs,
 };
 use crate::{documents, output};
 use anyhow::{Context as _, Result, bail};
 use chelsea_eval::Sample;
+use chelsea_eval::tasks::arithmetic::{self, ArithmeticOptions};
 use chelsea_eval::tasks::continuation::{self, ContinuationOptions};
 use chelsea_eval::tasks::copying::{self, CopyingOptions};
 use chelsea_eval::tasks::jsonl::{self, JsonlOptions};
@@ -165,6 +166,16 @@ pub fn lookup(args: &LookupArgs, source: &Source<'_>) -> Result<Vec<Sample>> {
 pub fn rules(args: &RulesArgs, source: &Source<'_>) -> Result<Vec<Sample>> {
     let (rules, seed) = (args.rules, args.compare.seed);
     source.each(|tokens, index| rules::sample(&source.haystack, &RuleOptions { tokens, rules, seed }, index))
+}
+
+/// `chelsea eval arithmetic`.
+pub fn arithmetic(args: &ArithmeticArgs, source: &Source<'_>) -> Result<Vec<Sample>> {
+    let &ArithmeticArgs { steps, questions, .. } = args;
+    let seed = args.compare.seed;
+    source.each(|tokens, index| {
+        let options = ArithmeticOptions { tokens, steps, questions, seed };
+        arithmetic::sample(&options, index, &|text| source.encode(text))
+    })
 }
 
 /// `chelsea eval continuation`.
