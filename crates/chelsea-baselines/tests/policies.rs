@@ -383,7 +383,7 @@ fn what_repeating_takes_stays_alone_and_the_rest_is_clustered() {
     };
     // Sinks and windows take 10 entries per head: 25 of 35 and half of 50 of 60 are chosen by their score.
     let exact = after("kvzip", 0.1751);
-    let best = after("chelsea-best:exact=0.5", 0.3);
+    let best = after("chelsea-best:exact=0.5,recent=0", 0.3);
     assert_eq!((exact.entries(), best.entries()), (35 * SHAPE.heads(), 60 * SHAPE.heads()));
     for (kept, both) in contents(&exact).iter().zip(contents(&best)) {
         assert!(kept.iter().all(|entry| both.contains(entry)), "what is kept is the same as without clusters");
@@ -391,6 +391,6 @@ fn what_repeating_takes_stays_alone_and_the_rest_is_clustered() {
     }
     // However little is left for the rest, every head has room for a cluster, and the budget is met.
     for (keep, entries) in [(0.0551, 11), (0.0601, 12), (0.1001, 20)] {
-        assert_eq!(after("chelsea-best:exact=1", keep).entries(), entries * SHAPE.heads(), "{keep}");
+        assert_eq!(after("chelsea-best:exact=1,recent=0", keep).entries(), entries * SHAPE.heads(), "{keep}");
     }
 }

@@ -155,14 +155,16 @@ impl ReadPlan {
 
 /// What a budget must know of the cache it is for. Only heads of layers that grow with the text can give entries up; a
 /// layer with a sliding window takes its bytes off the budget, whatever it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
     /// KV heads over all layers that grow.
     pub heads: usize,
     /// Attention sinks of a head.
     pub sinks: usize,
-    /// Recent window of a head.
+    /// Recent window of a head, at least.
     pub window: usize,
+    /// Share of what is kept of a head that its recent window is at least, up to [`WIDEST_WINDOW`].
+    pub recent_share: f64,
     /// Entries of a page.
     pub page: usize,
     /// Bytes of a page of a layer that grows, everything counted.
@@ -186,10 +188,19 @@ pub struct Sliding {
     pub full_token_bytes: usize,
 }
 
+/// A share of what is kept widens a recent window to so many entries at most: how much the next tokens look back falls with
+/// distance, however long the text is.
+pub const WIDEST_WINDOW: usize = 512;
+
 impl Limits {
-    /// Entries of a head that are never touched.
+    /// Entries of a head that are never touched, at least.
     pub fn protected(&self) -> usize {
         self.sinks + self.window
+    }
+
+    /// Last entries of a head that are not touched where `kept` of it stay.
+    pub fn recent_window(&self, kept: f64) -> usize {
+        ((self.recent_share * kept) as usize).min(WIDEST_WINDOW).max(self.window)
     }
 
     /// Bytes that the layers with a sliding window hold of a text of `tokens`, between two steps. Their entries begin and
@@ -263,8 +274,8 @@ impl Budget {
 
     /// Entries over all heads that a sequence may hold, never more than it has.
     ///
-    /// A keep ratio holds for `max(tokens, expected)` tokens: what lies between sinks and window is kept
-    /// at one rate from the start, such that the ratio is met when the expected length is reached.
+    /// A keep ratio holds for `max(tokens, expected)` tokens: what lies between sinks and recent window
+    /// ([`Budget::recent_window`]) is kept at one rate from the start, such that the ratio is met when the expected length is reached.
     /// It never asks for less than sinks, window and one centroid a head. So does a share of the bytes.
     ///
     /// This is what a compaction leaves. One is due only when [`Budget::ceiling`] is passed.
@@ -273,8 +284,8 @@ impl Budget {
         let all = tokens * limits.heads;
         let beyond = at.beyond() * limits.heads;
         let in_proportion = |ratio: f64| {
-            let protected = limits.protected() as f64;
             let length = at.end() as f64;
+            let protected = (limits.sinks + limits.recent_window(ratio * length)) as f64;
             let middle = (tokens as f64 - protected - at.beyond() as f64).max(0.0);
             let rate = if length > protected {
                 ((ratio * length - protected) / (length - protected)).clamp(0.0, 1.0)
@@ -291,6 +302,17 @@ impl Budget {
             Budget::Bytes(bytes) => limits.entries_in(bytes, at.end()),
         };
         allowed.saturating_add(beyond).min(all)
+    }
+
+    /// Last entries of each head that are not touched, of a text that has come so far.
+    pub fn recent_window(&self, limits: &Limits, at: Length) -> usize {
+        let kept = match *self {
+            Budget::EntryFraction(ratio) => f64::from(ratio) * at.end() as f64,
+            Budget::ByteFraction(share) => limits.ratio_in(share, at.end()) * at.end() as f64,
+            Budget::Entries(entries) => entries as f64,
+            Budget::Bytes(bytes) => limits.entries_in(bytes, at.end()) as f64 / limits.heads.max(1) as f64,
+        };
+        limits.recent_window(kept)
     }
 
     /// Entries over all heads that a sequence may grow to before it has to give any up.
@@ -399,6 +421,7 @@ mod tests {
         heads: 6,
         sinks: 4,
         window: 64,
+        recent_share: 0.0,
         page: 64,
         page_bytes: 10_000,
         fixed_bytes: 500,

@@ -271,7 +271,9 @@ fn entries_stay_as_they_are_until_the_expected_length_may_keep_no_more() {
     }
     feed(&mut cache, 128, 8);
     let report = cache.compact().unwrap();
-    assert!(report.compacted && report.after <= 9 * 128 * 6 / 3, "then the rate of the whole holds: {report:?}");
+    // Of 1,152 tokens the sinks, the latest fifth of what 4,096 will keep, and 816 of every 3,888 others.
+    let left = 4 + 204 + (1152 - 208) * 816 / 3888;
+    assert!(report.compacted && report.after <= (left + 1) * 6, "then the rate of the whole holds: {report:?}");
     for b in 9..32 {
         feed(&mut cache, 128, b);
         cache.compact().unwrap();
@@ -432,4 +434,28 @@ fn a_layout_counts_every_entry_and_every_token_once() {
         assert_eq!(entries, cache.entries());
         assert!(block < 5 || is_compacted && layout.iter().any(|head| head.clustered[1..].iter().sum::<usize>() > 0));
     }
+}
+
+#[test]
+fn a_policy_widens_the_recent_window_by_a_share_of_what_is_kept() {
+    let recent = |spec: &str, budget: Budget, tokens: usize| {
+        let mut cache = SequenceCache::new(config(spec, budget)).unwrap();
+        feed(&mut cache, tokens, 0);
+        assert!(cache.compact_now(None).unwrap().compacted);
+        assert!(cache.is_within_budget());
+        // Tokens that stand for themselves at the end of every head, on end.
+        let alone = |head: &Head| {
+            (0..head.len()).rev().take_while(|&i| head.count(i) == 1 && head.position(i).fract() == 0.0).count()
+        };
+        cache.heads().iter().map(alone).min().unwrap()
+    };
+    let quarter = Budget::EntryFraction(0.25);
+    assert!((200..400).contains(&recent("chelsea", quarter, 4096)), "a fifth of 1,024 entries");
+    assert!(
+        recent("chelsea:recent=0", quarter, 4096) < 200,
+        "the window that was asked for, and what was not worth merging"
+    );
+    assert!(recent("chelsea:recent=0.4", quarter, 4096) >= 400);
+    assert!(recent("chelsea", Budget::Entries(1000), 3000) >= 200, "other budgets, too");
+    assert!(recent("chelsea:recent=0.9", quarter, 8192) < 700, "512 at most");
 }

@@ -209,6 +209,7 @@ fn the_global_recipe_agrees_with_its_oracle() {
             round_share: RoundShare::Fixed(case.double("frac")),
             floor: case.double("floor"),
             value_weight: case.double("lam"),
+            recent: 0.0,
             rounded: false,
             drop: false,
         };

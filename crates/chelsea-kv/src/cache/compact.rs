@@ -58,14 +58,13 @@ impl SequenceCache {
     }
 
     fn compact_what_is_new(&mut self) -> Result<CompactReport, CacheError> {
-        let allowed = self.allowed(self.config.budget);
-        let CacheConfig { budget, policy, .. } = &self.config;
-        let anew = budget.is_absolute(self.length().end()) || policy.looks_back();
+        let budget = self.config.budget;
+        let anew = budget.is_absolute(self.length().end()) || self.config.policy.looks_back();
         let mut from = self.sinks();
         if !anew {
             from.iter_mut().zip(&self.frozen).for_each(|(from, &frozen)| *from = frozen.max(*from));
         }
-        self.run(from, allowed)
+        self.run(from, budget)
     }
 
     /// Whether [`SequenceCache::compact`] would do anything now.
@@ -101,14 +100,13 @@ impl SequenceCache {
     pub fn compact_now(&mut self, budget: Option<Budget>) -> Result<CompactReport, CacheError> {
         let budget = budget.unwrap_or(self.config.budget);
         CacheConfig { budget, ..self.config.clone() }.validate()?;
-        let allowed = self.allowed(budget);
-        if self.block() != 0 || self.entries() <= allowed {
+        if self.block() != 0 || self.entries() <= self.allowed(budget) {
             return Ok(self.nothing_done());
         }
         if self.config.policy.needs().repetition.is_some() && !self.has_importance() {
             return Err(CacheError::NoImportance(self.config.policy.name()));
         }
-        self.run(self.sinks(), allowed)
+        self.run(self.sinks(), budget)
     }
 
     /// Entries over all heads that `budget` allows for the text so far.
@@ -130,9 +128,9 @@ impl SequenceCache {
         Length { tokens: self.tokens(), expected: self.expected_tokens, recent: self.recent }
     }
 
-    /// Last entries of each head that are not to be touched now.
-    fn window(&self) -> usize {
-        self.config.window + self.length().beyond()
+    /// Last entries of each head that are not to be touched now, where `budget` says what is kept.
+    fn window(&self, budget: Budget) -> usize {
+        budget.recent_window(&self.config.limits(), self.length()) + self.length().beyond()
     }
 
     fn nothing_done(&self) -> CompactReport {
@@ -145,8 +143,8 @@ impl SequenceCache {
     }
 
     /// The entries of each head from `from` up to the recent window; none of heads that do not grow.
-    fn candidates(&self, from: &[usize]) -> Vec<Range<usize>> {
-        let window = self.window();
+    fn candidates(&self, from: &[usize], budget: Budget) -> Vec<Range<usize>> {
+        let window = self.window(budget);
         let mut ranges = vec![0..0; self.store.heads()];
         for g in self.growing() {
             ranges[g] = from[g]..self.store.len(g).saturating_sub(window).max(from[g]);
@@ -154,17 +152,17 @@ impl SequenceCache {
         ranges
     }
 
-    /// Has the policy bring all heads together to `allowed` entries, with candidates that start at
-    /// `from`.
-    fn run(&mut self, from: Vec<usize>, allowed: usize) -> Result<CompactReport, CacheError> {
+    /// Has the policy bring all heads together to what `budget` allows, with candidates that start at `from`.
+    fn run(&mut self, from: Vec<usize>, budget: Budget) -> Result<CompactReport, CacheError> {
         let start = Instant::now();
         let (before, bytes_before) = (self.entries(), self.bytes_held());
-        let mut ranges = self.candidates(&from);
+        let allowed = self.allowed(budget);
+        let mut ranges = self.candidates(&from, budget);
         let candidates = |ranges: &[Range<usize>]| ranges.iter().map(Range::len).sum::<usize>();
         // What was clustered before may leave no room for what is new: then it is clustered again.
         let least = ranges.iter().filter(|range| !range.is_empty()).count();
         if allowed + candidates(&ranges) < before + least {
-            ranges = self.candidates(&self.sinks());
+            ranges = self.candidates(&self.sinks(), budget);
         }
         let target = (allowed + candidates(&ranges)).saturating_sub(before);
         let scratch = ScratchMeter::default().charged_to(self.config.pool.clone());
@@ -182,7 +180,7 @@ impl SequenceCache {
             self.carry_out(&ranges, plan, self.entries_to_come(allowed), &scratch, reserved);
         }
         self.compacted_at = self.tokens();
-        let window = self.window();
+        let window = self.window(budget);
         let frozen: Vec<(usize, usize)> =
             self.growing().map(|g| (g, self.store.len(g).saturating_sub(window).max(ranges[g].start))).collect();
         frozen.into_iter().for_each(|(g, frozen)| self.frozen[g] = frozen);

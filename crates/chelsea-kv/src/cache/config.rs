@@ -87,6 +87,7 @@ impl CacheConfig {
             heads: self.shape.growing_heads(),
             sinks: self.sinks,
             window: self.window,
+            recent_share: self.policy.recent_share(),
             page: PAGE,
             page_bytes: largest + Statistics::page_bytes(needs),
             fixed_bytes: super::memory::fixed_bytes(self, needs),

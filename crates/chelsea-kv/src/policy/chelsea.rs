@@ -32,6 +32,9 @@ pub struct Chelsea {
     pub floor: f64,
     /// Weight of the squared distance of values in the cost.
     pub value_weight: f64,
+    /// Share of what is kept of each head that is its latest entries, which are left as they are
+    /// ([`Policy::recent_share`]): what comes next looks back at them most.
+    pub recent: f64,
     /// Whether what is compared is rounded to whole numbers of about 12 bits, which is faster, or taken as it is.
     pub rounded: bool,
     /// Whether what would join another entry is dropped instead: what is kept then stands for itself alone. For measuring
@@ -85,6 +88,7 @@ impl Default for Chelsea {
             round_share: RoundShare::ByWhatIsKept,
             floor: 0.05,
             value_weight: 1.0,
+            recent: 0.2,
             rounded: true,
             drop: false,
         }
@@ -104,6 +108,12 @@ pub(super) const FLOOR: Setting =
 pub(super) const VALUE_WEIGHT: Setting =
     Setting::new("value_weight", "1", "weight of the distance of values in the cost").formerly("lam");
 
+pub(super) const RECENT: Setting = Setting::new(
+    "recent",
+    "0.2",
+    "share of what is kept that is the latest entries, up to 512 of each head, which are never merged",
+);
+
 pub(super) const ROUNDED: Setting = Setting::new(
     "rounded",
     "true",
@@ -117,7 +127,7 @@ pub(super) const INFO: PolicyInfo = PolicyInfo {
     about: "cluster similar neighbours, one pool of merges over all layers and heads (default)",
     source: "after arXiv:2506.11418, with a query-weighted cost and a global budget",
     one_shot_only: false,
-    settings: &[CHUNK, ROUND_SHARE, FLOOR, VALUE_WEIGHT, ROUNDED, DROP],
+    settings: &[CHUNK, ROUND_SHARE, FLOOR, VALUE_WEIGHT, RECENT, ROUNDED, DROP],
     make: |s| Ok(Arc::new(Chelsea::from_settings(s)?)),
 };
 
@@ -153,6 +163,7 @@ impl Chelsea {
             round_share: s.get("round_share", default.round_share, "auto, or above 0 and at most 1", share)?,
             floor: s.get("floor", default.floor, "from 0 to 1", |x| (0.0..=1.0).contains(x))?,
             value_weight: s.get("value_weight", default.value_weight, "0 or more", |&x| x >= 0.0 && x.is_finite())?,
+            recent: s.get("recent", default.recent, "from 0 to 0.9", |x| (0.0..=0.9).contains(x))?,
             rounded: s.get("rounded", default.rounded, "true or false", |_| true)?,
             drop: s.get("drop", default.drop, "true or false", |_| true)?,
         })
@@ -160,10 +171,12 @@ impl Chelsea {
 
     /// All settings as `key=value,key=value`; `rounded` and `drop` only where they are not as ever.
     pub(super) fn settings(&self) -> String {
-        let Chelsea { chunk, round_share, floor, value_weight, rounded, drop } = self;
+        let Chelsea { chunk, round_share, floor, value_weight, recent, rounded, drop } = self;
         let exact = if *rounded { "" } else { ",rounded=false" };
         let drop = if *drop { ",drop=true" } else { "" };
-        format!("chunk={chunk},round_share={round_share},floor={floor},value_weight={value_weight}{exact}{drop}")
+        format!(
+            "chunk={chunk},round_share={round_share},floor={floor},value_weight={value_weight},recent={recent}{exact}{drop}"
+        )
     }
 }
 
@@ -178,6 +191,10 @@ impl Policy for Chelsea {
 
     fn needs(&self) -> Needs {
         Needs { query_power: true, value_scale: self.value_weight != 0.0, ..Needs::default() }
+    }
+
+    fn recent_share(&self) -> f64 {
+        self.recent
     }
 
     fn recipe(&self) -> Option<&Chelsea> {

@@ -1,6 +1,6 @@
 //! `chelsea-best`: what repeating the text needs stays as it is, everything else is clustered.
 
-use super::chelsea::{CHUNK, FLOOR, ROUND_SHARE, ROUNDED, VALUE_WEIGHT};
+use super::chelsea::{CHUNK, FLOOR, RECENT, ROUND_SHARE, ROUNDED, VALUE_WEIGHT};
 use super::evict::{Evict, Heads};
 use super::kvzip::KvZip;
 use super::{Chelsea, Needs, Plan, Policy, PolicyInfo, Setting, View};
@@ -38,6 +38,7 @@ pub(super) const INFO: PolicyInfo = PolicyInfo {
         ROUND_SHARE,
         FLOOR,
         VALUE_WEIGHT,
+        RECENT,
         ROUNDED,
     ],
     make: |s| {
@@ -61,6 +62,10 @@ impl Policy for ChelseaBest {
 
     fn needs(&self) -> Needs {
         self.rest.needs().and(Needs { repetition: Some(self.score.chunk), ..Needs::default() })
+    }
+
+    fn recent_share(&self) -> f64 {
+        self.rest.recent
     }
 
     fn plan(&self, view: &View<'_>, target: usize) -> Result<Plan, PoolFull> {

@@ -102,6 +102,13 @@ pub trait Policy: Debug + Send + Sync {
         false
     }
 
+    /// Share of what a budget keeps of each head that is to be its latest entries, which are left as they are: where that is
+    /// more than the recent window that was asked for, the window is as much wider
+    /// ([`Limits::recent_window`](crate::budget::Limits::recent_window)).
+    fn recent_share(&self) -> f64 {
+        0.0
+    }
+
     /// The settings of [`Chelsea`], where the plan is all that it does: a device may then carry it out by itself, over
     /// entries that stay in its memory ([`Store::cluster`](crate::backend::Store::cluster)).
     fn recipe(&self) -> Option<&Chelsea> {
