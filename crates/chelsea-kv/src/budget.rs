@@ -163,7 +163,7 @@ pub struct Limits {
     pub sinks: usize,
     /// Recent window of a head, at least.
     pub window: usize,
-    /// Share of what is kept of a head that its recent window is at least, up to [`WIDEST_WINDOW`].
+    /// Of what is kept of a head beyond [`SPARSE`], the share that its recent window is at least, up to [`WIDEST_WINDOW`].
     pub recent_share: f64,
     /// Entries of a page.
     pub page: usize,
@@ -188,8 +188,12 @@ pub struct Sliding {
     pub full_token_bytes: usize,
 }
 
-/// A share of what is kept widens a recent window to so many entries at most: how much the next tokens look back falls with
-/// distance, however long the text is.
+/// Where no more than this share of a text is kept, what lies further back needs every entry: no policy widens the recent
+/// window there.
+pub const SPARSE: f64 = 0.2;
+
+/// A policy widens the recent window to so many entries at most: how much the next tokens look back falls with distance,
+/// however long the text is.
 pub const WIDEST_WINDOW: usize = 512;
 
 impl Limits {
@@ -198,9 +202,10 @@ impl Limits {
         self.sinks + self.window
     }
 
-    /// Last entries of a head that are not touched where `kept` of it stay.
-    pub fn recent_window(&self, kept: f64) -> usize {
-        ((self.recent_share * kept) as usize).min(WIDEST_WINDOW).max(self.window)
+    /// Last entries of a head that are not touched where `kept` of `tokens` stay.
+    pub fn recent_window(&self, kept: f64, tokens: usize) -> usize {
+        let dense = (kept - SPARSE * tokens as f64).max(0.0);
+        ((self.recent_share * dense) as usize).min(WIDEST_WINDOW).max(self.window)
     }
 
     /// Bytes that the layers with a sliding window hold of a text of `tokens`, between two steps. Their entries begin and
@@ -285,7 +290,7 @@ impl Budget {
         let beyond = at.beyond() * limits.heads;
         let in_proportion = |ratio: f64| {
             let length = at.end() as f64;
-            let protected = (limits.sinks + limits.recent_window(ratio * length)) as f64;
+            let protected = (limits.sinks + limits.recent_window(ratio * length, at.end())) as f64;
             let middle = (tokens as f64 - protected - at.beyond() as f64).max(0.0);
             let rate = if length > protected {
                 ((ratio * length - protected) / (length - protected)).clamp(0.0, 1.0)
@@ -312,7 +317,7 @@ impl Budget {
             Budget::Entries(entries) => entries as f64,
             Budget::Bytes(bytes) => limits.entries_in(bytes, at.end()) as f64 / limits.heads.max(1) as f64,
         };
-        limits.recent_window(kept)
+        limits.recent_window(kept, at.end())
     }
 
     /// Entries over all heads that a sequence may grow to before it has to give any up.

@@ -94,23 +94,55 @@ impl Scratch {
 /// # Panics
 /// If `chunk` or `words` is zero, or `rows` is not a whole number of rows.
 pub fn match_rounded(rows: &[Word], words: usize, chunk: usize, scratch: &mut Scratch, edges: &mut Vec<Edge>) {
-    assert!(chunk > 0 && words > 0 && rows.len().is_multiple_of(words), "rows are [n][words], chunks hold entries");
-    for (i, rows) in rows.chunks(chunk * words).enumerate() {
-        match_chunk(rows, words, (i * chunk) as u32, scratch, edges);
+    assert!(words > 0 && rows.len().is_multiple_of(words), "rows are [n][words]");
+    let all: Vec<u32> = (0..(rows.len() / words) as u32).collect();
+    match_some(rows, &all, words, chunk, scratch, edges);
+}
+
+/// Matches those of `rows` that `which` names, as if they stood alone in that order: edges are by place in `which`.
+///
+/// # Panics
+/// If `chunk` or `words` is zero, or there is no such row.
+pub fn match_some(
+    rows: &[Word],
+    which: &[u32],
+    words: usize,
+    chunk: usize,
+    scratch: &mut Scratch,
+    edges: &mut Vec<Edge>,
+) {
+    assert!(chunk > 0 && words > 0, "chunks hold entries, rows hold words");
+    for (i, which) in which.chunks(chunk).enumerate() {
+        match_chunk(Rows { rows, which, words }, (i * chunk) as u32, scratch, edges);
     }
 }
 
-fn match_chunk(rows: &[Word], words: usize, first: u32, scratch: &mut Scratch, edges: &mut Vec<Edge>) {
-    let len = rows.len() / words;
+/// Some rows, in order.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    rows: &'a [Word],
+    which: &'a [u32],
+    words: usize,
+}
+
+impl<'a> Rows<'a> {
+    #[inline(always)]
+    fn row(self, i: usize) -> &'a [Word] {
+        &self.rows[self.which[i] as usize * self.words..][..self.words]
+    }
+}
+
+fn match_chunk(rows: Rows<'_>, first: u32, scratch: &mut Scratch, edges: &mut Vec<Edge>) {
+    let len = rows.which.len();
     if len < 2 {
         return;
     }
-    scratch.pack(rows, words);
+    scratch.pack(rows);
     let width = scratch.terms.len();
     scratch.products.resize(ROWS * width, 0);
     let level = Level::best();
     for block in (0..len / 2).step_by(ROWS) {
-        scratch.pack_sources(rows, words, block);
+        scratch.pack_sources(rows, block);
         let Scratch { packed, lengths, terms, sources, products } = scratch;
         multiply(level, packed, sources, width, products);
         for (i, products) in products.chunks_exact(width).take(len / 2 - block).enumerate() {
@@ -124,16 +156,17 @@ fn match_chunk(rows: &[Word], words: usize, first: u32, scratch: &mut Scratch, e
 
 impl Scratch {
     /// Takes in B, the even rows of a chunk.
-    fn pack(&mut self, rows: &[Word], words: usize) {
-        let len = (rows.len() / words).div_ceil(2);
-        let row = |b: usize| if b < len { &rows[2 * b * words..][..words] } else { &[] };
+    fn pack(&mut self, rows: Rows<'_>) {
+        let words = rows.words;
+        let len = rows.which.len().div_ceil(2);
+        let row = |b: usize| if b < len { rows.row(2 * b) } else { &[] };
         self.lengths.clear();
-        self.lengths.resize(rows.len() / words, 0);
+        self.lengths.resize(rows.which.len(), 0);
         self.terms.clear();
         self.terms.resize(len.next_multiple_of(LANES), FAR);
         vectorized(
             #[inline(always)]
-            || measure(rows, words, &mut self.lengths, &mut self.terms),
+            || measure(rows, &mut self.lengths, &mut self.terms),
         );
         self.packed.clear();
         self.packed.resize(self.terms.len() * words, [0; 2]);
@@ -144,11 +177,11 @@ impl Scratch {
     }
 
     /// Takes in rows of A, from row `first` of them on. Rows past the last repeat that one.
-    fn pack_sources(&mut self, rows: &[Word], words: usize, first: usize) {
-        let len = rows.len() / words / 2;
+    fn pack_sources(&mut self, rows: Rows<'_>, first: usize) {
+        let len = rows.which.len() / 2;
         let source = |i: usize| if first + i < len { first + i } else { first };
-        let sources: [&[Word]; ROWS] = std::array::from_fn(|i| &rows[(2 * source(i) + 1) * words..][..words]);
-        self.sources.resize(words * ROWS, [0; 2]);
+        let sources: [&[Word]; ROWS] = std::array::from_fn(|i| rows.row(2 * source(i) + 1));
+        self.sources.resize(rows.words * ROWS, [0; 2]);
         for first in [0, ROWS / 2] {
             let rows = std::array::from_fn(|i| sources[first + i]);
             interleave(&rows, &mut self.sources, ROWS, first);
@@ -158,9 +191,9 @@ impl Scratch {
 
 /// Squared lengths of all rows of a chunk, and those of B once more.
 #[inline(always)]
-fn measure(rows: &[Word], words: usize, lengths: &mut [i32], terms: &mut [i32]) {
-    for (i, (row, length)) in rows.chunks_exact(words).zip(lengths).enumerate() {
-        *length = row.as_flattened().iter().map(|&x| i32::from(x) * i32::from(x)).sum();
+fn measure(rows: Rows<'_>, lengths: &mut [i32], terms: &mut [i32]) {
+    for (i, length) in lengths.iter_mut().enumerate() {
+        *length = rows.row(i).as_flattened().iter().map(|&x| i32::from(x) * i32::from(x)).sum();
         if i % 2 == 0 {
             terms[i / 2] = *length;
         }
@@ -350,6 +383,18 @@ mod tests {
             let mut edges = Vec::new();
             match_rounded(&rows, words, chunk, &mut Scratch::default(), &mut edges);
             prop_assert_eq!(edges, by_definition(&rows, words, chunk));
+        }
+
+        #[test]
+        fn some_rows_match_as_if_they_stood_alone(
+            (words, chunk, rows, seed) in (1usize..40, 2usize..100, 1usize..200)
+                .prop_flat_map(|(words, chunk, n)| (Just(words), Just(chunk), rows(n, words), 1u32..7)),
+        ) {
+            let which: Vec<u32> = (0..(rows.len() / words) as u32).filter(|i| (i * seed) % 5 < 3).collect();
+            let alone: Vec<Word> = which.iter().flat_map(|&i| rows[i as usize * words..][..words].to_vec()).collect();
+            let mut edges = Vec::new();
+            match_some(&rows, &which, words, chunk, &mut Scratch::default(), &mut edges);
+            prop_assert_eq!(edges, by_definition(&alone, words, chunk));
         }
 
         #[test]

@@ -32,8 +32,8 @@ pub struct Chelsea {
     pub floor: f64,
     /// Weight of the squared distance of values in the cost.
     pub value_weight: f64,
-    /// Share of what is kept of each head that is its latest entries, which are left as they are
-    /// ([`Policy::recent_share`]): what comes next looks back at them most.
+    /// Of what is kept of each head beyond a fifth of the text, the share that is its latest entries, which are left as they
+    /// are ([`Policy::recent_share`]): what comes next looks back at them most.
     pub recent: f64,
     /// Whether what is compared is rounded to whole numbers of about 12 bits, which is faster, or taken as it is.
     pub rounded: bool,
@@ -46,7 +46,7 @@ pub struct Chelsea {
 /// be had in that round.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum RoundShare {
-    /// An eighth where three eighths or more of the candidates are kept, and no difference was ever seen between such rounds
+    /// An eighth where a third or more of the candidates are kept, and no difference was ever seen between such rounds
     /// and smaller ones; a sixteenth where less is.
     ByWhatIsKept,
     /// Always so much.
@@ -58,7 +58,7 @@ impl RoundShare {
     pub fn of(self, target: usize, candidates: usize) -> f64 {
         match self {
             RoundShare::Fixed(share) => share,
-            RoundShare::ByWhatIsKept if target * 8 >= candidates * 3 => 0.125,
+            RoundShare::ByWhatIsKept if target * 3 >= candidates => 0.125,
             RoundShare::ByWhatIsKept => 0.0625,
         }
     }
@@ -88,7 +88,7 @@ impl Default for Chelsea {
             round_share: RoundShare::ByWhatIsKept,
             floor: 0.05,
             value_weight: 1.0,
-            recent: 0.2,
+            recent: 0.4,
             rounded: true,
             drop: false,
         }
@@ -100,7 +100,7 @@ pub(super) const CHUNK: Setting =
 pub(super) const ROUND_SHARE: Setting = Setting::new(
     "round_share",
     "auto",
-    "most that one round merges, as a share; auto: 0.125 where 3/8 are kept, else 0.0625",
+    "most that one round merges, as a share; auto: 0.125 where a third is kept, else 0.0625",
 )
 .formerly("frac");
 pub(super) const FLOOR: Setting =
@@ -110,8 +110,8 @@ pub(super) const VALUE_WEIGHT: Setting =
 
 pub(super) const RECENT: Setting = Setting::new(
     "recent",
-    "0.2",
-    "share of what is kept that is the latest entries, up to 512 of each head, which are never merged",
+    "0.4",
+    "share of what is kept beyond a fifth of the text that is its latest entries, up to 512, which are not merged",
 );
 
 pub(super) const ROUNDED: Setting = Setting::new(
@@ -163,7 +163,7 @@ impl Chelsea {
             round_share: s.get("round_share", default.round_share, "auto, or above 0 and at most 1", share)?,
             floor: s.get("floor", default.floor, "from 0 to 1", |x| (0.0..=1.0).contains(x))?,
             value_weight: s.get("value_weight", default.value_weight, "0 or more", |&x| x >= 0.0 && x.is_finite())?,
-            recent: s.get("recent", default.recent, "from 0 to 0.9", |x| (0.0..=0.9).contains(x))?,
+            recent: s.get("recent", default.recent, "from 0 to 1", |x| (0.0..=1.0).contains(x))?,
             rounded: s.get("rounded", default.rounded, "true or false", |_| true)?,
             drop: s.get("drop", default.drop, "true or false", |_| true)?,
         })
@@ -378,7 +378,7 @@ mod tests {
         let heads = heads(3, 200, true);
         let view = view(&heads, &rotary, &scratch);
         let plan = |spec: &str, target| crate::policy::policy(spec).unwrap().plan(&view, target).unwrap();
-        for (target, like, unlike) in [(225, "0.125", "0.0625"), (224, "0.0625", "0.125"), (60, "0.0625", "0.125")] {
+        for (target, like, unlike) in [(200, "0.125", "0.0625"), (199, "0.0625", "0.125"), (60, "0.0625", "0.125")] {
             let auto = plan("chelsea", target);
             assert_eq!(auto, plan(&format!("chelsea:round_share={like}"), target), "{target} of 600");
             assert_ne!(auto, plan(&format!("chelsea:round_share={unlike}"), target), "{target} of 600");

@@ -102,8 +102,8 @@ pub trait Policy: Debug + Send + Sync {
         false
     }
 
-    /// Share of what a budget keeps of each head that is to be its latest entries, which are left as they are: where that is
-    /// more than the recent window that was asked for, the window is as much wider
+    /// Of what a budget keeps of each head beyond a fifth of the text, the share that is to be its latest entries, which are
+    /// left as they are: where that is more than the recent window that was asked for, the window is as much wider
     /// ([`Limits::recent_window`](crate::budget::Limits::recent_window)).
     fn recent_share(&self) -> f64 {
         0.0

@@ -262,9 +262,9 @@ mod tests {
     #[test]
     fn specifications_of_before_are_read_and_written_anew() {
         let made = policy("chelsea:chunk=128,frac=0.1,floor=0.05,hcap=1,lam=0.5").unwrap();
-        assert_eq!(made.spec(), "chelsea:chunk=128,round_share=0.1,floor=0.05,value_weight=0.5,recent=0.2");
+        assert_eq!(made.spec(), "chelsea:chunk=128,round_share=0.1,floor=0.05,value_weight=0.5,recent=0.4");
         let best = policy("chelsea-best:exact=0.5,repeat=100,chunk=64,frac=0.25,floor=0,hcap=1.0,lam=0").unwrap();
-        let rest = "chunk=64,round_share=0.25,floor=0,value_weight=0,recent=0.2";
+        let rest = "chunk=64,round_share=0.25,floor=0,value_weight=0,recent=0.4";
         assert_eq!(best.spec(), format!("chelsea-best:exact=0.5,repeat=100,{rest}"));
         assert!(policy("chelsea:hcap=0.5").unwrap_err().to_string().contains("no longer"));
         assert_eq!(current_spec("chelsea:chunk=64,frac=0.1,hcap=1"), "chelsea:chunk=64,round_share=0.1");

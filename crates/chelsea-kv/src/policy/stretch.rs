@@ -110,8 +110,16 @@ pub(super) trait Part: Copy + Default + Send + Sync {
     /// Takes `row` into `mean`, whose weight it is `share` of from then on.
     fn take_in(mean: &mut [Self], row: &[Self], share: f32);
 
-    /// Matches rows of so many parts in chunks, and appends an edge for every a.
-    fn matched(rows: &[Self], parts: usize, chunk: usize, scratch: &mut Self::Scratch, edges: &mut Vec<Edge>);
+    /// Matches those of `rows`, of so many parts each, that `which` names, in chunks: appends an edge for every a, by place in
+    /// `which`.
+    fn matched(
+        rows: &[Self],
+        which: &[u32],
+        parts: usize,
+        chunk: usize,
+        scratch: &mut Self::Scratch,
+        edges: &mut Vec<Edge>,
+    );
 
     /// Bytes that matching rows of `dim` numbers takes.
     fn scratch_bytes(dim: usize, chunk: usize) -> usize;
@@ -119,7 +127,8 @@ pub(super) trait Part: Copy + Default + Send + Sync {
 
 /// Numbers as they are.
 impl Part for f32 {
-    type Scratch = Scratch;
+    /// With room for the rows of a chunk.
+    type Scratch = (Scratch, Vec<f32>);
 
     fn parts(dim: usize) -> usize {
         dim
@@ -137,12 +146,28 @@ impl Part for f32 {
         mean.iter_mut().zip(row).for_each(|(mean, x)| *mean += share * (*x - *mean));
     }
 
-    fn matched(rows: &[f32], parts: usize, chunk: usize, scratch: &mut Scratch, edges: &mut Vec<Edge>) {
-        match_chunks(rows, parts, chunk, Measure::SquaredDistance, scratch, edges);
+    fn matched(
+        rows: &[f32],
+        which: &[u32],
+        parts: usize,
+        chunk: usize,
+        (scratch, here): &mut (Scratch, Vec<f32>),
+        edges: &mut Vec<Edge>,
+    ) {
+        for (i, which) in which.chunks(chunk).enumerate() {
+            here.clear();
+            here.reserve_exact(which.len() * parts);
+            which.iter().for_each(|&row| here.extend_from_slice(&rows[row as usize * parts..][..parts]));
+            let (before, first) = (edges.len(), (i * chunk) as u32);
+            match_chunks(here, parts, chunk, Measure::SquaredDistance, scratch, edges);
+            for edge in &mut edges[before..] {
+                *edge = Edge { a: edge.a + first, b: edge.b + first, ..*edge };
+            }
+        }
     }
 
     fn scratch_bytes(dim: usize, chunk: usize) -> usize {
-        Scratch::bytes(dim, chunk)
+        Scratch::bytes(dim, chunk) + chunk * dim * size_of::<f32>()
     }
 }
 
@@ -168,8 +193,15 @@ impl Part for Word {
         rounded::take_in(mean, row, share);
     }
 
-    fn matched(rows: &[Word], parts: usize, chunk: usize, scratch: &mut rounded::Scratch, edges: &mut Vec<Edge>) {
-        rounded::match_rounded(rows, parts, chunk, scratch, edges);
+    fn matched(
+        rows: &[Word],
+        which: &[u32],
+        parts: usize,
+        chunk: usize,
+        scratch: &mut rounded::Scratch,
+        edges: &mut Vec<Edge>,
+    ) {
+        rounded::match_some(rows, which, parts, chunk, scratch, edges);
     }
 
     fn scratch_bytes(dim: usize, chunk: usize) -> usize {
@@ -232,12 +264,14 @@ impl Merges {
 /// What a thread works with, to be used again for the next stretch.
 #[derive(Default)]
 pub(super) struct Working<P: Part> {
-    /// `[clusters][parts]`.
+    /// `[candidates][parts]`: of a cluster, that of the candidate it sits at.
     rows: Vec<P>,
-    /// Candidate that each cluster sits at.
+    /// Candidate that each row is of.
     ids: Vec<u32>,
-    /// Tokens that each stands for.
+    /// Tokens that each row stands for.
     weights: Vec<u32>,
+    /// Rows of the clusters that are left, in order.
+    left: Vec<u32>,
     edges: Vec<Edge>,
     /// Edges that a round takes, the cheapest first.
     order: Vec<Edge>,
@@ -249,7 +283,7 @@ impl<P: Part> Working<P> {
     pub(super) fn bytes(len: usize, dim: usize, rounds: Rounds) -> usize {
         let taken = ((len as f64 * rounds.share) as usize + 1).min(len.div_ceil(2));
         let edges = (len.div_ceil(2) + taken) * size_of::<Edge>() + len.div_ceil(2) * 4;
-        len * (P::parts(dim) * size_of::<P>() + 8) + edges + P::scratch_bytes(dim, rounds.chunk)
+        len * (P::parts(dim) * size_of::<P>() + 12) + edges + P::scratch_bytes(dim, rounds.chunk)
     }
 
     /// Clusters the candidates `range` of `head`, but those that stay `apart`.
@@ -263,14 +297,16 @@ impl<P: Part> Working<P> {
     ) -> Merges {
         let unit = P::unit(features.reach, features.dim);
         let parts = P::parts(features.dim);
-        let Working { rows, ids, weights, .. } = self;
+        let Working { rows, ids, weights, left, .. } = self;
         rows.clear();
         ids.clear();
         weights.clear();
+        left.clear();
         // As much as is counted: what grows by doubling would take more.
         rows.reserve_exact(range.len() * parts);
         ids.reserve_exact(range.len());
         weights.reserve_exact(range.len());
+        left.reserve_exact(range.len());
         self.edges.clear();
         self.edges.reserve_exact(range.len().div_ceil(2));
         let mut merges = Merges { pairs: Vec::with_capacity(range.len()), prices: Vec::with_capacity(range.len()) };
@@ -279,16 +315,17 @@ impl<P: Part> Working<P> {
                 let start = rows.len();
                 rows.resize(start + parts, P::default());
                 P::round(row, unit, &mut rows[start..]);
+                left.push(ids.len() as u32);
                 ids.push(i as u32);
                 weights.push(head.count(i));
             }
         });
         let mut price = f32::NEG_INFINITY;
-        while self.ids.len() > rounds.least {
-            let len = self.ids.len();
+        while self.left.len() > rounds.least {
+            let len = self.left.len();
             let most = ((len as f64 * rounds.share) as usize).max(1).min(len - rounds.least);
             self.edges.clear();
-            P::matched(&self.rows, parts, rounds.chunk, &mut self.scratch, &mut self.edges);
+            P::matched(&self.rows, &self.left, parts, rounds.chunk, &mut self.scratch, &mut self.edges);
             let mut cut = Cut::cheapest(self.edges.iter().map(|edge| edge.cost), most);
             self.edges.retain(|edge| cut.takes(edge.cost));
             if self.edges.is_empty() {
@@ -300,7 +337,8 @@ impl<P: Part> Working<P> {
             for edge in &self.order {
                 let cost = edge.cost * unit * unit;
                 price = price.max(if cost.is_nan() { f32::INFINITY } else { cost });
-                merges.pairs.push((self.ids[edge.a as usize], self.ids[edge.b as usize]));
+                let id = |place: u32| self.ids[self.left[place as usize] as usize];
+                merges.pairs.push((id(edge.a), id(edge.b)));
                 merges.prices.push(price);
             }
             if price > rounds.ceiling {
@@ -311,11 +349,11 @@ impl<P: Part> Working<P> {
         merges
     }
 
-    /// Takes the a of every edge into the mean of its b, and closes the gaps.
+    /// Takes the a of every edge into the mean of its b. Rows stay where they are, but those that went are left no more.
     fn join(&mut self, parts: usize) {
-        let Working { rows, ids, weights, edges, .. } = self;
+        let Working { rows, weights, left, edges, .. } = self;
         for edge in &*edges {
-            let (a, b) = (edge.a as usize, edge.b as usize);
+            let (a, b) = (left[edge.a as usize] as usize, left[edge.b as usize] as usize);
             weights[b] += weights[a];
             let share = weights[a] as f32 / weights[b] as f32;
             let (low, high) = rows.split_at_mut(a.max(b) * parts);
@@ -327,14 +365,10 @@ impl<P: Part> Working<P> {
         let mut at = edges[0].a as usize;
         for (i, edge) in edges.iter().enumerate() {
             let start = edge.a as usize + 1;
-            let end = edges.get(i + 1).map_or(ids.len(), |next| next.a as usize);
-            rows.copy_within(start * parts..end * parts, at * parts);
-            ids.copy_within(start..end, at);
-            weights.copy_within(start..end, at);
+            let end = edges.get(i + 1).map_or(left.len(), |next| next.a as usize);
+            left.copy_within(start..end, at);
             at += end - start;
         }
-        rows.truncate(at * parts);
-        ids.truncate(at);
-        weights.truncate(at);
+        left.truncate(at);
     }
 }
