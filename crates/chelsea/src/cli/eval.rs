@@ -93,7 +93,8 @@ pub struct CompareArgs {
     /// First entries of every head that are never merged.
     #[arg(long, default_value_t = 4)]
     pub sinks: usize,
-    /// Last entries of every head that are never merged.
+    /// Last entries of every head that are never merged, at least: `chelsea` leaves more where much is kept (`recent` in
+    /// `chelsea policies`).
     #[arg(long, default_value_t = 64)]
     pub window: usize,
     /// Most tokens of a document and its answers together [default: the context that the model was trained for].

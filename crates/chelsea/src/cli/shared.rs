@@ -130,7 +130,8 @@ pub struct CacheArgs {
     /// First entries of every head that are never merged.
     #[arg(long, default_value_t = 4, hide_short_help = true)]
     pub sinks: usize,
-    /// Last entries of every head that are never merged.
+    /// Last entries of every head that are never merged, at least: `chelsea` leaves more where much is kept (`recent` in
+    /// `chelsea policies`).
     #[arg(long, default_value_t = 64, hide_short_help = true)]
     pub window: usize,
     /// Entries per head that the cache may hold beyond its budget while a text is read: 1024 if not given, and 4096 on a
