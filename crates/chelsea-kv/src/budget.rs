@@ -3,9 +3,18 @@
 //! Budgets speak of the whole sequence: all layers and KV heads together, sinks and recent window
 //! included. How the total is shared among heads is the policy's business.
 
+mod error;
+mod length;
+mod limits;
+mod shares;
+
+pub use error::BudgetError;
+pub use length::{Length, ReadPlan};
+pub use limits::{Limits, Sliding};
+pub use shares::{even_shares, head_floor};
+
 use std::fmt;
 use std::str::FromStr;
-use thiserror::Error;
 
 /// How much of the cache is kept.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,227 +33,6 @@ pub enum Budget {
 /// Tokens that a share of the bytes is of at least: to cluster a few hundred saves nothing worth it. A quarter of so many is
 /// room for 512 tokens and an answer in 8 bits, none of which is then clustered.
 pub const LEAST_TOKENS: usize = 1536;
-
-/// A budget that cannot be held.
-#[derive(Debug, Clone, PartialEq, Error)]
-pub enum BudgetError {
-    /// A keep ratio outside (0, 1].
-    #[error("keep ratio {0} is out of range: it must be above 0 and at most 1")]
-    Ratio(f32),
-    /// A share of the bytes outside (0, 1].
-    #[error("a budget of {}% is out of range: it must be above 0% and at most 100%", .0 * 100.0)]
-    ByteFraction(f32),
-    /// Sinks, window and one page do not fit.
-    #[error(
-        "a budget of {entries} entries per head is too small: {sinks} sinks, a recent window of {window} and one page \
-         of {page} entries need {needed}"
-    )]
-    Entries {
-        /// What was asked for.
-        entries: usize,
-        /// Attention sinks of a head.
-        sinks: usize,
-        /// Recent window of a head.
-        window: usize,
-        /// Entries of a page.
-        page: usize,
-        /// The least that works.
-        needed: usize,
-    },
-    /// Sinks, window and one page do not fit.
-    #[error(
-        "a budget of {bytes} bytes is too small: {sinks} sinks, a recent window of {window} and one page of entries \
-         over {heads} KV heads need {needed} bytes"
-    )]
-    Bytes {
-        /// What was asked for.
-        bytes: usize,
-        /// Attention sinks of a head.
-        sinks: usize,
-        /// Recent window of a head.
-        window: usize,
-        /// KV heads over all layers.
-        heads: usize,
-        /// The least that works.
-        needed: usize,
-    },
-    /// The layers with a sliding window alone take more.
-    #[error(
-        "a budget of {bytes} bytes is too small: the layers with a sliding window take {needed} bytes, and no policy can \
-         make them smaller"
-    )]
-    Sliding {
-        /// What was asked for.
-        bytes: usize,
-        /// What those layers take.
-        needed: usize,
-    },
-    /// Text that is no budget.
-    #[error("`{0}` is not a budget: write a share like 25%, entries per head like 20000, or bytes like 512MiB")]
-    Unreadable(String),
-}
-
-/// How far a sequence has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Length {
-    /// Tokens seen.
-    pub tokens: usize,
-    /// Tokens that the sequence is going to have, as far as known; 0 when it is not.
-    pub expected: usize,
-    /// Entries of each head that may stay as they are beyond the budget until then.
-    pub recent: usize,
-}
-
-impl Length {
-    /// Of a sequence of which nothing more is known.
-    pub fn of(tokens: usize) -> Self {
-        Length { tokens, ..Length::default() }
-    }
-
-    /// Tokens that the sequence is going to have, those seen at least.
-    pub fn end(&self) -> usize {
-        self.tokens.max(self.expected)
-    }
-
-    /// Tokens that are still to come, as far as known.
-    pub fn to_come(self) -> usize {
-        self.end() - self.tokens
-    }
-
-    /// Entries of each head that may stay beyond the budget now.
-    pub fn beyond(&self) -> usize {
-        if self.to_come() > 0 { self.recent } else { 0 }
-    }
-}
-
-/// How a text is read under a budget: all that is derived from how many entries of each head reading may hold beyond it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ReadPlan {
-    /// Tokens that pass through the model at once while the text is compressed.
-    pub step: usize,
-    /// Tokens that pass through the model at once where nothing has to be clustered for them, so that weights are opened
-    /// less often.
-    pub longest: usize,
-    /// Latest tokens of the text that are left alone while the rest of it is still to be read.
-    pub recent: usize,
-    /// Entries of each head that are left of the block: for the page that each head may leave half empty, for what entries
-    /// cost beside keys and values, and for what clustering takes for a while.
-    pub slack: usize,
-}
-
-impl ReadPlan {
-    /// Of a block of so many entries of each head: an eighth of them passes through the model at once, five eighths are
-    /// the latest text, which the next tokens see best as it is. A page stays free where the block is short.
-    pub fn of_block(block: usize, page: usize) -> Self {
-        let step = block.div_ceil(8);
-        let recent = (block * 5 / 8).min((block - step).saturating_sub(page));
-        ReadPlan { step, longest: 2 * step, recent, slack: block - step - recent }
-    }
-
-    /// The same in steps of at most `tokens`, which may be shorter, so that others need not wait long for one to end.
-    pub fn in_steps_of(self, tokens: usize) -> Self {
-        let step = self.step.min(tokens.max(1));
-        ReadPlan { step, longest: step, slack: self.slack + self.step - step, ..self }
-    }
-
-    /// Entries of each head that reading holds beyond the budget at most.
-    pub fn block(&self) -> usize {
-        self.step + self.recent + self.slack
-    }
-}
-
-/// What a budget must know of the cache it is for. Only heads of layers that grow with the text can give entries up; a
-/// layer with a sliding window takes its bytes off the budget, whatever it is.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Limits {
-    /// KV heads over all layers that grow.
-    pub heads: usize,
-    /// Attention sinks of a head.
-    pub sinks: usize,
-    /// Recent window of a head, at least.
-    pub window: usize,
-    /// Of what is kept of a head beyond [`SPARSE`], the share that its recent window is at least, up to [`WIDEST_WINDOW`].
-    pub recent_share: f64,
-    /// Entries of a page.
-    pub page: usize,
-    /// Bytes of a page of a layer that grows, everything counted.
-    pub page_bytes: usize,
-    /// Bytes that do not depend on the number of entries.
-    pub fixed_bytes: usize,
-    /// Bytes of a token over all heads that grow in a full cache of 16-bit numbers.
-    pub full_token_bytes: usize,
-    /// The layers with a sliding window.
-    pub sliding: Vec<Sliding>,
-}
-
-/// A layer with a sliding window, as far as a budget is concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sliding {
-    /// Tokens that it sees.
-    pub window: usize,
-    /// Bytes of one page for each of its heads, everything counted.
-    pub page_bytes: usize,
-    /// Bytes of a token over its heads in a full cache of 16-bit numbers.
-    pub full_token_bytes: usize,
-}
-
-/// Where no more than this share of a text is kept, what lies further back needs every entry: no policy widens the recent
-/// window there.
-pub const SPARSE: f64 = 0.2;
-
-/// A policy widens the recent window to so many entries at most: how much the next tokens look back falls with distance,
-/// however long the text is.
-pub const WIDEST_WINDOW: usize = 512;
-
-impl Limits {
-    /// Entries of a head that are never touched, at least.
-    pub fn protected(&self) -> usize {
-        self.sinks + self.window
-    }
-
-    /// Last entries of a head that are not touched where `kept` of `tokens` stay.
-    pub fn recent_window(&self, kept: f64, tokens: usize) -> usize {
-        let dense = (kept - SPARSE * tokens as f64).max(0.0);
-        ((self.recent_share * dense) as usize).min(WIDEST_WINDOW).max(self.window)
-    }
-
-    /// Bytes that the layers with a sliding window hold of a text of `tokens`, between two steps. Their entries begin and
-    /// end anywhere in a page.
-    pub fn sliding_bytes(&self, tokens: usize) -> usize {
-        let held = |layer: &Sliding| (layer.window.min(tokens).div_ceil(self.page) + 1) * layer.page_bytes;
-        self.sliding.iter().map(held).sum()
-    }
-
-    /// Bytes of a full cache of 16-bit numbers, of `tokens` tokens.
-    fn full_bytes(&self, tokens: usize) -> usize {
-        let sliding = self.sliding.iter().map(|layer| layer.window.min(tokens) * layer.full_token_bytes);
-        tokens * self.full_token_bytes + sliding.sum::<usize>()
-    }
-
-    /// Entries over all heads that are sure to fit in `bytes`, of a text of `tokens`: each head may waste up to a page
-    /// less one entry.
-    fn entries_in(&self, bytes: usize, tokens: usize) -> usize {
-        let left = bytes.saturating_sub(self.fixed_bytes + self.sliding_bytes(tokens));
-        let pages = left.checked_div(self.page_bytes).unwrap_or(0);
-        (pages * self.page).saturating_sub(self.heads * (self.page - 1))
-    }
-
-    /// Share of the entries of `tokens` tokens that are sure to fit in `share` of the bytes of a full 16-bit cache.
-    fn ratio_in(&self, share: f32, tokens: usize) -> f64 {
-        let bytes = f64::from(share) * self.full_bytes(tokens.max(LEAST_TOKENS)) as f64;
-        let all = (tokens as f64 / self.page as f64).ceil() * (self.heads * self.page_bytes) as f64;
-        if all + (self.fixed_bytes + self.sliding_bytes(tokens)) as f64 <= bytes {
-            return 1.0;
-        }
-        (self.entries_in(bytes as usize, tokens) as f64 / (tokens as f64 * self.heads as f64)).min(1.0)
-    }
-
-    /// The least bytes in which `entries` a head are sure to fit.
-    fn bytes_for(&self, entries: usize) -> usize {
-        let slots = self.heads * (entries + self.page - 1);
-        slots.div_ceil(self.page) * self.page_bytes + self.fixed_bytes + self.sliding_bytes(usize::MAX)
-    }
-}
 
 impl Budget {
     /// Checks that the budget can be held.
@@ -377,49 +165,9 @@ impl FromStr for Budget {
     }
 }
 
-/// Shares `total` entries among heads that have `lens`, as evenly as their lengths allow.
-pub fn even_shares(lens: &[usize], total: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..lens.len()).collect();
-    order.sort_by_key(|&g| (lens[g], std::cmp::Reverse(g)));
-    let mut shares = vec![0; lens.len()];
-    let mut left = total;
-    for (i, &g) in order.iter().enumerate() {
-        // Rounded down for the shortest heads, so that of equal heads the first get what is left over.
-        shares[g] = lens[g].min(left / (order.len() - i));
-        left -= shares[g];
-    }
-    shares
-}
-
-/// The least a head keeps when the average is `total / heads` and every head is promised `floor` of it; rounded up where
-/// all together stay within the total.
-pub fn head_floor(floor: f64, total: usize, heads: usize) -> usize {
-    let least = (floor * total as f64 / heads as f64).ceil() as usize;
-    least.min(total / heads)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_block_is_a_step_the_latest_text_and_slack() {
-        for block in [1, 7, 64, 100, 512, 1024, 4096] {
-            let plan = ReadPlan::of_block(block, 64);
-            assert_eq!(plan.block(), block);
-            assert!(plan.step > 0 && (plan.slack >= 64.min(block - plan.step)), "{plan:?}");
-        }
-        assert_eq!(ReadPlan::of_block(1024, 64), ReadPlan { step: 128, longest: 256, recent: 640, slack: 256 });
-    }
-
-    #[test]
-    fn floors_of_all_heads_together_are_within_the_total() {
-        for (floor, total, heads) in [(1.0, 101, 2), (0.9, 3, 2), (0.05, 7, 90), (0.5, 1000, 3), (0.0, 10, 2)] {
-            let least = head_floor(floor, total, heads);
-            assert!(least * heads <= total && least as f64 + 1.0 > floor * total as f64 / heads as f64);
-        }
-        assert_eq!(head_floor(0.05, 100, 2), 3);
-    }
 
     /// Of 6 heads of 32 dimensions: 128 bytes per entry in a full cache, somewhat more here.
     const LIMITS: Limits = Limits {
@@ -440,14 +188,36 @@ mod tests {
 
     #[test]
     fn a_keep_ratio_is_met_and_never_exceeded() {
-        for tokens in 0..3000 {
-            let allowed = Budget::EntryFraction(0.25).allowed(&LIMITS, Length::of(tokens));
-            let least = (69 * 6).min(tokens * 6);
-            assert!(allowed == least || allowed as f64 <= 0.25 * (tokens * 6) as f64 + 1e-6, "{tokens}");
+        for limits in [LIMITS, Limits { recent_share: 0.4, ..LIMITS }, Limits { recent_share: 1.0, ..LIMITS }] {
+            for (tokens, ratio) in (0..3000).flat_map(|tokens| [(tokens, 0.25), (tokens, 0.5)]) {
+                let allowed = Budget::EntryFraction(ratio).allowed(&limits, Length::of(tokens));
+                let least = (69 * 6).min(tokens * 6);
+                assert!(
+                    allowed == least || allowed as f64 <= f64::from(ratio) * (tokens * 6) as f64 + 1e-6,
+                    "{tokens}"
+                );
+            }
         }
         assert_eq!(Budget::EntryFraction(0.25).allowed(&LIMITS, Length::of(1000)), 1500);
         assert_eq!(Budget::EntryFraction(1.0).allowed(&LIMITS, Length::of(1000)), 6000);
         assert_eq!(Budget::EntryFraction(0.25).allowed(&LIMITS, Length::of(10)), 60);
+    }
+
+    #[test]
+    fn the_recent_window_is_wider_where_much_is_kept() {
+        let limits = Limits { recent_share: 0.4, ..LIMITS };
+        let window = |budget: Budget, tokens| budget.recent_window(&limits, Length::of(tokens));
+        assert_eq!(window(Budget::EntryFraction(0.5), 2000), 240);
+        assert_eq!(window(Budget::EntryFraction(0.5), 100_000), limits::WIDEST_WINDOW);
+        assert_eq!(window(Budget::EntryFraction(0.2), 100_000), 64);
+        assert_eq!(window(Budget::EntryFraction(0.5), 200), 64, "what was asked for at least");
+        assert_eq!(window(Budget::Entries(1000), 2000), 240);
+        assert_eq!(window(Budget::Entries(1000), 100_000), 64, "of a long text a thousand entries are few");
+        assert_eq!(
+            Budget::EntryFraction(0.5).recent_window(&LIMITS, Length::of(2000)),
+            64,
+            "where a policy says nothing"
+        );
     }
 
     #[test]
@@ -563,12 +333,5 @@ mod tests {
         for text in ["", "-1", "1.5", "12 apples", "MiB", "nan"] {
             assert!(text.parse::<Budget>().is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn shares_are_even_where_lengths_allow() {
-        assert_eq!(even_shares(&[10, 10, 10], 10), [4, 3, 3]);
-        assert_eq!(even_shares(&[1, 10, 10], 11), [1, 5, 5]);
-        assert_eq!(even_shares(&[0, 2], 10), [0, 2]);
     }
 }
