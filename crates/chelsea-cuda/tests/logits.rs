@@ -47,6 +47,10 @@ impl Policy for Shared {
         self.recipe.needs()
     }
 
+    fn recent_share(&self) -> f64 {
+        self.recipe.recent_share()
+    }
+
     fn plan(&self, view: &View<'_>, target: usize) -> Result<Plan, PoolFull> {
         let before = self.before.lock().unwrap().take();
         let Some(before) = before else { return Ok(self.made.lock().unwrap().take().unwrap()) };
