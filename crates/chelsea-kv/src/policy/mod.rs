@@ -103,8 +103,7 @@ pub trait Policy: Debug + Send + Sync {
     }
 
     /// Of what a budget keeps of each head beyond a fifth of the text, the share that is to be its latest entries, which are
-    /// left as they are: where that is more than the recent window that was asked for, the window is as much wider
-    /// ([`Limits::recent_window`](crate::budget::Limits::recent_window)).
+    /// left as they are: where that is more than the recent window that was asked for, the window is as much wider, up to 512.
     fn recent_share(&self) -> f64 {
         0.0
     }
