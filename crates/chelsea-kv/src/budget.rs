@@ -68,8 +68,8 @@ impl Budget {
     /// Entries over all heads that a sequence may hold, never more than it has.
     ///
     /// A keep ratio holds for `max(tokens, expected)` tokens: what lies between sinks and recent window
-    /// ([`Budget::recent_window`]) is kept at one rate from the start, such that the ratio is met when the expected length is reached.
-    /// It never asks for less than sinks, window and one centroid a head. So does a share of the bytes.
+    /// ([`Budget::recent_window`]) is kept at one rate from the start, such that the ratio is met when the expected length is
+    /// reached. It never asks for less than sinks, window and one centroid a head. So does a share of the bytes.
     ///
     /// This is what a compaction leaves. One is due only when [`Budget::ceiling`] is passed.
     pub fn allowed(&self, limits: &Limits, at: Length) -> usize {
@@ -78,7 +78,7 @@ impl Budget {
         let beyond = at.beyond() * limits.heads;
         let in_proportion = |ratio: f64| {
             let length = at.end() as f64;
-            let protected = (limits.sinks + limits.recent_window(ratio * length, at.end())) as f64;
+            let protected = (limits.sinks + self.recent_window(limits, at)) as f64;
             let middle = (tokens as f64 - protected - at.beyond() as f64).max(0.0);
             let rate = if length > protected {
                 ((ratio * length - protected) / (length - protected)).clamp(0.0, 1.0)

@@ -4,7 +4,7 @@
 //! slip spoils the answer: small errors of a compressed cache add up where they would not show elsewhere. The shape is that of
 //! school problems with their solutions before the question (GSM8K, arXiv:2110.14168).
 
-use super::haystack::{Encode, HaystackError, random};
+use super::haystack::{Encode, HaystackError, MOST, random};
 use crate::metrics::Metric;
 use crate::sample::{Document, Probe, Question, Sample};
 use rand::RngExt;
@@ -31,8 +31,7 @@ impl Default for ArithmeticOptions {
     }
 }
 
-/// Most tokens of the examples, and most steps of a problem: what is made is made whole, and no model reads as much.
-const MOST: usize = 100_000_000;
+/// Most steps of a problem.
 const MOST_STEPS: usize = 1000;
 /// Tokens that a step of an answer may take, twice what it takes where the examples are followed.
 const STEP_TOKENS: usize = 40;

@@ -44,6 +44,9 @@ pub struct Haystack {
     vocabulary: Vec<String>,
 }
 
+/// Most tokens of a document that is made line by line: it is made whole, and no model reads as much.
+pub(super) const MOST: usize = 100_000_000;
+
 /// Turns text into tokens of the model under test.
 pub type Encode<'a> = &'a dyn Fn(&str) -> Result<Vec<u32>, HaystackError>;
 

@@ -4,7 +4,7 @@
 //! dropped what seemed unimportant is found out, at the latest by the second question. After the retrieval and counting tasks of
 //! SCBench (arXiv:2412.10319) and of InfiniteBench (arXiv:2402.13718).
 
-use super::haystack::{Encode, Haystack, HaystackError, random};
+use super::haystack::{Encode, Haystack, HaystackError, MOST, random};
 use crate::metrics::Metric;
 use crate::sample::{Document, Probe, Question, Sample};
 use rand::RngExt;
@@ -55,9 +55,6 @@ impl Default for LookupOptions {
         LookupOptions { tokens: 3000, kind: Lookup::Pairs, questions: 5, seed: 0 }
     }
 }
-
-/// Most tokens of a list: it is made whole, and no model reads as much.
-const MOST: usize = 100_000_000;
 
 /// What may be asked of numbers, by rank from the largest and from the smallest.
 const RANKS: [(&str, usize, bool); 6] = [

@@ -3,7 +3,7 @@
 //! The words are drawn from the haystack. The list is as long as the document was asked to be; common words come ten
 //! times as often as the others.
 
-use super::haystack::{Encode, Haystack, HaystackError, random};
+use super::haystack::{Encode, Haystack, HaystackError, MOST, random};
 use crate::metrics::Metric;
 use crate::sample::{Document, Probe, Question, Sample};
 use rand::seq::SliceRandom;
@@ -29,9 +29,6 @@ impl Default for WordOptions {
 const RATIO: usize = 10;
 /// Common words take about this share of the list.
 const COMMON_SHARE: f64 = 0.5;
-
-/// Most tokens of a list: it is made whole, and no model reads as much.
-const MOST: usize = 100_000_000;
 
 /// Makes list number `index`.
 pub fn sample(
