@@ -69,6 +69,11 @@ impl<'a> Prepared<'a> {
         self.cue.len() + answer.max(self.target.len())
     }
 
+    /// Whether text is scored, and no answer.
+    pub(crate) fn is_text(&self) -> bool {
+        matches!(self.probe, Probe::Continue(_))
+    }
+
     /// Reads the question as the next turn of a conversation.
     pub(crate) fn say(
         &self,

@@ -47,6 +47,8 @@ pub struct Subject<'a> {
 
 /// A sample as tokens.
 struct Tokens<'a> {
+    /// What budgets that do not grow with the text are a share of.
+    length: usize,
     document: Vec<u32>,
     probes: Vec<Prepared<'a>>,
 }
@@ -60,7 +62,7 @@ impl Subject<'_> {
     /// A record of `sample` under `setting` with nothing measured yet: its key says whether it was.
     pub fn record(&self, sample: &Sample, setting: &ParsedSetting) -> Result<Record, EvalError> {
         let o = &self.options;
-        let stored = self.stored(setting).name();
+        let stored = self.stored(setting, sample.length).name();
         let mut setup = format!("sinks={},window={},block={},{stored}", o.sinks, o.window, o.block);
         // What is held against the full cache depends on how that is stored, too.
         if self.own().name() != stored && sample.compares_with_full() {
@@ -100,9 +102,9 @@ impl Subject<'_> {
         self.options.dtype.unwrap_or(self.model.kv_dtype())
     }
 
-    /// How entries are stored under a setting.
-    fn stored(&self, setting: &ParsedSetting) -> Dtype {
-        self.options.dtype.unwrap_or(dtype_for(setting.budget(), self.model.kv_dtype()))
+    /// How entries are stored under a setting, of a sample of so many tokens.
+    fn stored(&self, setting: &ParsedSetting, length: usize) -> Dtype {
+        self.options.dtype.unwrap_or(dtype_for(setting.budget(length), self.model.kv_dtype()))
     }
 
     /// Runs a sample under every setting; `done` gets each result as it comes.
@@ -117,13 +119,14 @@ impl Subject<'_> {
         let mut references = vec![None; tokens.probes.len()];
         // What a full cache says comes from one that is stored as full caches are, and so comes first.
         let mut types = if compared { vec![self.own()] } else { Vec::new() };
-        for stored in settings.iter().map(|s| self.stored(s)) {
+        for stored in settings.iter().map(|s| self.stored(s, sample.length)) {
             if !types.contains(&stored) {
                 types.push(stored);
             }
         }
         for stored in types {
-            let alike: Vec<&ParsedSetting> = settings.iter().filter(|s| self.stored(s) == stored).collect();
+            let alike: Vec<&ParsedSetting> =
+                settings.iter().filter(|s| self.stored(s, sample.length) == stored).collect();
             let judge = compared && stored == self.own();
             let full = if judge || alike.iter().any(|s| !s.mode.online()) {
                 Some(self.read_full(&tokens.document, &alike, stored)?)
@@ -227,7 +230,7 @@ impl Subject<'_> {
             };
             return Err(EvalError::TooLong { what, needed, limit });
         }
-        Ok(Tokens { document, probes })
+        Ok(Tokens { length: sample.length, document, probes })
     }
 
     /// Tokens that the longest repetition of a document takes after it, where a policy wants one.
@@ -272,16 +275,17 @@ impl Subject<'_> {
     }
 
     /// An empty sequence that compresses while it reads.
-    fn online(&self, setting: &ParsedSetting) -> Result<Session, EvalError> {
-        self.session(setting.made_policy(), setting.budget(), Compression::Online, self.stored(setting))
+    fn online(&self, setting: &ParsedSetting, length: usize) -> Result<Session, EvalError> {
+        let (budget, stored) = (setting.budget(length), self.stored(setting, length));
+        self.session(setting.made_policy(), budget, Compression::Online, stored)
     }
 
     /// Brings a full cache down to what the setting allows. What only other policies want to know is dropped.
-    fn compress(&self, session: &mut Session, setting: &ParsedSetting) -> Result<(), EvalError> {
+    fn compress(&self, session: &mut Session, setting: &ParsedSetting, length: usize) -> Result<(), EvalError> {
         if session.cancelled() {
             return Err(EvalError::Cancelled);
         }
-        session.reconfigure(setting.made_policy(), setting.budget())?;
+        session.reconfigure(setting.made_policy(), setting.budget(length))?;
         if setting.keep < 1.0 {
             session.compress_with(&self.layout.repetition()?)?;
             // Once means once. What the policy gathered to choose by goes too: bytes are those of what it kept.
@@ -290,18 +294,18 @@ impl Subject<'_> {
         Ok(())
     }
 
-    /// A cache of `document` and the `cue` after it, compressed as the setting says: a fork of the full cache where it
+    /// A cache of the document and the `cue` after it, compressed as the setting says: a fork of the full cache where it
     /// serves, else a reading of its own.
     fn compressed(
         &self,
-        document: &[u32],
+        tokens: &Tokens<'_>,
         cue: &[u32],
         setting: &ParsedSetting,
         full: Option<&Session>,
     ) -> Result<Session, EvalError> {
         let Some(full) = full.filter(|_| !setting.mode.online()) else {
-            let mut session = self.online(setting)?;
-            let text = [document, cue].concat();
+            let mut session = self.online(setting, tokens.length)?;
+            let text = [&tokens.document, cue].concat();
             let piece = if setting.mode == Mode::Pieces { text.len().div_ceil(PIECES) } else { text.len() };
             for piece in text.chunks(piece.max(1)) {
                 self.read(&mut session, piece)?;
@@ -315,7 +319,7 @@ impl Subject<'_> {
         if !before.is_empty() {
             self.read(&mut session, before)?;
         }
-        self.compress(&mut session, setting)?;
+        self.compress(&mut session, setting, tokens.length)?;
         if !last.is_empty() {
             self.read(&mut session, last)?;
         }
@@ -333,8 +337,7 @@ impl Subject<'_> {
         full: Option<&Session>,
         references: &'a [Option<probe::Reference>],
     ) -> Result<Vec<OpenProbe<'a>>, EvalError> {
-        let once =
-            if setting.mode.aware() { None } else { Some(self.compressed(&tokens.document, &[], setting, full)?) };
+        let once = if setting.mode.aware() { None } else { Some(self.compressed(tokens, &[], setting, full)?) };
         let mut standing = Vec::with_capacity(tokens.probes.len().min(TOGETHER));
         let (mut bytes, mut full_bytes) = (0, 0);
         for (prepared, reference) in tokens.probes.iter().zip(references) {
@@ -345,7 +348,7 @@ impl Subject<'_> {
             }
             let session = match &once {
                 Some(once) => once.fork()?,
-                None => self.compressed(&tokens.document, prepared.cue(), setting, full)?,
+                None => self.compressed(tokens, prepared.cue(), setting, full)?,
             };
             bytes += session.memory().total();
             full_bytes += session.cache().full_bytes();
@@ -369,7 +372,7 @@ impl Subject<'_> {
         full: Option<&Session>,
         references: &[Option<probe::Reference>],
     ) -> Result<(), EvalError> {
-        let mut session = self.compressed(&tokens.document, &[], setting, full)?;
+        let mut session = self.compressed(tokens, &[], setting, full)?;
         (record.kv_bytes, record.kv_bytes_full) = (session.memory().total(), session.cache().full_bytes());
         let mut said = Outcome::Nothing;
         for (prepared, reference) in tokens.probes.iter().zip(references) {
@@ -382,6 +385,10 @@ impl Subject<'_> {
             [OpenProbe { session, .. }] = standing;
             if session.cancelled() {
                 return Err(EvalError::Cancelled);
+            }
+            // Of text that is read while it is scored, bytes are those at its end.
+            if prepared.is_text() {
+                (record.kv_bytes, record.kv_bytes_full) = (session.memory().total(), session.cache().full_bytes());
             }
         }
         Ok(())

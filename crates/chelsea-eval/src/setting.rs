@@ -97,6 +97,9 @@ pub enum Basis {
     /// The bytes that keys and values take in 16 bits, in the type that makes the most of them: what `--kv-budget 25%`
     /// is elsewhere.
     Bytes,
+    /// The entries of a full cache of the whole text, of which a cache never holds more than this share, however far the
+    /// text has come: what `--kv-budget 20000` is elsewhere.
+    Held,
 }
 
 impl Basis {
@@ -125,12 +128,13 @@ impl Setting {
         Setting { policy: "full".into(), keep: 1.0, of: Basis::Entries, mode: mode.without_online() }
     }
 
-    /// The budget.
-    pub fn budget(&self) -> Budget {
+    /// The budget for a text of so many tokens.
+    pub fn budget(&self, tokens: usize) -> Budget {
         match self.of {
             _ if self.keep >= 1.0 => Budget::EntryFraction(1.0),
             Basis::Entries => Budget::EntryFraction(self.keep),
             Basis::Bytes => Budget::ByteFraction(self.keep),
+            Basis::Held => Budget::Entries((f64::from(self.keep) * tokens as f64).round() as usize),
         }
     }
 
@@ -250,13 +254,24 @@ mod tests {
     }
 
     #[test]
+    fn a_number_of_entries_survives_being_written_as_a_share() {
+        for (held, tokens) in [(16_384, 100_000), (1, 3), (99_999, 100_000), (777, 1_000_000)] {
+            let setting =
+                Setting { keep: held as f32 / tokens as f32, of: Basis::Held, ..Setting::full(Mode::OneShot) };
+            let line = serde_json::to_string(&setting).unwrap();
+            let read = serde_json::from_str::<Setting>(&line).unwrap();
+            assert_eq!(read.budget(tokens), Budget::Entries(held), "{line}");
+        }
+    }
+
+    #[test]
     fn a_share_is_of_entries_unless_it_says_otherwise() {
         let old = r#"{"policy":"chelsea","keep":0.25,"mode":"one-shot"}"#;
         let entries: Setting = serde_json::from_str(old).unwrap();
-        assert_eq!((entries.of, entries.budget()), (Basis::Entries, Budget::EntryFraction(0.25)));
+        assert_eq!((entries.of, entries.budget(9)), (Basis::Entries, Budget::EntryFraction(0.25)));
         assert_eq!(serde_json::to_string(&entries).unwrap(), old);
         let bytes = Setting { of: Basis::Bytes, ..entries };
-        assert_eq!(bytes.budget(), Budget::ByteFraction(0.25));
+        assert_eq!(bytes.budget(9), Budget::ByteFraction(0.25));
         let line = serde_json::to_string(&bytes).unwrap();
         assert_eq!(serde_json::from_str::<Setting>(&line).unwrap(), bytes);
     }

@@ -220,7 +220,11 @@ fn usual_type<'a>(records: &[&'a Record]) -> &'a str {
 fn expected_type<'a>(record: &Record, usual: &'a str) -> &'a str {
     let Setting { of, keep, .. } = record.setting;
     // A share of the bytes does not ask for the model's own type.
-    if of == Basis::Bytes && keep < 1.0 { dtype_for(record.setting.budget(), Dtype::F16).name() } else { usual }
+    if of == Basis::Bytes && keep < 1.0 {
+        dtype_for(record.setting.budget(record.length), Dtype::F16).name()
+    } else {
+        usual
+    }
 }
 
 /// Names of schedules, as a setup has them.

@@ -11,6 +11,7 @@ pub mod jsonl;
 pub mod lookup;
 pub mod needles;
 pub mod rules;
+pub mod stream;
 pub mod variables;
 pub mod words;
 

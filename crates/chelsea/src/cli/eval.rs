@@ -56,6 +56,8 @@ pub enum EvalAction {
     Arithmetic(ArithmeticArgs),
     /// The text that follows: how far do predictions stray from the full cache's?
     Continuation(ContinuationArgs),
+    /// Text without end: do predictions become worse as it goes on, while the cache stays as large as it is?
+    Stream(StreamArgs),
     /// Samples of files in the format of RULER or LongBench, or documents with many questions each.
     Run(RunFilesArgs),
     /// Tables and plots of results.
@@ -330,6 +332,37 @@ pub struct ContinuationArgs {
     /// Tokens that are scored.
     #[arg(long, default_value_t = 64)]
     pub target: usize,
+}
+
+/// `chelsea eval stream`.
+#[derive(Debug, Args)]
+pub struct StreamArgs {
+    #[command(flatten)]
+    pub compare: CompareArgs,
+    #[command(flatten)]
+    pub generate: GenerateArgs,
+    /// Entries per head that the cache may hold, however long the text becomes; several sizes may be given. Shares
+    /// (--kv-budgets, --keeps) grow with the text instead [default: a sixth of --tokens, unless there are shares].
+    #[arg(long, value_delimiter = ',', value_name = "ENTRIES", value_parser = clap::value_parser!(u32).range(1..))]
+    pub entries: Vec<u32>,
+    /// Pieces of the text that are scored, each by itself.
+    #[arg(long, default_value_t = 8)]
+    pub pieces: usize,
+}
+
+impl StreamArgs {
+    /// What is kept of a text of `tokens`: numbers of entries, and shares where they were asked for.
+    pub fn shares(&self, tokens: usize) -> Vec<(Basis, f32)> {
+        let asked = !(self.compare.kv_budgets.is_empty() && self.compare.keeps.is_empty());
+        let mut shares = if asked { self.compare.shares() } else { Vec::new() };
+        // As 32-bit floats, shares tell entries of any text apart that a model reads.
+        let held = |entries: f64| (Basis::Held, (entries / tokens.max(1) as f64).min(1.0) as f32);
+        shares.extend(self.entries.iter().map(|&entries| held(f64::from(entries))));
+        if shares.is_empty() {
+            shares.push(held((tokens / 6) as f64));
+        }
+        shares
+    }
 }
 
 /// `chelsea eval run`.

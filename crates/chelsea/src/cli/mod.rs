@@ -22,8 +22,8 @@ pub use cluster::ClusterArgs;
 pub use config::parse;
 pub use eval::{
     ArithmeticArgs, CompareArgs, ContinuationArgs, CopyingArgs, EvalAction, EvalArgs, GenerateArgs, KindArg, LookupArg,
-    LookupArgs, NeedlesArgs, OnError, QuickArgs, ReportArgs, RulesArgs, RunFilesArgs, ValuesArg, VariablesArgs,
-    WordsArgs,
+    LookupArgs, NeedlesArgs, OnError, QuickArgs, ReportArgs, RulesArgs, RunFilesArgs, StreamArgs, ValuesArg,
+    VariablesArgs, WordsArgs,
 };
 pub use run::RunArgs;
 #[cfg(feature = "serve")]

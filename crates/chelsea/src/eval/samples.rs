@@ -2,7 +2,7 @@
 
 use crate::cli::{
     ArithmeticArgs, ContinuationArgs, CopyingArgs, GenerateArgs, KindArg, LookupArg, LookupArgs, NeedlesArgs, OnError,
-    RulesArgs, RunFilesArgs, ValuesArg, VariablesArgs, WordsArgs,
+    RulesArgs, RunFilesArgs, StreamArgs, ValuesArg, VariablesArgs, WordsArgs,
 };
 use crate::{documents, output};
 use anyhow::{Context as _, Result, bail};
@@ -14,6 +14,7 @@ use chelsea_eval::tasks::jsonl::{self, JsonlOptions};
 use chelsea_eval::tasks::lookup::{self, Lookup, LookupOptions};
 use chelsea_eval::tasks::needles::{self, Kind, NeedleOptions, Values};
 use chelsea_eval::tasks::rules::{self, RuleOptions};
+use chelsea_eval::tasks::stream::{self, StreamOptions};
 use chelsea_eval::tasks::variables::{self, VariableOptions};
 use chelsea_eval::tasks::words::{self, WordOptions};
 use chelsea_eval::tasks::{Haystack, HaystackError};
@@ -184,6 +185,12 @@ pub fn continuation(args: &ContinuationArgs, source: &Source<'_>) -> Result<Vec<
     source.each(|tokens, index| {
         continuation::sample(&source.haystack, &ContinuationOptions { tokens, target, seed }, index)
     })
+}
+
+/// `chelsea eval stream`.
+pub fn stream(args: &StreamArgs, source: &Source<'_>) -> Result<Vec<Sample>> {
+    let (pieces, seed) = (args.pieces, args.compare.seed);
+    source.each(|tokens, index| stream::sample(&source.haystack, &StreamOptions { tokens, pieces, seed }, index))
 }
 
 /// `chelsea eval run`: the samples of all files, and how many lines were left out.

@@ -4,6 +4,7 @@ use super::Shown;
 use crate::output::{self, Table};
 use chelsea_eval::results::{Asked, Record};
 use chelsea_eval::{Basis, Mode, ParsedSetting, Sample, Setting};
+use chelsea_kv::Budget;
 use serde_json::json;
 use std::collections::{BTreeSet, HashMap};
 
@@ -31,7 +32,11 @@ fn of<'a>(setting: &Setting, records: &'a [Record]) -> Vec<&'a Record> {
 
 fn kept(setting: &Setting) -> [String; 3] {
     let mode = if setting.keep >= 1.0 && setting.mode == Mode::OneShot { "-".into() } else { setting.mode.to_string() };
-    let of = if setting.keep < 1.0 && setting.of == Basis::Bytes { " of bytes" } else { "" };
+    let of = match setting.of {
+        Basis::Bytes if setting.keep < 1.0 => " of bytes",
+        Basis::Held if setting.keep < 1.0 => " at the end",
+        _ => "",
+    };
     [setting.policy.clone(), format!("{}%{of}", (setting.keep * 1000.0).round() / 10.0), mode]
 }
 
@@ -118,6 +123,28 @@ pub fn tasks(settings: &[ParsedSetting], records: &[Record]) -> String {
     table.render()
 }
 
+/// The loss of each piece of a text that goes on, and of all of it.
+pub fn stream(settings: &[ParsedSetting], records: &[Record]) -> String {
+    let pieces = records.iter().map(|r| r.asked.len()).max().unwrap_or(0);
+    let head = ["policy", "entries", "cache MiB", "NLL"].map(String::from).into_iter();
+    let mut table = Table::with_heading(head.chain((1..=pieces).map(|i| format!("{i}/{pieces}"))));
+    for setting in settings {
+        let rows = of(setting, records);
+        let Some(first) = rows.first() else { continue };
+        let entries = match setting.budget(first.length) {
+            Budget::Entries(entries) => entries.to_string(),
+            _ if setting.keep >= 1.0 => "all".into(),
+            _ => kept(setting)[1].clone(),
+        };
+        let mebibytes = rows.iter().map(|r| r.kv_bytes).sum::<usize>() as f64 / rows.len() as f64 / f64::from(1 << 20);
+        let piece = |i: usize| mean(rows.iter().map(|r| r.asked.get(i).and_then(|a| a.nll)));
+        let whole = mean(rows.iter().flat_map(|r| &r.asked).map(|a| a.nll));
+        let cells = [setting.policy.clone(), entries, format!("{mebibytes:.1}"), whole];
+        table.row(cells.into_iter().chain((0..pieces).map(piece)));
+    }
+    table.render()
+}
+
 /// Share of the questions that are answered as the full cache answers them, where it was asked, too.
 fn agreement(setting: &Setting, rows: &[&Record], full: &HashMap<(&str, &str), &Record>) -> String {
     let of_full = |r: &Record| full.get(&(r.task.as_str(), r.sample.as_str())).copied();
@@ -137,7 +164,7 @@ fn mean(figures: impl Iterator<Item = Option<f64>>) -> String {
 
 /// One line of JSON for each question about needles, one for each sample of other tasks.
 pub fn print_json(record: &Record, shown: Shown) {
-    if shown == Shown::Tasks {
+    if shown != Shown::Needles {
         println!("{}", json!(record));
         return;
     }

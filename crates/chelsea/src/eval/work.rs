@@ -5,7 +5,7 @@ use crate::setup::Loaded;
 use anyhow::{Result, bail};
 use chelsea_engine::{Layout, SessionOptions};
 use chelsea_eval::results::{Key, Record, ResultsFile};
-use chelsea_eval::{EvalError, ParsedSetting, Probe, Sample, Setting, Subject};
+use chelsea_eval::{Basis, EvalError, Mode, ParsedSetting, Probe, Sample, Setting, Subject};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Every policy at every share in every mode; the full cache once a way of asking.
-pub fn settings(args: &CompareArgs) -> Result<Vec<ParsedSetting>> {
+pub fn settings(policies: &[String], shares: &[(Basis, f32)], modes: &[Mode]) -> Result<Vec<ParsedSetting>> {
     let mut settings = Vec::new();
-    for setting in Setting::all(&args.policies(), &args.shares(), &args.modes)? {
+    for setting in Setting::all(policies, shares, modes)? {
         if setting.can_run() {
             settings.push(setting);
         } else {
@@ -30,7 +30,8 @@ pub fn settings(args: &CompareArgs) -> Result<Vec<ParsedSetting>> {
 
 /// Refuses samples that make no sense in a mode.
 pub fn check(samples: &[Sample], settings: &[ParsedSetting]) -> Result<()> {
-    let scored = samples.iter().any(|s| s.probes.iter().any(|p| matches!(p, Probe::Continue(_))));
+    // The pieces of a stream follow each other as turns do.
+    let scored = samples.iter().any(|s| s.task != "stream" && s.probes.iter().any(|p| matches!(p, Probe::Continue(_))));
     if scored && settings.iter().any(|s| s.mode.turns() || s.mode.aware()) {
         bail!("this task scores text and asks no questions: its modes are one-shot and online");
     }
