@@ -76,15 +76,50 @@ pub struct Scratch {
     terms: Vec<i32>,
     /// Some rows of A: `[word][ROWS]`.
     sources: Vec<Word>,
-    /// Their products with all of B: `[ROWS][width]`.
-    products: Vec<i32>,
+    nearest: Nearest,
 }
 
 impl Scratch {
     /// Bytes that matching rows of `dim` numbers in chunks of `chunk` takes.
     pub fn bytes(dim: usize, chunk: usize) -> usize {
         let width = chunk.div_ceil(2).next_multiple_of(LANES);
-        words(dim) * 4 * (width + ROWS) + width * 4 * (1 + ROWS) + chunk * 4
+        words(dim) * 4 * (width + ROWS) + width * 4 + chunk * 4 + size_of::<Nearest>()
+    }
+}
+
+/// The nearest row of B to each of some rows of A: in every lane by itself, of the strips that were looked at.
+#[derive(Debug)]
+struct Nearest {
+    /// The least `|b|^2 - 2 a . b`.
+    least: [[i32; LANES]; ROWS],
+    /// The first strip that has it.
+    strip: [[i32; LANES]; ROWS],
+}
+
+impl Default for Nearest {
+    fn default() -> Self {
+        Nearest { least: [[FAR; LANES]; ROWS], strip: [[0; LANES]; ROWS] }
+    }
+}
+
+impl Nearest {
+    /// The row of B that is nearest to each row of A, the first of equal ones, and its `|b|^2 - 2 a . b`.
+    #[inline(always)]
+    fn found(&self) -> Found {
+        let mut found = [(0, 0); ROWS];
+        // Plain loops: what is called from here would not be compiled for the vectors of the caller.
+        for i in 0..ROWS {
+            let (mut least, mut first) = (FAR, i32::MAX);
+            for lane in 0..LANES {
+                least = least.min(self.least[i][lane]);
+            }
+            for lane in 0..LANES {
+                let b = self.strip[i][lane] * LANES as i32 + lane as i32;
+                first = first.min(if self.least[i][lane] == least { b } else { i32::MAX });
+            }
+            found[i] = (first as usize, least);
+        }
+        found
     }
 }
 
@@ -138,16 +173,13 @@ fn match_chunk(rows: Rows<'_>, first: u32, scratch: &mut Scratch, edges: &mut Ve
         return;
     }
     scratch.pack(rows);
-    let width = scratch.terms.len();
-    scratch.products.resize(ROWS * width, 0);
     let level = Level::best();
     for block in (0..len / 2).step_by(ROWS) {
         scratch.pack_sources(rows, block);
-        let Scratch { packed, lengths, terms, sources, products } = scratch;
-        multiply(level, packed, sources, width, products);
-        for (i, products) in products.chunks_exact(width).take(len / 2 - block).enumerate() {
+        let Scratch { packed, lengths, terms, sources, nearest } = scratch;
+        let found = look(level, packed, terms, sources, nearest);
+        for (i, (b, beyond)) in found.into_iter().take(len / 2 - block).enumerate() {
             let a = 2 * (block + i) + 1;
-            let (b, beyond) = nearest(level, terms, products);
             let cost = (lengths[a] + beyond) as f32;
             edges.push(Edge { a: first + a as u32, b: first + 2 * b as u32, cost });
         }
@@ -200,27 +232,41 @@ fn measure(rows: Rows<'_>, lengths: &mut [i32], terms: &mut [i32]) {
     }
 }
 
-/// `out[i][b]` = inner product of row i of `a` (`[word][ROWS]`) and row b of `packed` (`[strip][word][LANES]`).
-fn multiply(level: Level, packed: &[Word], a: &[Word], width: usize, out: &mut [i32]) {
-    assert!(a.len().is_multiple_of(ROWS) && packed.len() == width * (a.len() / ROWS) && out.len() == ROWS * width);
-    assert!(width.is_multiple_of(LANES));
+/// What was found for each row of A: the row of B that is nearest, the first of equal ones, and its `|b|^2 - 2 a . b`.
+type Found = [(usize, i32); ROWS];
+
+/// Finds the nearest rows of B (`packed`, `[strip][word][LANES]`, with a term for each) to rows of A (`[word][ROWS]`).
+/// Products stay in registers until they were compared with the least so far, which `nearest` is room for.
+fn look(level: Level, packed: &[Word], terms: &[i32], a: &[Word], nearest: &mut Nearest) -> Found {
+    assert!(a.len().is_multiple_of(ROWS) && packed.len() == terms.len() * (a.len() / ROWS));
+    assert!(terms.len().is_multiple_of(LANES) && !a.is_empty());
+    *nearest = Nearest::default();
     match level {
         // SAFETY: this processor has the instructions.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512Vnni | Level::Amx => unsafe { multiply_vnni(packed, a, width, out) },
+        Level::Avx512Vnni | Level::Amx => unsafe { look_vnni(packed, terms, a, nearest) },
         // SAFETY: this processor has the instructions.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 | Level::Avx512 => unsafe { multiply_avx2(packed, a, width, out) },
-        _ => multiply_plain(packed, a, width, out),
+        Level::Avx2 | Level::Avx512 => unsafe { look_avx2(packed, terms, a, nearest) },
+        _ => look_plain(packed, terms, a, nearest),
     }
+}
+
+/// The strips of B with their terms.
+fn strips<'a>(
+    packed: &'a [Word],
+    terms: &'a [i32],
+    words: usize,
+) -> impl Iterator<Item = (i32, &'a [Word], &'a [i32])> {
+    let strips = packed.chunks_exact(LANES * words).zip(terms.chunks_exact(LANES));
+    strips.enumerate().map(|(s, (strip, terms))| (s as i32, strip, terms))
 }
 
 /// All of a strip against all rows of A: 16 sums of 16 lanes stay in registers.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn multiply_vnni(packed: &[Word], a: &[Word], width: usize, out: &mut [i32]) {
-    let words = a.len() / ROWS;
-    for (s, strip) in packed.chunks_exact(LANES * words).enumerate() {
+fn look_vnni(packed: &[Word], terms: &[i32], a: &[Word], nearest: &mut Nearest) -> Found {
+    for (s, strip, terms) in strips(packed, terms, a.len() / ROWS) {
         let mut sums = [[_mm512_setzero_si512(); 2]; ROWS];
         for (column, xs) in strip.chunks_exact(LANES).zip(a.chunks_exact(ROWS)) {
             // SAFETY: a column holds `LANES` = 32 words.
@@ -232,24 +278,72 @@ fn multiply_vnni(packed: &[Word], a: &[Word], width: usize, out: &mut [i32]) {
                 sums[i] = [_mm512_dpwssd_epi32(sums[i][0], x, low), _mm512_dpwssd_epi32(sums[i][1], x, high)];
             }
         }
+        let here = _mm512_set1_epi32(s);
+        // SAFETY: the terms of a strip are `LANES` = 32 numbers.
+        let terms =
+            unsafe { [_mm512_loadu_si512(terms.as_ptr().cast()), _mm512_loadu_si512(terms[16..].as_ptr().cast())] };
         for (i, [low, high]) in sums.into_iter().enumerate() {
-            let out = &mut out[i * width + s * LANES..][..LANES];
-            // SAFETY: `out` holds `LANES` = 32 numbers here.
-            unsafe {
-                _mm512_storeu_si512(out.as_mut_ptr().cast(), low);
-                _mm512_storeu_si512(out[16..].as_mut_ptr().cast(), high);
-            }
+            let (least, strip) = (nearest.least[i].as_chunks_mut().0, nearest.strip[i].as_chunks_mut().0);
+            let [least_low, least_high] = least else { unreachable!("32 lanes are twice 16") };
+            let [strip_low, strip_high] = strip else { unreachable!("32 lanes are twice 16") };
+            nearer_vnni(terms[0], low, here, least_low, strip_low);
+            nearer_vnni(terms[1], high, here, least_high, strip_high);
         }
     }
+    let mut found = [(0, 0); ROWS];
+    for i in 0..ROWS {
+        found[i] = first_vnni(&nearest.least[i], &nearest.strip[i]);
+    }
+    found
+}
+
+/// Takes note where `term - 2 product` is less than the least so far.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn nearer_vnni(term: __m512i, product: __m512i, here: __m512i, least: &mut [i32; 16], strip: &mut [i32; 16]) {
+    // SAFETY: each holds 16 numbers.
+    unsafe {
+        let before = _mm512_loadu_si512(least.as_ptr().cast());
+        let distance = _mm512_sub_epi32(term, _mm512_slli_epi32::<1>(product));
+        let nearer = _mm512_cmplt_epi32_mask(distance, before);
+        _mm512_storeu_si512(least.as_mut_ptr().cast(), _mm512_min_epi32(distance, before));
+        // A masked store would keep what is loaded next from being forwarded.
+        let first = _mm512_mask_mov_epi32(_mm512_loadu_si512(strip.as_ptr().cast()), nearer, here);
+        _mm512_storeu_si512(strip.as_mut_ptr().cast(), first);
+    }
+}
+
+/// What [`Nearest::found`] says of a row.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn first_vnni(least: &[i32; LANES], strip: &[i32; LANES]) -> (usize, i32) {
+    // SAFETY: each holds `LANES` = 32 numbers.
+    let (leasts, strips) = unsafe {
+        (
+            [_mm512_loadu_si512(least.as_ptr().cast()), _mm512_loadu_si512(least[16..].as_ptr().cast())],
+            [_mm512_loadu_si512(strip.as_ptr().cast()), _mm512_loadu_si512(strip[16..].as_ptr().cast())],
+        )
+    };
+    let least = _mm512_reduce_min_epi32(_mm512_min_epi32(leasts[0], leasts[1]));
+    let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    let mut first = _mm512_set1_epi32(i32::MAX);
+    for (half, lanes) in [lanes, _mm512_add_epi32(lanes, _mm512_set1_epi32(16))].into_iter().enumerate() {
+        let b = _mm512_add_epi32(_mm512_slli_epi32::<{ LANES.ilog2() }>(strips[half]), lanes);
+        let equal = _mm512_cmpeq_epi32_mask(leasts[half], _mm512_set1_epi32(least));
+        first = _mm512_mask_min_epi32(first, equal, first, b);
+    }
+    (_mm512_reduce_min_epi32(first) as usize, least)
 }
 
 /// Half a strip against half of the rows of A: 8 sums of 8 lanes stay in registers.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn multiply_avx2(packed: &[Word], a: &[Word], width: usize, out: &mut [i32]) {
+fn look_avx2(packed: &[Word], terms: &[i32], a: &[Word], nearest: &mut Nearest) -> Found {
     const HALF: usize = ROWS / 2;
-    let words = a.len() / ROWS;
-    for (s, strip) in packed.chunks_exact(LANES * words).enumerate() {
+    for (s, strip, terms) in strips(packed, terms, a.len() / ROWS) {
+        let s = _mm256_set1_epi32(s);
         for (lane, group) in [(0, 0), (0, HALF), (16, 0), (16, HALF)] {
             let mut sums = [[_mm256_setzero_si256(); 2]; HALF];
             for (column, xs) in strip.chunks_exact(LANES).zip(a.chunks_exact(ROWS)) {
@@ -266,22 +360,31 @@ fn multiply_avx2(packed: &[Word], a: &[Word], width: usize, out: &mut [i32]) {
                     ];
                 }
             }
-            for (i, [low, high]) in sums.into_iter().enumerate() {
-                let out = &mut out[(group + i) * width + s * LANES + lane..][..16];
-                // SAFETY: `out` holds 16 numbers here.
-                unsafe {
-                    _mm256_storeu_si256(out.as_mut_ptr().cast(), low);
-                    _mm256_storeu_si256(out[8..].as_mut_ptr().cast(), high);
+            for (i, sums) in sums.into_iter().enumerate() {
+                for (half, sum) in sums.into_iter().enumerate() {
+                    let lanes = lane + 8 * half..lane + 8 * (half + 1);
+                    let least = &mut nearest.least[group + i][lanes.clone()];
+                    let strip = &mut nearest.strip[group + i][lanes.clone()];
+                    // SAFETY: each holds 8 numbers here.
+                    unsafe {
+                        let term = _mm256_loadu_si256(terms[lanes].as_ptr().cast());
+                        let before = _mm256_loadu_si256(least.as_ptr().cast());
+                        let here = _mm256_sub_epi32(term, _mm256_slli_epi32::<1>(sum));
+                        let nearer = _mm256_cmpgt_epi32(before, here);
+                        let first = _mm256_loadu_si256(strip.as_ptr().cast());
+                        _mm256_storeu_si256(least.as_mut_ptr().cast(), _mm256_min_epi32(here, before));
+                        _mm256_storeu_si256(strip.as_mut_ptr().cast(), _mm256_blendv_epi8(first, s, nearer));
+                    }
                 }
             }
         }
     }
+    nearest.found()
 }
 
 /// The scalar twin: one row of A at a time.
-fn multiply_plain(packed: &[Word], a: &[Word], width: usize, out: &mut [i32]) {
-    let words = a.len() / ROWS;
-    for (s, strip) in packed.chunks_exact(LANES * words).enumerate() {
+fn look_plain(packed: &[Word], terms: &[i32], a: &[Word], nearest: &mut Nearest) -> Found {
+    for (s, strip, terms) in strips(packed, terms, a.len() / ROWS) {
         for i in 0..ROWS {
             let mut sums = [0; LANES];
             for (column, xs) in strip.chunks_exact(LANES).zip(a.chunks_exact(ROWS)) {
@@ -290,57 +393,15 @@ fn multiply_plain(packed: &[Word], a: &[Word], width: usize, out: &mut [i32]) {
                     *sum += x[0] * i32::from(y[0]) + x[1] * i32::from(y[1]);
                 }
             }
-            out[i * width + s * LANES..][..LANES].copy_from_slice(&sums);
+            for lane in 0..LANES {
+                let here = terms[lane] - 2 * sums[lane];
+                if here < nearest.least[i][lane] {
+                    (nearest.least[i][lane], nearest.strip[i][lane]) = (here, s);
+                }
+            }
         }
     }
-}
-
-/// The b whose `terms[b] - 2 products[b]` is least, the first of equal ones, and that number.
-fn nearest(level: Level, terms: &[i32], products: &[i32]) -> (usize, i32) {
-    match level {
-        // SAFETY: this processor has the instructions.
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512 | Level::Avx512Vnni | Level::Amx => unsafe { nearest_avx512(terms, products) },
-        // SAFETY: this processor has the instructions.
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { nearest_avx2(terms, products) },
-        _ => nearest_any(terms, products),
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn nearest_avx512(terms: &[i32], products: &[i32]) -> (usize, i32) {
-    nearest_any(terms, products)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn nearest_avx2(terms: &[i32], products: &[i32]) -> (usize, i32) {
-    nearest_any(terms, products)
-}
-
-#[inline(always)]
-fn nearest_any(terms: &[i32], products: &[i32]) -> (usize, i32) {
-    let (terms, products) = (terms.as_chunks::<LANES>().0, products.as_chunks::<LANES>().0);
-    let mut least = [i32::MAX; LANES];
-    for (terms, products) in terms.iter().zip(products) {
-        for i in 0..LANES {
-            least[i] = least[i].min(terms[i] - 2 * products[i]);
-        }
-    }
-    let least = least.into_iter().fold(i32::MAX, i32::min);
-    for (strip, (terms, products)) in terms.iter().zip(products).enumerate() {
-        let mut here = false;
-        for i in 0..LANES {
-            here |= terms[i] - 2 * products[i] == least;
-        }
-        if here {
-            let lane = (0..LANES).find(|&i| terms[i] - 2 * products[i] == least);
-            return (strip * LANES + lane.expect("it was seen"), least);
-        }
-    }
-    unreachable!("the least of some numbers is one of them")
+    nearest.found()
 }
 
 #[cfg(test)]
@@ -398,19 +459,29 @@ mod tests {
         }
 
         #[test]
-        fn all_levels_give_the_same_products(
-            (words, packed, a) in (1usize..40).prop_flat_map(|words| (Just(words), rows(2 * LANES, words), rows(ROWS, words))),
+        fn all_levels_find_the_same_rows(
+            (words, packed, a, terms) in (1usize..40, 1usize..4).prop_flat_map(|(words, strips)| (
+                Just(words),
+                rows(strips * LANES, words),
+                rows(ROWS, words),
+                // Few terms bring ties between lanes and strips; some rows only fill up a strip.
+                prop::collection::vec(prop_oneof![0..3i32, Just(FAR / 4)], strips * LANES),
+            )),
         ) {
-            let mut plain = vec![0; 2 * LANES * ROWS];
-            multiply_plain(&packed, &a, 2 * LANES, &mut plain);
-            prop_assert_eq!(plain.len(), 2 * LANES * a.len() / words);
-            let terms: Vec<i32> = (0..2 * LANES as i32).map(|i| 7 * (i % 5) * words as i32).collect();
+            let number = |strip: usize, lane: usize, word: usize| packed[(strip * words + word) * LANES + lane];
+            let distance = |i: usize, b: usize| -> i64 {
+                let product = |word| {
+                    let (x, y) = (a[word * ROWS + i], number(b / LANES, b % LANES, word));
+                    i64::from(x[0]) * i64::from(y[0]) + i64::from(x[1]) * i64::from(y[1])
+                };
+                i64::from(terms[b]) - 2 * (0..words).map(product).sum::<i64>()
+            };
             for level in Level::available() {
-                let mut out = vec![-1; plain.len()];
-                multiply(level, &packed, &a, 2 * LANES, &mut out);
-                prop_assert_eq!(&out, &plain);
-                for products in out.chunks_exact(2 * LANES) {
-                    prop_assert_eq!(nearest(level, &terms, products), nearest_any(&terms, products));
+                let mut nearest = Nearest::default();
+                let found = look(level, &packed, &terms, &a, &mut nearest);
+                for i in 0..ROWS {
+                    let first = (0..terms.len()).min_by_key(|&b| (distance(i, b), b)).unwrap();
+                    prop_assert_eq!(found[i], (first, distance(i, first) as i32), "{:?}", level);
                 }
             }
         }

@@ -209,6 +209,35 @@ fn predictions_of_the_full_cache_do_not_stray_from_themselves() {
 
 #[test]
 #[ignore = "needs models"]
+fn a_stream_is_read_in_as_many_entries_as_were_given() {
+    let model = model();
+    let folder = tempfile::tempdir().unwrap();
+    let hay = folder.path().join("hay.txt");
+    std::fs::write(&hay, essays(12_000)).unwrap();
+    let [model, hay] = [&model, &hay].map(|p| p.to_str().unwrap());
+    let stream = ["eval", "stream", "-m", model, "--haystack", hay, "--samples", "1"];
+    let (out, table) =
+        ok(&[&stream[..], &["--tokens", "2000", "--keeps", "1", "--entries", "300,3000", "--json"]].concat());
+    let lines: Vec<Value> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    // More entries than the text has tokens are the full cache.
+    assert_eq!(lines.len(), 2, "{table}");
+    assert!(table.contains("entries") && table.contains("300") && table.contains("8/8"), "{table}");
+    let loss = |line: &Value, piece: usize| line["asked"][piece]["nll"].as_f64().unwrap();
+    let (full, few) = (&lines[0], &lines[1]);
+    assert_eq!((full["asked"].as_array().unwrap().len(), &full["policy"]), (8, &Value::from("full")), "{full}");
+    assert_eq!(loss(full, 0), loss(few, 0), "at first there is room for everything");
+    assert_ne!(loss(full, 7), loss(few, 7), "later there is not");
+    let kept = few["kv_bytes"].as_f64().unwrap() / full["kv_bytes"].as_f64().unwrap();
+    // A block of 1,024 tokens may be read before anything is clustered.
+    assert!((0.1..0.75).contains(&kept), "{kept}");
+    for (bad, said) in [(["--modes", "online"], "leave out --modes"), (["--tokens", "300,400"], "one length")] {
+        let error = error(&[&stream[..], &bad].concat());
+        assert!(error.contains(said), "{error}");
+    }
+}
+
+#[test]
+#[ignore = "needs models"]
 fn lists_are_asked_about_in_turn_and_rules_are_counted() {
     let model = model();
     let folder = tempfile::tempdir().unwrap();
