@@ -16,6 +16,7 @@ mod h2o;
 mod keydiff;
 mod knorm;
 mod lagkv;
+mod leverage;
 mod pool;
 mod pyramidkv;
 mod random;
@@ -29,6 +30,7 @@ pub use h2o::H2o;
 pub use keydiff::KeyDiff;
 pub use knorm::Knorm;
 pub use lagkv::LagKv;
+pub use leverage::Leverage;
 pub use pool::Pooling;
 pub use pyramidkv::PyramidKv;
 pub use random::Random;
@@ -44,6 +46,7 @@ pub const BASELINES: &[PolicyInfo] = &[
     knorm::INFO,
     keydiff::INFO,
     lagkv::INFO,
+    leverage::INFO,
     snapkv::INFO,
     pyramidkv::INFO,
     tova::INFO,

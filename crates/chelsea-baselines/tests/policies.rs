@@ -300,8 +300,10 @@ fn what_keys_say_of_themselves_decides_where_no_query_is_heard() {
     for block in &mut text {
         block.k.chunks_mut(SHAPE.head_dim).for_each(|key| key[1] += 4.0);
     }
-    for kept in kept_after("keydiff", 0.3, &text) {
-        assert!(kept.contains(&50) && kept.contains(&120), "{kept:?}");
+    for spec in ["keydiff", "leverage", "leverage:heads=pooled"] {
+        for kept in kept_after(spec, 0.3, &text) {
+            assert!(kept.contains(&50) && kept.contains(&120), "{spec}: {kept:?}");
+        }
     }
 }
 

@@ -65,8 +65,8 @@ impl Subject<'_> {
         let stored = self.stored(setting, sample.length).name();
         let mut setup = format!("sinks={},window={},block={},{stored}", o.sinks, o.window, o.block);
         // What is held against the full cache depends on how that is stored, too.
-        if self.own().name() != stored && sample.compares_with_full() {
-            setup += &format!(",{AGAINST}{}", self.own().name());
+        if self.judge().name() != stored && sample.compares_with_full() {
+            setup += &format!(",{AGAINST}{}", self.judge().name());
         }
         if setting.mode.online() {
             setup += ",once";
@@ -97,9 +97,10 @@ impl Subject<'_> {
         })
     }
 
-    /// How a full cache is stored.
-    fn own(&self) -> Dtype {
-        self.options.dtype.unwrap_or(self.model.kv_dtype())
+    /// How the full cache is stored that predictions are held against: as the model has it, so that what bits cost is seen
+    /// as well.
+    fn judge(&self) -> Dtype {
+        self.model.kv_dtype()
     }
 
     /// How entries are stored under a setting, of a sample of so many tokens.
@@ -118,7 +119,7 @@ impl Subject<'_> {
         let compared = sample.compares_with_full();
         let mut references = vec![None; tokens.probes.len()];
         // What a full cache says comes from one that is stored as full caches are, and so comes first.
-        let mut types = if compared { vec![self.own()] } else { Vec::new() };
+        let mut types = if compared { vec![self.judge()] } else { Vec::new() };
         for stored in settings.iter().map(|s| self.stored(s, sample.length)) {
             if !types.contains(&stored) {
                 types.push(stored);
@@ -127,7 +128,7 @@ impl Subject<'_> {
         for stored in types {
             let alike: Vec<&ParsedSetting> =
                 settings.iter().filter(|s| self.stored(s, sample.length) == stored).collect();
-            let judge = compared && stored == self.own();
+            let judge = compared && stored == self.judge();
             let full = if judge || alike.iter().any(|s| !s.mode.online()) {
                 Some(self.read_full(&tokens.document, &alike, stored)?)
             } else {

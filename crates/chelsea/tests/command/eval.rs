@@ -203,6 +203,11 @@ fn predictions_of_the_full_cache_do_not_stray_from_themselves() {
         }
         assert!(nll > 0.5 && nll < 8.0, "{line}");
     }
+    let few = ["eval", "continuation", "-m", model, "--haystack", hay, "--samples", "1", "--tokens", "600"];
+    let (out, _) = ok(&[&few[..], &["--keeps", "1", "--kv-type", "k8v4", "--json"]].concat());
+    let bits: Value = serde_json::from_str(out.trim()).unwrap();
+    let kl = bits["asked"][0]["kl"].as_f64().unwrap();
+    assert!((1e-6..1.0).contains(&kl), "all entries in few bits stray from those in 16: {bits}");
     let said = error(&["eval", "continuation", "-m", model, "--haystack", hay, "--tokens", "600", "--modes", "aware"]);
     assert!(said.contains("one-shot and online"), "{said}");
 }
