@@ -108,7 +108,7 @@ impl Nearest {
     fn found(&self) -> Found {
         let mut found = [(0, 0); ROWS];
         // Plain loops: what is called from here would not be compiled for the vectors of the caller.
-        for i in 0..ROWS {
+        for (i, found) in found.iter_mut().enumerate() {
             let (mut least, mut first) = (FAR, i32::MAX);
             for lane in 0..LANES {
                 least = least.min(self.least[i][lane]);
@@ -117,7 +117,7 @@ impl Nearest {
                 let b = self.strip[i][lane] * LANES as i32 + lane as i32;
                 first = first.min(if self.least[i][lane] == least { b } else { i32::MAX });
             }
-            found[i] = (first as usize, least);
+            *found = (first as usize, least);
         }
         found
     }
@@ -291,8 +291,8 @@ fn look_vnni(packed: &[Word], terms: &[i32], a: &[Word], nearest: &mut Nearest) 
         }
     }
     let mut found = [(0, 0); ROWS];
-    for i in 0..ROWS {
-        found[i] = first_vnni(&nearest.least[i], &nearest.strip[i]);
+    for (found, (least, strip)) in found.iter_mut().zip(nearest.least.iter().zip(&nearest.strip)) {
+        *found = first_vnni(least, strip);
     }
     found
 }
@@ -479,9 +479,9 @@ mod tests {
             for level in Level::available() {
                 let mut nearest = Nearest::default();
                 let found = look(level, &packed, &terms, &a, &mut nearest);
-                for i in 0..ROWS {
+                for (i, &found) in found.iter().enumerate() {
                     let first = (0..terms.len()).min_by_key(|&b| (distance(i, b), b)).unwrap();
-                    prop_assert_eq!(found[i], (first, distance(i, first) as i32), "{:?}", level);
+                    prop_assert_eq!(found, (first, distance(i, first) as i32), "{:?}", level);
                 }
             }
         }
