@@ -309,9 +309,13 @@ fn budgets_of_bytes_are_those_of_run_in_the_type_that_they_ask_for() {
         let kl = line["asked"][0]["kl"].as_f64().unwrap();
         assert_eq!(kl == 0.0, share == 1.0, "{line}");
     }
-    // The same budget held against a full cache in 8 bits is something else.
+    // The type that the budget asks for anyway changes nothing, a full cache in 8 bits is something else.
     ok(&[task.as_slice(), &["--kv-budgets", "25%", "--kv-type", "q8"]].concat());
-    assert_eq!(lines(&results).len(), measured.len() + 1);
+    assert_eq!(lines(&results).len(), measured.len());
+    ok(&[task.as_slice(), &["--keeps", "1", "--kv-type", "q8"]].concat());
+    let all = lines(&results);
+    assert_eq!(all.len(), measured.len() + 1);
+    assert!(all[measured.len()]["asked"][0]["kl"].as_f64().unwrap() > 0.0, "{}", all[measured.len()]);
     let bad = error(&[task.as_slice(), &["--kv-budgets", "512MiB"]].concat());
     assert!(bad.contains("shares of the full cache"), "{bad}");
 }
