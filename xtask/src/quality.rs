@@ -96,7 +96,7 @@ fn divergence(table: &str) -> Result<String> {
         let cells: Vec<&str> = line.split(',').collect();
         let &[cache, _, bytes, kl, ..] = &cells[..] else { bail!("the line `{line}`") };
         let point = Point::new(number(bytes, line)? / 100.0, number(kl, line)?);
-        let look = Look::Colour(series.iter().position(|s| s.name == cache).unwrap_or(series.len()));
+        let look = Look::Colour(series.len());
         push(&mut series, cache, point, look);
     }
     let chart = LineChart {
